@@ -1,1 +1,45 @@
-//! placeholder
+//! The contract of FlowFabric: what an execution, a flow and a completion are, how completions are filtered and
+//! ordered, and the traits that a backend implements.
+//!
+//! A user holds a backend as `Arc<dyn CompletionBackend>` (or one of the working traits in [`backend`]) and never
+//! learns where it keeps its data: this crate knows no transport, no storage layout and no script.
+//!
+//! Start with [`CompletionBackend`] to receive completions, [`FlowSubmission`] to submit a flow, and
+//! [`backend::WorkBackend`] to execute work.
+#![forbid(unsafe_code)]
+
+pub mod backend;
+mod completion;
+mod error;
+mod filter;
+mod id;
+mod name;
+mod partition;
+mod payload;
+mod position;
+mod reader;
+mod snapshot;
+mod state;
+mod submit;
+mod work;
+
+pub use backend::{ControlBackend, EngineBackend, MaintenanceBackend, SubmitBackend, WorkBackend};
+pub use completion::{CompletionBackend, CompletionStream};
+pub use error::{EngineError, StateConflict};
+pub use filter::ScannerFilter;
+pub use id::{ExecutionId, FlowId};
+pub use name::{LaneId, Namespace, Tags, WorkerId};
+pub use partition::{Partition, PartitionCount};
+pub use payload::CompletionPayload;
+pub use position::{EntryId, LogId, Position, Predecessor, Scope};
+pub use reader::{LogCursor, Verdict};
+pub use snapshot::{ExecutionSnapshot, FlowSnapshot, MemberSnapshot};
+pub use state::{FlowState, LifecyclePhase, Outcome, PublicState};
+pub use submit::{
+    Backoff, ExecutionSpec, ExecutionSubmission, FlowSubmission, FlowTopology, SubmittedExecution, SubmittedFlow,
+    limits,
+};
+pub use work::{
+    CancelOutcome, Claim, ClaimRequest, ClaimedExecution, FailOutcome, Failure, FlowCancellation, Lease,
+    ReconcileCursor, ReconcileReport, RenewOutcome, ResolveReport, SweepPolicy, SweepReport, WorkSignal, WorkSignals,
+};

@@ -1,0 +1,164 @@
+//! The traits of a backend that runs flows, one per kind of user: who submits, who works, who watches over, and who
+//! keeps the machinery going. [`EngineBackend`] is all of them.
+//!
+//! All of them hold for every implementation:
+//!
+//! - Each call is atomic: it happens as a whole or not at all, also when the answer is lost.
+//! - Times come from the server's clock, never from a caller.
+//! - An error whose [`is_retryable`](EngineError::is_retryable) is true leaves open whether the call was executed.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{
+    CancelOutcome, Claim, ClaimRequest, CompletionBackend, EngineError, ExecutionId, ExecutionSnapshot,
+    ExecutionSubmission, FailOutcome, Failure, FlowCancellation, FlowId, FlowSnapshot, FlowSubmission, LaneId, Lease,
+    Partition, PartitionCount, ReconcileCursor, ReconcileReport, RenewOutcome, ResolveReport, SubmittedExecution,
+    SubmittedFlow, SweepPolicy, SweepReport, WorkSignals,
+};
+
+/// Accepts flows and solo executions.
+#[async_trait]
+pub trait SubmitBackend: Send + Sync + 'static {
+    /// Submits a whole flow.
+    ///
+    /// With an idempotency key the call can be repeated: it answers with the flow that is there.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] for what [`FlowSubmission::topology`] refuses; [`EngineError::Conflict`] when the
+    /// idempotency key was used for other content; [`EngineError::ResourceExhausted`] when the server is out of memory.
+    /// Nothing is written in any of these cases.
+    async fn submit_flow(&self, flow: &FlowSubmission) -> Result<SubmittedFlow, EngineError>;
+
+    /// Submits one execution on its own.
+    ///
+    /// # Errors
+    /// As [`SubmitBackend::submit_flow`].
+    async fn submit_execution(&self, execution: &ExecutionSubmission) -> Result<SubmittedExecution, EngineError>;
+}
+
+/// Hands out work and takes back its end.
+#[async_trait]
+pub trait WorkBackend: Send + Sync + 'static {
+    /// The work signals of a lane. Subscribed when the call returns; begins with nothing, so ask
+    /// [`WorkBackend::await_work`] once for what is there already.
+    ///
+    /// # Errors
+    /// As for a subscription to completions.
+    async fn work_signals(&self, lane: &LaneId) -> Result<WorkSignals, EngineError>;
+
+    /// Looks at the lane in each of `partitions`: returns those that have work now, and notes this process in the
+    /// others, to be signalled when work arrives.
+    ///
+    /// # Errors
+    /// Transport errors; the partitions not reached are not noted.
+    async fn await_work(&self, lane: &LaneId, partitions: &[Partition]) -> Result<Vec<Partition>, EngineError>;
+
+    /// Claims executions of one lane in one partition, highest priority first, then oldest first.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] for more than 128 at once. After a transport error claimed executions may be
+    /// lost to the caller; they return when their lease runs out.
+    ///
+    /// # Cancel safety
+    /// Dropping the future may lose what was claimed, in the same way.
+    async fn claim(&self, request: &ClaimRequest) -> Result<Claim, EngineError>;
+
+    /// Extends leases to `lease` from now; the answers are in the order of `leases`.
+    ///
+    /// # Errors
+    /// Transport errors; some leases may have been renewed.
+    async fn renew(&self, leases: &[Lease], lease: Duration) -> Result<Vec<RenewOutcome>, EngineError>;
+
+    /// Ends an execution with success. `result` is kept with it, up to 1 MiB.
+    ///
+    /// Repeating the call with the same lease gives the same answer.
+    ///
+    /// # Errors
+    /// [`EngineError::State`] when the lease is lost or it ended otherwise, [`EngineError::InvalidInput`] for a result
+    /// that is too large, [`EngineError::NotFound`].
+    async fn complete(&self, lease: &Lease, result: Bytes) -> Result<(), EngineError>;
+
+    /// Reports a failed attempt; the backend decides between a retry and the end.
+    ///
+    /// Repeating the call with the same lease gives the same answer, unless the retry was claimed meanwhile.
+    ///
+    /// # Errors
+    /// As [`WorkBackend::complete`].
+    async fn fail(&self, lease: &Lease, failure: &Failure) -> Result<FailOutcome, EngineError>;
+}
+
+/// Looks at executions and flows and cancels them.
+#[async_trait]
+pub trait ControlBackend: Send + Sync + 'static {
+    /// # Errors
+    /// [`EngineError::NotFound`].
+    async fn describe_execution(&self, id: ExecutionId) -> Result<ExecutionSnapshot, EngineError>;
+
+    /// # Errors
+    /// [`EngineError::NotFound`].
+    async fn describe_flow(&self, id: FlowId) -> Result<FlowSnapshot, EngineError>;
+
+    /// Cancels one execution; what needs it is skipped. A worker that runs it loses its lease.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`].
+    async fn cancel_execution(&self, id: ExecutionId, reason: &str) -> Result<CancelOutcome, EngineError>;
+
+    /// Cancels every member of a flow that has not ended. A large flow is cancelled in several atomic steps; from the
+    /// first on, none of its members can start.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`].
+    async fn cancel_flow(&self, id: FlowId, reason: &str) -> Result<FlowCancellation, EngineError>;
+}
+
+/// Keeps flows moving: timers, pending dependents, repair.
+#[async_trait]
+pub trait MaintenanceBackend: Send + Sync + 'static {
+    /// How many partitions there are to look after.
+    fn partition_count(&self) -> PartitionCount;
+
+    /// Does what is due in each partition (delays, leases, timeouts, deadlines, pending dependents, retention), a
+    /// bounded piece of it. The answers are in the order of `partitions`.
+    ///
+    /// # Errors
+    /// Transport errors; some partitions may have been swept.
+    async fn sweep(&self, partitions: &[Partition], policy: &SweepPolicy) -> Result<Vec<SweepReport>, EngineError>;
+
+    /// Promotes or skips a bounded number of dependents that terminal calls have left pending in the partition.
+    ///
+    /// # Errors
+    /// Transport errors.
+    async fn resolve_dependents(&self, partition: Partition) -> Result<ResolveReport, EngineError>;
+
+    /// Looks at up to `limit` executions that have not ended, in a fixed order after `cursor`, and puts right what an
+    /// interrupted call left undone.
+    ///
+    /// # Errors
+    /// Transport errors.
+    async fn reconcile(
+        &self,
+        partition: Partition,
+        cursor: Option<ReconcileCursor>,
+        limit: u32,
+    ) -> Result<ReconcileReport, EngineError>;
+
+    /// Checks the deployment's record, and writes it again if it is missing.
+    ///
+    /// # Errors
+    /// [`EngineError::Conflict`] when it names another partition count.
+    async fn verify_deployment(&self) -> Result<(), EngineError>;
+}
+
+/// A backend that offers everything.
+pub trait EngineBackend: CompletionBackend + SubmitBackend + WorkBackend + ControlBackend + MaintenanceBackend {}
+
+impl<B> EngineBackend for B where
+    B: CompletionBackend + SubmitBackend + WorkBackend + ControlBackend + MaintenanceBackend
+{
+}
+
+const _: fn(&dyn EngineBackend) = |_| {};

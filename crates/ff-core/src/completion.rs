@@ -1,0 +1,117 @@
+//! The trait through which completions arrive.
+
+use std::pin::Pin;
+
+use async_trait::async_trait;
+use futures::Stream;
+
+use crate::{CompletionPayload, EngineError, ScannerFilter};
+
+/// An independent stream of completions. It never ends by itself; dropping it releases what the backend holds for it.
+pub type CompletionStream = Pin<Box<dyn Stream<Item = CompletionPayload> + Send>>;
+
+/// Tells anyone who asks when executions of flows end.
+///
+/// # What an implementation must do
+///
+/// - **Ready means subscribed.** Every completion committed after a call has returned arrives. A few that were
+///   committed shortly before may arrive too.
+/// - **Each call opens its own subscription** with a bounded queue. Streams are independent: a slow reader delays
+///   nobody else and never grows without bound; dropping one leaves the others alone.
+/// - **Errors are for setting up only** (credentials, permissions, no server, the configured number of subscriptions).
+///   Afterwards the backend reconnects by itself and delivers what was committed meanwhile; the stream neither yields
+///   errors nor ends. Warnings, metrics and the backend's own health call tell of trouble.
+/// - **Exactly once per subscription, in commit order per flow**, as far as the backend's log still holds what is
+///   missing. What it no longer holds is a warning and a metric here, since this stream carries completions only.
+///
+/// # Solo executions stay silent
+///
+/// Only executions that belong to a flow are announced. An execution that was submitted on its own ends in its own
+/// record as usual, and this stream says nothing of it: read its record, or make it a flow of one.
+///
+/// # Cost
+///
+/// Events of this project's own library carry what a filter needs, so filtering them reads nothing. For a bare event
+/// of another publisher, a process reads at most one namespace (if some filter names one) and then one tag set (if
+/// some filter names a tag), however many subscriptions there are.
+///
+/// # Example
+///
+/// ```
+/// use ff_core::{CompletionBackend, EngineError, Namespace, ScannerFilter};
+/// use futures::StreamExt;
+///
+/// async fn audit(backend: &dyn CompletionBackend) -> Result<(), EngineError> {
+///     let tenant = ScannerFilter::new().with_namespace(Namespace::new("tenant-a")?);
+///     let mut completions = backend.subscribe_completions_filtered(&tenant).await?;
+///     while let Some(completion) = completions.next().await {
+///         println!("{} ended: {}", completion.execution_id, completion.outcome);
+///     }
+///     Ok(())
+/// }
+/// ```
+#[async_trait]
+pub trait CompletionBackend: Send + Sync + 'static {
+    /// Subscribes to the completions of all flows.
+    ///
+    /// # Errors
+    /// [`EngineError::PermissionDenied`] for wrong credentials or a missing permission, [`EngineError::Transport`] or
+    /// [`EngineError::Timeout`] when no server answers, [`EngineError::ResourceExhausted`] at the configured number of
+    /// subscriptions.
+    ///
+    /// # Cancel safety
+    /// Dropping the future opens no subscription.
+    async fn subscribe_completions(&self) -> Result<CompletionStream, EngineError>;
+
+    /// Subscribes to the completions of flows that pass `filter`.
+    ///
+    /// A backend that does not override this refuses every filter that is not a no-op: an unfiltered stream in its
+    /// place would hand one tenant's events to another.
+    ///
+    /// # Errors
+    /// As [`CompletionBackend::subscribe_completions`]; [`EngineError::Unavailable`] where filtering is not offered.
+    ///
+    /// # Cancel safety
+    /// Dropping the future opens no subscription.
+    async fn subscribe_completions_filtered(&self, filter: &ScannerFilter) -> Result<CompletionStream, EngineError> {
+        if filter.is_noop() {
+            return self.subscribe_completions().await;
+        }
+        Err(EngineError::Unavailable { op: "subscribe_completions_filtered" })
+    }
+}
+
+/// Users hold `Arc<dyn CompletionBackend>`: this fails to compile when the trait stops being object-safe.
+const _: fn(&dyn CompletionBackend) = |_| {};
+const _: fn() = || {
+    fn is_send_and_unpin<T: Send + Unpin>() {}
+    is_send_and_unpin::<CompletionStream>();
+};
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures::{StreamExt, executor::block_on, stream};
+
+    use super::*;
+    use crate::Namespace;
+
+    struct Unfiltered;
+
+    #[async_trait]
+    impl CompletionBackend for Unfiltered {
+        async fn subscribe_completions(&self) -> Result<CompletionStream, EngineError> {
+            Ok(stream::empty().boxed())
+        }
+    }
+
+    #[test]
+    fn a_backend_without_filters_refuses_a_real_one_and_takes_the_noop() {
+        let backend: Arc<dyn CompletionBackend> = Arc::new(Unfiltered);
+        let real = ScannerFilter::new().with_namespace(Namespace::new("a").unwrap());
+        let refused = block_on(backend.subscribe_completions_filtered(&real)).err().unwrap();
+        assert!(matches!(refused, EngineError::Unavailable { op: "subscribe_completions_filtered" }));
+        assert!(block_on(backend.subscribe_completions_filtered(&ScannerFilter::NOOP)).is_ok());
+    }
+}

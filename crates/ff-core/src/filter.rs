@@ -1,0 +1,102 @@
+//! Which completions a subscription wants. Pure: where the values come from is the backend's affair.
+
+use crate::{CompletionPayload, Namespace};
+
+/// A conjunction of what a completion must carry. [`ScannerFilter::NOOP`] wants all.
+///
+/// Filters route; they do not authorise: a process that may subscribe sees the events of all tenants.
+///
+/// ```
+/// # use ff_core::{Namespace, ScannerFilter};
+/// let filter = ScannerFilter::new()
+///     .with_namespace(Namespace::new("tenant-a")?)
+///     .with_instance_tag("instance", "blue");
+/// assert!(!filter.is_noop());
+/// # Ok::<(), ff_core::EngineError>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct ScannerFilter {
+    /// The namespace that the execution must belong to.
+    pub namespace: Option<Namespace>,
+    /// A tag, key and value, that the execution must carry.
+    pub instance_tag: Option<(String, String)>,
+}
+
+impl ScannerFilter {
+    /// The filter that everything passes.
+    pub const NOOP: Self = Self { namespace: None, instance_tag: None };
+
+    /// The filter that everything passes, to be narrowed.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self::NOOP
+    }
+
+    /// Only executions of this namespace.
+    #[must_use]
+    pub fn with_namespace(mut self, namespace: Namespace) -> Self {
+        self.namespace = Some(namespace);
+        self
+    }
+
+    /// Only executions whose tag `key` is exactly `value`.
+    #[must_use]
+    pub fn with_instance_tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.instance_tag = Some((key.into(), value.into()));
+        self
+    }
+
+    /// Whether everything passes.
+    #[must_use]
+    pub const fn is_noop(&self) -> bool {
+        self.namespace.is_none() && self.instance_tag.is_none()
+    }
+
+    /// Whether an execution passes that has this namespace and, under the filter's tag key, this value.
+    ///
+    /// `None` means that the execution has none. Something that could not be read is no `None`: hold the event and
+    /// read again.
+    #[must_use]
+    pub fn matches(&self, namespace: Option<&str>, tag_value: Option<&str>) -> bool {
+        let namespace_passes = self.namespace.as_ref().is_none_or(|wanted| namespace == Some(wanted.as_str()));
+        let tag_passes = self.instance_tag.as_ref().is_none_or(|(_, wanted)| tag_value == Some(wanted.as_str()));
+        namespace_passes && tag_passes
+    }
+
+    /// Whether a completion passes that carries its namespace and tags itself.
+    #[must_use]
+    pub fn matches_completion(&self, completion: &CompletionPayload) -> bool {
+        let tag_value = self.instance_tag.as_ref().and_then(|(key, _)| completion.tags.get(key));
+        self.matches(completion.namespace.as_ref().map(Namespace::as_str), tag_value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter() -> ScannerFilter {
+        ScannerFilter::new().with_namespace(Namespace::new("a").unwrap()).with_instance_tag("k", "v")
+    }
+
+    #[test]
+    fn everything_passes_the_noop_filter() {
+        assert!(ScannerFilter::NOOP.is_noop() && ScannerFilter::new().is_noop());
+        assert!(ScannerFilter::NOOP.matches(None, None));
+        assert!(ScannerFilter::NOOP.matches(Some("a"), Some("v")));
+    }
+
+    #[test]
+    fn both_conditions_must_hold() {
+        assert!(filter().matches(Some("a"), Some("v")));
+        assert!(!filter().matches(Some("b"), Some("v")));
+        assert!(!filter().matches(Some("a"), Some("w")));
+    }
+
+    #[test]
+    fn an_execution_without_the_value_does_not_pass() {
+        assert!(!filter().matches(None, Some("v")));
+        assert!(!filter().matches(Some("a"), None));
+    }
+}

@@ -1,0 +1,117 @@
+//! Positions in the completion logs. There is one log per partition and scope; a position names one entry of one log.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{EngineError, Partition};
+
+/// An entry of a completion log: the epoch of its writer and the number within it, counted from 0 without holes.
+///
+/// An epoch belongs to one server process's tenure over the log. Epochs are compared for equality only: the clocks of
+/// two servers differ, so a greater epoch need not be a later one. (`Ord` is the order within one log as it stands.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct EntryId {
+    /// The writer's epoch.
+    pub epoch: u64,
+    /// The number within the epoch.
+    pub seq: u64,
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.epoch, self.seq)
+    }
+}
+
+impl FromStr for EntryId {
+    type Err = EngineError;
+
+    fn from_str(text: &str) -> Result<Self, EngineError> {
+        let parts = text.split_once('-').and_then(|(epoch, seq)| Some((epoch.parse().ok()?, seq.parse().ok()?)));
+        let (epoch, seq) = parts.ok_or_else(|| {
+            EngineError::invalid(format!("log entry id `{}`", text.escape_debug()), "expected `<epoch>-<seq>`")
+        })?;
+        Ok(Self { epoch, seq })
+    }
+}
+
+/// What an epoch's first entry says of the log before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Predecessor {
+    /// The log had never held an entry.
+    Start,
+    /// The log's last entry was this one.
+    Entry(EntryId),
+}
+
+impl FromStr for Predecessor {
+    type Err = EngineError;
+
+    fn from_str(text: &str) -> Result<Self, EngineError> {
+        if text == "none" { Ok(Self::Start) } else { text.parse().map(Self::Entry) }
+    }
+}
+
+/// Whose completions a log holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Members of flows.
+    Flows,
+    /// Solo executions.
+    Solo,
+}
+
+/// One completion log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LogId {
+    /// The partition it belongs to.
+    pub partition: Partition,
+    /// Whose completions it holds.
+    pub scope: Scope,
+}
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.scope {
+            Scope::Flows => write!(f, "{}", self.partition),
+            Scope::Solo => write!(f, "{}:solo", self.partition),
+        }
+    }
+}
+
+/// One entry of one completion log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Position {
+    /// The log.
+    pub log: LogId,
+    /// The entry.
+    pub entry: EntryId,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.log, self.entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_id_survives_print_and_parse() {
+        let id = EntryId { epoch: 1_764_000_000_000, seq: 41 };
+        assert_eq!(id.to_string().parse::<EntryId>().unwrap(), id);
+        assert_eq!("none".parse::<Predecessor>().unwrap(), Predecessor::Start);
+        assert_eq!("7-0".parse::<Predecessor>().unwrap(), Predecessor::Entry(EntryId { epoch: 7, seq: 0 }));
+    }
+
+    #[test]
+    fn a_malformed_entry_id_is_refused_with_the_text() {
+        for bad in ["", "7", "7-", "-7", "a-b", "7-8-9", "-1-2"] {
+            assert!(bad.parse::<EntryId>().unwrap_err().to_string().contains(&format!("`{bad}`")));
+        }
+    }
+}
