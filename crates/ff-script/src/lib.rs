@@ -1,1 +1,6 @@
-//! placeholder
+//! The Lua library and everything about it: its source, assembly and digest, the loader, the keys, the typed calls and
+//! the decoding of what it writes. Operations are written once here, over [`host::ScriptHost`].
+#![forbid(unsafe_code)]
+
+pub mod host;
+pub mod keys;

@@ -1,0 +1,93 @@
+//! Every key and channel of FlowFabric, spelled once for Rust. The Lua side spells them in `lua/lib/keys.lua`.
+//!
+//! All keys of a partition carry its hash tag `{fp:N}`, so that they share a slot of a Valkey cluster.
+
+use ff_core::{ExecutionId, FlowId, LogId, Partition, Scope};
+use uuid::Uuid;
+
+/// Where the completions of flows are published.
+pub const FLOW_CHANNEL: &str = "ff:dag:completions";
+/// Where the completions of solo executions are published.
+pub const SOLO_CHANNEL: &str = "ff:solo:completions";
+/// The deployment's record: partition count and ABI.
+pub const DEPLOYMENT: &str = "ff:deployment";
+
+/// Where a process is signalled that work has come. A message is `<lane> <partition number>`.
+#[must_use]
+pub fn wake_channel(listener: Uuid) -> String {
+    format!("ff:wake:{listener}")
+}
+
+/// An execution's state, payload and result (hash).
+#[must_use]
+pub fn execution_core(id: ExecutionId) -> String {
+    format!("ff:exec:{}:{id}:core", id.partition())
+}
+
+/// An execution's tags (hash).
+#[must_use]
+pub fn execution_tags(id: ExecutionId) -> String {
+    format!("ff:exec:{}:{id}:tags", id.partition())
+}
+
+/// A flow's state and members (hash).
+#[must_use]
+pub fn flow_core(partition: Partition, id: FlowId) -> String {
+    format!("ff:flow:{partition}:{id}:core")
+}
+
+/// A completion log (stream).
+#[must_use]
+pub fn completion_log(log: LogId) -> String {
+    match log.scope {
+        Scope::Flows => format!("ff:part:{}:completions", log.partition),
+        Scope::Solo => format!("ff:part:{}:completions:solo", log.partition),
+    }
+}
+
+/// The recent epochs of a completion log, each with the entry before it (hash).
+#[must_use]
+pub fn log_epochs(log: LogId) -> String {
+    format!("{}:epochs", completion_log(log))
+}
+
+/// The keys of a partition that calls read and write, in the order in which `partition_keys` of the Lua takes them:
+/// first in KEYS of every function that changes an execution.
+#[must_use]
+pub fn partition_block(partition: Partition) -> Vec<String> {
+    let key = |name: &str| format!("ff:part:{partition}:{name}");
+    let log = |scope| LogId { partition, scope };
+    vec![
+        key("ready"),
+        key("delayed"),
+        key("leases"),
+        key("deadlines"),
+        key("open"),
+        key("pending"),
+        key("ended"),
+        key("waiters"),
+        completion_log(log(Scope::Flows)),
+        log_epochs(log(Scope::Flows)),
+        completion_log(log(Scope::Solo)),
+        log_epochs(log(Scope::Solo)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_an_execution_carry_the_tag_twice() {
+        let id: ExecutionId = "{fp:7}:0192f0c1-2b3c-7d4e-8f50-617283940a1b".parse().unwrap();
+        assert_eq!(execution_core(id), "ff:exec:{fp:7}:{fp:7}:0192f0c1-2b3c-7d4e-8f50-617283940a1b:core");
+        assert_eq!(execution_tags(id), "ff:exec:{fp:7}:{fp:7}:0192f0c1-2b3c-7d4e-8f50-617283940a1b:tags");
+    }
+
+    #[test]
+    fn the_logs_have_the_contracted_names() {
+        let log = |scope| completion_log(LogId { partition: Partition::new(3), scope });
+        assert_eq!(log(Scope::Flows), "ff:part:{fp:3}:completions");
+        assert_eq!(log(Scope::Solo), "ff:part:{fp:3}:completions:solo");
+    }
+}
