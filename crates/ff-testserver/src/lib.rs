@@ -1,1 +1,54 @@
-//! placeholder
+//! Private Valkey servers for tests, benches and `xtask`.
+//!
+//! A [`TestServer`] belongs to whoever started it: it can be killed, restarted, paused and configured, and it is gone
+//! with its data when the value is dropped. A started server has answered a PING before `start` returns.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), ff_testserver::Error> {
+//! let server = ff_testserver::TestServer::start().await?;
+//! server.command(&["SET", "greeting", "hello"]).await?;
+//! assert_eq!(server.command(&["GET", "greeting"]).await?.text(), "hello");
+//! # Ok(()) }
+//! ```
+//!
+//! # Where the server comes from
+//!
+//! | variable | meaning |
+//! | --- | --- |
+//! | `FF_TEST_PROVIDER` | `docker` or `process` forces one; anything else is an error |
+//! | `FF_VALKEY_IMAGE` | the image for Docker, `name:tag`, in place of [`DEFAULT_IMAGE`] |
+//! | `FF_VALKEY_SERVER` | the program for `process`, in place of the one found |
+//! | `FF_TEST_VALKEY_URL` | a shared server that tests may wipe; wins over the others |
+//!
+//! Unforced, the first of these that is there: Docker with the image at hand, a `valkey-server` on the `PATH`, one
+//! unpacked under `target/valkey/` (`scripts/fetch-valkey.sh`), Docker with an image to be pulled. A test never goes
+//! to the network while a local server would do.
+//!
+//! # What is left behind
+//!
+//! Nothing when the value is dropped, as on a panic. When the test program itself is killed, a watching shell ends
+//! the process and removes its data; a container is removed on SIGINT, SIGTERM and SIGQUIT. After a SIGKILL a
+//! container stays: all carry the label [`LABEL`], so `docker ps -aq --filter label=ff-testserver` names them.
+//!
+//! This crate depends on no other crate of the workspace and knows nothing of FlowFabric.
+#![forbid(unsafe_code)]
+
+mod builder;
+mod docker;
+mod error;
+mod options;
+mod port;
+mod process;
+mod provider;
+mod raw;
+mod server;
+mod shared;
+mod tls;
+
+pub use builder::Builder;
+pub use docker::LABEL;
+pub use error::{Error, Result};
+pub use provider::{DEFAULT_IMAGE, Provider};
+pub use raw::{RawClient, Reply};
+pub use server::TestServer;
+pub use tls::TlsFiles;

@@ -1,0 +1,113 @@
+//! Options of a server, and its start.
+
+use crate::error::{Error, Result};
+use crate::options::Options;
+use crate::provider::{self, Choice};
+use crate::server::TestServer;
+use crate::shared::SharedServer;
+
+/// How often a start is tried again when something else took the port between its choice and the server's bind.
+const PORT_TRIES: usize = 5;
+
+/// Options of a server; from [`TestServer::builder`].
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct Builder {
+    options: Options,
+}
+
+impl Builder {
+    /// Adds one argument of the server's command line, after all that this crate gives.
+    pub fn arg(mut self, arg: impl Into<String>) -> Self {
+        self.options.args.push(arg.into());
+        self
+    }
+
+    /// Gives the default user this password.
+    pub fn password(mut self, password: impl Into<String>) -> Self {
+        self.options.password = Some(password.into());
+        self
+    }
+
+    /// Serves TLS at [`TestServer::url`] with certificates made for this server; see [`TestServer::tls`].
+    pub fn tls(mut self) -> Self {
+        self.options.tls = true;
+        self
+    }
+
+    /// Serves TLS, and only to clients that show a certificate.
+    pub fn tls_client_auth(mut self) -> Self {
+        self.options.tls = true;
+        self.options.tls_client_auth = true;
+        self
+    }
+
+    /// Listens at a Unix socket too; see [`TestServer::unix_socket`].
+    pub fn unix_socket(mut self) -> Self {
+        self.options.unix_socket = true;
+        self
+    }
+
+    /// Keeps data over [`TestServer::kill`] and [`TestServer::restart`] in an append-only file. Without it a server
+    /// comes back empty.
+    pub fn persistent(mut self) -> Self {
+        self.options.persistent = true;
+        self
+    }
+
+    /// Follows another server as its replica, over plain TCP. Both must come from the same provider.
+    pub fn replica_of(mut self, primary: &TestServer) -> Self {
+        self.options.replica_of = Some(primary.as_primary());
+        self
+    }
+
+    /// Starts the server; it has answered when this returns.
+    ///
+    /// # Errors
+    /// When no provider is there, an option is not to be had, or the server ends or stays silent; the error carries
+    /// the server's last lines.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves no server behind.
+    pub async fn build(self) -> Result<TestServer> {
+        let options = self.options;
+        let choice = provider::chosen().await?;
+        if let Choice::Shared { url } = choice {
+            if let Some(what) = options.needs_private() {
+                return Err(Error::NeedsPrivate { what });
+            }
+            return Ok(TestServer::shared(SharedServer::acquire(&url).await?));
+        }
+        let mut tries = 1;
+        loop {
+            match TestServer::private(&choice, &options).await {
+                Err(error) if tries < PORT_TRIES && is_port_taken(&error) => tries += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+}
+
+fn is_port_taken(error: &Error) -> bool {
+    let text = match error {
+        Error::Died { output } => output,
+        Error::Docker(text) => text,
+        _ => return false,
+    };
+    ["Address already in use", "address already in use", "port is already allocated"]
+        .iter()
+        .any(|taken| text.contains(taken))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_is_told_from_other_failures() {
+        let died = |output: &str| Error::Died { output: output.into() };
+        assert!(is_port_taken(&died("Could not create server TCP listening socket: bind: Address already in use")));
+        assert!(is_port_taken(&Error::Docker("Bind for 0.0.0.0:1 failed: port is already allocated".into())));
+        assert!(!is_port_taken(&died("Bad directive or wrong number of arguments")));
+    }
+}

@@ -1,0 +1,185 @@
+//! A server as a child process, with its data in a temporary directory.
+//!
+//! The child is in a process group of its own, so Ctrl-C at a test run does not reach it. Beside it runs a shell that
+//! waits on a pipe held by this program: when the program ends without dropping its servers, the pipe closes and the
+//! shell kills the server and removes its directory. That needs no unsafe code and no signal handler.
+
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::error::{Doing, Error, Result};
+use crate::options::{Layout, Options, server_args};
+use crate::port::Port;
+use crate::tls::TlsFiles;
+
+/// How long a server may take to end by itself before it is killed.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(2);
+
+const WATCH: &str = r#"trap "" HUP INT TERM; read -r _; kill -9 "$1"; rm -rf "$2""#;
+
+#[derive(Debug)]
+pub(crate) struct ProcessServer {
+    program: PathBuf,
+    args: Vec<String>,
+    dir: TempDir,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    server: Child,
+    watch: Child,
+}
+
+impl ProcessServer {
+    /// Prepares the directory and the arguments; nothing runs yet.
+    pub(crate) fn new(
+        program: &Path,
+        options: &Options,
+        plain: &Port,
+        tls: Option<&Port>,
+    ) -> Result<(Self, Option<TlsFiles>)> {
+        let dir = tempfile::Builder::new().prefix("ff-valkey-").tempdir().doing("making a data directory")?;
+        let data = dir.path().join("data");
+        std::fs::create_dir(&data).doing("making a data directory")?;
+        let tls_files = options.tls.then(|| TlsFiles::generate(dir.path())).transpose()?;
+        let path = |path: &Path| path.to_string_lossy().into_owned();
+        let layout = Layout {
+            plain_port: plain.number(),
+            tls_port: tls.map(Port::number),
+            bind: "127.0.0.1",
+            data_dir: path(&data),
+            tls_dir: path(dir.path()),
+            socket: path(&dir.path().join("valkey.sock")),
+            primary: options.replica_of.as_ref().map(|primary| ("127.0.0.1".to_owned(), primary.port)),
+        };
+        let args = server_args(options, &layout);
+        Ok((Self { program: program.to_owned(), args, dir, running: None }, tls_files))
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("valkey.sock")
+    }
+
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.path().join("server.log")
+    }
+
+    /// Starts the process; it may not answer yet.
+    pub(crate) fn start(&mut self) -> Result<()> {
+        let log = File::create(self.log()).doing("opening the server's log")?;
+        let errors = log.try_clone().doing("opening the server's log")?;
+        let mut server = Command::new(&self.program)
+            .args(&self.args)
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors)
+            .process_group(0)
+            .spawn()
+            .map_err(|source| Error::Spawn { program: self.program.clone(), source })?;
+        match watch(server.id(), self.dir.path()) {
+            Ok(watch) => {
+                self.running = Some(Running { server, watch });
+                Ok(())
+            }
+            Err(source) => {
+                end(&mut server);
+                Err(Error::Spawn { program: "sh".into(), source })
+            }
+        }
+    }
+
+    /// The last lines of a server that ended by itself.
+    pub(crate) fn ended(&mut self) -> Result<Option<String>> {
+        let Some(running) = &mut self.running else { return Ok(Some(self.last_lines())) };
+        let status = running.server.try_wait().doing("watching the server")?;
+        Ok(status.map(|_| self.last_lines()))
+    }
+
+    pub(crate) fn last_lines(&self) -> String {
+        let text = std::fs::read(self.log()).unwrap_or_default();
+        last_lines(&String::from_utf8_lossy(&text))
+    }
+
+    /// Ends the process at once, as a crash would.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            end(&mut running.watch);
+            end(&mut running.server);
+        }
+    }
+
+    /// Asks the process to end, and kills it when it does not.
+    pub(crate) async fn stop(&mut self) -> Result<()> {
+        self.signal(Signal::CONT)?;
+        self.signal(Signal::TERM)?;
+        let deadline = Instant::now() + STOP_GRACE;
+        while self.ended()?.is_none() && Instant::now() < deadline {
+            tokio::time::sleep(POLL).await;
+        }
+        self.kill();
+        Ok(())
+    }
+
+    pub(crate) fn pause(&mut self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    pub(crate) fn resume(&mut self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    /// Does nothing when the server does not run.
+    fn signal(&mut self, signal: Signal) -> Result<()> {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        // A child that was waited for has given up its id, which may be somebody else's by now.
+        if running.server.try_wait().doing("watching the server")?.is_some() {
+            return Ok(());
+        }
+        let pid = i32::try_from(running.server.id()).ok().and_then(Pid::from_raw);
+        let Some(pid) = pid else { return Ok(()) };
+        kill_process(pid, signal).map_err(std::io::Error::from).doing("signalling the server")
+    }
+}
+
+impl Drop for ProcessServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn watch(server: u32, dir: &Path) -> std::io::Result<Child> {
+    Command::new("sh")
+        .args(["-c", WATCH, "ff-testserver-watch", &server.to_string()])
+        .arg(dir)
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+}
+
+/// Kills a child and waits for it. That it may have ended already is no error.
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// The last lines of a log, as an error shows them.
+pub(crate) fn last_lines(text: &str) -> String {
+    let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(12)..].join("\n")
+}

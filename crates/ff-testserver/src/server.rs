@@ -1,0 +1,377 @@
+//! The server as its owner sees it, whatever runs it.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
+use url::Url;
+
+use crate::builder::Builder;
+use crate::docker::DockerServer;
+use crate::error::{Error, Result};
+use crate::options::{Options, Primary};
+use crate::port::Port;
+use crate::process::ProcessServer;
+use crate::provider::{Choice, Provider};
+use crate::raw::{RawClient, Reply};
+use crate::shared::SharedServer;
+use crate::tls::TlsFiles;
+
+/// How long a server may take until it answers.
+const READY: Duration = Duration::from_secs(20);
+/// How long one PING may take within that.
+const PING: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(3);
+
+/// A Valkey server that lives as long as this value.
+///
+/// Dropping it ends the server and deletes its data. It may be shared between tasks: what changes the server's state
+/// ([`kill`](Self::kill), [`restart`](Self::restart), [`pause`](Self::pause), [`resume`](Self::resume)) takes its turn.
+#[derive(Debug)]
+pub struct TestServer {
+    provider: Provider,
+    url: String,
+    port: u16,
+    control: Control,
+    tls: Option<TlsFiles>,
+    unix_socket: Option<PathBuf>,
+    container_address: Option<String>,
+    running: Mutex<Running>,
+    _ports: Vec<Port>,
+}
+
+/// How this crate itself talks to the server: plain TCP, also beside a TLS port.
+#[derive(Debug, Clone)]
+struct Control {
+    host: String,
+    port: u16,
+    user: Option<String>,
+    password: Option<String>,
+}
+
+#[derive(Debug)]
+enum Running {
+    Process(ProcessServer),
+    Docker(Box<DockerServer>),
+    Shared(#[expect(dead_code, reason = "holds the lock on the shared server")] SharedServer),
+}
+
+impl TestServer {
+    /// Starts a server without options.
+    ///
+    /// # Errors
+    /// As for [`Builder::build`].
+    pub async fn start() -> Result<Self> {
+        Self::builder().build().await
+    }
+
+    /// Options for a server.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) async fn private(choice: &Choice, options: &Options) -> Result<Self> {
+        let plain = Port::lease()?;
+        let tls_port = options.tls.then(Port::lease).transpose()?;
+        let (provider, running, tls) = match choice {
+            Choice::Docker { image } => {
+                let (server, tls) = DockerServer::new(image, options, &plain, tls_port.as_ref()).await?;
+                (Provider::Docker, Running::Docker(Box::new(server)), tls)
+            }
+            Choice::Process { program } => {
+                let (server, tls) = ProcessServer::new(program, options, &plain, tls_port.as_ref())?;
+                (Provider::Process, Running::Process(server), tls)
+            }
+            Choice::Shared { .. } => return Err(Error::NeedsPrivate { what: "a private server" }),
+        };
+        let port = tls_port.as_ref().unwrap_or(&plain).number();
+        let control =
+            Control { host: "127.0.0.1".into(), port: plain.number(), user: None, password: options.password.clone() };
+        let mut server = Self {
+            provider,
+            url: url_of(options, port),
+            port,
+            control,
+            tls,
+            unix_socket: running.socket().filter(|_| options.unix_socket),
+            container_address: None,
+            running: Mutex::new(running),
+            _ports: std::iter::once(plain).chain(tls_port).collect(),
+        };
+        let running = server.running.get_mut();
+        running.start().await?;
+        wait_ready(running, &server.control).await?;
+        server.container_address = running.container_address().await;
+        Ok(server)
+    }
+
+    pub(crate) fn shared(shared: SharedServer) -> Self {
+        Self {
+            provider: Provider::Shared,
+            url: shared.url().to_owned(),
+            port: shared.port(),
+            control: Control {
+                host: shared.host().to_owned(),
+                port: shared.port(),
+                user: shared.user(),
+                password: shared.password(),
+            },
+            tls: None,
+            unix_socket: None,
+            container_address: None,
+            running: Mutex::new(Running::Shared(shared)),
+            _ports: Vec::new(),
+        }
+    }
+
+    /// The URL for clients: `redis://127.0.0.1:PORT`, `rediss://…` with TLS, and `:PASSWORD@` where there is one.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The port for clients; it stays the same over restarts.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What runs the server.
+    #[must_use]
+    pub fn provider(&self) -> Provider {
+        self.provider
+    }
+
+    /// The certificates of a server with TLS.
+    #[must_use]
+    pub fn tls(&self) -> Option<&TlsFiles> {
+        self.tls.as_ref()
+    }
+
+    /// The Unix socket, where one was asked for.
+    #[must_use]
+    pub fn unix_socket(&self) -> Option<&Path> {
+        self.unix_socket.as_deref()
+    }
+
+    /// Ends the server at once, as a crash of it would. Its port stays reserved; [`restart`](Self::restart) brings it
+    /// back. A server that does not run is left as it is.
+    ///
+    /// # Errors
+    /// When the server is a shared one, or Docker refuses.
+    pub async fn kill(&self) -> Result<()> {
+        self.running.lock().await.kill().await
+    }
+
+    /// Ends the server in order if it runs, and starts it on the same port with the same directory. It has answered
+    /// when this returns. Data is kept only with [`Builder::persistent`].
+    ///
+    /// # Errors
+    /// When the server is a shared one, or does not come back.
+    pub async fn restart(&self) -> Result<()> {
+        let mut running = self.running.lock().await;
+        running.stop().await?;
+        running.start().await?;
+        wait_ready(&mut running, &self.control).await
+    }
+
+    /// Stops the server in its tracks: connections stay up and nothing is answered until [`resume`](Self::resume).
+    ///
+    /// # Errors
+    /// When the server is a shared one, or Docker refuses.
+    pub async fn pause(&self) -> Result<()> {
+        self.running.lock().await.pause().await
+    }
+
+    /// Lets a paused server go on.
+    ///
+    /// # Errors
+    /// When the server is a shared one, or Docker refuses.
+    pub async fn resume(&self) -> Result<()> {
+        self.running.lock().await.resume().await
+    }
+
+    /// A plain connection, authenticated, also where [`url`](Self::url) is TLS.
+    ///
+    /// # Errors
+    /// When the server does not run or refuses the password.
+    pub async fn client(&self) -> Result<RawClient> {
+        let mut client = RawClient::connect_to(&self.control.host, self.control.port).await?;
+        if let Some(reply) = self.control.authenticate(&mut client).await?
+            && reply.is_error()
+        {
+            return Err(Error::Protocol(reply.text()));
+        }
+        Ok(client)
+    }
+
+    /// Sends one command on a connection of its own. A refusal is a [`Reply::Error`], not an `Err`.
+    ///
+    /// # Errors
+    /// When the server does not run or does not answer.
+    pub async fn command<A: AsRef<[u8]>>(&self, args: &[A]) -> Result<Reply> {
+        self.client().await?.command(args).await
+    }
+
+    pub(crate) fn as_primary(&self) -> Primary {
+        Primary {
+            port: self.control.port,
+            container_address: self.container_address.clone(),
+            password: self.control.password.clone(),
+        }
+    }
+}
+
+impl Control {
+    async fn authenticate(&self, client: &mut RawClient) -> Result<Option<Reply>> {
+        let Some(password) = &self.password else { return Ok(None) };
+        let args: Vec<&str> = ["AUTH"].into_iter().chain(self.user.as_deref()).chain([password.as_str()]).collect();
+        client.command(&args).await.map(Some)
+    }
+
+    /// The reply to a PING; also a refusal shows that the server is up.
+    async fn ping(&self) -> Result<Reply> {
+        let mut client = RawClient::connect_to(&self.host, self.port).await?;
+        self.authenticate(&mut client).await?;
+        client.command(&["PING"]).await
+    }
+}
+
+impl Running {
+    async fn start(&mut self) -> Result<()> {
+        match self {
+            Self::Process(server) => server.start(),
+            Self::Docker(server) => server.start().await,
+            Self::Shared(_) => Err(Error::NeedsPrivate { what: "starting" }),
+        }
+    }
+
+    async fn stop(&mut self) -> Result<()> {
+        match self {
+            Self::Process(server) => server.stop().await,
+            Self::Docker(server) => server.stop().await,
+            Self::Shared(_) => Err(Error::NeedsPrivate { what: "restart()" }),
+        }
+    }
+
+    async fn kill(&mut self) -> Result<()> {
+        match self {
+            Self::Process(server) => {
+                server.kill();
+                Ok(())
+            }
+            Self::Docker(server) => server.kill().await,
+            Self::Shared(_) => Err(Error::NeedsPrivate { what: "kill()" }),
+        }
+    }
+
+    async fn pause(&mut self) -> Result<()> {
+        match self {
+            Self::Process(server) => server.pause(),
+            Self::Docker(server) => server.pause().await,
+            Self::Shared(_) => Err(Error::NeedsPrivate { what: "pause()" }),
+        }
+    }
+
+    async fn resume(&mut self) -> Result<()> {
+        match self {
+            Self::Process(server) => server.resume(),
+            Self::Docker(server) => server.resume().await,
+            Self::Shared(_) => Err(Error::NeedsPrivate { what: "resume()" }),
+        }
+    }
+
+    async fn ended(&mut self) -> Result<Option<String>> {
+        match self {
+            Self::Process(server) => server.ended(),
+            Self::Docker(server) => server.ended().await,
+            Self::Shared(_) => Ok(None),
+        }
+    }
+
+    async fn last_lines(&self) -> String {
+        match self {
+            Self::Process(server) => server.last_lines(),
+            Self::Docker(server) => server.last_lines().await,
+            Self::Shared(_) => String::new(),
+        }
+    }
+
+    async fn container_address(&self) -> Option<String> {
+        match self {
+            Self::Docker(server) => server.address().await,
+            Self::Process(_) | Self::Shared(_) => None,
+        }
+    }
+
+    fn socket(&self) -> Option<PathBuf> {
+        match self {
+            Self::Process(server) => Some(server.socket()),
+            Self::Docker(server) => server.socket(),
+            Self::Shared(_) => None,
+        }
+    }
+
+    fn program(&self) -> String {
+        match self {
+            Self::Process(server) => server.program().display().to_string(),
+            Self::Docker(server) => server.image().to_owned(),
+            Self::Shared(_) => String::new(),
+        }
+    }
+}
+
+/// Waits until the server answers, ends, or has had its time.
+async fn wait_ready(running: &mut Running, control: &Control) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        let answer = tokio::time::timeout(PING, control.ping()).await;
+        if let Some(output) = running.ended().await? {
+            return Err(died(running, output));
+        }
+        let last = match answer {
+            Ok(Ok(Reply::Error(text))) if text.starts_with("LOADING") => text,
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no reply to PING within {PING:?}"),
+        };
+        let waited = started.elapsed();
+        if waited > READY {
+            return Err(Error::NotReady { waited, last, output: running.last_lines().await });
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn died(running: &Running, output: String) -> Error {
+    let refuses_tls = output.contains("Failed finding TLS support")
+        || output.contains("Missing implement of connection type tls")
+        || (output.contains("'tls-") && output.contains("Bad directive"));
+    if refuses_tls { Error::NoTls { program: running.program() } } else { Error::Died { output } }
+}
+
+fn url_of(options: &Options, port: u16) -> String {
+    let scheme = if options.tls { "rediss" } else { "redis" };
+    let credentials = options.password.as_ref().map(|password| format!(":{}@", escape(password))).unwrap_or_default();
+    format!("{scheme}://{credentials}127.0.0.1:{port}")
+}
+
+/// Escapes a password as a URL needs it.
+fn escape(password: &str) -> String {
+    let mut url = Url::parse("redis://host").expect("a constant URL");
+    // Fails only for URLs without a host.
+    let _ = url.set_password(Some(password));
+    url.password().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_url_carries_scheme_and_escaped_password() {
+        assert_eq!(url_of(&Options::default(), 7), "redis://127.0.0.1:7");
+        let options = Options { tls: true, password: Some("a@b/c".into()), ..Options::default() };
+        assert_eq!(url_of(&options, 7), "rediss://:a%40b%2Fc@127.0.0.1:7");
+    }
+}
