@@ -1,2 +1,127 @@
-//! placeholder
-fn main() {}
+//! Developer commands, run as `cargo xtask <command>`. Each prints what it runs; nothing here is part of the product.
+#![forbid(unsafe_code)]
+
+mod provision;
+mod run;
+mod serve;
+mod tidy;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::run::Cargo;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Developer commands of FlowFabric", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Formatting, clippy, tidy and the documentation, all without a warning
+    Lint,
+    /// All tests, against a server that is found or fetched first
+    Test {
+        /// Arguments for `cargo test`, such as `-p ff-core`; they may hold a `--` of their own
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// The rules of this repository that no other tool knows
+    Tidy,
+    /// Reassembles the Lua library from its sources
+    Script,
+    /// The `ff` program's demo on a private server
+    Demo {
+        /// Arguments for `ff demo`
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// A private server in the foreground, until Ctrl-C
+    Server {
+        /// Arguments for `valkey-server`, such as `--maxmemory 64mb`
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// The benchmarks, against a server that is found or fetched first
+    Bench {
+        /// Arguments for `cargo bench`
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Lint => lint(),
+        Command::Test { args } => {
+            let chosen = provision::provide()?;
+            Cargo::new("test").args(test_scope(&args)).args(args).envs(chosen.env()).run()
+        }
+        Command::Tidy => tidy::tidy(),
+        Command::Script => Cargo::new("run").args(["--quiet", "-p", "ff-script", "--example", "assemble"]).run(),
+        Command::Demo { args } => serve::demo(&args),
+        Command::Server { args } => serve::server(args),
+        Command::Bench { args } => {
+            let chosen = provision::provide()?;
+            Cargo::new("bench").args(["-p", "ff-benches"]).args(args).envs(chosen.env()).run()
+        }
+    }
+}
+
+fn lint() -> Result<()> {
+    Cargo::new("fmt").args(["--all", "--check"]).run()?;
+    Cargo::new("clippy").args(["--workspace", "--all-targets", "--", "-D", "warnings"]).run()?;
+    tidy::tidy()?;
+    Cargo::new("doc").args(["--workspace", "--no-deps"]).envs([("RUSTDOCFLAGS", "-D warnings".to_owned())]).run()
+}
+
+/// The whole workspace, unless the caller names packages.
+fn test_scope(args: &[String]) -> &'static [&'static str] {
+    let ours = args.iter().take_while(|arg| *arg != "--");
+    let names_packages = ours.into_iter().any(|arg| arg.starts_with("-p") || arg.starts_with("--package"));
+    if names_packages { &[] } else { &["--workspace"] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(args: &[&str]) -> Vec<String> {
+        args.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn everything_is_tested_unless_packages_are_named() {
+        assert_eq!(test_scope(&[]), ["--workspace"]);
+        assert_eq!(test_scope(&strings(&["--", "-p"])), ["--workspace"]);
+        assert!(test_scope(&strings(&["-p", "ff-core"])).is_empty());
+        assert!(test_scope(&strings(&["--package=ff-core"])).is_empty());
+    }
+
+    #[test]
+    fn arguments_may_hold_a_separator_of_their_own() {
+        let cli = Cli::parse_from(["xtask", "test", "--", "-p", "ff-core", "--", "--nocapture"]);
+        let Command::Test { args } = cli.command else { panic!("not a test: {cli:?}") };
+        assert_eq!(args, ["-p", "ff-core", "--", "--nocapture"]);
+    }
+}

@@ -1,5 +1,7 @@
 //! Options of a server, and its start.
 
+use std::path::PathBuf;
+
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::provider::{self, Choice};
@@ -14,6 +16,7 @@ const PORT_TRIES: usize = 5;
 #[must_use]
 pub struct Builder {
     options: Options,
+    choice: Option<Choice>,
 }
 
 impl Builder {
@@ -61,6 +64,18 @@ impl Builder {
         self
     }
 
+    /// Runs this program, whatever the environment says.
+    pub fn program(mut self, program: impl Into<PathBuf>) -> Self {
+        self.choice = Some(Choice::Process { program: program.into() });
+        self
+    }
+
+    /// Runs this image (`name:tag`) in Docker, whatever the environment says.
+    pub fn image(mut self, image: impl Into<String>) -> Self {
+        self.choice = Some(Choice::Docker { image: image.into() });
+        self
+    }
+
     /// Starts the server; it has answered when this returns.
     ///
     /// # Errors
@@ -71,7 +86,10 @@ impl Builder {
     /// A dropped future leaves no server behind.
     pub async fn build(self) -> Result<TestServer> {
         let options = self.options;
-        let choice = provider::chosen().await?;
+        let choice = match self.choice {
+            Some(choice) => choice,
+            None => provider::chosen().await?,
+        };
         if let Choice::Shared { url } = choice {
             if let Some(what) = options.needs_private() {
                 return Err(Error::NeedsPrivate { what });

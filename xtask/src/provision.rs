@@ -1,0 +1,162 @@
+//! A server for the tests on a machine that has nothing but Rust: found, pulled, unpacked or packed into an image.
+//!
+//! Every step prints one line, and what a step made is found again by the next run: images in Docker, programs under
+//! `target/valkey/`. The result reaches the tests by the variables that `ff-testserver` reads.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use ff_testserver::DEFAULT_IMAGE;
+
+use crate::run::{check, root, succeeds};
+
+/// The image made of a local program where the public one cannot be had; a tag of our own, never a public one.
+const LOCAL_IMAGE: &str = "flowfabric-valkey:local";
+const ASK: Duration = Duration::from_secs(10);
+const PULL: Duration = Duration::from_secs(60);
+
+/// Where the servers of this run come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Chosen {
+    /// `FF_TEST_VALKEY_URL` was set by the caller.
+    Shared,
+    Docker {
+        image: String,
+    },
+    Process {
+        program: PathBuf,
+    },
+}
+
+impl Chosen {
+    /// The variables that tell it to the tests.
+    pub(crate) fn env(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Shared => Vec::new(),
+            Self::Docker { image } => {
+                vec![("FF_TEST_PROVIDER", "docker".into()), ("FF_VALKEY_IMAGE", image.clone())]
+            }
+            Self::Process { program } => vec![
+                ("FF_TEST_PROVIDER", "process".into()),
+                ("FF_VALKEY_SERVER", program.to_string_lossy().into_owned()),
+            ],
+        }
+    }
+}
+
+/// Makes sure that there is a server to start.
+pub(crate) fn provide() -> Result<Chosen> {
+    if variable("FF_TEST_VALKEY_URL").is_some() {
+        say("using the shared server that FF_TEST_VALKEY_URL names");
+        return Ok(Chosen::Shared);
+    }
+    match variable("FF_TEST_PROVIDER").as_deref() {
+        Some("process") => process(),
+        Some("docker") if daemon_answers() => docker(),
+        Some("docker") => bail!("FF_TEST_PROVIDER=docker, but no Docker daemon answers"),
+        Some(other) => bail!("FF_TEST_PROVIDER={other} is unknown; use docker or process, or leave it unset"),
+        None if daemon_answers() => docker().or_else(|error| {
+            say(&format!("no server through Docker: {error:#}"));
+            process()
+        }),
+        None => process(),
+    }
+}
+
+fn docker() -> Result<Chosen> {
+    let named = variable("FF_VALKEY_IMAGE");
+    let wanted = named.as_deref().unwrap_or(DEFAULT_IMAGE);
+    if image_present(wanted) {
+        return Ok(use_image(wanted));
+    }
+    if named.is_none() && image_present(LOCAL_IMAGE) {
+        return Ok(use_image(LOCAL_IMAGE));
+    }
+    if wanted != LOCAL_IMAGE && succeeds("docker", &["pull", "--quiet", wanted], PULL) {
+        return Ok(use_image(wanted));
+    }
+    // Another server than the one asked for would be a surprise.
+    if let Some(named) = named.filter(|named| named != LOCAL_IMAGE) {
+        bail!("FF_VALKEY_IMAGE={named} is not there and cannot be pulled");
+    }
+    say(&format!("{DEFAULT_IMAGE} cannot be pulled, making {LOCAL_IMAGE} of a local server"));
+    let Chosen::Process { program } = process()? else { bail!("no program to make an image of") };
+    script("offline-image.sh", &[&program.to_string_lossy(), LOCAL_IMAGE])?;
+    Ok(use_image(LOCAL_IMAGE))
+}
+
+fn process() -> Result<Chosen> {
+    if let Some(program) = variable("FF_VALKEY_SERVER") {
+        return Ok(use_program(PathBuf::from(program)));
+    }
+    if let Some(program) = on_path("valkey-server") {
+        return Ok(use_program(program));
+    }
+    let unpacked = target().join("valkey");
+    script("fetch-valkey.sh", &[&unpacked.to_string_lossy()])?;
+    Ok(use_program(unpacked.join("bin/valkey-server")))
+}
+
+fn use_image(image: &str) -> Chosen {
+    say(&format!("servers are Docker containers of {image}"));
+    Chosen::Docker { image: image.to_owned() }
+}
+
+fn use_program(program: PathBuf) -> Chosen {
+    say(&format!("servers are processes of {}", program.display()));
+    Chosen::Process { program }
+}
+
+fn say(line: &str) {
+    eprintln!("valkey: {line}");
+}
+
+/// An empty variable counts as unset.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH")?).map(|dir| dir.join(program)).find(|file| file.is_file())
+}
+
+fn daemon_answers() -> bool {
+    succeeds("docker", &["info"], ASK)
+}
+
+fn image_present(image: &str) -> bool {
+    succeeds("docker", &["image", "inspect", image], ASK)
+}
+
+fn script(name: &str, args: &[&str]) -> Result<()> {
+    let status = Command::new("bash")
+        .arg(root().join("scripts").join(name))
+        .args(args)
+        .status()
+        .with_context(|| format!("running scripts/{name}"))?;
+    check(&format!("scripts/{name}"), status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_choice_is_told_in_the_variables_of_the_tests() {
+        assert!(Chosen::Shared.env().is_empty());
+        assert_eq!(
+            Chosen::Docker { image: "a:b".into() }.env(),
+            [("FF_TEST_PROVIDER", "docker".to_owned()), ("FF_VALKEY_IMAGE", "a:b".to_owned())]
+        );
+        assert_eq!(
+            Chosen::Process { program: "/x".into() }.env(),
+            [("FF_TEST_PROVIDER", "process".to_owned()), ("FF_VALKEY_SERVER", "/x".to_owned())]
+        );
+    }
+}

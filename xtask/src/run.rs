@@ -1,0 +1,97 @@
+//! Running other programs from the root of the workspace, aloud.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// The root of the workspace.
+pub(crate) fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest).to_owned()
+}
+
+/// One call of cargo.
+#[derive(Debug)]
+pub(crate) struct Cargo {
+    args: Vec<String>,
+    env: Vec<(&'static str, String)>,
+}
+
+impl Cargo {
+    pub(crate) fn new(command: &str) -> Self {
+        Self { args: vec![command.to_owned()], env: Vec::new() }
+    }
+
+    pub(crate) fn args<A: AsRef<str>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    pub(crate) fn envs(mut self, env: impl IntoIterator<Item = (&'static str, String)>) -> Self {
+        self.env.extend(env);
+        self
+    }
+
+    /// Runs it, after printing it.
+    pub(crate) fn run(self) -> Result<()> {
+        let shown = format!("cargo {}", self.args.join(" "));
+        eprintln!("$ {shown}");
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+        let status = Command::new(cargo)
+            .args(&self.args)
+            .envs(self.env)
+            .current_dir(root())
+            .status()
+            .context("running cargo")?;
+        check(&shown, status)
+    }
+}
+
+/// Fails with the command when it did not succeed.
+pub(crate) fn check(shown: &str, status: ExitStatus) -> Result<()> {
+    if status.success() {
+        return Ok(());
+    }
+    bail!("`{shown}` failed ({status})")
+}
+
+/// Runs a program for its outcome alone, silently and for a limited time; one that is not there has failed.
+pub(crate) fn succeeds(program: &str, args: &[&str], limit: Duration) -> bool {
+    let quiet = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .current_dir(root())
+        .spawn();
+    let Ok(mut child) = quiet else { return false };
+    let deadline = Instant::now() + limit;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return status.success(),
+            Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
+            Ok(None) | Err(_) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return false;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_takes_too_long_is_ended() {
+        let started = Instant::now();
+        assert!(!succeeds("sleep", &["60"], Duration::from_millis(50)));
+        assert!(started.elapsed() < Duration::from_secs(30));
+        assert!(!succeeds("no-such-program-anywhere", &[], Duration::from_secs(1)));
+        assert!(succeeds("true", &[], Duration::from_secs(10)));
+    }
+}

@@ -1,0 +1,228 @@
+//! The rules, each a function from files to findings. A finding's message is the fix.
+
+use std::collections::BTreeSet;
+
+use super::source::Source;
+
+/// Where a rule does not hold, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Finding {
+    pub(crate) path: String,
+    pub(crate) line: usize,
+    pub(crate) message: String,
+}
+
+impl Finding {
+    fn new(source: &Source, line: usize, message: impl Into<String>) -> Self {
+        Self { path: source.path.clone(), line, message: message.into() }
+    }
+}
+
+/// All rules that look at one file at a time.
+pub(crate) const RULES: &[fn(&Source) -> Vec<Finding>] = &[
+    core_names_no_transport,
+    clients_stay_in_their_crate,
+    keys_have_one_home,
+    lua_publishes_in_lib,
+    rust_never_publishes,
+    unsafe_is_forbidden,
+    no_leftover_notes,
+    lints_are_inherited,
+    files_stay_short,
+];
+
+const KEYS: &[&str] = &["ff:exec:", "ff:part:", "ff:flow:", "ff:deployment", "ff:dag:", "ff:solo:", "ff:wake:"];
+const LUA_DIR: &str = "crates/ff-script/lua/";
+const LUA_LIB: &str = "crates/ff-script/lua/lib/";
+const KEYS_FILE: &str = "crates/ff-script/src/keys.rs";
+const ASSEMBLED: &str = "crates/ff-script/src/flowfabric.lua";
+const MAX_LINES: usize = 600;
+/// The largest file that is no text.
+pub(crate) const MAX_BINARY: u64 = 512 * 1024;
+
+/// Whether a word stands in a line on its own.
+fn has_word(line: &str, word: &str) -> bool {
+    let part_of_word = |c: char| c.is_alphanumeric() || c == '_';
+    line.match_indices(word)
+        .any(|(at, _)| !line[..at].ends_with(part_of_word) && !line[at + word.len()..].starts_with(part_of_word))
+}
+
+fn has_path(line: &str, name: &str) -> bool {
+    let used = line.trim_start().trim_start_matches("pub ").starts_with("use ") && has_word(line, name);
+    used || line
+        .match_indices(&format!("{name}::"))
+        .any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'))
+}
+
+/// `ff-core` knows no transport, no key and no channel.
+pub(crate) fn core_names_no_transport(source: &Source) -> Vec<Finding> {
+    if source.source_of() != Some("ff-core") {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    for (number, line) in source.code_lines() {
+        for name in ["fred", "redis", "valkey", "mlua"] {
+            if has_path(line, name) {
+                let message = format!("ff-core names the transport `{name}`; move this to the crate that speaks it");
+                findings.push(Finding::new(source, number, message));
+            }
+        }
+        for key in ["ff:exec", "ff:part", "ff:flow", "ff:deployment", "ff:dag", "ff:solo", "ff:wake"] {
+            if line.contains(key) {
+                let message = format!("ff-core spells `{key}`; keys and channels belong to {KEYS_FILE}");
+                findings.push(Finding::new(source, number, message));
+            }
+        }
+    }
+    findings
+}
+
+/// Of the crates only `ff-valkey` names fred, and only `ff-embedded` mlua.
+pub(crate) fn clients_stay_in_their_crate(source: &Source) -> Vec<Finding> {
+    let Some(owner) = source.source_of().filter(|_| source.is_rust()) else { return Vec::new() };
+    let mut findings = Vec::new();
+    for (client, home) in [("fred", "ff-valkey"), ("mlua", "ff-embedded")] {
+        // What ff-core may not name is told by its own rule.
+        if owner == home || owner == "ff-core" {
+            continue;
+        }
+        let named = source.code_lines().filter(|(_, line)| has_path(line, client));
+        findings.extend(named.map(|(number, _)| {
+            Finding::new(source, number, format!("`{client}` is named outside {home}; use what {home} offers"))
+        }));
+    }
+    findings
+}
+
+/// Keys and channels are spelled in one Rust file and in the Lua library.
+pub(crate) fn keys_have_one_home(source: &Source) -> Vec<Finding> {
+    let checked = source.source_of().is_some_and(|owner| owner != "ff-core") || source.path.starts_with(LUA_DIR);
+    let home = source.path == KEYS_FILE || source.path == ASSEMBLED || source.path.starts_with(LUA_LIB);
+    if !checked || home || !(source.is_rust() || source.is_lua()) {
+        return Vec::new();
+    }
+    let spelled = |line: &str| KEYS.iter().find(|key| line.contains(**key));
+    source
+        .code_lines()
+        .filter_map(|(number, line)| spelled(line).map(|key| (number, key)))
+        .map(|(number, key)| {
+            let message = format!("`{key}` is spelled here; use the builders of {KEYS_FILE} or of {LUA_LIB}");
+            Finding::new(source, number, message)
+        })
+        .collect()
+}
+
+/// The Lua publishes in its library only.
+pub(crate) fn lua_publishes_in_lib(source: &Source) -> Vec<Finding> {
+    if !source.path.starts_with(LUA_DIR) || !source.is_lua() || source.path.starts_with(LUA_LIB) {
+        return Vec::new();
+    }
+    source
+        .code_lines()
+        .filter(|(_, line)| has_word(line, "PUBLISH") || has_word(line, "SPUBLISH"))
+        .map(|(number, _)| Finding::new(source, number, format!("publish through the routine in {LUA_LIB}")))
+        .collect()
+}
+
+/// The completion log is appended to in one place of the Lua.
+pub(crate) fn one_place_appends(sources: &[Source]) -> Vec<Finding> {
+    let mut sites = Vec::new();
+    for source in sources.iter().filter(|source| source.path.starts_with(LUA_DIR) && source.is_lua()) {
+        let calls = source.code_lines().filter(|(_, line)| line.contains("'XADD'") || line.contains("\"XADD\""));
+        sites.extend(calls.map(|(number, _)| (source, number)));
+    }
+    let files: BTreeSet<_> = sites.iter().map(|(source, _)| source.path.as_str()).collect();
+    if files.len() < 2 {
+        return Vec::new();
+    }
+    let all = files.into_iter().collect::<Vec<_>>().join(", ");
+    sites
+        .into_iter()
+        .map(|(source, number)| {
+            Finding::new(
+                source,
+                number,
+                format!("XADD is called in several files ({all}); keep the one append routine"),
+            )
+        })
+        .collect()
+}
+
+/// No product source in Rust publishes. A dry run of the permission names the command and sends nothing.
+pub(crate) fn rust_never_publishes(source: &Source) -> Vec<Finding> {
+    let product = source.source_of().is_some_and(|owner| !["ff-testserver", "ff-test"].contains(&owner));
+    if !product || !source.is_rust() {
+        return Vec::new();
+    }
+    let publishes = |line: &str| {
+        let spelled = (line.contains("PUBLISH\"") || line.contains("PUBLISH ")) && !line.contains("DRYRUN");
+        spelled || line.contains(".publish(") || line.contains(".spublish(")
+    };
+    source
+        .code_lines()
+        .filter(|(_, line)| publishes(line))
+        .map(|(number, _)| Finding::new(source, number, "only the Lua publishes; call a function of the library"))
+        .collect()
+}
+
+/// Every crate forbids unsafe code at its root.
+pub(crate) fn unsafe_is_forbidden(source: &Source) -> Vec<Finding> {
+    let root = source.source_of().is_some() && source.path.split('/').count() == 4;
+    let root = root && (source.path.ends_with("/src/lib.rs") || source.path.ends_with("/src/main.rs"));
+    if !root || source.is_placeholder() || source.code_lines().any(|(_, line)| line == "#![forbid(unsafe_code)]") {
+        return Vec::new();
+    }
+    vec![Finding::new(source, 1, "add `#![forbid(unsafe_code)]`")]
+}
+
+/// Plans live in issues.
+pub(crate) fn no_leftover_notes(source: &Source) -> Vec<Finding> {
+    let notes = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
+    let kinds = [".rs", ".lua", ".sh", ".toml", ".yml", ".yaml", ".md"];
+    if !kinds.iter().any(|kind| source.path.ends_with(kind)) {
+        return Vec::new();
+    }
+    source
+        .lines()
+        .filter_map(|(number, line)| notes.iter().find(|note| has_word(line, note)).map(|note| (number, note)))
+        .map(|(number, note)| Finding::new(source, number, format!("{note} in a source; do it, or file an issue")))
+        .collect()
+}
+
+/// Every crate of the workspace takes the workspace's lints.
+pub(crate) fn lints_are_inherited(source: &Source) -> Vec<Finding> {
+    let manifest = source.path.ends_with("/Cargo.toml") && source.text.contains("[package]");
+    // A manifest with a workspace of its own is outside ours.
+    let ours = !source.lines().any(|(_, line)| line.trim() == "[workspace]");
+    if !manifest || !ours {
+        return Vec::new();
+    }
+    let mut in_lints = false;
+    for (_, line) in source.lines() {
+        let line = line.trim();
+        if line.starts_with('[') {
+            in_lints = line == "[lints]";
+        } else if in_lints && line == "workspace = true" {
+            return Vec::new();
+        }
+    }
+    vec![Finding::new(source, 1, "add `[lints]` with `workspace = true`")]
+}
+
+/// A file speaks of one thing.
+pub(crate) fn files_stay_short(source: &Source) -> Vec<Finding> {
+    let lines = source.text.lines().count();
+    if source.source_of().is_none() || source.path == ASSEMBLED || lines <= MAX_LINES {
+        return Vec::new();
+    }
+    vec![Finding::new(source, lines, format!("{lines} lines, more than {MAX_LINES}; split it by what it speaks of"))]
+}
+
+/// What is no text stays small.
+pub(crate) fn binaries_stay_small(path: &str, size: u64) -> Option<Finding> {
+    (size > MAX_BINARY).then(|| Finding {
+        path: path.to_owned(),
+        line: 1,
+        message: format!("{} KiB and no text; keep it out of the repository", size / 1024),
+    })
+}
