@@ -15,7 +15,7 @@ pub mod limits {
     /// Members of a flow that is submitted in one call.
     pub const MEMBERS: usize = 1_000;
     /// Dependencies within a flow, counted over all its members.
-    pub const DEPENDENCIES: usize = 100_000;
+    pub const DEPENDENCIES: usize = 50_000;
     /// Bytes of one execution's payload, and of its result.
     pub const PAYLOAD_BYTES: usize = 1024 * 1024;
     /// Bytes of all payloads of one submission.

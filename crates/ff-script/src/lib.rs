@@ -2,5 +2,10 @@
 //! the decoding of what it writes. Operations are written once here, over [`host::ScriptHost`].
 #![forbid(unsafe_code)]
 
+pub mod assemble;
 pub mod host;
 pub mod keys;
+pub mod wire;
+
+/// The library as a server loads it.
+pub const SOURCE: &str = include_str!("flowfabric.lua");

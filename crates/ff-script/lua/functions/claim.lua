@@ -1,0 +1,91 @@
+-- ff1_claim: hands out runnable executions of one lane under a lease.
+-- KEYS   1..12 partition block
+-- ARGV   1 lane, 2 worker, 3 how many at most (0: only pass the signal on), 4 lease ms, 5 listener to note if the
+--        lane is empty ('' for none)
+-- reply  '1' if the lane has more, else '0'; then per execution: uuid, flow id or '', name, namespace, tags as JSON,
+--        payload, attempt, lease epoch, max attempts, timeout ms or 0
+-- errors WRONGTYPE
+-- flags  allow-oom
+local FIELDS = {
+  'execution_id', 'flow_id', 'name', 'namespace', 'tags_json', 'payload', 'current_attempt_index', 'lease_epoch',
+  'max_attempts', 'timeout_ms', 'ready_member', 'public_state',
+}
+-- Members looked at beyond those wanted, in case some are out of date.
+local SPARE = 16
+
+local function read_candidate(call, member)
+  local core = ff.keys.core(call.partition.tag, ff.queue.uuid(member))
+  local values = redis.pcall('HMGET', core, unpack(FIELDS))
+  if values.err or not values[1] then
+    return nil
+  end
+  local candidate = { core = core, uuid = ff.queue.uuid(member), member = member }
+  for index, name in ipairs(FIELDS) do
+    candidate[name] = values[index] or nil
+  end
+  candidate.stale = candidate.public_state ~= 'waiting' or candidate.ready_member ~= member
+  return candidate
+end
+
+local function choose(call, members, wanted)
+  local chosen, stale = {}, {}
+  for _, member in ipairs(members) do
+    local candidate = read_candidate(call, member)
+    if candidate and candidate.stale then
+      stale[#stale + 1] = member
+    elseif candidate and #chosen < wanted then
+      local flow = ff.flow.of(call, candidate)
+      if not (flow and flow.cancel_requested) then
+        chosen[#chosen + 1] = candidate
+      end
+    end
+  end
+  return chosen, stale
+end
+
+local function lease(call, candidate, worker, lease_ms)
+  local attempt = ff.base.num(candidate.current_attempt_index) + 1
+  local epoch = ff.base.num(candidate.lease_epoch) + 1
+  local timeout = ff.base.num(candidate.timeout_ms)
+  local expires = call.now + lease_ms
+  candidate.attempt, candidate.epoch = ff.base.int(attempt), ff.base.int(epoch)
+  redis.call('HSET', candidate.core, 'lifecycle_phase', 'active', 'public_state', 'active',
+    'current_attempt_index', candidate.attempt, 'lease_epoch', candidate.epoch, 'lease_worker', worker,
+    'lease_expires_at', ff.base.int(expires), 'started_at', ff.base.int(call.now),
+    'timeout_at', timeout > 0 and ff.base.int(call.now + timeout) or '0')
+  if timeout > 0 then
+    expires = math.min(expires, call.now + timeout)
+  end
+  redis.call('ZADD', call.partition.leases, ff.base.int(expires), candidate.uuid)
+  redis.call('ZREM', call.partition.ready, candidate.member)
+end
+
+local function claim(KEYS, ARGV)
+  local lane, worker, wanted, lease_ms, listener = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+  local call = ff.call.begin(KEYS, '0 0 0')
+  local members = ff.queue.peek(call.partition, lane, wanted + SPARE)
+  local chosen, stale = choose(call, members, wanted)
+  local more = #members - #stale > #chosen
+  local reply = { more and '1' or '0' }
+  for _, candidate in ipairs(chosen) do
+    lease(call, candidate, worker, lease_ms)
+    for _, value in ipairs({
+      candidate.uuid, ff.base.text(candidate.flow_id), candidate.name, candidate.namespace, candidate.tags_json,
+      ff.base.text(candidate.payload), candidate.attempt, candidate.epoch, candidate.max_attempts,
+      candidate.timeout_ms or '0',
+    }) do
+      reply[#reply + 1] = value
+    end
+  end
+  if #stale > 0 then
+    redis.call('ZREM', call.partition.ready, unpack(stale))
+  end
+  if more then
+    ff.queue.signal(call.partition, lane)
+  elseif listener ~= '' then
+    ff.queue.wait(call.partition, lane, listener)
+  end
+  return reply
+end
+
+redis.register_function({ function_name = 'ff1_claim', callback = claim, flags = { 'allow-oom' } })

@@ -1,0 +1,109 @@
+-- ff1_reconcile: looks at executions that are not done with and puts right what an interrupted call left undone.
+-- KEYS   1..12 partition block
+-- ARGV   1 policy, 2 uuid after which to go on ('' to begin), 3 how many executions at most
+-- reply  examined, repaired, uuid to go on after or '' at the end
+-- errors WRONGTYPE
+-- flags  allow-oom
+
+-- Unmet needs of one execution that are looked up in a call.
+local NEEDS_AT_ONCE = 16
+
+local function in_index(index, member)
+  return redis.call('ZSCORE', index, member)
+end
+
+-- A need that was met without being counted: its execution ended, recorded its completion, and is not pending.
+local function missed_needs(call, execution)
+  local stored = redis.call('HGET', execution.core, 'needs')
+  local seen = 0
+  for _, uuid in ipairs(ff.base.split(stored)) do
+    if seen == NEEDS_AT_ONCE then
+      return
+    end
+    if redis.call('HEXISTS', execution.core, 'met:' .. uuid) == 0 then
+      seen = seen + 1
+      local parent = ff.execution.load(call, uuid)
+      if parent and parent.lifecycle_phase == 'terminal' and parent.log_pos and not parent.progress
+        and not in_index(call.partition.pending, uuid) then
+        parent.dependents_done = '0'
+        ff.dependents.plan(call, parent)
+        call.repaired = call.repaired + 1
+        return
+      end
+    end
+  end
+end
+
+local function examine_open(call, execution)
+  local partition, uuid, state = call.partition, execution.uuid, execution.public_state
+  local flow = ff.flow.of(call, execution)
+  if flow and flow.cancel_requested then
+    ff.execution.finish(call, execution, 'cancelled', flow.cancel_reason)
+    call.repaired = call.repaired + 1
+    return
+  end
+  local index, score, member
+  if state == 'waiting' then
+    index, score, member = partition.ready, '0', execution.ready_member
+  elseif state == 'delayed' then
+    index, score, member = partition.delayed, ff.base.int(call.now), uuid
+  elseif state == 'active' then
+    index, score, member = partition.leases, execution.lease_expires_at, uuid
+  else
+    missed_needs(call, execution)
+  end
+  if index and not in_index(index, member) then
+    call.missing[#call.missing + 1] = { index, score, member, state == 'waiting' and execution.lane_id }
+  end
+  local deadline = ff.base.num(execution.deadline_at)
+  if deadline > 0 and not in_index(partition.deadlines, uuid) then
+    call.missing[#call.missing + 1] = { partition.deadlines, execution.deadline_at, uuid }
+  end
+end
+
+local function examine(call, uuid)
+  local execution = ff.execution.load(call, uuid)
+  if not execution or execution.ending or execution.moving then
+    return
+  end
+  if execution.lifecycle_phase == 'terminal' then
+    ff.execution.resume_end(call, execution)
+    call.repaired = call.repaired + 1
+  else
+    examine_open(call, execution)
+  end
+end
+
+local function add_missing(call)
+  for _, entry in ipairs(call.missing) do
+    redis.call('ZADD', entry[1], entry[2], entry[3])
+    if entry[4] then
+      call.lanes[#call.lanes + 1] = entry[4]
+    end
+    call.repaired = call.repaired + 1
+  end
+end
+
+local function reconcile(KEYS, ARGV)
+  local policy, after, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
+  local call = ff.call.begin(KEYS, policy)
+  call.repaired, call.missing = 0, {}
+  local from = after == '' and '-' or '(' .. after
+  local uuids = redis.call('ZRANGEBYLEX', call.partition.open, from, '+', 'LIMIT', 0, limit)
+  local examined = 0
+  for _, uuid in ipairs(uuids) do
+    if call.ends_left <= 0 then
+      break
+    end
+    examine(call, uuid)
+    examined = examined + 1
+  end
+  add_missing(call)
+  ff.call.commit(call)
+  local stopped_early = examined < #uuids or #uuids == limit
+  return {
+    ff.base.int(examined), ff.base.int(call.repaired), stopped_early and examined > 0 and uuids[examined] or '',
+  }
+end
+
+redis.register_function({ function_name = 'ff1_reconcile', callback = reconcile, flags = { 'allow-oom' } })

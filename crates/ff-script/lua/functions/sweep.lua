@@ -1,0 +1,114 @@
+-- ff1_sweep: does what is due in a partition, a bounded piece of it: delays, attempt timeouts, leases, deadlines,
+-- pending dependents, retention.
+-- KEYS   1..12 partition block
+-- ARGV   1 policy, 2 retention ms
+-- reply  released, reclaimed, ended, dependents resolved, removed, '1' if more is due now, ms until something is due
+--        next or ''
+-- errors WRONGTYPE
+-- flags  allow-oom
+local DUE_AT_ONCE = 64
+
+local function due(call, index)
+  return redis.call('ZRANGEBYSCORE', index, '-inf', ff.base.int(call.now), 'LIMIT', 0, DUE_AT_ONCE)
+end
+
+-- Looks at what an index says is due; an entry whose execution cannot be read stays for later.
+local function each_due(call, index, visit)
+  local entries = due(call, index)
+  for _, uuid in ipairs(entries) do
+    if call.ends_left <= 0 then
+      return true
+    end
+    local execution = ff.execution.load(call, uuid)
+    if execution and not execution.ending and not execution.moving then
+      visit(execution)
+    end
+  end
+  return #entries == DUE_AT_ONCE
+end
+
+local function release(call, execution)
+  if execution.public_state == 'delayed' then
+    ff.execution.move(call, execution, 'waiting')
+    call.released = call.released + 1
+  else
+    call.stale[#call.stale + 1] = { call.partition.delayed, execution.uuid }
+  end
+end
+
+local function reclaim(call, execution)
+  if execution.lifecycle_phase == 'terminal' then
+    ff.execution.resume_end(call, execution)
+  elseif execution.public_state ~= 'active' then
+    call.stale[#call.stale + 1] = { call.partition.leases, execution.uuid }
+  else
+    local timeout_at = ff.base.num(execution.timeout_at)
+    if timeout_at > 0 and timeout_at <= call.now then
+      ff.execution.attempt_failed(call, execution, 'timeout', true)
+      call.reclaimed = call.reclaimed + 1
+    elseif ff.base.num(execution.lease_expires_at) <= call.now then
+      ff.execution.lease_expired(call, execution)
+      call.reclaimed = call.reclaimed + 1
+    end
+  end
+end
+
+local function expire(call, execution)
+  if execution.lifecycle_phase == 'terminal' then
+    ff.execution.resume_end(call, execution)
+  else
+    ff.execution.finish(call, execution, 'expired', 'deadline_exceeded')
+  end
+end
+
+local function resolve_pending(call)
+  local parents = redis.call('ZRANGE', call.partition.pending, 0, DUE_AT_ONCE - 1)
+  for _, uuid in ipairs(parents) do
+    if call.dependents_left <= 0 then
+      return true
+    end
+    local parent = ff.execution.load(call, uuid)
+    if parent and not parent.ending then
+      ff.dependents.plan(call, parent)
+    end
+  end
+  return #parents == DUE_AT_ONCE
+end
+
+local function remove_stale(call)
+  for _, entry in ipairs(call.stale) do
+    redis.call('ZREM', entry[1], entry[2])
+  end
+end
+
+local function next_due(call)
+  local soonest
+  local partition = call.partition
+  for _, index in ipairs({ partition.delayed, partition.leases, partition.deadlines }) do
+    local first = redis.call('ZRANGE', index, 0, 0, 'WITHSCORES')
+    if first[2] and (not soonest or tonumber(first[2]) < soonest) then
+      soonest = tonumber(first[2])
+    end
+  end
+  return soonest and ff.base.int(math.max(soonest - call.now, 0)) or ''
+end
+
+local function sweep(KEYS, ARGV)
+  local policy, retention_ms = ARGV[1], tonumber(ARGV[2])
+  local call = ff.call.begin(KEYS, policy)
+  call.released, call.reclaimed, call.stale = 0, 0, {}
+  local partition = call.partition
+  local more = each_due(call, partition.deadlines, function(execution) expire(call, execution) end)
+  more = each_due(call, partition.leases, function(execution) reclaim(call, execution) end) or more
+  more = each_due(call, partition.delayed, function(execution) release(call, execution) end) or more
+  more = resolve_pending(call) or more
+  ff.call.commit(call)
+  remove_stale(call)
+  local removed, more_to_remove = ff.retention.run(call, retention_ms)
+  return {
+    ff.base.int(call.released), ff.base.int(call.reclaimed), ff.base.int(#call.ends), ff.base.int(call.resolved),
+    ff.base.int(removed), (more or more_to_remove) and '1' or '0', next_due(call),
+  }
+end
+
+redis.register_function({ function_name = 'ff1_sweep', callback = sweep, flags = { 'allow-oom' } })

@@ -1,0 +1,97 @@
+-- The one place that records a completion in the log and announces it.
+
+ff.completion = {}
+
+-- What every subscriber may know, as the inside of a JSON object. Namespaces, lanes and ids hold no character that
+-- needs escaping; `tags_json` was composed and checked where it was submitted.
+local function body(execution, inline)
+  local json = { '"execution_id":"' .. execution.execution_id .. '"' }
+  local function add(text)
+    json[#json + 1] = text
+  end
+  if execution.flow_id then
+    add('"flow_id":"' .. execution.flow_id .. '"')
+  end
+  add('"outcome":"' .. execution.terminal_outcome .. '"')
+  add('"at":' .. execution.completed_at)
+  add('"ns":"' .. execution.namespace .. '"')
+  add('"lane":"' .. execution.lane_id .. '"')
+  add('"attempt":' .. execution.current_attempt_index)
+  add('"gen":' .. execution.generation)
+  if execution.failure_reason and execution.failure_reason ~= '' then
+    add('"reason":' .. cjson.encode(execution.failure_reason))
+  end
+  if execution.tags_json ~= '{}' then
+    add('"tags":' .. execution.tags_json)
+  end
+  if not inline and execution.result and execution.result ~= '' then
+    add('"result_len":' .. #execution.result)
+  end
+  if execution.leaves_pending then
+    add('"pending":true')
+  end
+  return table.concat(json, ',')
+end
+
+-- Whether the result travels with the event: text that is short enough.
+local function travels(call, execution)
+  local result = execution.result
+  return result and result ~= '' and execution.result_text == '1' and #result <= call.inline_limit
+end
+
+-- Writes the log entry of an execution whose core is terminal, notes its position in the core, and keeps the message
+-- for `ff.completion.publish`. What an interrupted call has recorded is announced again: it may not have been, and
+-- readers know a duplicate by its position.
+function ff.completion.record(call, execution)
+  local inline = travels(call, execution)
+  local text = body(execution, inline)
+  local fields = { 'e', '{' .. text .. '}' }
+  if inline then
+    fields[3] = 'result'
+    fields[4] = execution.result
+  end
+  local partition = call.partition
+  local log, epochs, max_len, channel
+  if execution.flow_id then
+    log, epochs, max_len, channel = partition.flow_log, partition.flow_epochs, call.max_flow_log, ff.keys.flow_channel
+  else
+    log, epochs, max_len, channel = partition.solo_log, partition.solo_epochs, call.max_solo_log, ff.keys.solo_channel
+  end
+  local id, prev = execution.log_pos, nil
+  if not id then
+    id, prev = ff.log.append(log, epochs, max_len, call.now, fields)
+    redis.call('HSET', execution.core, 'log_pos', id)
+  end
+  text = text .. ',"pos":"' .. id .. '"'
+  if prev then
+    text = text .. ',"prev":"' .. prev .. '"'
+  end
+  if inline then
+    text = text .. ',"result":' .. cjson.encode(execution.result)
+  end
+  call.messages[#call.messages + 1] = { channel, '{' .. text .. '}' }
+end
+
+-- Announces what this call recorded. Comes last: the log holds it whatever becomes of the announcement.
+-- Returns '0', or '1' if an announcement was refused (no permission on the channel).
+function ff.completion.publish(call)
+  local refused = '0'
+  for _, message in ipairs(call.messages) do
+    local receivers = redis.pcall('PUBLISH', message[1], message[2])
+    if type(receivers) == 'table' then
+      refused = '1'
+    end
+  end
+  return refused
+end
+
+-- When an entry of the log was committed (ms). The fields before `at` hold no quotation marks of their own.
+function ff.completion.committed_at(entry)
+  local fields = entry[2]
+  for index = 1, #fields, 2 do
+    if fields[index] == 'e' then
+      return tonumber(string.match(fields[index + 1], '"at":(%d+)'))
+    end
+  end
+  return 0
+end

@@ -1,0 +1,91 @@
+-- What the end of an execution means for those that need it: promotion, or a skip that ends them too.
+--
+-- An execution's `dependents` is a fixed list; `dependents_done` counts how many of them have been dealt with. A
+-- dependent notes each need that was met as a field `met:<uuid>` in the same command that counts it, so dealing with
+-- one twice does nothing. What exceeds the bound of a call, and what cannot be read now, stays behind in `pending`.
+
+ff.dependents = {}
+
+local function promote(call, dependent)
+  if ff.base.num(dependent.eligible_at) > call.now then
+    ff.execution.move(call, dependent, 'delayed', ff.base.num(dependent.eligible_at))
+  else
+    ff.execution.move(call, dependent, 'waiting')
+  end
+end
+
+local function meet(call, dependent, parent)
+  local unmet = ff.base.num(dependent.unmet_needs) - 1
+  dependent.unmet_needs = ff.base.int(unmet)
+  dependent.fields = dependent.fields or {}
+  ff.execution.touch(call, dependent, { 'met:' .. parent.uuid, '1', 'unmet_needs', dependent.unmet_needs })
+  if unmet == 0 then
+    promote(call, dependent)
+  end
+end
+
+local function give_up(call, dependent)
+  local flow = ff.flow.of(call, dependent)
+  if flow and flow.cancel_requested then
+    ff.execution.finish(call, dependent, 'cancelled', flow.cancel_reason)
+  else
+    ff.execution.finish(call, dependent, 'skipped', 'dependency_failed')
+  end
+end
+
+-- Deals with one dependent. Returns false where it has to wait.
+local function resolve(call, parent, uuid)
+  local dependent, problem, met = ff.execution.load(call, uuid, 'met:' .. parent.uuid)
+  if not dependent then
+    return call.declared[uuid] and not problem
+  end
+  if dependent.public_state ~= 'blocked' or ff.execution.is_terminal(dependent) or met then
+    return true
+  end
+  if parent.terminal_outcome == 'success' then
+    meet(call, dependent, parent)
+  elseif call.ends_left > 0 then
+    give_up(call, dependent)
+  else
+    return false
+  end
+  call.resolved = call.resolved + 1
+  return true
+end
+
+-- Plans for the dependents of an execution that ends or has ended, as far as the call's bounds allow. Members of a
+-- flow that is being cancelled are left to the cancellation.
+function ff.dependents.plan(call, parent)
+  local stored = redis.call('HGET', parent.core, 'dependents')
+  if not stored then
+    return
+  end
+  local list = ff.base.split(stored)
+  local before = ff.base.num(parent.dependents_done)
+  local done = before
+  local flow = ff.flow.of(call, parent)
+  if flow and flow.cancel_requested then
+    done = #list
+  end
+  while done < #list and call.dependents_left > 0 do
+    call.dependents_left = call.dependents_left - 1
+    if not resolve(call, parent, list[done + 1]) then
+      break
+    end
+    done = done + 1
+  end
+  parent.leaves_pending = done < #list
+  parent.progress = done
+  if done > before or parent.leaves_pending then
+    call.parents[#call.parents + 1] = parent
+  end
+end
+
+function ff.dependents.write_progress(call, parent)
+  redis.call('HSET', parent.core, 'dependents_done', ff.base.int(parent.progress))
+  if parent.leaves_pending then
+    redis.call('ZADD', call.partition.pending, ff.base.int(call.now), parent.uuid)
+  else
+    redis.call('ZREM', call.partition.pending, parent.uuid)
+  end
+end

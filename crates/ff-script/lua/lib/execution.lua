@@ -1,0 +1,222 @@
+-- Executions: reading one, and the only writers of its state.
+--
+--   blocked ──> waiting <──> active ──> success | failed | cancelled | expired | skipped
+--      └──────> delayed ─┘     │
+--                  └───<───────┘ (a failed attempt waits for its retry)
+
+ff.execution = {}
+
+local FIELDS = {
+  'execution_id', 'flow_id', 'index', 'namespace', 'lane_id', 'priority', 'tags_json', 'lifecycle_phase',
+  'public_state', 'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation', 'lease_epoch',
+  'lease_expires_at', 'timeout_at', 'eligible_at', 'deadline_at', 'ready_member', 'unmet_needs', 'dependents_done',
+  'log_pos', 'failure_reason', 'max_attempts', 'failures', 'max_lease_expiries', 'lease_expiries', 'backoff_ms',
+  'backoff_max_ms', 'timeout_ms', 'failed_epoch',
+}
+
+local PHASES = { blocked = 'submitted', delayed = 'submitted', waiting = 'runnable', active = 'active' }
+
+-- Reads an execution: a table of its fields, or nil where nothing was found, or nil and an error. Read once a call.
+-- `extra` names one more field to read along; its value comes third.
+function ff.execution.load(call, uuid, extra)
+  local known = call.loaded[uuid]
+  local core = ff.keys.core(call.partition.tag, uuid)
+  if known then
+    local value = extra and redis.pcall('HGET', core, extra)
+    if type(value) == 'table' then
+      return nil, value.err
+    end
+    return known, nil, value
+  end
+  local names = FIELDS
+  if extra then
+    names = { unpack(FIELDS) }
+    names[#names + 1] = extra
+  end
+  local values = redis.pcall('HMGET', core, unpack(names))
+  if values.err then
+    return nil, values.err
+  end
+  if not values[1] then
+    return nil
+  end
+  local execution = { uuid = uuid, core = core }
+  for index, name in ipairs(FIELDS) do
+    execution[name] = values[index] or nil
+  end
+  call.loaded[uuid] = execution
+  return execution, nil, extra and values[#names]
+end
+
+function ff.execution.is_terminal(execution)
+  return execution.ending or execution.lifecycle_phase == 'terminal'
+end
+
+-- Whether this lease (epoch and attempt, as texts) is the one that counts.
+function ff.execution.holds_lease(execution, epoch, attempt)
+  return execution.lifecycle_phase == 'active' and execution.lease_epoch == epoch
+    and execution.current_attempt_index == attempt
+end
+
+-- The execution that the owner of a lease wants to end as `outcome`: to be ended, or to be resumed where an earlier
+-- call stopped short. Otherwise nil and the answer to give: the one an identical call got, or why it is refused.
+function ff.execution.owned(call, uuid, epoch, attempt, outcome)
+  local execution, problem = ff.execution.load(call, uuid)
+  if problem then
+    return nil, redis.error_reply(problem)
+  elseif not execution then
+    return nil, { 'not_found' }
+  elseif ff.execution.holds_lease(execution, epoch, attempt) then
+    return execution
+  end
+  local same_lease = execution.lease_epoch == epoch and execution.current_attempt_index == attempt
+  if execution.lifecycle_phase == 'terminal' then
+    if same_lease and execution.terminal_outcome == outcome then
+      if execution.log_pos and not redis.call('ZSCORE', call.partition.open, uuid) then
+        return nil, { 'ok', '0' }
+      end
+      return execution
+    end
+    return nil, execution.log_pos and { 'ended', execution.terminal_outcome } or { 'lease_lost' }
+  end
+  if outcome == 'failed' and execution.failed_epoch == epoch then
+    return nil, { 'retry', redis.call('HGET', execution.core, 'backoff_now_ms') }
+  end
+  return nil, { 'lease_lost' }
+end
+
+-- Plans the end of an execution and what follows from it. `fields` are further fields to write.
+function ff.execution.finish(call, execution, outcome, reason, fields)
+  execution.ending = true
+  execution.terminal_outcome = outcome
+  execution.failure_reason = reason
+  execution.completed_at = ff.base.int(call.now)
+  execution.fields = fields or {}
+  call.ends[#call.ends + 1] = execution
+  call.ends_left = call.ends_left - 1
+  ff.flow.member_ended(call, execution)
+  ff.dependents.plan(call, execution)
+end
+
+-- Plans to complete an end that an earlier call left unfinished.
+function ff.execution.resume_end(call, execution)
+  local result = redis.call('HMGET', execution.core, 'result', 'result_text')
+  execution.result, execution.result_text = result[1] or nil, result[2] or nil
+  execution.ending = true
+  execution.resumed = true
+  call.ends[#call.ends + 1] = execution
+  call.ends_left = call.ends_left - 1
+  ff.flow.member_ended(call, execution)
+  ff.dependents.plan(call, execution)
+end
+
+-- Plans a change of state that is no end: to 'waiting', or to 'delayed' until `due` (ms).
+function ff.execution.move(call, execution, state, due, fields)
+  execution.next_state = state
+  execution.due = due
+  ff.execution.touch(call, execution, fields)
+end
+
+-- Plans to write further fields.
+function ff.execution.touch(call, execution, fields)
+  execution.fields = execution.fields or {}
+  for _, value in ipairs(fields or {}) do
+    execution.fields[#execution.fields + 1] = value
+  end
+  if not execution.moving then
+    execution.moving = true
+    call.moves[#call.moves + 1] = execution
+  end
+end
+
+-- Plans what follows from a failed attempt. Returns 'retry' and the backoff in ms, or 'ended' and 0.
+function ff.execution.attempt_failed(call, execution, reason, retryable)
+  local failures = ff.base.num(execution.failures) + 1
+  local fields = { 'failures', ff.base.int(failures), 'last_error', reason, 'failed_epoch', execution.lease_epoch }
+  local flow = ff.flow.of(call, execution)
+  if flow and flow.cancel_requested then
+    ff.execution.finish(call, execution, 'cancelled', flow.cancel_reason, fields)
+    return 'ended', 0
+  end
+  if not retryable or failures >= ff.base.num(execution.max_attempts) then
+    ff.execution.finish(call, execution, 'failed', retryable and 'attempts_exhausted' or reason, fields)
+    return 'ended', 0
+  end
+  local doubled = ff.base.num(execution.backoff_ms) * 2 ^ math.min(failures - 1, 40)
+  local backoff = math.min(doubled, ff.base.num(execution.backoff_max_ms))
+  fields[#fields + 1] = 'backoff_now_ms'
+  fields[#fields + 1] = ff.base.int(backoff)
+  if backoff > 0 then
+    ff.execution.move(call, execution, 'delayed', call.now + backoff, fields)
+  else
+    ff.execution.move(call, execution, 'waiting', nil, fields)
+  end
+  return 'retry', backoff
+end
+
+-- Plans what follows from a lease that ran out.
+function ff.execution.lease_expired(call, execution)
+  local expiries = ff.base.num(execution.lease_expiries) + 1
+  local fields = { 'lease_expiries', ff.base.int(expiries) }
+  if expiries >= ff.base.num(execution.max_lease_expiries) then
+    ff.execution.finish(call, execution, 'failed', 'lease_expired', fields)
+  else
+    ff.execution.move(call, execution, 'waiting', nil, fields)
+  end
+end
+
+-- Writes the core of an execution that ends, in one command.
+function ff.execution.write_end(execution)
+  if execution.resumed then
+    return
+  end
+  local fields = execution.fields
+  local function set(name, value)
+    fields[#fields + 1] = name
+    fields[#fields + 1] = value
+  end
+  set('lifecycle_phase', 'terminal')
+  set('public_state', execution.terminal_outcome)
+  set('terminal_outcome', execution.terminal_outcome)
+  set('completed_at', execution.completed_at)
+  if execution.failure_reason then
+    set('failure_reason', execution.failure_reason)
+  end
+  if execution.result and execution.result ~= '' then
+    set('result', execution.result)
+    set('result_text', execution.result_text)
+  end
+  redis.call('HSET', execution.core, unpack(fields))
+end
+
+-- Writes an execution that changes without ending, and moves it between the indexes.
+function ff.execution.write_move(call, execution)
+  if execution.ending then
+    return
+  end
+  local partition, state = call.partition, execution.next_state
+  local fields = execution.fields
+  local was_active, was_delayed = execution.public_state == 'active', execution.public_state == 'delayed'
+  if state then
+    for _, value in ipairs({ 'lifecycle_phase', PHASES[state], 'public_state', state }) do
+      fields[#fields + 1] = value
+    end
+    if state == 'waiting' then
+      execution.ready_member = ff.queue.member(execution, call.now)
+      fields[#fields + 1] = 'ready_member'
+      fields[#fields + 1] = execution.ready_member
+    end
+  end
+  ff.base.chunked('HSET', execution.core, fields, 2)
+  if state == 'waiting' then
+    ff.queue.push(call, execution)
+  elseif state == 'delayed' then
+    redis.call('ZADD', partition.delayed, ff.base.int(execution.due), execution.uuid)
+  end
+  if was_delayed and state == 'waiting' then
+    redis.call('ZREM', partition.delayed, execution.uuid)
+  end
+  if was_active and state then
+    redis.call('ZREM', partition.leases, execution.uuid)
+  end
+end

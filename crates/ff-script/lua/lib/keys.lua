@@ -1,0 +1,72 @@
+-- The keys and channels, spelled once for Lua; src/keys.rs spells them for Rust.
+
+ff.keys = {
+  flow_channel = 'ff:dag:completions',
+  solo_channel = 'ff:solo:completions',
+}
+
+-- How many keys `ff.keys.partition` takes.
+ff.keys.block = 12
+
+local expected_types = {
+  ready = 'zset', delayed = 'zset', leases = 'zset', deadlines = 'zset', open = 'zset', pending = 'zset',
+  ended = 'zset', waiters = 'zset', flow_log = 'stream', flow_epochs = 'hash', solo_log = 'stream',
+  solo_epochs = 'hash',
+}
+
+-- Partitions whose keys have been found to be of the expected types since this library was loaded.
+local checked = {}
+
+local function check_types(partition)
+  for name, expected in pairs(expected_types) do
+    local found = redis.call('TYPE', partition[name]).ok
+    if found ~= 'none' and found ~= expected then
+      return 'WRONGTYPE ' .. partition[name] .. ' is a ' .. found .. ', expected a ' .. expected
+        .. '; another program writes keys under ff:'
+    end
+  end
+end
+
+-- Names the partition's keys, which come first in KEYS:
+--   ready      (zset, by member) what may be claimed, as ff.queue.member
+--   delayed    (zset, by due ms) what waits for its time
+--   leases     (zset, by ms) when a claimed execution's lease or attempt runs out
+--   deadlines  (zset, by ms) when an execution expires
+--   open       (zset, by member) every execution whose end is not complete with all its consequences
+--   pending    (zset, by ms) executions that ended and have dependents left to resolve
+--   ended      (zset, by ms) executions to delete after retention
+--   waiters    (zset, by member) processes to signal when a lane gets work
+-- and per scope the completion log with its epochs.
+-- Raises WRONGTYPE before anything is written when a key holds something else.
+function ff.keys.partition(KEYS)
+  local partition = {
+    ready = KEYS[1], delayed = KEYS[2], leases = KEYS[3], deadlines = KEYS[4], open = KEYS[5], pending = KEYS[6],
+    ended = KEYS[7], waiters = KEYS[8], flow_log = KEYS[9], flow_epochs = KEYS[10], solo_log = KEYS[11],
+    solo_epochs = KEYS[12],
+  }
+  partition.tag = string.match(partition.ready, '{fp:%d+}')
+  if not checked[partition.tag] then
+    local problem = check_types(partition)
+    if problem then
+      error({ err = problem })
+    end
+    checked[partition.tag] = true
+  end
+  return partition
+end
+
+function ff.keys.core(tag, uuid)
+  return 'ff:exec:' .. tag .. ':' .. tag .. ':' .. uuid .. ':core'
+end
+
+function ff.keys.tags(tag, uuid)
+  return 'ff:exec:' .. tag .. ':' .. tag .. ':' .. uuid .. ':tags'
+end
+
+function ff.keys.flow(tag, flow_id)
+  return 'ff:flow:' .. tag .. ':' .. flow_id .. ':core'
+end
+
+function ff.keys.wake_channel(listener)
+  return 'ff:wake:' .. listener
+end

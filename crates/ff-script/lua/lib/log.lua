@@ -1,0 +1,124 @@
+-- Appending to a completion log so that a reader can prove what it has and has not seen.
+--
+-- Entries are numbered `<epoch>-<seq>`, densely within an epoch. An epoch is one server process's tenure over one log:
+-- `mine` lives in this library's memory, which no restart, promotion or reload survives, so whoever lost sight of the
+-- log's tail also lost its epoch and starts a new one, whose first entry names the entry before it.
+
+ff.log = {}
+
+-- log key -> { epoch, seq } of the last entry that this process appended.
+local mine = {}
+
+-- Epochs whose predecessors are kept beside the log.
+local KEPT_EPOCHS = 64
+
+local function parts(id)
+  local epoch, seq = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(epoch), tonumber(seq)
+end
+
+local function xadd(log, max_len, id, fields)
+  return redis.pcall('XADD', log, 'NOMKSTREAM', 'MAXLEN', '~', max_len, id, unpack(fields))
+end
+
+-- Continues this process's epoch. Returns the id, or nil and, if an entry had to be taken back, its id.
+local function continue_epoch(log, max_len, fields)
+  local own = mine[log]
+  if not own then
+    return nil
+  end
+  local id = xadd(log, max_len, ff.base.int(own.epoch) .. '-*', fields)
+  if type(id) ~= 'string' then
+    return nil
+  end
+  local epoch, seq = parts(id)
+  if epoch == own.epoch and seq == own.seq + 1 then
+    own.seq = seq
+    return id
+  end
+  redis.call('XDEL', log, id)
+  return nil, id
+end
+
+-- The last entry of the log before this append, or 'none', and the largest id that the log has ever given.
+local function tail(log, taken_back)
+  if redis.call('EXISTS', log) == 0 then
+    return 'none', nil
+  end
+  local info = redis.call('XINFO', 'STREAM', log)
+  local largest
+  for index = 1, #info, 2 do
+    if info[index] == 'last-generated-id' then
+      largest = info[index + 1]
+    end
+  end
+  local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+  if last then
+    return last[1], largest
+  end
+  if taken_back then
+    local epoch, seq = parts(taken_back)
+    return seq > 0 and ff.base.int(epoch) .. '-' .. ff.base.int(seq - 1) or 'none', largest
+  end
+  return largest == '0-0' and 'none' or largest, largest
+end
+
+local function forget_old_epochs(epochs_key)
+  if redis.call('HLEN', epochs_key) <= KEPT_EPOCHS then
+    return
+  end
+  local epochs = redis.call('HKEYS', epochs_key)
+  table.sort(epochs, function(a, b) return tonumber(a) < tonumber(b) end)
+  for index = 1, #epochs - KEPT_EPOCHS do
+    redis.call('HDEL', epochs_key, epochs[index])
+  end
+end
+
+local function begin_epoch(log, epochs_key, max_len, now, fields, taken_back)
+  local prev, largest = tail(log, taken_back)
+  local epoch = now
+  if largest then
+    epoch = math.max(epoch, (parts(largest)) + 1)
+  end
+  if mine[log] then
+    epoch = math.max(epoch, mine[log].epoch + 1)
+  end
+  local first = { 'prev', prev }
+  for index = 1, #fields do
+    first[#first + 1] = fields[index]
+  end
+  redis.call('HSET', epochs_key, ff.base.int(epoch), prev)
+  forget_old_epochs(epochs_key)
+  local id = redis.call('XADD', log, 'MAXLEN', '~', max_len, ff.base.int(epoch) .. '-*', unpack(first))
+  local given, seq = parts(id)
+  mine[log] = { epoch = given, seq = seq }
+  return id, prev
+end
+
+-- Appends an entry with these fields. Returns its id, and on an epoch's first entry what stood before it.
+function ff.log.append(log, epochs_key, max_len, now, fields)
+  local id, taken_back = continue_epoch(log, max_len, fields)
+  if id then
+    return id
+  end
+  return begin_epoch(log, epochs_key, max_len, now, fields, taken_back)
+end
+
+-- Removes entries that were committed before `cutoff` (ms), at most 100 of them. Returns whether none is left.
+function ff.log.trim_before(log, cutoff)
+  local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+  if not first or ff.completion.committed_at(first) >= cutoff then
+    return true
+  end
+  local last
+  for _, entry in ipairs(redis.call('XRANGE', log, '-', '+', 'COUNT', 100)) do
+    if ff.completion.committed_at(entry) >= cutoff then
+      redis.call('XTRIM', log, 'MINID', entry[1])
+      return true
+    end
+    last = entry[1]
+  end
+  local epoch, seq = parts(last)
+  redis.call('XTRIM', log, 'MINID', ff.base.int(epoch) .. '-' .. ff.base.int(seq + 1))
+  return redis.call('XLEN', log) == 0
+end

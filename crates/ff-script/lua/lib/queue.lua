@@ -1,0 +1,65 @@
+-- What may be claimed, and who is told about it.
+
+ff.queue = {}
+
+local MAX_PRIORITY = 999
+-- Waiting processes that are tried for one signal, in case the first ones are gone.
+local SIGNAL_TRIES = 4
+
+-- The range of a lane's members in `ready` and `waiters`: lanes hold no control characters.
+local function lane_range(lane)
+  return '[' .. lane .. '\n', '(' .. lane .. '\11'
+end
+
+-- Members sort by lane, priority (high first), time (old first), and place in the flow.
+function ff.queue.member(execution, now)
+  return string.format('%s\n%03d%013.0f%04d:%s', execution.lane_id, MAX_PRIORITY - ff.base.num(execution.priority),
+    now, ff.base.num(execution.index), execution.uuid)
+end
+
+-- The uuid at the end of a member.
+function ff.queue.uuid(member)
+  return string.sub(member, -36)
+end
+
+function ff.queue.peek(partition, lane, limit)
+  local first, last = lane_range(lane)
+  return redis.call('ZRANGEBYLEX', partition.ready, first, last, 'LIMIT', 0, limit)
+end
+
+-- Puts a runnable execution into the queue; its core names the member.
+function ff.queue.push(call, execution)
+  redis.call('ZADD', call.partition.ready, 0, execution.ready_member)
+  call.lanes[#call.lanes + 1] = execution.lane_id
+end
+
+-- Notes a process to be signalled when the lane gets work here.
+function ff.queue.wait(partition, lane, listener)
+  redis.call('ZADD', partition.waiters, 0, lane .. '\n' .. listener)
+end
+
+-- Signals one process that waits for this lane.
+function ff.queue.signal(partition, lane)
+  local first, last = lane_range(lane)
+  local number = string.match(partition.tag, '%d+')
+  local waiters = redis.call('ZRANGEBYLEX', partition.waiters, first, last, 'LIMIT', 0, SIGNAL_TRIES)
+  for _, waiter in ipairs(waiters) do
+    redis.call('ZREM', partition.waiters, waiter)
+    local channel = ff.keys.wake_channel(string.sub(waiter, #lane + 2))
+    local receivers = redis.pcall('PUBLISH', channel, lane .. ' ' .. number)
+    if type(receivers) == 'number' and receivers > 0 then
+      return
+    end
+  end
+end
+
+-- Signals one process for each lane that this call gave work to.
+function ff.queue.signal_all(call)
+  local done = {}
+  for _, lane in ipairs(call.lanes) do
+    if not done[lane] then
+      done[lane] = true
+      ff.queue.signal(call.partition, lane)
+    end
+  end
+end

@@ -1,0 +1,1837 @@
+#!lua name=flowfabric1
+-- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
+local ff = { version = '1', digest = '022c6e67266891e6a0c25c01ec119ad4' }
+
+do -- lib/base.lua
+-- The clock, numbers as text, lists as text, and replies. Everything else builds on these.
+
+ff.base = {}
+
+-- The server's time in milliseconds. Frozen within a call.
+function ff.base.now()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+-- An integer as text; Lua's own conversion writes large ones as 1e+12.
+function ff.base.int(number)
+  return string.format('%.0f', number)
+end
+
+-- The integer behind a stored text; absent and empty are 0.
+function ff.base.num(text)
+  if not text or text == '' then
+    return 0
+  end
+  return tonumber(text)
+end
+
+-- A stored text, with absent as ''.
+function ff.base.text(value)
+  return value or ''
+end
+
+-- The parts of a comma-separated list.
+function ff.base.split(list)
+  local parts = {}
+  for part in string.gmatch(list or '', '[^,]+') do
+    parts[#parts + 1] = part
+  end
+  return parts
+end
+
+-- Calls a command that takes any number of arguments after its key, at most 1,000 of them at a time. `width` arguments
+-- belong together.
+function ff.base.chunked(command, key, arguments, width)
+  local step = 1000 - 1000 % (width or 1)
+  for first = 1, #arguments, step do
+    local last = math.min(first + step - 1, #arguments)
+    redis.call(command, key, unpack(arguments, first, last))
+  end
+end
+
+-- What every failing call of this library raises: a code, a space, and a text.
+function ff.base.refuse(code, text)
+  return redis.error_reply(code .. ' ' .. text)
+end
+end
+
+do -- lib/call.lua
+-- What one call of a function knows and intends. Functions first read and plan, then `ff.call.commit` writes: a
+-- script's error does not roll back, so nothing may be found out after the first write.
+
+ff.call = {}
+
+-- Bounds of one call, since a script cannot be interrupted once it has written.
+local MAX_ENDS = 128
+local MAX_DEPENDENTS = 256
+
+-- `policy` is 'max_flow_log max_solo_log inline_limit': entries kept per log, bytes of a result that travels with its
+-- event. `declared` are the uuids whose core is in KEYS: for them an absent core is a fact.
+function ff.call.begin(KEYS, policy, declared)
+  local max_flow_log, max_solo_log, inline_limit = string.match(policy, '^(%d+) (%d+) (%d+)$')
+  return {
+    partition = ff.keys.partition(KEYS),
+    now = ff.base.now(),
+    max_flow_log = max_flow_log, max_solo_log = max_solo_log, inline_limit = tonumber(inline_limit),
+    declared = declared or {},
+    ends_left = MAX_ENDS, dependents_left = MAX_DEPENDENTS,
+    loaded = {},      -- uuid -> execution
+    flows = {},       -- flow id -> flow
+    flow_list = {},   -- the same, in the order in which they were read
+    ends = {},        -- executions that end, or whose end is completed, in the order of their completions
+    moves = {},       -- executions that change without ending
+    parents = {},     -- ended executions whose dependents were looked at
+    messages = {},    -- completions to announce
+    lanes = {},       -- lanes that got work
+    resolved = 0,     -- dependents promoted or skipped
+  }
+end
+
+local function zrem(key, members)
+  if #members > 0 then
+    ff.base.chunked('ZREM', key, members)
+  end
+end
+
+-- Takes ended executions out of the indexes: out of those of the state they had, or out of all where an interrupted
+-- call has overwritten it. The lease, deadline and open entries go last: through them an
+-- interrupted end is found and completed.
+local function leave_indexes(call)
+  local ready, delayed, leases, deadlines, open, ended = {}, {}, {}, {}, {}, {}
+  for _, execution in ipairs(call.ends) do
+    local uuid, was = execution.uuid, not execution.resumed and execution.public_state
+    if execution.ready_member and (not was or was == 'waiting') then
+      ready[#ready + 1] = execution.ready_member
+    end
+    if not was or was == 'delayed' then
+      delayed[#delayed + 1] = uuid
+    end
+    if not was or was == 'active' then
+      leases[#leases + 1] = uuid
+    end
+    if ff.base.num(execution.deadline_at) > 0 then
+      deadlines[#deadlines + 1] = uuid
+    end
+    open[#open + 1] = uuid
+    ended[#ended + 1] = execution.completed_at
+    ended[#ended + 1] = uuid
+  end
+  local partition = call.partition
+  ff.base.chunked('ZADD', partition.ended, ended, 2)
+  zrem(partition.ready, ready)
+  zrem(partition.delayed, delayed)
+  zrem(partition.deadlines, deadlines)
+  zrem(partition.leases, leases)
+  zrem(partition.open, open)
+end
+
+-- Carries out what was planned. Returns whether an announcement was refused ('0' or '1').
+function ff.call.commit(call)
+  for _, execution in ipairs(call.ends) do
+    ff.execution.write_end(execution)
+    ff.completion.record(call, execution)
+  end
+  for _, execution in ipairs(call.moves) do
+    ff.execution.write_move(call, execution)
+  end
+  for _, parent in ipairs(call.parents) do
+    ff.dependents.write_progress(call, parent)
+  end
+  for _, flow in ipairs(call.flow_list) do
+    ff.flow.write(flow)
+  end
+  if #call.ends > 0 then
+    leave_indexes(call)
+  end
+  local refused = ff.completion.publish(call)
+  ff.queue.signal_all(call)
+  return refused
+end
+end
+
+do -- lib/completion.lua
+-- The one place that records a completion in the log and announces it.
+
+ff.completion = {}
+
+-- What every subscriber may know, as the inside of a JSON object. Namespaces, lanes and ids hold no character that
+-- needs escaping; `tags_json` was composed and checked where it was submitted.
+local function body(execution, inline)
+  local json = { '"execution_id":"' .. execution.execution_id .. '"' }
+  local function add(text)
+    json[#json + 1] = text
+  end
+  if execution.flow_id then
+    add('"flow_id":"' .. execution.flow_id .. '"')
+  end
+  add('"outcome":"' .. execution.terminal_outcome .. '"')
+  add('"at":' .. execution.completed_at)
+  add('"ns":"' .. execution.namespace .. '"')
+  add('"lane":"' .. execution.lane_id .. '"')
+  add('"attempt":' .. execution.current_attempt_index)
+  add('"gen":' .. execution.generation)
+  if execution.failure_reason and execution.failure_reason ~= '' then
+    add('"reason":' .. cjson.encode(execution.failure_reason))
+  end
+  if execution.tags_json ~= '{}' then
+    add('"tags":' .. execution.tags_json)
+  end
+  if not inline and execution.result and execution.result ~= '' then
+    add('"result_len":' .. #execution.result)
+  end
+  if execution.leaves_pending then
+    add('"pending":true')
+  end
+  return table.concat(json, ',')
+end
+
+-- Whether the result travels with the event: text that is short enough.
+local function travels(call, execution)
+  local result = execution.result
+  return result and result ~= '' and execution.result_text == '1' and #result <= call.inline_limit
+end
+
+-- Writes the log entry of an execution whose core is terminal, notes its position in the core, and keeps the message
+-- for `ff.completion.publish`. What an interrupted call has recorded is announced again: it may not have been, and
+-- readers know a duplicate by its position.
+function ff.completion.record(call, execution)
+  local inline = travels(call, execution)
+  local text = body(execution, inline)
+  local fields = { 'e', '{' .. text .. '}' }
+  if inline then
+    fields[3] = 'result'
+    fields[4] = execution.result
+  end
+  local partition = call.partition
+  local log, epochs, max_len, channel
+  if execution.flow_id then
+    log, epochs, max_len, channel = partition.flow_log, partition.flow_epochs, call.max_flow_log, ff.keys.flow_channel
+  else
+    log, epochs, max_len, channel = partition.solo_log, partition.solo_epochs, call.max_solo_log, ff.keys.solo_channel
+  end
+  local id, prev = execution.log_pos, nil
+  if not id then
+    id, prev = ff.log.append(log, epochs, max_len, call.now, fields)
+    redis.call('HSET', execution.core, 'log_pos', id)
+  end
+  text = text .. ',"pos":"' .. id .. '"'
+  if prev then
+    text = text .. ',"prev":"' .. prev .. '"'
+  end
+  if inline then
+    text = text .. ',"result":' .. cjson.encode(execution.result)
+  end
+  call.messages[#call.messages + 1] = { channel, '{' .. text .. '}' }
+end
+
+-- Announces what this call recorded. Comes last: the log holds it whatever becomes of the announcement.
+-- Returns '0', or '1' if an announcement was refused (no permission on the channel).
+function ff.completion.publish(call)
+  local refused = '0'
+  for _, message in ipairs(call.messages) do
+    local receivers = redis.pcall('PUBLISH', message[1], message[2])
+    if type(receivers) == 'table' then
+      refused = '1'
+    end
+  end
+  return refused
+end
+
+-- When an entry of the log was committed (ms). The fields before `at` hold no quotation marks of their own.
+function ff.completion.committed_at(entry)
+  local fields = entry[2]
+  for index = 1, #fields, 2 do
+    if fields[index] == 'e' then
+      return tonumber(string.match(fields[index + 1], '"at":(%d+)'))
+    end
+  end
+  return 0
+end
+end
+
+do -- lib/dependents.lua
+-- What the end of an execution means for those that need it: promotion, or a skip that ends them too.
+--
+-- An execution's `dependents` is a fixed list; `dependents_done` counts how many of them have been dealt with. A
+-- dependent notes each need that was met as a field `met:<uuid>` in the same command that counts it, so dealing with
+-- one twice does nothing. What exceeds the bound of a call, and what cannot be read now, stays behind in `pending`.
+
+ff.dependents = {}
+
+local function promote(call, dependent)
+  if ff.base.num(dependent.eligible_at) > call.now then
+    ff.execution.move(call, dependent, 'delayed', ff.base.num(dependent.eligible_at))
+  else
+    ff.execution.move(call, dependent, 'waiting')
+  end
+end
+
+local function meet(call, dependent, parent)
+  local unmet = ff.base.num(dependent.unmet_needs) - 1
+  dependent.unmet_needs = ff.base.int(unmet)
+  dependent.fields = dependent.fields or {}
+  ff.execution.touch(call, dependent, { 'met:' .. parent.uuid, '1', 'unmet_needs', dependent.unmet_needs })
+  if unmet == 0 then
+    promote(call, dependent)
+  end
+end
+
+local function give_up(call, dependent)
+  local flow = ff.flow.of(call, dependent)
+  if flow and flow.cancel_requested then
+    ff.execution.finish(call, dependent, 'cancelled', flow.cancel_reason)
+  else
+    ff.execution.finish(call, dependent, 'skipped', 'dependency_failed')
+  end
+end
+
+-- Deals with one dependent. Returns false where it has to wait.
+local function resolve(call, parent, uuid)
+  local dependent, problem, met = ff.execution.load(call, uuid, 'met:' .. parent.uuid)
+  if not dependent then
+    return call.declared[uuid] and not problem
+  end
+  if dependent.public_state ~= 'blocked' or ff.execution.is_terminal(dependent) or met then
+    return true
+  end
+  if parent.terminal_outcome == 'success' then
+    meet(call, dependent, parent)
+  elseif call.ends_left > 0 then
+    give_up(call, dependent)
+  else
+    return false
+  end
+  call.resolved = call.resolved + 1
+  return true
+end
+
+-- Plans for the dependents of an execution that ends or has ended, as far as the call's bounds allow. Members of a
+-- flow that is being cancelled are left to the cancellation.
+function ff.dependents.plan(call, parent)
+  local stored = redis.call('HGET', parent.core, 'dependents')
+  if not stored then
+    return
+  end
+  local list = ff.base.split(stored)
+  local before = ff.base.num(parent.dependents_done)
+  local done = before
+  local flow = ff.flow.of(call, parent)
+  if flow and flow.cancel_requested then
+    done = #list
+  end
+  while done < #list and call.dependents_left > 0 do
+    call.dependents_left = call.dependents_left - 1
+    if not resolve(call, parent, list[done + 1]) then
+      break
+    end
+    done = done + 1
+  end
+  parent.leaves_pending = done < #list
+  parent.progress = done
+  if done > before or parent.leaves_pending then
+    call.parents[#call.parents + 1] = parent
+  end
+end
+
+function ff.dependents.write_progress(call, parent)
+  redis.call('HSET', parent.core, 'dependents_done', ff.base.int(parent.progress))
+  if parent.leaves_pending then
+    redis.call('ZADD', call.partition.pending, ff.base.int(call.now), parent.uuid)
+  else
+    redis.call('ZREM', call.partition.pending, parent.uuid)
+  end
+end
+end
+
+do -- lib/execution.lua
+-- Executions: reading one, and the only writers of its state.
+--
+--   blocked ──> waiting <──> active ──> success | failed | cancelled | expired | skipped
+--      └──────> delayed ─┘     │
+--                  └───<───────┘ (a failed attempt waits for its retry)
+
+ff.execution = {}
+
+local FIELDS = {
+  'execution_id', 'flow_id', 'index', 'namespace', 'lane_id', 'priority', 'tags_json', 'lifecycle_phase',
+  'public_state', 'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation', 'lease_epoch',
+  'lease_expires_at', 'timeout_at', 'eligible_at', 'deadline_at', 'ready_member', 'unmet_needs', 'dependents_done',
+  'log_pos', 'failure_reason', 'max_attempts', 'failures', 'max_lease_expiries', 'lease_expiries', 'backoff_ms',
+  'backoff_max_ms', 'timeout_ms', 'failed_epoch',
+}
+
+local PHASES = { blocked = 'submitted', delayed = 'submitted', waiting = 'runnable', active = 'active' }
+
+-- Reads an execution: a table of its fields, or nil where nothing was found, or nil and an error. Read once a call.
+-- `extra` names one more field to read along; its value comes third.
+function ff.execution.load(call, uuid, extra)
+  local known = call.loaded[uuid]
+  local core = ff.keys.core(call.partition.tag, uuid)
+  if known then
+    local value = extra and redis.pcall('HGET', core, extra)
+    if type(value) == 'table' then
+      return nil, value.err
+    end
+    return known, nil, value
+  end
+  local names = FIELDS
+  if extra then
+    names = { unpack(FIELDS) }
+    names[#names + 1] = extra
+  end
+  local values = redis.pcall('HMGET', core, unpack(names))
+  if values.err then
+    return nil, values.err
+  end
+  if not values[1] then
+    return nil
+  end
+  local execution = { uuid = uuid, core = core }
+  for index, name in ipairs(FIELDS) do
+    execution[name] = values[index] or nil
+  end
+  call.loaded[uuid] = execution
+  return execution, nil, extra and values[#names]
+end
+
+function ff.execution.is_terminal(execution)
+  return execution.ending or execution.lifecycle_phase == 'terminal'
+end
+
+-- Whether this lease (epoch and attempt, as texts) is the one that counts.
+function ff.execution.holds_lease(execution, epoch, attempt)
+  return execution.lifecycle_phase == 'active' and execution.lease_epoch == epoch
+    and execution.current_attempt_index == attempt
+end
+
+-- The execution that the owner of a lease wants to end as `outcome`: to be ended, or to be resumed where an earlier
+-- call stopped short. Otherwise nil and the answer to give: the one an identical call got, or why it is refused.
+function ff.execution.owned(call, uuid, epoch, attempt, outcome)
+  local execution, problem = ff.execution.load(call, uuid)
+  if problem then
+    return nil, redis.error_reply(problem)
+  elseif not execution then
+    return nil, { 'not_found' }
+  elseif ff.execution.holds_lease(execution, epoch, attempt) then
+    return execution
+  end
+  local same_lease = execution.lease_epoch == epoch and execution.current_attempt_index == attempt
+  if execution.lifecycle_phase == 'terminal' then
+    if same_lease and execution.terminal_outcome == outcome then
+      if execution.log_pos and not redis.call('ZSCORE', call.partition.open, uuid) then
+        return nil, { 'ok', '0' }
+      end
+      return execution
+    end
+    return nil, execution.log_pos and { 'ended', execution.terminal_outcome } or { 'lease_lost' }
+  end
+  if outcome == 'failed' and execution.failed_epoch == epoch then
+    return nil, { 'retry', redis.call('HGET', execution.core, 'backoff_now_ms') }
+  end
+  return nil, { 'lease_lost' }
+end
+
+-- Plans the end of an execution and what follows from it. `fields` are further fields to write.
+function ff.execution.finish(call, execution, outcome, reason, fields)
+  execution.ending = true
+  execution.terminal_outcome = outcome
+  execution.failure_reason = reason
+  execution.completed_at = ff.base.int(call.now)
+  execution.fields = fields or {}
+  call.ends[#call.ends + 1] = execution
+  call.ends_left = call.ends_left - 1
+  ff.flow.member_ended(call, execution)
+  ff.dependents.plan(call, execution)
+end
+
+-- Plans to complete an end that an earlier call left unfinished.
+function ff.execution.resume_end(call, execution)
+  local result = redis.call('HMGET', execution.core, 'result', 'result_text')
+  execution.result, execution.result_text = result[1] or nil, result[2] or nil
+  execution.ending = true
+  execution.resumed = true
+  call.ends[#call.ends + 1] = execution
+  call.ends_left = call.ends_left - 1
+  ff.flow.member_ended(call, execution)
+  ff.dependents.plan(call, execution)
+end
+
+-- Plans a change of state that is no end: to 'waiting', or to 'delayed' until `due` (ms).
+function ff.execution.move(call, execution, state, due, fields)
+  execution.next_state = state
+  execution.due = due
+  ff.execution.touch(call, execution, fields)
+end
+
+-- Plans to write further fields.
+function ff.execution.touch(call, execution, fields)
+  execution.fields = execution.fields or {}
+  for _, value in ipairs(fields or {}) do
+    execution.fields[#execution.fields + 1] = value
+  end
+  if not execution.moving then
+    execution.moving = true
+    call.moves[#call.moves + 1] = execution
+  end
+end
+
+-- Plans what follows from a failed attempt. Returns 'retry' and the backoff in ms, or 'ended' and 0.
+function ff.execution.attempt_failed(call, execution, reason, retryable)
+  local failures = ff.base.num(execution.failures) + 1
+  local fields = { 'failures', ff.base.int(failures), 'last_error', reason, 'failed_epoch', execution.lease_epoch }
+  local flow = ff.flow.of(call, execution)
+  if flow and flow.cancel_requested then
+    ff.execution.finish(call, execution, 'cancelled', flow.cancel_reason, fields)
+    return 'ended', 0
+  end
+  if not retryable or failures >= ff.base.num(execution.max_attempts) then
+    ff.execution.finish(call, execution, 'failed', retryable and 'attempts_exhausted' or reason, fields)
+    return 'ended', 0
+  end
+  local doubled = ff.base.num(execution.backoff_ms) * 2 ^ math.min(failures - 1, 40)
+  local backoff = math.min(doubled, ff.base.num(execution.backoff_max_ms))
+  fields[#fields + 1] = 'backoff_now_ms'
+  fields[#fields + 1] = ff.base.int(backoff)
+  if backoff > 0 then
+    ff.execution.move(call, execution, 'delayed', call.now + backoff, fields)
+  else
+    ff.execution.move(call, execution, 'waiting', nil, fields)
+  end
+  return 'retry', backoff
+end
+
+-- Plans what follows from a lease that ran out.
+function ff.execution.lease_expired(call, execution)
+  local expiries = ff.base.num(execution.lease_expiries) + 1
+  local fields = { 'lease_expiries', ff.base.int(expiries) }
+  if expiries >= ff.base.num(execution.max_lease_expiries) then
+    ff.execution.finish(call, execution, 'failed', 'lease_expired', fields)
+  else
+    ff.execution.move(call, execution, 'waiting', nil, fields)
+  end
+end
+
+-- Writes the core of an execution that ends, in one command.
+function ff.execution.write_end(execution)
+  if execution.resumed then
+    return
+  end
+  local fields = execution.fields
+  local function set(name, value)
+    fields[#fields + 1] = name
+    fields[#fields + 1] = value
+  end
+  set('lifecycle_phase', 'terminal')
+  set('public_state', execution.terminal_outcome)
+  set('terminal_outcome', execution.terminal_outcome)
+  set('completed_at', execution.completed_at)
+  if execution.failure_reason then
+    set('failure_reason', execution.failure_reason)
+  end
+  if execution.result and execution.result ~= '' then
+    set('result', execution.result)
+    set('result_text', execution.result_text)
+  end
+  redis.call('HSET', execution.core, unpack(fields))
+end
+
+-- Writes an execution that changes without ending, and moves it between the indexes.
+function ff.execution.write_move(call, execution)
+  if execution.ending then
+    return
+  end
+  local partition, state = call.partition, execution.next_state
+  local fields = execution.fields
+  local was_active, was_delayed = execution.public_state == 'active', execution.public_state == 'delayed'
+  if state then
+    for _, value in ipairs({ 'lifecycle_phase', PHASES[state], 'public_state', state }) do
+      fields[#fields + 1] = value
+    end
+    if state == 'waiting' then
+      execution.ready_member = ff.queue.member(execution, call.now)
+      fields[#fields + 1] = 'ready_member'
+      fields[#fields + 1] = execution.ready_member
+    end
+  end
+  ff.base.chunked('HSET', execution.core, fields, 2)
+  if state == 'waiting' then
+    ff.queue.push(call, execution)
+  elseif state == 'delayed' then
+    redis.call('ZADD', partition.delayed, ff.base.int(execution.due), execution.uuid)
+  end
+  if was_delayed and state == 'waiting' then
+    redis.call('ZREM', partition.delayed, execution.uuid)
+  end
+  if was_active and state then
+    redis.call('ZREM', partition.leases, execution.uuid)
+  end
+end
+end
+
+do -- lib/flow.lua
+-- Flows: how many members are left, and how the flow ends.
+
+ff.flow = {}
+
+local FIELDS = { 'flow_id', 'state', 'total', 'remaining', 'unsuccessful', 'cancel_requested', 'cancel_reason' }
+
+-- Reads a flow, once a call. Raises the error of a read that failed, since this comes before any write.
+function ff.flow.load(call, flow_id)
+  if call.flows[flow_id] then
+    return call.flows[flow_id]
+  end
+  local core = ff.keys.flow(call.partition.tag, flow_id)
+  local values = redis.call('HMGET', core, unpack(FIELDS))
+  if not values[1] then
+    return nil
+  end
+  local flow = { core = core, changes = {} }
+  for index, name in ipairs(FIELDS) do
+    flow[name] = values[index] or nil
+  end
+  flow.cancel_requested = flow.cancel_requested == '1'
+  call.flows[flow_id] = flow
+  call.flow_list[#call.flow_list + 1] = flow
+  return flow
+end
+
+-- The flow of an execution; nil for a solo one.
+function ff.flow.of(call, execution)
+  return execution.flow_id and ff.flow.load(call, execution.flow_id)
+end
+
+-- Plans to count a member that ends. A member that was counted before is not counted again.
+function ff.flow.member_ended(call, execution)
+  local flow = ff.flow.of(call, execution)
+  if not flow then
+    return
+  end
+  local mark = 'ended:' .. execution.index
+  if redis.call('HEXISTS', flow.core, mark) == 1 then
+    return
+  end
+  local changes = flow.changes
+  changes[#changes + 1] = mark
+  changes[#changes + 1] = execution.terminal_outcome
+  flow.remaining = ff.base.num(flow.remaining) - 1
+  if execution.terminal_outcome == 'failed' or execution.terminal_outcome == 'expired' then
+    flow.unsuccessful = ff.base.num(flow.unsuccessful) + 1
+  end
+  flow.ended_at = call.now
+end
+
+-- Plans to mark a flow as being cancelled: its members no longer start.
+function ff.flow.request_cancel(flow, reason)
+  flow.cancel_requested, flow.cancel_reason = true, reason
+  flow.changes = { 'cancel_requested', '1', 'cancel_reason', reason }
+end
+
+local function final_state(flow)
+  if flow.cancel_requested then
+    return 'cancelled'
+  end
+  return ff.base.num(flow.unsuccessful) > 0 and 'failed' or 'success'
+end
+
+-- Writes what was planned for a flow, in one command for as many members as a call can end.
+function ff.flow.write(flow)
+  local changes = flow.changes
+  if #changes == 0 then
+    return
+  end
+  local function set(name, value)
+    changes[#changes + 1] = name
+    changes[#changes + 1] = value
+  end
+  if flow.ended_at then
+    set('remaining', ff.base.int(flow.remaining))
+    set('unsuccessful', ff.base.int(ff.base.num(flow.unsuccessful)))
+    if flow.remaining == 0 then
+      set('state', final_state(flow))
+      set('completed_at', ff.base.int(flow.ended_at))
+    end
+  end
+  redis.call('HSET', flow.core, unpack(changes))
+end
+end
+
+do -- lib/keys.lua
+-- The keys and channels, spelled once for Lua; src/keys.rs spells them for Rust.
+
+ff.keys = {
+  flow_channel = 'ff:dag:completions',
+  solo_channel = 'ff:solo:completions',
+}
+
+-- How many keys `ff.keys.partition` takes.
+ff.keys.block = 12
+
+local expected_types = {
+  ready = 'zset', delayed = 'zset', leases = 'zset', deadlines = 'zset', open = 'zset', pending = 'zset',
+  ended = 'zset', waiters = 'zset', flow_log = 'stream', flow_epochs = 'hash', solo_log = 'stream',
+  solo_epochs = 'hash',
+}
+
+-- Partitions whose keys have been found to be of the expected types since this library was loaded.
+local checked = {}
+
+local function check_types(partition)
+  for name, expected in pairs(expected_types) do
+    local found = redis.call('TYPE', partition[name]).ok
+    if found ~= 'none' and found ~= expected then
+      return 'WRONGTYPE ' .. partition[name] .. ' is a ' .. found .. ', expected a ' .. expected
+        .. '; another program writes keys under ff:'
+    end
+  end
+end
+
+-- Names the partition's keys, which come first in KEYS:
+--   ready      (zset, by member) what may be claimed, as ff.queue.member
+--   delayed    (zset, by due ms) what waits for its time
+--   leases     (zset, by ms) when a claimed execution's lease or attempt runs out
+--   deadlines  (zset, by ms) when an execution expires
+--   open       (zset, by member) every execution whose end is not complete with all its consequences
+--   pending    (zset, by ms) executions that ended and have dependents left to resolve
+--   ended      (zset, by ms) executions to delete after retention
+--   waiters    (zset, by member) processes to signal when a lane gets work
+-- and per scope the completion log with its epochs.
+-- Raises WRONGTYPE before anything is written when a key holds something else.
+function ff.keys.partition(KEYS)
+  local partition = {
+    ready = KEYS[1], delayed = KEYS[2], leases = KEYS[3], deadlines = KEYS[4], open = KEYS[5], pending = KEYS[6],
+    ended = KEYS[7], waiters = KEYS[8], flow_log = KEYS[9], flow_epochs = KEYS[10], solo_log = KEYS[11],
+    solo_epochs = KEYS[12],
+  }
+  partition.tag = string.match(partition.ready, '{fp:%d+}')
+  if not checked[partition.tag] then
+    local problem = check_types(partition)
+    if problem then
+      error({ err = problem })
+    end
+    checked[partition.tag] = true
+  end
+  return partition
+end
+
+function ff.keys.core(tag, uuid)
+  return 'ff:exec:' .. tag .. ':' .. tag .. ':' .. uuid .. ':core'
+end
+
+function ff.keys.tags(tag, uuid)
+  return 'ff:exec:' .. tag .. ':' .. tag .. ':' .. uuid .. ':tags'
+end
+
+function ff.keys.flow(tag, flow_id)
+  return 'ff:flow:' .. tag .. ':' .. flow_id .. ':core'
+end
+
+function ff.keys.wake_channel(listener)
+  return 'ff:wake:' .. listener
+end
+end
+
+do -- lib/log.lua
+-- Appending to a completion log so that a reader can prove what it has and has not seen.
+--
+-- Entries are numbered `<epoch>-<seq>`, densely within an epoch. An epoch is one server process's tenure over one log:
+-- `mine` lives in this library's memory, which no restart, promotion or reload survives, so whoever lost sight of the
+-- log's tail also lost its epoch and starts a new one, whose first entry names the entry before it.
+
+ff.log = {}
+
+-- log key -> { epoch, seq } of the last entry that this process appended.
+local mine = {}
+
+-- Epochs whose predecessors are kept beside the log.
+local KEPT_EPOCHS = 64
+
+local function parts(id)
+  local epoch, seq = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(epoch), tonumber(seq)
+end
+
+local function xadd(log, max_len, id, fields)
+  return redis.pcall('XADD', log, 'NOMKSTREAM', 'MAXLEN', '~', max_len, id, unpack(fields))
+end
+
+-- Continues this process's epoch. Returns the id, or nil and, if an entry had to be taken back, its id.
+local function continue_epoch(log, max_len, fields)
+  local own = mine[log]
+  if not own then
+    return nil
+  end
+  local id = xadd(log, max_len, ff.base.int(own.epoch) .. '-*', fields)
+  if type(id) ~= 'string' then
+    return nil
+  end
+  local epoch, seq = parts(id)
+  if epoch == own.epoch and seq == own.seq + 1 then
+    own.seq = seq
+    return id
+  end
+  redis.call('XDEL', log, id)
+  return nil, id
+end
+
+-- The last entry of the log before this append, or 'none', and the largest id that the log has ever given.
+local function tail(log, taken_back)
+  if redis.call('EXISTS', log) == 0 then
+    return 'none', nil
+  end
+  local info = redis.call('XINFO', 'STREAM', log)
+  local largest
+  for index = 1, #info, 2 do
+    if info[index] == 'last-generated-id' then
+      largest = info[index + 1]
+    end
+  end
+  local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+  if last then
+    return last[1], largest
+  end
+  if taken_back then
+    local epoch, seq = parts(taken_back)
+    return seq > 0 and ff.base.int(epoch) .. '-' .. ff.base.int(seq - 1) or 'none', largest
+  end
+  return largest == '0-0' and 'none' or largest, largest
+end
+
+local function forget_old_epochs(epochs_key)
+  if redis.call('HLEN', epochs_key) <= KEPT_EPOCHS then
+    return
+  end
+  local epochs = redis.call('HKEYS', epochs_key)
+  table.sort(epochs, function(a, b) return tonumber(a) < tonumber(b) end)
+  for index = 1, #epochs - KEPT_EPOCHS do
+    redis.call('HDEL', epochs_key, epochs[index])
+  end
+end
+
+local function begin_epoch(log, epochs_key, max_len, now, fields, taken_back)
+  local prev, largest = tail(log, taken_back)
+  local epoch = now
+  if largest then
+    epoch = math.max(epoch, (parts(largest)) + 1)
+  end
+  if mine[log] then
+    epoch = math.max(epoch, mine[log].epoch + 1)
+  end
+  local first = { 'prev', prev }
+  for index = 1, #fields do
+    first[#first + 1] = fields[index]
+  end
+  redis.call('HSET', epochs_key, ff.base.int(epoch), prev)
+  forget_old_epochs(epochs_key)
+  local id = redis.call('XADD', log, 'MAXLEN', '~', max_len, ff.base.int(epoch) .. '-*', unpack(first))
+  local given, seq = parts(id)
+  mine[log] = { epoch = given, seq = seq }
+  return id, prev
+end
+
+-- Appends an entry with these fields. Returns its id, and on an epoch's first entry what stood before it.
+function ff.log.append(log, epochs_key, max_len, now, fields)
+  local id, taken_back = continue_epoch(log, max_len, fields)
+  if id then
+    return id
+  end
+  return begin_epoch(log, epochs_key, max_len, now, fields, taken_back)
+end
+
+-- Removes entries that were committed before `cutoff` (ms), at most 100 of them. Returns whether none is left.
+function ff.log.trim_before(log, cutoff)
+  local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+  if not first or ff.completion.committed_at(first) >= cutoff then
+    return true
+  end
+  local last
+  for _, entry in ipairs(redis.call('XRANGE', log, '-', '+', 'COUNT', 100)) do
+    if ff.completion.committed_at(entry) >= cutoff then
+      redis.call('XTRIM', log, 'MINID', entry[1])
+      return true
+    end
+    last = entry[1]
+  end
+  local epoch, seq = parts(last)
+  redis.call('XTRIM', log, 'MINID', ff.base.int(epoch) .. '-' .. ff.base.int(seq + 1))
+  return redis.call('XLEN', log) == 0
+end
+end
+
+do -- lib/queue.lua
+-- What may be claimed, and who is told about it.
+
+ff.queue = {}
+
+local MAX_PRIORITY = 999
+-- Waiting processes that are tried for one signal, in case the first ones are gone.
+local SIGNAL_TRIES = 4
+
+-- The range of a lane's members in `ready` and `waiters`: lanes hold no control characters.
+local function lane_range(lane)
+  return '[' .. lane .. '\n', '(' .. lane .. '\11'
+end
+
+-- Members sort by lane, priority (high first), time (old first), and place in the flow.
+function ff.queue.member(execution, now)
+  return string.format('%s\n%03d%013.0f%04d:%s', execution.lane_id, MAX_PRIORITY - ff.base.num(execution.priority),
+    now, ff.base.num(execution.index), execution.uuid)
+end
+
+-- The uuid at the end of a member.
+function ff.queue.uuid(member)
+  return string.sub(member, -36)
+end
+
+function ff.queue.peek(partition, lane, limit)
+  local first, last = lane_range(lane)
+  return redis.call('ZRANGEBYLEX', partition.ready, first, last, 'LIMIT', 0, limit)
+end
+
+-- Puts a runnable execution into the queue; its core names the member.
+function ff.queue.push(call, execution)
+  redis.call('ZADD', call.partition.ready, 0, execution.ready_member)
+  call.lanes[#call.lanes + 1] = execution.lane_id
+end
+
+-- Notes a process to be signalled when the lane gets work here.
+function ff.queue.wait(partition, lane, listener)
+  redis.call('ZADD', partition.waiters, 0, lane .. '\n' .. listener)
+end
+
+-- Signals one process that waits for this lane.
+function ff.queue.signal(partition, lane)
+  local first, last = lane_range(lane)
+  local number = string.match(partition.tag, '%d+')
+  local waiters = redis.call('ZRANGEBYLEX', partition.waiters, first, last, 'LIMIT', 0, SIGNAL_TRIES)
+  for _, waiter in ipairs(waiters) do
+    redis.call('ZREM', partition.waiters, waiter)
+    local channel = ff.keys.wake_channel(string.sub(waiter, #lane + 2))
+    local receivers = redis.pcall('PUBLISH', channel, lane .. ' ' .. number)
+    if type(receivers) == 'number' and receivers > 0 then
+      return
+    end
+  end
+end
+
+-- Signals one process for each lane that this call gave work to.
+function ff.queue.signal_all(call)
+  local done = {}
+  for _, lane in ipairs(call.lanes) do
+    if not done[lane] then
+      done[lane] = true
+      ff.queue.signal(call.partition, lane)
+    end
+  end
+end
+end
+
+do -- lib/retention.lua
+-- Forgetting: log entries by age, then the executions and flows that no log entry speaks of any more.
+
+ff.retention = {}
+
+-- Executions deleted per call, rounded up to whole flows.
+local REMOVED_AT_ONCE = 256
+local CANDIDATES_AT_ONCE = 32
+
+local function remove_executions(call, uuids)
+  local partition, keys = call.partition, {}
+  for _, uuid in ipairs(uuids) do
+    call.gone[uuid] = true
+    keys[#keys + 1] = ff.keys.core(partition.tag, uuid)
+    keys[#keys + 1] = ff.keys.tags(partition.tag, uuid)
+  end
+  for first = 1, #keys, 1000 do
+    redis.call('UNLINK', unpack(keys, first, math.min(first + 999, #keys)))
+  end
+  ff.base.chunked('ZREM', partition.ended, uuids)
+  return #uuids
+end
+
+local function postpone(partition, uuid, score)
+  redis.call('ZADD', partition.ended, ff.base.int(score), uuid)
+  return 0
+end
+
+-- Members stay as long as their flow does, and a flow as long as its youngest completion.
+local function remove_flow(call, execution, cutoff)
+  local core = ff.keys.flow(call.partition.tag, execution.flow_id)
+  local flow = redis.call('HMGET', core, 'state', 'completed_at', 'members')
+  if not flow[1] then
+    return remove_executions(call, { execution.uuid })
+  elseif flow[1] == 'running' then
+    return postpone(call.partition, execution.uuid, call.now)
+  elseif ff.base.num(flow[2]) >= cutoff then
+    return postpone(call.partition, execution.uuid, ff.base.num(flow[2]))
+  end
+  local removed = remove_executions(call, ff.base.split(flow[3]))
+  redis.call('UNLINK', core)
+  return removed
+end
+
+-- Returns how many executions were removed, and whether more are due.
+function ff.retention.run(call, retention_ms)
+  local cutoff = call.now - retention_ms
+  local partition = call.partition
+  local flows_done = ff.log.trim_before(partition.flow_log, cutoff)
+  local solo_done = ff.log.trim_before(partition.solo_log, cutoff)
+  if not (flows_done and solo_done) then
+    return 0, true
+  end
+  local candidates = redis.call('ZRANGEBYSCORE', partition.ended, '-inf', '(' .. ff.base.int(cutoff), 'LIMIT', 0,
+    CANDIDATES_AT_ONCE)
+  local removed = 0
+  call.gone = {}
+  for _, uuid in ipairs(candidates) do
+    if removed >= REMOVED_AT_ONCE then
+      return removed, true
+    end
+    local execution = not call.gone[uuid] and ff.execution.load(call, uuid)
+    if execution and execution.flow_id then
+      removed = removed + remove_flow(call, execution, cutoff)
+    elseif execution then
+      removed = removed + remove_executions(call, { uuid })
+    elseif not call.gone[uuid] then
+      postpone(partition, uuid, call.now)
+    end
+  end
+  return removed, #candidates == CANDIDATES_AT_ONCE
+end
+end
+
+do -- functions/await_work.lua
+-- ff1_await_work: tells whether a lane has work here, and if not, notes a process to be signalled when it has.
+-- KEYS   1..12 partition block
+-- ARGV   1 lane, 2 listener
+-- reply  '1' if there is work, else '0'
+-- errors WRONGTYPE
+-- flags  allow-oom
+local function await_work(KEYS, ARGV)
+  local lane, listener = ARGV[1], ARGV[2]
+  local partition = ff.keys.partition(KEYS)
+  if #ff.queue.peek(partition, lane, 1) > 0 then
+    return { '1' }
+  end
+  ff.queue.wait(partition, lane, listener)
+  return { '0' }
+end
+
+redis.register_function({ function_name = 'ff1_await_work', callback = await_work, flags = { 'allow-oom' } })
+end
+
+do -- functions/cancel_execution.lua
+-- ff1_cancel_execution: cancels an execution that has not ended.
+-- KEYS   1..12 partition block, 13 the execution's core
+-- ARGV   1 policy, 2 uuid, 3 reason (UTF-8)
+-- reply  'ok', '1' if an announcement was refused | 'not_found' | 'ended', outcome
+-- errors WRONGTYPE
+-- flags  allow-oom
+local function cancel_execution(KEYS, ARGV)
+  local policy, uuid, reason = ARGV[1], ARGV[2], ARGV[3]
+  local call = ff.call.begin(KEYS, policy, { [uuid] = true })
+  local execution, problem = ff.execution.load(call, uuid)
+  if problem then
+    return redis.error_reply(problem)
+  elseif not execution then
+    return { 'not_found' }
+  elseif execution.lifecycle_phase ~= 'terminal' then
+    ff.execution.finish(call, execution, 'cancelled', reason)
+  elseif not execution.log_pos then
+    ff.execution.resume_end(call, execution)
+  end
+  if #call.ends == 0 or execution.terminal_outcome ~= 'cancelled' then
+    if #call.ends > 0 then
+      ff.call.commit(call)
+    end
+    return { 'ended', execution.terminal_outcome }
+  end
+  return { 'ok', ff.call.commit(call) }
+end
+
+redis.register_function({ function_name = 'ff1_cancel_execution', callback = cancel_execution,
+  flags = { 'allow-oom' } })
+end
+
+do -- functions/cancel_flow.lua
+-- ff1_cancel_flow: cancels the members of a flow that have not ended, a bounded number of them per call. From the
+-- first call on none of its members can start.
+-- KEYS   1..12 partition block, 13 flow core, then the cores of the members from the offset on that this call may end
+-- ARGV   1 policy, 2 flow id, 3 reason (UTF-8), 4 offset of the first member, 5 how many members at most
+-- reply  'ok', cancelled, ended before, offset to go on at or '' when done | 'not_found' | 'ended', state of the flow
+-- errors WRONGTYPE
+-- flags  allow-oom
+local function cancel_member(call, uuid)
+  local execution, problem = ff.execution.load(call, uuid)
+  if problem then
+    error({ err = problem })
+  end
+  if not execution or ff.execution.is_terminal(execution) then
+    return false
+  end
+  ff.execution.finish(call, execution, 'cancelled', call.reason)
+  return true
+end
+
+local function cancel_flow(KEYS, ARGV)
+  local core = KEYS[ff.keys.block + 1]
+  local policy, flow_id, reason, offset, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+  local call = ff.call.begin(KEYS, policy)
+  call.reason = reason
+  local flow = ff.flow.load(call, flow_id)
+  if not flow then
+    return { 'not_found' }
+  elseif flow.state ~= 'running' then
+    return { 'ended', flow.state }
+  end
+  if not flow.cancel_requested then
+    ff.flow.request_cancel(flow, reason)
+  end
+  local members = ff.base.split(redis.call('HGET', core, 'members'))
+  local last = math.min(offset + limit, #members)
+  local cancelled, before = 0, 0
+  for index = offset + 1, last do
+    if cancel_member(call, members[index]) then
+      cancelled = cancelled + 1
+    else
+      before = before + 1
+    end
+  end
+  ff.call.commit(call)
+  return { 'ok', ff.base.int(cancelled), ff.base.int(before), last < #members and ff.base.int(last) or '' }
+end
+
+redis.register_function({ function_name = 'ff1_cancel_flow', callback = cancel_flow, flags = { 'allow-oom' } })
+end
+
+do -- functions/claim.lua
+-- ff1_claim: hands out runnable executions of one lane under a lease.
+-- KEYS   1..12 partition block
+-- ARGV   1 lane, 2 worker, 3 how many at most (0: only pass the signal on), 4 lease ms, 5 listener to note if the
+--        lane is empty ('' for none)
+-- reply  '1' if the lane has more, else '0'; then per execution: uuid, flow id or '', name, namespace, tags as JSON,
+--        payload, attempt, lease epoch, max attempts, timeout ms or 0
+-- errors WRONGTYPE
+-- flags  allow-oom
+local FIELDS = {
+  'execution_id', 'flow_id', 'name', 'namespace', 'tags_json', 'payload', 'current_attempt_index', 'lease_epoch',
+  'max_attempts', 'timeout_ms', 'ready_member', 'public_state',
+}
+-- Members looked at beyond those wanted, in case some are out of date.
+local SPARE = 16
+
+local function read_candidate(call, member)
+  local core = ff.keys.core(call.partition.tag, ff.queue.uuid(member))
+  local values = redis.pcall('HMGET', core, unpack(FIELDS))
+  if values.err or not values[1] then
+    return nil
+  end
+  local candidate = { core = core, uuid = ff.queue.uuid(member), member = member }
+  for index, name in ipairs(FIELDS) do
+    candidate[name] = values[index] or nil
+  end
+  candidate.stale = candidate.public_state ~= 'waiting' or candidate.ready_member ~= member
+  return candidate
+end
+
+local function choose(call, members, wanted)
+  local chosen, stale = {}, {}
+  for _, member in ipairs(members) do
+    local candidate = read_candidate(call, member)
+    if candidate and candidate.stale then
+      stale[#stale + 1] = member
+    elseif candidate and #chosen < wanted then
+      local flow = ff.flow.of(call, candidate)
+      if not (flow and flow.cancel_requested) then
+        chosen[#chosen + 1] = candidate
+      end
+    end
+  end
+  return chosen, stale
+end
+
+local function lease(call, candidate, worker, lease_ms)
+  local attempt = ff.base.num(candidate.current_attempt_index) + 1
+  local epoch = ff.base.num(candidate.lease_epoch) + 1
+  local timeout = ff.base.num(candidate.timeout_ms)
+  local expires = call.now + lease_ms
+  candidate.attempt, candidate.epoch = ff.base.int(attempt), ff.base.int(epoch)
+  redis.call('HSET', candidate.core, 'lifecycle_phase', 'active', 'public_state', 'active',
+    'current_attempt_index', candidate.attempt, 'lease_epoch', candidate.epoch, 'lease_worker', worker,
+    'lease_expires_at', ff.base.int(expires), 'started_at', ff.base.int(call.now),
+    'timeout_at', timeout > 0 and ff.base.int(call.now + timeout) or '0')
+  if timeout > 0 then
+    expires = math.min(expires, call.now + timeout)
+  end
+  redis.call('ZADD', call.partition.leases, ff.base.int(expires), candidate.uuid)
+  redis.call('ZREM', call.partition.ready, candidate.member)
+end
+
+local function claim(KEYS, ARGV)
+  local lane, worker, wanted, lease_ms, listener = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+  local call = ff.call.begin(KEYS, '0 0 0')
+  local members = ff.queue.peek(call.partition, lane, wanted + SPARE)
+  local chosen, stale = choose(call, members, wanted)
+  local more = #members - #stale > #chosen
+  local reply = { more and '1' or '0' }
+  for _, candidate in ipairs(chosen) do
+    lease(call, candidate, worker, lease_ms)
+    for _, value in ipairs({
+      candidate.uuid, ff.base.text(candidate.flow_id), candidate.name, candidate.namespace, candidate.tags_json,
+      ff.base.text(candidate.payload), candidate.attempt, candidate.epoch, candidate.max_attempts,
+      candidate.timeout_ms or '0',
+    }) do
+      reply[#reply + 1] = value
+    end
+  end
+  if #stale > 0 then
+    redis.call('ZREM', call.partition.ready, unpack(stale))
+  end
+  if more then
+    ff.queue.signal(call.partition, lane)
+  elseif listener ~= '' then
+    ff.queue.wait(call.partition, lane, listener)
+  end
+  return reply
+end
+
+redis.register_function({ function_name = 'ff1_claim', callback = claim, flags = { 'allow-oom' } })
+end
+
+do -- functions/complete.lua
+-- ff1_complete: ends an execution with success.
+-- KEYS   1..12 partition block, 13 the execution's core, 14 its flow's core if it has one
+-- ARGV   1 policy, 2 uuid, 3 lease epoch, 4 attempt, 5 result, 6 '1' if the result is UTF-8
+-- reply  'ok', '1' if an announcement was refused | 'not_found' | 'lease_lost' | 'ended', outcome
+-- errors WRONGTYPE
+-- flags  allow-oom
+local function complete(KEYS, ARGV)
+  local policy, uuid, epoch, attempt, result, is_text = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+  local call = ff.call.begin(KEYS, policy, { [uuid] = true })
+  local execution, answer = ff.execution.owned(call, uuid, epoch, attempt, 'success')
+  if not execution then
+    return answer
+  end
+  if execution.lifecycle_phase == 'terminal' then
+    ff.execution.resume_end(call, execution)
+  else
+    execution.result, execution.result_text = result, is_text
+    ff.execution.finish(call, execution, 'success')
+  end
+  return { 'ok', ff.call.commit(call) }
+end
+
+redis.register_function({ function_name = 'ff1_complete', callback = complete, flags = { 'allow-oom' } })
+end
+
+do -- functions/deployment.lua
+-- ff1_deployment: records what is fixed for the lifetime of a deployment, and tells what is recorded.
+-- KEYS   1 the deployment's record (hash)
+-- ARGV   1 partition count, 2 ABI major
+-- reply  recorded partition count, recorded ABI major
+-- errors WRONGTYPE
+local function deployment(KEYS, ARGV)
+  local record, count, abi = KEYS[1], ARGV[1], ARGV[2]
+  local known = redis.call('HMGET', record, 'partition_count', 'abi')
+  if known[1] and known[2] then
+    return { known[1], known[2] }
+  end
+  count, abi = known[1] or count, known[2] or abi
+  redis.call('HSET', record, 'partition_count', count, 'abi', abi)
+  return { count, abi }
+end
+
+redis.register_function('ff1_deployment', deployment)
+end
+
+do -- functions/describe_execution.lua
+-- ff1_describe_execution: reads an execution. One whose end is half-written still counts as active.
+-- KEYS   1 the execution's core
+-- ARGV   none
+-- reply  nothing when it does not exist; else name, flow id, namespace, lane, priority, tags as JSON, phase, state,
+--        outcome, reason, last error, attempt, failures, max attempts, unmet needs, generation, worker, created at,
+--        started at, completed at, result; '' for what it has not
+-- errors WRONGTYPE
+-- flags  no-writes
+local FIELDS = {
+  'name', 'flow_id', 'namespace', 'lane_id', 'priority', 'tags_json', 'lifecycle_phase', 'public_state',
+  'terminal_outcome', 'failure_reason', 'last_error', 'current_attempt_index', 'failures', 'max_attempts',
+  'unmet_needs', 'generation', 'lease_worker', 'created_at', 'started_at', 'completed_at', 'result', 'log_pos',
+}
+
+local function describe_execution(KEYS)
+  local values = redis.call('HMGET', KEYS[1], unpack(FIELDS))
+  if not values[1] then
+    return {}
+  end
+  local reply = {}
+  for index = 1, #FIELDS - 1 do
+    reply[index] = ff.base.text(values[index])
+  end
+  if reply[7] == 'terminal' and not values[#FIELDS] then
+    reply[7], reply[8], reply[9], reply[10], reply[20], reply[21] = 'active', 'active', 'none', '', '', ''
+  end
+  return reply
+end
+
+redis.register_function({ function_name = 'ff1_describe_execution', callback = describe_execution,
+  flags = { 'no-writes' } })
+end
+
+do -- functions/describe_flow.lua
+-- ff1_describe_flow: reads a flow and the state of its members.
+-- KEYS   1 flow core
+-- ARGV   1 the partition's hash tag
+-- reply  nothing when it does not exist; else name, namespace, state, '1' if its cancellation was asked for, created
+--        at, completed at or '', then per member: name, uuid, state
+-- errors WRONGTYPE
+-- flags  no-writes
+local function describe_flow(KEYS, ARGV)
+  local core, tag = KEYS[1], ARGV[1]
+  local flow = redis.call('HMGET', core, 'name', 'namespace', 'state', 'cancel_requested', 'created_at',
+    'completed_at', 'members')
+  if not flow[3] then
+    return {}
+  end
+  local reply = {
+    ff.base.text(flow[1]), flow[2], flow[3], flow[4] or '0', flow[5], ff.base.text(flow[6]),
+  }
+  for _, uuid in ipairs(ff.base.split(flow[7])) do
+    local member = redis.call('HMGET', ff.keys.core(tag, uuid), 'name', 'public_state', 'lifecycle_phase', 'log_pos')
+    if member[1] then
+      reply[#reply + 1] = member[1]
+      reply[#reply + 1] = uuid
+      reply[#reply + 1] = member[3] == 'terminal' and not member[4] and 'active' or member[2]
+    end
+  end
+  return reply
+end
+
+redis.register_function({ function_name = 'ff1_describe_flow', callback = describe_flow, flags = { 'no-writes' } })
+end
+
+do -- functions/fail.lua
+-- ff1_fail: reports a failed attempt; decides between a retry and the end.
+-- KEYS   1..12 partition block, 13 the execution's core, 14 its flow's core if it has one
+-- ARGV   1 policy, 2 uuid, 3 lease epoch, 4 attempt, 5 reason (UTF-8), 6 '1' if a retry can help
+-- reply  'retry', backoff ms | 'ok', '1' if an announcement was refused | 'not_found' | 'lease_lost' |
+--        'ended', outcome
+-- errors WRONGTYPE
+-- flags  allow-oom
+local function fail(KEYS, ARGV)
+  local policy, uuid, epoch, attempt, reason, retryable = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6] == '1'
+  local call = ff.call.begin(KEYS, policy, { [uuid] = true })
+  local execution, answer = ff.execution.owned(call, uuid, epoch, attempt, 'failed')
+  if not execution then
+    return answer
+  end
+  if execution.lifecycle_phase == 'terminal' then
+    ff.execution.resume_end(call, execution)
+    return { 'ok', ff.call.commit(call) }
+  end
+  local verdict, backoff = ff.execution.attempt_failed(call, execution, reason, retryable)
+  local refused = ff.call.commit(call)
+  if verdict == 'retry' then
+    return { 'retry', ff.base.int(backoff) }
+  end
+  return { 'ok', refused }
+end
+
+redis.register_function({ function_name = 'ff1_fail', callback = fail, flags = { 'allow-oom' } })
+end
+
+do -- functions/pending.lua
+-- ff1_pending: names an execution that ended with dependents left to resolve, and the next of them.
+-- KEYS   1..12 partition block
+-- ARGV   1 how many dependents at most
+-- reply  nothing when there is none; else the uuid of the ended execution, its flow's id, then the uuids of its next
+--        dependents
+-- errors WRONGTYPE
+-- flags  no-writes
+local function pending(KEYS, ARGV)
+  local limit = tonumber(ARGV[1])
+  local partition = ff.keys.partition(KEYS)
+  local uuid = redis.call('ZRANGE', partition.pending, 0, 0)[1]
+  if not uuid then
+    return {}
+  end
+  local stored = redis.call('HMGET', ff.keys.core(partition.tag, uuid), 'dependents', 'dependents_done', 'flow_id')
+  local reply = { uuid, ff.base.text(stored[3]) }
+  local list, done = ff.base.split(stored[1]), ff.base.num(stored[2])
+  for index = done + 1, math.min(done + limit, #list) do
+    reply[#reply + 1] = list[index]
+  end
+  return reply
+end
+
+redis.register_function({ function_name = 'ff1_pending', callback = pending, flags = { 'no-writes' } })
+end
+
+do -- functions/reconcile.lua
+-- ff1_reconcile: looks at executions that are not done with and puts right what an interrupted call left undone.
+-- KEYS   1..12 partition block
+-- ARGV   1 policy, 2 uuid after which to go on ('' to begin), 3 how many executions at most
+-- reply  examined, repaired, uuid to go on after or '' at the end
+-- errors WRONGTYPE
+-- flags  allow-oom
+
+-- Unmet needs of one execution that are looked up in a call.
+local NEEDS_AT_ONCE = 16
+
+local function in_index(index, member)
+  return redis.call('ZSCORE', index, member)
+end
+
+-- A need that was met without being counted: its execution ended, recorded its completion, and is not pending.
+local function missed_needs(call, execution)
+  local stored = redis.call('HGET', execution.core, 'needs')
+  local seen = 0
+  for _, uuid in ipairs(ff.base.split(stored)) do
+    if seen == NEEDS_AT_ONCE then
+      return
+    end
+    if redis.call('HEXISTS', execution.core, 'met:' .. uuid) == 0 then
+      seen = seen + 1
+      local parent = ff.execution.load(call, uuid)
+      if parent and parent.lifecycle_phase == 'terminal' and parent.log_pos and not parent.progress
+        and not in_index(call.partition.pending, uuid) then
+        parent.dependents_done = '0'
+        ff.dependents.plan(call, parent)
+        call.repaired = call.repaired + 1
+        return
+      end
+    end
+  end
+end
+
+local function examine_open(call, execution)
+  local partition, uuid, state = call.partition, execution.uuid, execution.public_state
+  local flow = ff.flow.of(call, execution)
+  if flow and flow.cancel_requested then
+    ff.execution.finish(call, execution, 'cancelled', flow.cancel_reason)
+    call.repaired = call.repaired + 1
+    return
+  end
+  local index, score, member
+  if state == 'waiting' then
+    index, score, member = partition.ready, '0', execution.ready_member
+  elseif state == 'delayed' then
+    index, score, member = partition.delayed, ff.base.int(call.now), uuid
+  elseif state == 'active' then
+    index, score, member = partition.leases, execution.lease_expires_at, uuid
+  else
+    missed_needs(call, execution)
+  end
+  if index and not in_index(index, member) then
+    call.missing[#call.missing + 1] = { index, score, member, state == 'waiting' and execution.lane_id }
+  end
+  local deadline = ff.base.num(execution.deadline_at)
+  if deadline > 0 and not in_index(partition.deadlines, uuid) then
+    call.missing[#call.missing + 1] = { partition.deadlines, execution.deadline_at, uuid }
+  end
+end
+
+local function examine(call, uuid)
+  local execution = ff.execution.load(call, uuid)
+  if not execution or execution.ending or execution.moving then
+    return
+  end
+  if execution.lifecycle_phase == 'terminal' then
+    ff.execution.resume_end(call, execution)
+    call.repaired = call.repaired + 1
+  else
+    examine_open(call, execution)
+  end
+end
+
+local function add_missing(call)
+  for _, entry in ipairs(call.missing) do
+    redis.call('ZADD', entry[1], entry[2], entry[3])
+    if entry[4] then
+      call.lanes[#call.lanes + 1] = entry[4]
+    end
+    call.repaired = call.repaired + 1
+  end
+end
+
+local function reconcile(KEYS, ARGV)
+  local policy, after, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
+  local call = ff.call.begin(KEYS, policy)
+  call.repaired, call.missing = 0, {}
+  local from = after == '' and '-' or '(' .. after
+  local uuids = redis.call('ZRANGEBYLEX', call.partition.open, from, '+', 'LIMIT', 0, limit)
+  local examined = 0
+  for _, uuid in ipairs(uuids) do
+    if call.ends_left <= 0 then
+      break
+    end
+    examine(call, uuid)
+    examined = examined + 1
+  end
+  add_missing(call)
+  ff.call.commit(call)
+  local stopped_early = examined < #uuids or #uuids == limit
+  return {
+    ff.base.int(examined), ff.base.int(call.repaired), stopped_early and examined > 0 and uuids[examined] or '',
+  }
+end
+
+redis.register_function({ function_name = 'ff1_reconcile', callback = reconcile, flags = { 'allow-oom' } })
+end
+
+do -- functions/renew.lua
+-- ff1_renew: extends leases.
+-- KEYS   1..12 partition block, then the core of each execution
+-- ARGV   1 lease ms, then per execution: uuid, lease epoch, attempt
+-- reply  per execution '1' renewed, '0' lease lost
+-- errors WRONGTYPE
+-- flags  allow-oom
+local function renew(KEYS, ARGV)
+  local lease_ms = tonumber(ARGV[1])
+  local call = ff.call.begin(KEYS, '0 0 0')
+  local reply, held = {}, {}
+  for at = 2, #ARGV, 3 do
+    local execution, problem = ff.execution.load(call, ARGV[at])
+    if problem then
+      return redis.error_reply(problem)
+    end
+    local holds = execution and ff.execution.holds_lease(execution, ARGV[at + 1], ARGV[at + 2])
+    reply[#reply + 1] = holds and '1' or '0'
+    if holds then
+      held[#held + 1] = execution
+    end
+  end
+  for _, execution in ipairs(held) do
+    local expires = call.now + lease_ms
+    redis.call('HSET', execution.core, 'lease_expires_at', ff.base.int(expires))
+    local timeout_at = ff.base.num(execution.timeout_at)
+    if timeout_at > 0 then
+      expires = math.min(expires, timeout_at)
+    end
+    redis.call('ZADD', call.partition.leases, ff.base.int(expires), execution.uuid)
+  end
+  return reply
+end
+
+redis.register_function({ function_name = 'ff1_renew', callback = renew, flags = { 'allow-oom' } })
+end
+
+do -- functions/resolve.lua
+-- ff1_resolve: promotes or skips dependents that a terminal call has left pending.
+-- KEYS   1..12 partition block, 13 core of the ended execution, 14 its flow's core, then the cores of the dependents
+-- ARGV   1 policy, 2 uuid of the ended execution, then the uuids of the dependents
+-- reply  dependents resolved, '1' if more is pending in the partition
+-- errors WRONGTYPE
+-- flags  allow-oom
+local function resolve(KEYS, ARGV)
+  local policy, uuid = ARGV[1], ARGV[2]
+  local declared = {}
+  for index = 2, #ARGV do
+    declared[ARGV[index]] = true
+  end
+  local call = ff.call.begin(KEYS, policy, declared)
+  local parent, problem = ff.execution.load(call, uuid)
+  if problem then
+    return redis.error_reply(problem)
+  end
+  if parent then
+    ff.dependents.plan(call, parent)
+    ff.call.commit(call)
+  end
+  if not parent or not parent.leaves_pending then
+    redis.call('ZREM', call.partition.pending, uuid)
+  end
+  local more = redis.call('ZCARD', call.partition.pending) > 0
+  return { ff.base.int(call.resolved), more and '1' or '0' }
+end
+
+redis.register_function({ function_name = 'ff1_resolve', callback = resolve, flags = { 'allow-oom' } })
+end
+
+do -- functions/submit.lua
+-- ff1_submit: accepts a flow, or one solo execution.
+-- KEYS   1..12 partition block, 13 flow core (of a solo execution: its own core), then per member: core, tags
+-- ARGV   1 policy, 2 flow id ('' for a solo execution), 3 namespace, 4 flow name, 5 fingerprint, then per member:
+--        uuid, name, lane, priority, tags as JSON, payload, max attempts, backoff ms, longest backoff ms,
+--        max lease expiries, delay ms, deadline ms (0 none), timeout ms (0 none), number of needs,
+--        needs and dependents (uuids, comma-separated), number of tags, then key and value of each tag
+-- reply  'ok' | 'exists' (the same content is there already) | 'conflict' (other content is there)
+-- errors WRONGTYPE, OOM
+local MEMBER_ARGUMENTS = 17
+
+local function read_members(KEYS, ARGV)
+  local members = {}
+  local at, key = 6, ff.keys.block + 2
+  while at <= #ARGV do
+    local member = {
+      core = KEYS[key], tags_key = KEYS[key + 1],
+      uuid = ARGV[at], name = ARGV[at + 1], lane_id = ARGV[at + 2], priority = ARGV[at + 3],
+      tags_json = ARGV[at + 4], payload = ARGV[at + 5], max_attempts = ARGV[at + 6], backoff_ms = ARGV[at + 7],
+      backoff_max_ms = ARGV[at + 8], max_lease_expiries = ARGV[at + 9], delay_ms = tonumber(ARGV[at + 10]),
+      deadline_ms = tonumber(ARGV[at + 11]), timeout_ms = ARGV[at + 12], unmet_needs = ARGV[at + 13],
+      needs = ARGV[at + 14], dependents = ARGV[at + 15], tags = {}, index = tostring(#members),
+    }
+    local tags = tonumber(ARGV[at + 16])
+    at = at + MEMBER_ARGUMENTS
+    for _ = 1, 2 * tags do
+      member.tags[#member.tags + 1] = ARGV[at]
+      at = at + 1
+    end
+    members[#members + 1] = member
+    key = key + 2
+  end
+  return members
+end
+
+local function initial_state(member, now)
+  if tonumber(member.unmet_needs) > 0 then
+    return 'blocked', 'submitted'
+  elseif member.delay_ms > 0 then
+    return 'delayed', 'submitted'
+  end
+  member.ready_member = ff.queue.member(member, now)
+  return 'waiting', 'runnable'
+end
+
+local function write_member(call, member, flow_id, namespace, fingerprint)
+  local now = ff.base.int(call.now)
+  local state, phase = initial_state(member, call.now)
+  member.state = state
+  local fields = {
+    'execution_id', call.partition.tag .. ':' .. member.uuid, 'name', member.name, 'namespace', namespace,
+    'lane_id', member.lane_id, 'priority', member.priority, 'tags_json', member.tags_json,
+    'lifecycle_phase', phase, 'public_state', state, 'terminal_outcome', 'none', 'created_at', now,
+    'current_attempt_index', '0', 'generation', '0', 'lease_epoch', '0', 'unmet_needs', member.unmet_needs,
+    'max_attempts', member.max_attempts, 'max_lease_expiries', member.max_lease_expiries,
+    'backoff_ms', member.backoff_ms, 'backoff_max_ms', member.backoff_max_ms,
+  }
+  local function set(name, value)
+    fields[#fields + 1] = name
+    fields[#fields + 1] = value
+  end
+  if flow_id ~= '' then
+    set('flow_id', flow_id)
+    set('index', member.index)
+  else
+    set('fingerprint', fingerprint)
+  end
+  if member.payload ~= '' then
+    set('payload', member.payload)
+  end
+  if member.needs ~= '' then
+    set('needs', member.needs)
+  end
+  if member.dependents ~= '' then
+    set('dependents', member.dependents)
+  end
+  if member.timeout_ms ~= '0' then
+    set('timeout_ms', member.timeout_ms)
+  end
+  if member.delay_ms > 0 then
+    set('eligible_at', ff.base.int(call.now + member.delay_ms))
+  end
+  if member.deadline_ms > 0 then
+    set('deadline_at', ff.base.int(call.now + member.deadline_ms))
+  end
+  if member.ready_member then
+    set('ready_member', member.ready_member)
+  end
+  redis.call('DEL', member.core, member.tags_key)
+  redis.call('HSET', member.core, unpack(fields))
+  if #member.tags > 0 then
+    redis.call('HSET', member.tags_key, unpack(member.tags))
+  end
+end
+
+local function write_flow(call, key, flow_id, namespace, name, fingerprint, members)
+  local uuids = {}
+  for index, member in ipairs(members) do
+    uuids[index] = member.uuid
+  end
+  redis.call('HSET', key, 'flow_id', flow_id, 'namespace', namespace, 'name', name, 'fingerprint', fingerprint,
+    'state', 'running', 'total', #members, 'remaining', #members, 'unsuccessful', '0',
+    'created_at', ff.base.int(call.now), 'members', table.concat(uuids, ','))
+end
+
+local function index_members(call, members)
+  local partition = call.partition
+  local delayed, deadlines = {}, {}
+  for _, member in ipairs(members) do
+    if member.state == 'waiting' then
+      ff.queue.push(call, member)
+    elseif member.state == 'delayed' then
+      delayed[#delayed + 1] = ff.base.int(call.now + member.delay_ms)
+      delayed[#delayed + 1] = member.uuid
+    end
+    if member.deadline_ms > 0 then
+      deadlines[#deadlines + 1] = ff.base.int(call.now + member.deadline_ms)
+      deadlines[#deadlines + 1] = member.uuid
+    end
+  end
+  ff.base.chunked('ZADD', partition.delayed, delayed, 2)
+  ff.base.chunked('ZADD', partition.deadlines, deadlines, 2)
+end
+
+-- The open entries come first, so that whatever is interrupted later is found by the reconciler.
+local function open_members(call, members)
+  local open = {}
+  for _, member in ipairs(members) do
+    open[#open + 1] = '0'
+    open[#open + 1] = member.uuid
+  end
+  ff.base.chunked('ZADD', call.partition.open, open, 2)
+end
+
+local function submit(KEYS, ARGV)
+  local head = KEYS[ff.keys.block + 1]
+  local policy, flow_id, namespace, name, fingerprint = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+  local call = ff.call.begin(KEYS, policy)
+  local known = redis.call('HGET', head, 'fingerprint')
+  if known then
+    return { known == fingerprint and 'exists' or 'conflict' }
+  end
+  local members = read_members(KEYS, ARGV)
+  open_members(call, members)
+  for _, member in ipairs(members) do
+    write_member(call, member, flow_id, namespace, fingerprint)
+  end
+  if flow_id ~= '' then
+    write_flow(call, head, flow_id, namespace, name, fingerprint, members)
+  end
+  index_members(call, members)
+  ff.queue.signal_all(call)
+  return { 'ok' }
+end
+
+redis.register_function('ff1_submit', submit)
+end
+
+do -- functions/sweep.lua
+-- ff1_sweep: does what is due in a partition, a bounded piece of it: delays, attempt timeouts, leases, deadlines,
+-- pending dependents, retention.
+-- KEYS   1..12 partition block
+-- ARGV   1 policy, 2 retention ms
+-- reply  released, reclaimed, ended, dependents resolved, removed, '1' if more is due now, ms until something is due
+--        next or ''
+-- errors WRONGTYPE
+-- flags  allow-oom
+local DUE_AT_ONCE = 64
+
+local function due(call, index)
+  return redis.call('ZRANGEBYSCORE', index, '-inf', ff.base.int(call.now), 'LIMIT', 0, DUE_AT_ONCE)
+end
+
+-- Looks at what an index says is due; an entry whose execution cannot be read stays for later.
+local function each_due(call, index, visit)
+  local entries = due(call, index)
+  for _, uuid in ipairs(entries) do
+    if call.ends_left <= 0 then
+      return true
+    end
+    local execution = ff.execution.load(call, uuid)
+    if execution and not execution.ending and not execution.moving then
+      visit(execution)
+    end
+  end
+  return #entries == DUE_AT_ONCE
+end
+
+local function release(call, execution)
+  if execution.public_state == 'delayed' then
+    ff.execution.move(call, execution, 'waiting')
+    call.released = call.released + 1
+  else
+    call.stale[#call.stale + 1] = { call.partition.delayed, execution.uuid }
+  end
+end
+
+local function reclaim(call, execution)
+  if execution.lifecycle_phase == 'terminal' then
+    ff.execution.resume_end(call, execution)
+  elseif execution.public_state ~= 'active' then
+    call.stale[#call.stale + 1] = { call.partition.leases, execution.uuid }
+  else
+    local timeout_at = ff.base.num(execution.timeout_at)
+    if timeout_at > 0 and timeout_at <= call.now then
+      ff.execution.attempt_failed(call, execution, 'timeout', true)
+      call.reclaimed = call.reclaimed + 1
+    elseif ff.base.num(execution.lease_expires_at) <= call.now then
+      ff.execution.lease_expired(call, execution)
+      call.reclaimed = call.reclaimed + 1
+    end
+  end
+end
+
+local function expire(call, execution)
+  if execution.lifecycle_phase == 'terminal' then
+    ff.execution.resume_end(call, execution)
+  else
+    ff.execution.finish(call, execution, 'expired', 'deadline_exceeded')
+  end
+end
+
+local function resolve_pending(call)
+  local parents = redis.call('ZRANGE', call.partition.pending, 0, DUE_AT_ONCE - 1)
+  for _, uuid in ipairs(parents) do
+    if call.dependents_left <= 0 then
+      return true
+    end
+    local parent = ff.execution.load(call, uuid)
+    if parent and not parent.ending then
+      ff.dependents.plan(call, parent)
+    end
+  end
+  return #parents == DUE_AT_ONCE
+end
+
+local function remove_stale(call)
+  for _, entry in ipairs(call.stale) do
+    redis.call('ZREM', entry[1], entry[2])
+  end
+end
+
+local function next_due(call)
+  local soonest
+  local partition = call.partition
+  for _, index in ipairs({ partition.delayed, partition.leases, partition.deadlines }) do
+    local first = redis.call('ZRANGE', index, 0, 0, 'WITHSCORES')
+    if first[2] and (not soonest or tonumber(first[2]) < soonest) then
+      soonest = tonumber(first[2])
+    end
+  end
+  return soonest and ff.base.int(math.max(soonest - call.now, 0)) or ''
+end
+
+local function sweep(KEYS, ARGV)
+  local policy, retention_ms = ARGV[1], tonumber(ARGV[2])
+  local call = ff.call.begin(KEYS, policy)
+  call.released, call.reclaimed, call.stale = 0, 0, {}
+  local partition = call.partition
+  local more = each_due(call, partition.deadlines, function(execution) expire(call, execution) end)
+  more = each_due(call, partition.leases, function(execution) reclaim(call, execution) end) or more
+  more = each_due(call, partition.delayed, function(execution) release(call, execution) end) or more
+  more = resolve_pending(call) or more
+  ff.call.commit(call)
+  remove_stale(call)
+  local removed, more_to_remove = ff.retention.run(call, retention_ms)
+  return {
+    ff.base.int(call.released), ff.base.int(call.reclaimed), ff.base.int(#call.ends), ff.base.int(call.resolved),
+    ff.base.int(removed), (more or more_to_remove) and '1' or '0', next_due(call),
+  }
+end
+
+redis.register_function({ function_name = 'ff1_sweep', callback = sweep, flags = { 'allow-oom' } })
+end
+
+do -- functions/version.lua
+-- ff1_version: which library this is.
+-- KEYS   none
+-- ARGV   none
+-- reply  version, digest
+-- flags  no-writes
+local function version()
+  return { ff.version, ff.digest }
+end
+
+redis.register_function({ function_name = 'ff1_version', callback = version, flags = { 'no-writes' } })
+end
