@@ -5,6 +5,8 @@
 pub mod assemble;
 pub mod host;
 pub mod keys;
+pub mod loader;
+pub mod operations;
 pub mod wire;
 
 /// The library as a server loads it.

@@ -274,7 +274,8 @@ mod tests {
 
     #[test]
     fn an_entry_of_another_log_is_refused() {
-        let fields = [(Bytes::from("e"), Bytes::from(json!({"execution_id": EXECUTION, "outcome": "failed"}).to_string()))];
+        let fields =
+            [(Bytes::from("e"), Bytes::from(json!({"execution_id": EXECUTION, "outcome": "failed"}).to_string()))];
         let entry = EntryId { epoch: 1, seq: 0 };
         assert!(decode_entry(log(), entry, &fields).is_ok());
         let elsewhere = LogId { partition: Partition::new(8), scope: Scope::Flows };

@@ -1,0 +1,151 @@
+//! Describing and cancelling.
+
+use bytes::Bytes;
+use ff_core::{
+    CancelOutcome, EngineError, ExecutionId, ExecutionSnapshot, FlowCancellation, FlowId, FlowSnapshot, LaneId,
+    MemberSnapshot, Namespace, Outcome, limits,
+};
+
+use super::{Operations, Reader, arg, block_and, call, not_found, read, work::read_tags};
+use crate::{host::ScriptHost, keys};
+
+/// Members that one call of `ff1_cancel_flow` ends.
+const CANCELLED_AT_ONCE: u32 = 128;
+
+impl<H: ScriptHost> Operations<H> {
+    /// See [`ff_core::backend::ControlBackend::describe_execution`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn describe_execution(&self, id: ExecutionId) -> Result<ExecutionSnapshot, EngineError> {
+        self.check(id)?;
+        let reply = self.run(read("ff1_describe_execution", vec![keys::execution_core(id)], vec![])).await?;
+        if reply.is_empty() {
+            return Err(not_found(id));
+        }
+        read_execution(&mut Reader::new("describe execution", &reply), id)
+    }
+
+    /// See [`ff_core::backend::ControlBackend::describe_flow`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn describe_flow(&self, id: FlowId) -> Result<FlowSnapshot, EngineError> {
+        let partition = self.partition_of(id);
+        let call = read("ff1_describe_flow", vec![keys::flow_core(partition, id)], vec![arg(partition)]);
+        let reply = self.run(call).await?;
+        if reply.is_empty() {
+            return Err(EngineError::NotFound { what: format!("flow {id}") });
+        }
+        let mut reader = Reader::new("describe flow", &reply);
+        let name = reader.optional_text()?.map(str::to_owned);
+        let mut flow = FlowSnapshot::new(id, Namespace::new(reader.text()?)?, reader.parse()?);
+        flow.name = name;
+        flow.cancel_requested = reader.flag()?;
+        flow.created_at_ms = reader.number()?;
+        flow.completed_at_ms = reader.optional_number()?;
+        while !reader.is_at_end() {
+            flow.members.push(MemberSnapshot {
+                name: reader.text()?.to_owned(),
+                execution_id: ExecutionId::from_parts(partition, reader.parse()?),
+                state: reader.parse()?,
+            });
+        }
+        Ok(flow)
+    }
+
+    /// See [`ff_core::backend::ControlBackend::cancel_execution`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn cancel_execution(&self, id: ExecutionId, reason: &str) -> Result<CancelOutcome, EngineError> {
+        self.check(id)?;
+        let keys = block_and(id.partition(), [keys::execution_core(id)]);
+        let args = vec![self.policy.argument(), arg(id.uuid()), reason_argument(reason)];
+        let reply = self.run(call("ff1_cancel_execution", keys, args)).await?;
+        let mut reader = Reader::new("cancel execution", &reply);
+        match reader.text()? {
+            "ok" => self.warn_if_refused(&mut reader).map(|()| CancelOutcome::Cancelled),
+            "ended" => match Outcome::from_wire(reader.text()?) {
+                Outcome::Cancelled => Ok(CancelOutcome::Cancelled),
+                outcome => Ok(CancelOutcome::AlreadyEnded(outcome)),
+            },
+            "not_found" => Err(not_found(id)),
+            other => Err(reader.malformed(other)),
+        }
+    }
+
+    /// See [`ff_core::backend::ControlBackend::cancel_flow`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn cancel_flow(&self, id: FlowId, reason: &str) -> Result<FlowCancellation, EngineError> {
+        let mut total = FlowCancellation { cancelled: 0, already_ended: 0 };
+        let mut offset = Some(0);
+        while let Some(first) = offset {
+            offset = self.cancel_members(id, reason, first, &mut total).await?;
+        }
+        Ok(total)
+    }
+
+    /// Cancels the next members and returns where to go on.
+    async fn cancel_members(
+        &self,
+        id: FlowId,
+        reason: &str,
+        first: u32,
+        total: &mut FlowCancellation,
+    ) -> Result<Option<u32>, EngineError> {
+        let partition = self.partition_of(id);
+        let keys = block_and(partition, [keys::flow_core(partition, id)]);
+        let args = vec![self.policy.argument(), arg(id), reason_argument(reason), arg(first), arg(CANCELLED_AT_ONCE)];
+        let reply = self.run(call("ff1_cancel_flow", keys, args)).await?;
+        let mut reader = Reader::new("cancel flow", &reply);
+        match reader.text()? {
+            "ok" => {
+                total.cancelled += reader.number::<u32>()?;
+                total.already_ended += reader.number::<u32>()?;
+                reader.optional_number()
+            }
+            "ended" => {
+                let flow = self.describe_flow(id).await?;
+                // Whatever this call has cancelled before the flow ended is among its members.
+                let members = u32::try_from(flow.members.len()).unwrap_or(u32::MAX);
+                total.already_ended = members.saturating_sub(total.cancelled);
+                Ok(None)
+            }
+            "not_found" => Err(EngineError::NotFound { what: format!("flow {id}") }),
+            other => Err(reader.malformed(other)),
+        }
+    }
+}
+
+fn reason_argument(reason: &str) -> Bytes {
+    arg(&reason[..reason.floor_char_boundary(limits::REASON_BYTES)])
+}
+
+fn read_execution(reader: &mut Reader<'_>, id: ExecutionId) -> Result<ExecutionSnapshot, EngineError> {
+    let name = reader.text()?.to_owned();
+    let flow_id = reader.optional_text()?.map(str::parse).transpose()?;
+    let (namespace, lane) = (Namespace::new(reader.text()?)?, LaneId::new(reader.text()?)?);
+    let priority = reader.number()?;
+    let tags = read_tags(reader)?;
+    let mut execution = ExecutionSnapshot::new(id, name, namespace, lane, reader.parse()?, reader.parse()?);
+    execution.flow_id = flow_id;
+    execution.priority = priority;
+    execution.tags = tags;
+    execution.outcome = Some(reader.text()?).filter(|word| *word != "none").map(Outcome::from_wire);
+    execution.reason = reader.optional_text()?.map(Into::into);
+    execution.last_error = reader.optional_text()?.map(Into::into);
+    execution.attempt = reader.number()?;
+    execution.failures = reader.optional_number()?.unwrap_or(0);
+    execution.max_attempts = reader.number()?;
+    execution.unmet_needs = reader.number()?;
+    execution.generation = reader.number()?;
+    execution.worker = reader.optional_text()?.map(str::parse).transpose()?;
+    execution.created_at_ms = reader.number()?;
+    execution.started_at_ms = reader.optional_number()?;
+    execution.completed_at_ms = reader.optional_number()?;
+    execution.result = Some(reader.bytes()?).filter(|result| !result.is_empty());
+    Ok(execution)
+}

@@ -1,0 +1,188 @@
+//! The operations of the engine as typed calls: what goes into KEYS and ARGV, and what the reply means.
+//!
+//! Nothing here decides a transition: every answer comes from the library.
+
+mod control;
+mod maintenance;
+mod reply;
+mod submit;
+mod work;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ff_core::{EngineError, ExecutionId, FlowId, Partition, PartitionCount};
+use uuid::Uuid;
+
+use crate::{
+    assemble::ABI_MAJOR,
+    host::{Call, Reply, ScriptHost},
+    keys,
+};
+use reply::Reader;
+
+/// How much of the completions is kept and carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogPolicy {
+    /// Entries kept per log of flows.
+    pub flow_entries: u64,
+    /// Entries kept per log of solo executions.
+    pub solo_entries: u64,
+    /// The largest result, in bytes, that travels with its event.
+    pub inline_result_bytes: u64,
+}
+
+impl Default for LogPolicy {
+    /// 10,000 and 1,000 entries; 4 KiB.
+    fn default() -> Self {
+        Self { flow_entries: 10_000, solo_entries: 1_000, inline_result_bytes: 4_096 }
+    }
+}
+
+impl LogPolicy {
+    fn argument(self) -> Bytes {
+        Bytes::from(format!("{} {} {}", self.flow_entries, self.solo_entries, self.inline_result_bytes))
+    }
+}
+
+/// The operations over one host. Implements the traits of [`ff_core::backend`] but for what needs a subscription;
+/// [`backend_by_script`](crate::backend_by_script) hands them through for a backend.
+pub struct Operations<H> {
+    host: Arc<H>,
+    partitions: PartitionCount,
+    policy: LogPolicy,
+    listener: Uuid,
+}
+
+impl<H: ScriptHost> Operations<H> {
+    /// Operations for a deployment of this many partitions. `listener` names this process's wake channel.
+    pub fn new(host: Arc<H>, partitions: PartitionCount, policy: LogPolicy, listener: Uuid) -> Self {
+        Self { host, partitions, policy, listener }
+    }
+
+    /// Records the partition count if none is recorded, and otherwise adopts the recorded one.
+    ///
+    /// `wanted` is the count that the caller insists on, if any.
+    ///
+    /// # Errors
+    /// [`EngineError::Conflict`] when another count or ABI is recorded; transport errors.
+    pub async fn join_deployment(host: &H, wanted: Option<PartitionCount>) -> Result<PartitionCount, EngineError> {
+        let count = wanted.unwrap_or_default().get();
+        let call = call("ff1_deployment", vec![keys::DEPLOYMENT.to_owned()], vec![arg(count), arg(ABI_MAJOR)]);
+        let reply = host.fcall(call).await?;
+        let mut reader = Reader::new("read the deployment's record", &reply);
+        let (recorded, abi) = (reader.number::<u16>()?, reader.number::<u32>()?);
+        if wanted.is_some_and(|wanted| wanted.get() != recorded) {
+            return Err(EngineError::Conflict {
+                what: format!("partition count {count}"),
+                reason: format!("this deployment was created with {recorded}; use that, the count cannot be changed"),
+            });
+        }
+        if abi != ABI_MAJOR {
+            return Err(EngineError::Conflict {
+                what: format!("ABI {ABI_MAJOR}"),
+                reason: format!("this deployment was created with ABI {abi}; use a program of that version"),
+            });
+        }
+        PartitionCount::new(recorded)
+    }
+
+    async fn run(&self, call: Call) -> Result<Reply, EngineError> {
+        self.host.fcall(call).await
+    }
+
+    fn partition_of(&self, flow: FlowId) -> Partition {
+        flow.partition(self.partitions)
+    }
+
+    /// Refuses an id of another deployment before it becomes a key.
+    fn check(&self, id: ExecutionId) -> Result<(), EngineError> {
+        if id.partition().number() < self.partitions.get() {
+            return Ok(());
+        }
+        let count = self.partitions.get();
+        Err(EngineError::invalid(format!("execution id `{id}`"), format!("this deployment has {count} partitions")))
+    }
+}
+
+/// A call that may be repeated when its answer is lost.
+fn call(function: &'static str, keys: Vec<String>, args: Vec<Bytes>) -> Call {
+    Call { function, keys, args, read_only: false, idempotent: true }
+}
+
+fn read(function: &'static str, keys: Vec<String>, args: Vec<Bytes>) -> Call {
+    Call { read_only: true, ..call(function, keys, args) }
+}
+
+fn arg(value: impl ToString) -> Bytes {
+    Bytes::from(value.to_string())
+}
+
+fn flag(value: bool) -> Bytes {
+    Bytes::from_static(if value { b"1" } else { b"0" })
+}
+
+fn block_and(partition: Partition, more: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut keys = keys::partition_block(partition);
+    keys.extend(more);
+    keys
+}
+
+fn not_found(id: ExecutionId) -> EngineError {
+    EngineError::NotFound { what: format!("execution {id}") }
+}
+
+/// Implements `SubmitBackend`, `WorkBackend`, `ControlBackend` and `MaintenanceBackend` for a backend by its field of
+/// type [`Operations`](crate::operations::Operations); work signals come from the named method.
+#[macro_export]
+macro_rules! backend_by_script {
+    ($backend:ty, $operations:ident, $signals:ident) => {
+        $crate::backend_by_script!(@impl $backend, $operations, SubmitBackend {
+            submit_flow(flow: &ff_core::FlowSubmission) -> ff_core::SubmittedFlow;
+            submit_execution(execution: &ff_core::ExecutionSubmission) -> ff_core::SubmittedExecution;
+        });
+        $crate::backend_by_script!(@impl $backend, $operations, ControlBackend {
+            describe_execution(id: ff_core::ExecutionId) -> ff_core::ExecutionSnapshot;
+            describe_flow(id: ff_core::FlowId) -> ff_core::FlowSnapshot;
+            cancel_execution(id: ff_core::ExecutionId, reason: &str) -> ff_core::CancelOutcome;
+            cancel_flow(id: ff_core::FlowId, reason: &str) -> ff_core::FlowCancellation;
+        });
+        $crate::backend_by_script!(@impl $backend, $operations, WorkBackend {
+            await_work(lane: &ff_core::LaneId, partitions: &[ff_core::Partition]) -> Vec<ff_core::Partition>;
+            claim(request: &ff_core::ClaimRequest) -> ff_core::Claim;
+            renew(leases: &[ff_core::Lease], lease: std::time::Duration) -> Vec<ff_core::RenewOutcome>;
+            complete(lease: &ff_core::Lease, result: bytes::Bytes) -> ();
+            fail(lease: &ff_core::Lease, failure: &ff_core::Failure) -> ff_core::FailOutcome;
+        } {
+            async fn work_signals(
+                &self,
+                lane: &ff_core::LaneId,
+            ) -> Result<ff_core::WorkSignals, ff_core::EngineError> {
+                self.$signals(lane).await
+            }
+        });
+        $crate::backend_by_script!(@impl $backend, $operations, MaintenanceBackend {
+            sweep(partitions: &[ff_core::Partition], policy: &ff_core::SweepPolicy) -> Vec<ff_core::SweepReport>;
+            resolve_dependents(partition: ff_core::Partition) -> ff_core::ResolveReport;
+            reconcile(
+                partition: ff_core::Partition, cursor: Option<ff_core::ReconcileCursor>, limit: u32
+            ) -> ff_core::ReconcileReport;
+            verify_deployment() -> ();
+        } {
+            fn partition_count(&self) -> ff_core::PartitionCount {
+                self.$operations.partition_count()
+            }
+        });
+    };
+    (@impl $backend:ty, $operations:ident, $trait:ident {
+        $($method:ident($($name:ident: $type:ty),*) -> $answer:ty;)+
+    } $({ $($own:item)* })?) => {
+        #[async_trait::async_trait]
+        impl ff_core::backend::$trait for $backend {
+            $(async fn $method(&self, $($name: $type),*) -> Result<$answer, ff_core::EngineError> {
+                self.$operations.$method($($name),*).await
+            })+
+            $($($own)*)?
+        }
+    };
+}
