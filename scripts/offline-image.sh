@@ -36,4 +36,4 @@ LD_LIBRARY_PATH=$libs ldd "$server" | grep -o '/[^ ]*' | sort -u | while read -r
     cp -L "$lib" "$place"
 done
 id=$(tar -C "$stage" -cf - . | docker import --change 'ENTRYPOINT ["/valkey-server"]' --change 'WORKDIR /data' - "$tag")
-echo "offline-image: $tag is $("$server" --version 2>/dev/null | grep -o 'v=[^ ]*' || echo "$id")" >&2
+echo "offline-image: $tag is $(LD_LIBRARY_PATH=$libs "$server" --version 2>/dev/null | grep -o 'v=[^ ]*' || echo "$id")" >&2

@@ -82,31 +82,29 @@ fn docker() -> Result<Chosen> {
         bail!("FF_VALKEY_IMAGE={named} is not there and cannot be pulled");
     }
     say(&format!("{DEFAULT_IMAGE} cannot be pulled, making {LOCAL_IMAGE} of a local server"));
-    let Chosen::Process { program } = process()? else { bail!("no program to make an image of") };
+    let program = program()?;
     script("offline-image.sh", &[&program.to_string_lossy(), LOCAL_IMAGE])?;
     Ok(use_image(LOCAL_IMAGE))
 }
 
 fn process() -> Result<Chosen> {
-    if let Some(program) = variable("FF_VALKEY_SERVER") {
-        return Ok(use_program(PathBuf::from(program)));
-    }
-    if let Some(program) = on_path("valkey-server") {
-        return Ok(use_program(program));
+    let program = program()?;
+    say(&format!("servers are processes of {}", program.display()));
+    Ok(Chosen::Process { program })
+}
+
+fn program() -> Result<PathBuf> {
+    if let Some(program) = variable("FF_VALKEY_SERVER").map(PathBuf::from).or_else(|| on_path("valkey-server")) {
+        return Ok(program);
     }
     let unpacked = target().join("valkey");
     script("fetch-valkey.sh", &[&unpacked.to_string_lossy()])?;
-    Ok(use_program(unpacked.join("bin/valkey-server")))
+    Ok(unpacked.join("bin/valkey-server"))
 }
 
 fn use_image(image: &str) -> Chosen {
     say(&format!("servers are Docker containers of {image}"));
     Chosen::Docker { image: image.to_owned() }
-}
-
-fn use_program(program: PathBuf) -> Chosen {
-    say(&format!("servers are processes of {}", program.display()));
-    Chosen::Process { program }
 }
 
 fn say(line: &str) {

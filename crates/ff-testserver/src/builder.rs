@@ -121,6 +121,27 @@ fn is_port_taken(error: &Error) -> bool {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn a_shared_server_refuses_what_needs_a_private_one() {
+        let shared = Some(Choice::Shared { url: "redis://127.0.0.1:1".into() });
+        let builder = Builder { choice: shared, ..Builder::default() }.password("pw");
+        let error = builder.build().await.unwrap_err().to_string();
+        assert!(error.contains("password()") && error.contains("FF_TEST_VALKEY_URL"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_not_there_is_named() {
+        let error = TestServer::builder().program("/no/such/valkey").build().await.unwrap_err().to_string();
+        assert!(error.contains("/no/such/valkey"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_no_server_shows_its_last_words() {
+        let builder = TestServer::builder().program("/bin/echo");
+        let error = builder.build().await.unwrap_err();
+        assert!(matches!(&error, Error::Died { output } if output.contains("--port")), "{error:?}");
+    }
+
     #[test]
     fn a_taken_port_is_told_from_other_failures() {
         let died = |output: &str| Error::Died { output: output.into() };

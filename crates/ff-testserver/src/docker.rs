@@ -20,6 +20,7 @@ use crate::port::Port;
 use crate::process::last_lines;
 use crate::provider::DockerFact;
 use crate::tls::TlsFiles;
+use crate::watch::Watch;
 
 /// The label that every container of this crate carries; its value is the process id of the test program.
 pub const LABEL: &str = "ff-testserver";
@@ -59,6 +60,8 @@ pub(crate) struct DockerServer {
     container: Option<ContainerAsync<GenericImage>>,
     /// Holds the certificates and the socket.
     dir: TempDir,
+    /// Called off after the container is gone.
+    _watch: Watch,
     /// A container starts when it is created; the first start has nothing left to do.
     fresh: bool,
 }
@@ -91,8 +94,9 @@ impl DockerServer {
         if options.unix_socket {
             request = request.with_mount(Mount::bind_mount(open_directory(&dir)?, SOCKET_DIR));
         }
+        let watch = Watch::over_container(&name, dir.path())?;
         let container = create(request, &name, image).await?;
-        Ok((Self { image: image.to_owned(), container: Some(container), dir, fresh: true }, tls_files))
+        Ok((Self { image: image.to_owned(), container: Some(container), dir, _watch: watch, fresh: true }, tls_files))
     }
 
     pub(crate) fn image(&self) -> &str {

@@ -26,9 +26,9 @@
 //!
 //! # What is left behind
 //!
-//! Nothing when the value is dropped, as on a panic. When the test program itself is killed, a watching shell ends
-//! the process and removes its data; a container is removed on SIGINT, SIGTERM and SIGQUIT. After a SIGKILL a
-//! container stays: all carry the label [`LABEL`], so `docker ps -aq --filter label=ff-testserver` names them.
+//! Nothing when the value is dropped, as on a panic; and nothing when the test program is killed, since a shell beside
+//! each server watches over its owner (for containers it needs the `docker` program). Should a container stay all the
+//! same, `docker ps -aq --filter label=ff-testserver` names it: all carry the label [`LABEL`].
 //!
 //! This crate depends on no other crate of the workspace and knows nothing of FlowFabric.
 #![forbid(unsafe_code)]
@@ -44,6 +44,7 @@ mod raw;
 mod server;
 mod shared;
 mod tls;
+mod watch;
 
 pub use builder::Builder;
 pub use docker::LABEL;

@@ -1,8 +1,6 @@
 //! A server as a child process, with its data in a temporary directory.
 //!
-//! The child is in a process group of its own, so Ctrl-C at a test run does not reach it. Beside it runs a shell that
-//! waits on a pipe held by this program: when the program ends without dropping its servers, the pipe closes and the
-//! shell kills the server and removes its directory. That needs no unsafe code and no signal handler.
+//! The child is in a process group of its own, so Ctrl-C at a test run does not reach it; its watch does.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -17,12 +15,11 @@ use crate::error::{Doing, Error, Result};
 use crate::options::{Layout, Options, server_args};
 use crate::port::Port;
 use crate::tls::TlsFiles;
+use crate::watch::{Watch, end};
 
 /// How long a server may take to end by itself before it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(2);
-
-const WATCH: &str = r#"trap "" HUP INT TERM; read -r _; kill -9 "$1"; rm -rf "$2""#;
 
 #[derive(Debug)]
 pub(crate) struct ProcessServer {
@@ -35,7 +32,7 @@ pub(crate) struct ProcessServer {
 #[derive(Debug)]
 struct Running {
     server: Child,
-    watch: Child,
+    watch: Watch,
 }
 
 impl ProcessServer {
@@ -89,14 +86,14 @@ impl ProcessServer {
             .process_group(0)
             .spawn()
             .map_err(|source| Error::Spawn { program: self.program.clone(), source })?;
-        match watch(server.id(), self.dir.path()) {
+        match Watch::over_process(server.id(), self.dir.path()) {
             Ok(watch) => {
                 self.running = Some(Running { server, watch });
                 Ok(())
             }
-            Err(source) => {
+            Err(error) => {
                 end(&mut server);
-                Err(Error::Spawn { program: "sh".into(), source })
+                Err(error)
             }
         }
     }
@@ -115,9 +112,10 @@ impl ProcessServer {
 
     /// Ends the process at once, as a crash would.
     pub(crate) fn kill(&mut self) {
-        if let Some(mut running) = self.running.take() {
-            end(&mut running.watch);
-            end(&mut running.server);
+        if let Some(Running { mut server, watch }) = self.running.take() {
+            // First, so that it never acts on an id which is somebody else's by then.
+            drop(watch);
+            end(&mut server);
         }
     }
 
@@ -158,24 +156,6 @@ impl Drop for ProcessServer {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn watch(server: u32, dir: &Path) -> std::io::Result<Child> {
-    Command::new("sh")
-        .args(["-c", WATCH, "ff-testserver-watch", &server.to_string()])
-        .arg(dir)
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
-}
-
-/// Kills a child and waits for it. That it may have ended already is no error.
-fn end(child: &mut Child) {
-    let _ = child.kill();
-    let _ = child.wait();
 }
 
 /// The last lines of a log, as an error shows them.

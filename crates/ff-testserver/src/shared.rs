@@ -141,6 +141,38 @@ async fn turn(url: &Url) -> Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::TestServer;
+
+    #[tokio::test]
+    async fn a_shared_server_is_wiped_at_the_start() {
+        let server = TestServer::builder().password("pw").build().await.unwrap();
+        server.command(&["SET", "key", "value"]).await.unwrap();
+        server.command(&["ACL", "SETUSER", "someone", "on"]).await.unwrap();
+        let library = "#!lua name=mine\nserver.register_function('f', function() return 1 end)";
+        assert_eq!(server.command(&["FUNCTION", "LOAD", library]).await.unwrap().text(), "mine");
+
+        let shared = SharedServer::acquire(server.url()).await.unwrap();
+        assert_eq!(shared.url(), server.url());
+        assert_eq!(server.command(&["DBSIZE"]).await.unwrap().int(), Some(0));
+        assert_eq!(server.command(&["ACL", "USERS"]).await.unwrap().text(), "default");
+        assert_eq!(server.command(&["FUNCTION", "LIST"]).await.unwrap().items(), []);
+    }
+
+    #[tokio::test]
+    async fn the_second_test_waits_until_the_first_is_done() {
+        let server = TestServer::start().await.unwrap();
+        let first = SharedServer::acquire(server.url()).await.unwrap();
+        let mut second = Box::pin(SharedServer::acquire(server.url()));
+        assert!(tokio::time::timeout(Duration::from_millis(200), &mut second).await.is_err());
+        drop(first);
+        assert!(second.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_shared_server_that_is_not_there_is_named() {
+        let error = SharedServer::acquire("redis://:s3cret@127.0.0.1:1").await.unwrap_err().to_string();
+        assert!(error.contains("redis://127.0.0.1:1") && !error.contains("s3cret"), "{error}");
+    }
 
     #[test]
     fn only_plain_urls_are_understood() {
