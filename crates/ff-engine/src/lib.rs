@@ -1,1 +1,48 @@
-//! placeholder
+//! What keeps flows moving, over any backend: workers that execute, a dispatcher that works off what terminal calls
+//! left pending, a reconciler that repairs, and a sweeper that makes time pass.
+//!
+//! Nothing here decides a state transition, knows a transport, or is needed for a completion to be delivered: each
+//! part asks the backend to do its next bounded piece of work, and asks again. Any number of processes may run any of
+//! them over the same deployment, and each may be stopped at any moment: the backend's calls are atomic, and what one
+//! process leaves undone another one finds.
+//!
+//! - [`Worker`] claims executions of one lane and runs a handler on them.
+//! - [`Engine`] runs [`Dispatcher`], [`DependencyReconciler`] and [`Sweeper`] together; most programs want this.
+//!
+//! # Metrics
+//!
+//! Recorded through the `metrics` facade; those of a worker carry its `lane`.
+//!
+//! | name | kind | what it counts |
+//! | --- | --- | --- |
+//! | `ff_worker_claimed` | counter | executions claimed |
+//! | `ff_worker_running` | gauge | executions running now |
+//! | `ff_worker_completed` | counter | attempts reported as success |
+//! | `ff_worker_failed` | counter | attempts reported as failed |
+//! | `ff_worker_leases_lost` | counter | executions stopped because their lease was lost, or found lost at the report |
+//! | `ff_worker_reports_abandoned` | counter | results that could not be reported before their lease was surely over |
+//! | `ff_worker_wakes_passed_on` | counter | signals handed to another waiting worker because this one was full |
+//! | `ff_worker_rescans` | counter | times all partitions were asked for work |
+//! | `ff_dispatcher_marked` | counter | completions that left dependents pending |
+//! | `ff_dispatcher_resolved` | counter | dependents promoted or skipped by the dispatcher |
+//! | `ff_reconciler_rounds`, `_examined`, `_repaired`, `_resolved` | counter | what the reconciler did |
+//! | `ff_sweeper_passes`, `_released`, `_reclaimed`, `_ended`, `_resolved`, `_removed` | counter | what the sweeper did |
+//! | `ff_engine_errors` | counter | failed calls, by `op` |
+#![forbid(unsafe_code)]
+
+mod dispatcher;
+mod engine;
+mod meters;
+mod partition_queue;
+mod reconciler;
+mod retry;
+mod sweeper;
+#[cfg(test)]
+mod testing;
+pub mod worker;
+
+pub use dispatcher::Dispatcher;
+pub use engine::{Engine, EngineBuilder};
+pub use reconciler::DependencyReconciler;
+pub use sweeper::Sweeper;
+pub use worker::{WorkContext, Worker, WorkerBuilder};

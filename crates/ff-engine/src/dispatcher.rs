@@ -1,0 +1,262 @@
+//! Works off the dependents that terminal calls have left pending, as soon as their completion arrives.
+//!
+//! A completion only says *where* there is work; the backend decides what may run. So a spurious or forged one costs a
+//! call and changes nothing, and a lost one costs time: the reconciler and the sweep find the same work later.
+
+use std::sync::Arc;
+
+use backon::Retryable;
+use ff_core::{
+    CompletionBackend, CompletionPayload, CompletionStream, EngineError, MaintenanceBackend, Partition, ResolveReport,
+};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::{
+    meters::{self, Outage},
+    partition_queue::PartitionQueue,
+    retry,
+};
+
+/// Tries of one call before other partitions get their turn.
+const TRIES_IN_A_ROW: usize = 5;
+
+/// Consumes completions and resolves pending dependents.
+pub struct Dispatcher<B: ?Sized> {
+    backend: Arc<B>,
+    concurrency: usize,
+}
+
+impl<B: ?Sized> std::fmt::Debug for Dispatcher<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dispatcher").field("concurrency", &self.concurrency).finish_non_exhaustive()
+    }
+}
+
+impl<B: CompletionBackend + MaintenanceBackend + ?Sized> Dispatcher<B> {
+    /// A dispatcher over this backend that resolves in up to 8 partitions at the same time.
+    #[must_use]
+    pub const fn new(backend: Arc<B>) -> Self {
+        Self { backend, concurrency: 8 }
+    }
+
+    /// Resolves in up to this many partitions at the same time, at least one.
+    #[must_use]
+    pub fn concurrency(mut self, partitions: usize) -> Self {
+        self.concurrency = partitions.max(1);
+        self
+    }
+
+    /// Dispatches until `shutdown` is cancelled.
+    ///
+    /// # Errors
+    /// What [`CompletionBackend::subscribe_completions`] refuses for good, such as wrong credentials. A backend that is
+    /// away is waited for; later errors are logged, counted and retried.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing but time: the reconciler finds what was pending.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), EngineError> {
+        match shutdown.run_until_cancelled(self.subscribe()).await {
+            Some(completions) => {
+                self.run_with(completions?, shutdown).await;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) async fn run_with(self, mut completions: CompletionStream, shutdown: CancellationToken) {
+        let dispatching = async {
+            let mut rounds = Rounds::new(&self);
+            loop {
+                rounds.work(&mut completions).await;
+                tracing::warn!("the completions ended; subscribing anew");
+                completions = self.resubscribe().await;
+            }
+        };
+        shutdown.run_until_cancelled(dispatching).await;
+    }
+
+    async fn subscribe(&self) -> Result<CompletionStream, EngineError> {
+        let mut outage = Outage::of("subscribe_completions");
+        (|| self.backend.subscribe_completions())
+            .retry(retry::schedule())
+            .when(EngineError::is_retryable)
+            .notify(|error, _| outage.failed(error))
+            .await
+    }
+
+    /// Once running, any error may pass: permissions and limits can be put right meanwhile.
+    async fn resubscribe(&self) -> CompletionStream {
+        let mut outage = Outage::of("subscribe_completions");
+        let mut delays = retry::Delays::new();
+        loop {
+            tokio::time::sleep(delays.next_delay()).await;
+            match self.backend.subscribe_completions().await {
+                Ok(completions) => return completions,
+                Err(error) => outage.failed(&error),
+            }
+        }
+    }
+
+    /// Where the completion left work, if it did.
+    fn dirty_partition(&self, completion: &CompletionPayload) -> Option<Partition> {
+        let partition = completion.execution_id.partition();
+        let exists = partition.number() < self.backend.partition_count().get();
+        (completion.dependents_pending && exists).then_some(partition)
+    }
+}
+
+type Resolved = (Partition, Result<ResolveReport, EngineError>);
+
+/// The calls under way and the partitions that wait for theirs.
+struct Rounds<'a, B: ?Sized> {
+    dispatcher: &'a Dispatcher<B>,
+    dirty: PartitionQueue,
+    calls: FuturesUnordered<BoxFuture<'a, Resolved>>,
+    outage: Outage,
+}
+
+impl<'a, B: CompletionBackend + MaintenanceBackend + ?Sized> Rounds<'a, B> {
+    fn new(dispatcher: &'a Dispatcher<B>) -> Self {
+        let outage = Outage::of("resolve_dependents");
+        Self { dispatcher, dirty: PartitionQueue::default(), calls: FuturesUnordered::new(), outage }
+    }
+
+    /// Until the stream ends. Reading it never waits for a call.
+    async fn work(&mut self, completions: &mut CompletionStream) {
+        loop {
+            while self.dirty.served() < self.dispatcher.concurrency
+                && let Some(partition) = self.dirty.begin()
+            {
+                self.calls.push(resolve(&*self.dispatcher.backend, partition).boxed());
+            }
+            tokio::select! {
+                completion = completions.next() => match completion {
+                    Some(completion) => self.received(&completion),
+                    None => return,
+                },
+                Some((partition, resolved)) = self.calls.next() => self.resolved(partition, resolved),
+            }
+        }
+    }
+
+    fn received(&mut self, completion: &CompletionPayload) {
+        if let Some(partition) = self.dispatcher.dirty_partition(completion) {
+            meters::add("ff_dispatcher_marked", 1);
+            self.dirty.mark(partition);
+        }
+    }
+
+    fn resolved(&mut self, partition: Partition, resolved: Result<ResolveReport, EngineError>) {
+        let more = match resolved {
+            Ok(report) => {
+                self.outage.succeeded();
+                meters::add("ff_dispatcher_resolved", report.resolved);
+                report.more
+            }
+            Err(error) => {
+                self.outage.failed(&error);
+                error.is_retryable()
+            }
+        };
+        self.dirty.end(partition, more);
+    }
+}
+
+async fn resolve<B: MaintenanceBackend + ?Sized>(backend: &B, partition: Partition) -> Resolved {
+    let span = tracing::debug_span!("ff.dispatcher.resolve", %partition);
+    let resolved = (|| backend.resolve_dependents(partition))
+        .retry(retry::schedule().with_max_times(TRIES_IN_A_ROW - 1))
+        .when(EngineError::is_retryable)
+        .instrument(span)
+        .await;
+    (partition, resolved)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ff_core::{ExecutionId, Outcome};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::testing::{Call, Scripted, transport};
+
+    fn completion(partition: u16, dependents_pending: bool) -> CompletionPayload {
+        let id = ExecutionId::from_parts(Partition::new(partition), Uuid::from_u128(1));
+        let mut completion = CompletionPayload::new(id, None, Outcome::Success);
+        completion.dependents_pending = dependents_pending;
+        completion
+    }
+
+    fn more(more: bool) -> ResolveReport {
+        ResolveReport { resolved: 1, more }
+    }
+
+    async fn dispatching(backend: &Arc<Scripted>) -> tokio::task::JoinHandle<Result<(), EngineError>> {
+        let task = tokio::spawn(Dispatcher::new(Arc::clone(backend)).concurrency(2).run(CancellationToken::new()));
+        backend.until(|calls| calls.contains(&Call::Subscribe)).await;
+        task
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_partitions_with_pending_dependents_are_resolved_until_nothing_is_left() {
+        let backend = Scripted::new(4);
+        backend.script(|script| script.resolve(2, [more(true), more(true), more(false)]));
+        let _task = dispatching(&backend).await;
+        backend.push(completion(1, false));
+        backend.push(completion(99, true));
+        backend.push(completion(2, true));
+        backend.settle().await;
+        assert_eq!(backend.resolved(), [2, 2, 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn completions_of_one_partition_coalesce_while_it_is_worked_on() {
+        let backend = Scripted::new(4);
+        backend.script(|script| script.resolve_takes = Duration::from_secs(1));
+        let _task = dispatching(&backend).await;
+        for _ in 0..100 {
+            backend.push(completion(3, true));
+        }
+        backend.settle().await;
+        assert!((1..=2).contains(&backend.resolved().len()), "{:?}", backend.resolved());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failing_partition_is_tried_again_and_does_not_hold_up_the_others() {
+        let backend = Scripted::new(4);
+        backend.script(|script| script.errors.extend((0..7).map(|_| ("resolve_dependents 1", transport()))));
+        let _task = dispatching(&backend).await;
+        backend.push(completion(1, true));
+        backend.push(completion(2, true));
+        backend.until(|calls| calls.contains(&Call::Resolve(2))).await;
+        assert!(backend.resolved().len() < 7, "partition 2 did not wait for the retries of 1");
+        backend.until(|calls| calls.iter().filter(|call| **call == Call::Resolve(1)).count() == 8).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_subscription_is_an_error_and_an_absent_server_is_waited_for() {
+        let backend = Scripted::new(4);
+        backend.script(|script| {
+            script.errors.push_back(("subscribe_completions", transport()));
+            script.errors.push_back(("subscribe_completions", EngineError::Unavailable { op: "subscribe" }));
+        });
+        let run = Dispatcher::new(Arc::clone(&backend)).run(CancellationToken::new()).await;
+        assert!(matches!(run, Err(EngineError::Unavailable { .. })), "{run:?}");
+        assert_eq!(backend.calls().len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_ends_is_subscribed_anew() {
+        let backend = Scripted::new(4);
+        let _task = dispatching(&backend).await;
+        backend.end_completions();
+        backend.until(|calls| calls.iter().filter(|call| **call == Call::Subscribe).count() == 2).await;
+        backend.push(completion(2, true));
+        backend.until(|calls| calls.contains(&Call::Resolve(2))).await;
+    }
+}

@@ -1,0 +1,75 @@
+//! What is counted, under which name. The table for users stands in the crate's documentation.
+
+use ff_core::{EngineError, LaneId};
+use metrics::{Counter, Gauge, counter, gauge};
+
+/// A worker's counters, looked up once per run.
+pub(crate) struct WorkerMeters {
+    pub(crate) claimed: Counter,
+    pub(crate) running: Gauge,
+    pub(crate) completed: Counter,
+    pub(crate) failed: Counter,
+    pub(crate) leases_lost: Counter,
+    pub(crate) reports_abandoned: Counter,
+    pub(crate) wakes_passed_on: Counter,
+    pub(crate) rescans: Counter,
+}
+
+impl WorkerMeters {
+    pub(crate) fn new(lane: &LaneId) -> Self {
+        let lane = lane.to_string();
+        let count = |name: &'static str| counter!(name, "lane" => lane.clone());
+        Self {
+            claimed: count("ff_worker_claimed"),
+            running: gauge!("ff_worker_running", "lane" => lane.clone()),
+            completed: count("ff_worker_completed"),
+            failed: count("ff_worker_failed"),
+            leases_lost: count("ff_worker_leases_lost"),
+            reports_abandoned: count("ff_worker_reports_abandoned"),
+            wakes_passed_on: count("ff_worker_wakes_passed_on"),
+            rescans: count("ff_worker_rescans"),
+        }
+    }
+}
+
+/// Counts `by` more under a name without labels.
+pub(crate) fn add(name: &'static str, by: u32) {
+    if by > 0 {
+        counter!(name).increment(u64::from(by));
+    }
+}
+
+/// Counts a failed call and says so once per outage: a warning when trouble begins, a line when it ends.
+#[derive(Debug)]
+pub(crate) struct Outage {
+    op: &'static str,
+    failures: u32,
+}
+
+impl Outage {
+    pub(crate) fn of(op: &'static str) -> Self {
+        Self { op, failures: 0 }
+    }
+
+    pub(crate) fn failed(&mut self, error: &EngineError) {
+        failed(self.op);
+        self.failures = self.failures.saturating_add(1);
+        if self.failures == 1 {
+            tracing::warn!(op = self.op, %error, "failing; will be tried again");
+        } else {
+            tracing::debug!(op = self.op, %error, failures = self.failures, "still failing");
+        }
+    }
+
+    pub(crate) fn succeeded(&mut self) {
+        if self.failures > 0 {
+            tracing::info!(op = self.op, failures = self.failures, "works again");
+            self.failures = 0;
+        }
+    }
+}
+
+/// Counts one failed call.
+pub(crate) fn failed(op: &'static str) {
+    counter!("ff_engine_errors", "op" => op).increment(1);
+}

@@ -1,0 +1,161 @@
+//! How a worker is put together.
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use ff_core::{EngineError, Failure, LaneId, MaintenanceBackend, WorkBackend, WorkerId};
+use futures::{FutureExt, future::BoxFuture};
+
+use super::{WorkContext, Worker};
+
+/// A handler behind one type, so that a worker has no type parameter for it.
+pub(super) type Handler = Arc<dyn Fn(WorkContext) -> BoxFuture<'static, Result<Bytes, Failure>> + Send + Sync>;
+
+/// A lease shorter than this would run out between two renewals on a busy machine.
+const SHORTEST_LEASE: Duration = Duration::from_millis(100);
+
+/// How a worker behaves.
+#[derive(Debug, Clone)]
+pub(super) struct Config {
+    pub(super) lane: LaneId,
+    pub(super) worker_id: Option<WorkerId>,
+    pub(super) concurrency: usize,
+    pub(super) lease: Duration,
+    pub(super) rescan_interval: Duration,
+    pub(super) drain_grace: Duration,
+    pub(super) cancel_grace: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            lane: LaneId::default_lane(),
+            worker_id: None,
+            concurrency: 16,
+            lease: Duration::from_secs(30),
+            rescan_interval: Duration::from_secs(15),
+            drain_grace: Duration::from_secs(30),
+            cancel_grace: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Config {
+    fn checked(self) -> Result<Self, EngineError> {
+        let refuse = |what: String, reason: &str| Err(EngineError::invalid(what, reason));
+        if self.concurrency == 0 {
+            return refuse("concurrency 0".to_owned(), "a worker needs at least one slot");
+        }
+        if self.lease < SHORTEST_LEASE {
+            return refuse(format!("lease {:?}", self.lease), "a lease is at least 100 ms");
+        }
+        if self.rescan_interval < Duration::from_millis(1) {
+            return refuse(format!("rescan interval {:?}", self.rescan_interval), "it is at least 1 ms");
+        }
+        Ok(self)
+    }
+}
+
+/// Marks a [`WorkerBuilder`] that has no handler yet, and so cannot be built.
+#[derive(Debug, Clone, Copy)]
+pub struct NoHandler(());
+
+/// Marks a [`WorkerBuilder`] that has its handler.
+#[derive(Clone)]
+pub struct WithHandler(Handler);
+
+/// Puts a [`Worker`] together; begin with [`Worker::builder`].
+#[derive(Clone)]
+#[must_use]
+pub struct WorkerBuilder<H = NoHandler> {
+    config: Config,
+    handler: H,
+}
+
+impl<H> fmt::Debug for WorkerBuilder<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerBuilder").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl WorkerBuilder {
+    pub(super) fn new() -> Self {
+        Self { config: Config::default(), handler: NoHandler(()) }
+    }
+}
+
+impl<H> WorkerBuilder<H> {
+    /// The lane whose executions it claims. Default: `default`.
+    pub fn lane(mut self, lane: LaneId) -> Self {
+        self.config.lane = lane;
+        self
+    }
+
+    /// How many executions it runs at the same time. Default 16.
+    pub fn concurrency(mut self, slots: usize) -> Self {
+        self.config.concurrency = slots;
+        self
+    }
+
+    /// How long a lease runs; it is renewed after a third of that. Default 30 s.
+    ///
+    /// After a crash of this process its executions return after this time. A longer lease costs fewer renewals and
+    /// survives longer outages of the backend.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.config.lease = lease;
+        self
+    }
+
+    /// The name under which it holds leases. Default: one drawn at random.
+    pub fn worker_id(mut self, worker_id: WorkerId) -> Self {
+        self.config.worker_id = Some(worker_id);
+        self
+    }
+
+    /// How often it asks all partitions for work although nothing signalled any. Default 15 s.
+    pub fn rescan_interval(mut self, interval: Duration) -> Self {
+        self.config.rescan_interval = interval;
+        self
+    }
+
+    /// How long running handlers may take to finish once shutdown was asked for. Default 30 s.
+    pub fn drain_grace(mut self, grace: Duration) -> Self {
+        self.config.drain_grace = grace;
+        self
+    }
+
+    /// How long a handler may take to return after its token was cancelled, before it is dropped. Default 5 s.
+    pub fn cancel_grace(mut self, grace: Duration) -> Self {
+        self.config.cancel_grace = grace;
+        self
+    }
+
+    /// What it runs: `Ok` completes the execution with these bytes as its result, `Err` fails the attempt. A panic
+    /// fails the attempt too, as one that a retry may heal.
+    pub fn handler<F, Fut>(self, handler: F) -> WorkerBuilder<WithHandler>
+    where
+        F: Fn(WorkContext) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Bytes, Failure>> + Send + 'static,
+    {
+        let handler: Handler = Arc::new(move |context| handler(context).boxed());
+        WorkerBuilder { config: self.config, handler: WithHandler(handler) }
+    }
+}
+
+impl WorkerBuilder<WithHandler> {
+    /// The worker, over this backend.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] for a concurrency of 0, a lease under 100 ms or a rescan interval of 0.
+    pub fn build<B>(self, backend: Arc<B>) -> Result<Worker<B>, EngineError>
+    where
+        B: WorkBackend + MaintenanceBackend + ?Sized,
+    {
+        let config = self.config.checked()?;
+        let worker_id = match &config.worker_id {
+            Some(worker_id) => worker_id.clone(),
+            None => WorkerId::new(&format!("worker-{}-{:08x}", std::process::id(), fastrand::u32(..)))?,
+        };
+        Ok(Worker { backend, config, worker_id, handler: self.handler.0 })
+    }
+}

@@ -1,0 +1,82 @@
+//! Tells the backend how an attempt went, until it answers or the lease is surely over.
+
+use backon::Retryable;
+use ff_core::{EngineError, FailOutcome, Failure, Lease, WorkBackend};
+use tokio::time::Instant;
+
+use super::{execute::Report, shared::Shared};
+use crate::{meters, retry};
+
+/// Reports; repeating is safe because the owner of a lease gets the same answer again.
+pub(super) async fn report<B: WorkBackend + ?Sized>(shared: &Shared<B>, lease: &Lease, report: Report) {
+    let answer = match report {
+        Report::Complete(result) => {
+            let complete = || async { shared.backend.complete(lease, result.clone()).await };
+            match until_answered(shared, lease, "complete", complete).await {
+                // Refused for what it is, not for when: no retry would change that, so the attempt must not hang.
+                Err(refused @ EngineError::InvalidInput { .. }) => {
+                    fail(shared, lease, &Failure::permanent(refused.to_string())).await
+                }
+                answer => answer.inspect(|()| shared.meters.completed.increment(1)),
+            }
+        }
+        Report::Fail(failure) => fail(shared, lease, &failure).await,
+    };
+    if let Err(error) = answer {
+        unreported(shared, &error);
+    }
+}
+
+async fn fail<B: WorkBackend + ?Sized>(
+    shared: &Shared<B>,
+    lease: &Lease,
+    failure: &Failure,
+) -> Result<(), EngineError> {
+    let outcome = until_answered(shared, lease, "fail", || async { shared.backend.fail(lease, failure).await }).await?;
+    shared.meters.failed.increment(1);
+    match outcome {
+        FailOutcome::Retry { after } => tracing::info!(?after, "the attempt failed and will be retried"),
+        FailOutcome::Ended => tracing::info!("the execution failed"),
+    }
+    Ok(())
+}
+
+async fn until_answered<B, T, F, Fut>(
+    shared: &Shared<B>,
+    lease: &Lease,
+    op: &'static str,
+    call: F,
+) -> Result<T, EngineError>
+where
+    B: ?Sized,
+    F: Fn() -> Fut,
+    Fut: Future<Output = Result<T, EngineError>>,
+{
+    call.retry(retry::schedule())
+        .when(|error| error.is_retryable() && !surely_over(shared, lease))
+        .notify(|error, delay| {
+            meters::failed(op);
+            tracing::debug!(op, %error, ?delay, "a report was not answered; repeating it");
+        })
+        .await
+}
+
+/// The lease ran out one whole lease ago by our clock. The server's began later than ours and its sweep comes later
+/// still, so until then a report may well be accepted.
+fn surely_over<B: ?Sized>(shared: &Shared<B>, lease: &Lease) -> bool {
+    let expires_at = shared.leases().expires_at(lease);
+    expires_at.is_none_or(|at| Instant::now() >= at + shared.config.lease)
+}
+
+fn unreported<B: ?Sized>(shared: &Shared<B>, error: &EngineError) {
+    match error {
+        EngineError::State { .. } | EngineError::NotFound { .. } => {
+            shared.meters.leases_lost.increment(1);
+            tracing::info!(%error, "the execution is no longer ours; its result is dropped");
+        }
+        _ => {
+            shared.meters.reports_abandoned.increment(1);
+            tracing::warn!(%error, "the result could not be reported; the execution returns when its lease runs out");
+        }
+    }
+}

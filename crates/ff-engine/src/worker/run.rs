@@ -1,0 +1,303 @@
+//! The worker's loop: listens, claims, starts executions, and drains.
+//!
+//! Everything that waits for the backend runs beside the loop, never inside it, so that a slow answer delays neither a
+//! signal nor a freed slot. Which claim to make next is [`ClaimPlan`]'s decision.
+
+use std::{sync::Arc, time::Duration};
+
+use backon::Retryable;
+use ff_core::{Claim, ClaimRequest, EngineError, MaintenanceBackend, Partition, WorkBackend, WorkSignal, WorkSignals};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Worker,
+    execute::execute,
+    plan::{ClaimPlan, Order},
+    renew::keep_leases,
+    shared::Shared,
+};
+use crate::{
+    meters::Outage,
+    retry::{self, Delays},
+};
+
+/// How long reports of handlers that were cancelled at the end of the drain may take.
+const REPORT_GRACE: Duration = Duration::from_secs(5);
+
+struct ClaimAnswer {
+    order: Order,
+    sent_at: Instant,
+    claim: Result<Claim, EngineError>,
+}
+
+/// What came of asking all partitions; `signals` if they had to be subscribed anew.
+struct ScanAnswer {
+    signals: Option<WorkSignals>,
+    found: Result<Vec<Partition>, EngineError>,
+}
+
+enum Event {
+    Signal(Option<WorkSignal>),
+    Claimed(ClaimAnswer),
+    Scanned(ScanAnswer),
+    ScanDue,
+    PauseOver,
+    Ended,
+}
+
+pub(super) struct Runner<B: ?Sized> {
+    plan: ClaimPlan,
+    signals: Option<WorkSignals>,
+    claims: FuturesUnordered<BoxFuture<'static, ClaimAnswer>>,
+    claim_outage: Outage,
+    claim_delays: Delays,
+    /// No claims before this, after one failed.
+    paused_until: Option<Instant>,
+    /// At most one.
+    scan: FuturesUnordered<BoxFuture<'static, ScanAnswer>>,
+    scan_outage: Outage,
+    scan_delays: Delays,
+    scan_again: bool,
+    next_scan: Option<Instant>,
+    running: JoinSet<()>,
+    shared: Arc<Shared<B>>,
+}
+
+impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
+    pub(super) fn new(worker: Worker<B>) -> Self {
+        Self {
+            plan: ClaimPlan::new(worker.config.concurrency),
+            signals: None,
+            claims: FuturesUnordered::new(),
+            claim_outage: Outage::of("claim"),
+            claim_delays: Delays::new(),
+            paused_until: None,
+            scan: FuturesUnordered::new(),
+            scan_outage: Outage::of("await_work"),
+            scan_delays: Delays::new(),
+            scan_again: false,
+            next_scan: Some(Instant::now()),
+            running: JoinSet::new(),
+            shared: Arc::new(Shared::new(worker)),
+        }
+    }
+
+    pub(super) async fn run(mut self, shutdown: CancellationToken) -> Result<(), EngineError> {
+        let Some(signals) = shutdown.run_until_cancelled(subscribe(&self.shared)).await else {
+            return Ok(());
+        };
+        self.signals = Some(signals?);
+        tracing::info!(lane = %self.shared.config.lane, worker_id = %self.shared.worker_id, "the worker is ready");
+        let shared = Arc::clone(&self.shared);
+        tokio::select! {
+            // On one task with the loop, so that neither can die without the other.
+            never = keep_leases(&*shared) => match never {},
+            () = self.work(&shutdown) => Ok(()),
+        }
+    }
+
+    async fn work(&mut self, shutdown: &CancellationToken) {
+        loop {
+            self.start_claims();
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                event = self.next_event() => self.handle(event),
+            }
+        }
+        self.drain().await;
+    }
+
+    /// # Cancel safety
+    /// Nothing is lost: whatever is not returned is still there for the next call.
+    async fn next_event(&mut self) -> Event {
+        tokio::select! {
+            signal = next_signal(&mut self.signals) => Event::Signal(signal),
+            Some(answer) = self.claims.next() => Event::Claimed(answer),
+            Some(_) = self.running.join_next() => Event::Ended,
+            Some(answer) = self.scan.next() => Event::Scanned(answer),
+            () = at(self.next_scan) => Event::ScanDue,
+            () = at(self.paused_until) => Event::PauseOver,
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Signal(Some(WorkSignal::Ready(partition))) => self.plan.signalled(partition),
+            Event::Signal(Some(WorkSignal::Rescan)) => self.scan_soon(),
+            Event::Signal(None) => {
+                tracing::warn!("the work signals ended; subscribing anew");
+                self.signals = None;
+                self.scan_soon();
+            }
+            Event::Claimed(answer) => self.claimed(answer),
+            Event::Scanned(answer) => self.scanned(answer),
+            Event::ScanDue => self.start_scan(),
+            Event::PauseOver => self.paused_until = None,
+            Event::Ended => self.plan.slot_freed(),
+        }
+    }
+
+    fn start_claims(&mut self) {
+        if self.paused_until.is_some() {
+            return;
+        }
+        while let Some(order) = self.plan.next() {
+            self.claims.push(claim(Arc::clone(&self.shared), order).boxed());
+        }
+    }
+
+    fn claimed(&mut self, ClaimAnswer { order, sent_at, claim }: ClaimAnswer) {
+        match claim {
+            Ok(claim) => {
+                self.claim_outage.succeeded();
+                self.claim_delays.reset();
+                self.plan.answered(order, claim.executions.len(), claim.more);
+                self.start_executions(claim, sent_at);
+            }
+            Err(error) => {
+                self.claim_outage.failed(&error);
+                self.plan.failed(order);
+                self.paused_until = Some(Instant::now() + self.claim_delays.next_delay());
+            }
+        }
+    }
+
+    fn start_executions(&mut self, claim: Claim, sent_at: Instant) {
+        self.shared.meters.claimed.increment(claim.executions.len() as u64);
+        for execution in claim.executions {
+            if self.shared.abandon.is_cancelled() {
+                // Too late to run it; its lease runs out.
+                self.plan.slot_freed();
+                continue;
+            }
+            let held = self.shared.hold(execution.lease, sent_at);
+            self.running.spawn(execute(Arc::clone(&self.shared), execution, held));
+        }
+    }
+
+    fn scan_soon(&mut self) {
+        if self.next_scan.is_some() {
+            self.next_scan = Some(Instant::now());
+        } else {
+            // One is under way and may have passed the partition in question already.
+            self.scan_again = true;
+        }
+    }
+
+    fn start_scan(&mut self) {
+        self.next_scan = None;
+        self.scan.push(scan(Arc::clone(&self.shared), self.signals.is_none()).boxed());
+    }
+
+    fn scanned(&mut self, answer: ScanAnswer) {
+        if answer.signals.is_some() {
+            self.signals = answer.signals;
+        }
+        let again = std::mem::take(&mut self.scan_again);
+        let wait = match answer.found {
+            Ok(partitions) => {
+                self.scan_outage.succeeded();
+                self.scan_delays.reset();
+                partitions.into_iter().for_each(|partition| self.plan.found(partition));
+                if again { Duration::ZERO } else { retry::jittered(self.shared.config.rescan_interval) }
+            }
+            Err(error) => {
+                self.scan_outage.failed(&error);
+                self.scan_delays.next_delay()
+            }
+        };
+        self.next_scan = Some(Instant::now() + wait);
+    }
+
+    /// Lets running handlers finish, then cancels them, then drops them.
+    async fn drain(&mut self) {
+        self.plan.close();
+        self.next_scan = None;
+        self.scan.clear();
+        let config = &self.shared.config;
+        let (drain_grace, end_grace) = (config.drain_grace, config.cancel_grace + REPORT_GRACE);
+        if timeout(drain_grace, self.work_off()).await.is_err() {
+            tracing::warn!(executions = self.running.len(), "the grace is over; cancelling what still runs");
+            self.shared.abandon.cancel();
+            let _ = timeout(end_grace, self.work_off()).await;
+            self.running.shutdown().await;
+        }
+        tracing::info!("the worker has stopped");
+    }
+
+    /// Goes on with what was claimed, claiming nothing more, until nothing is left.
+    async fn work_off(&mut self) {
+        loop {
+            self.start_claims();
+            if self.running.is_empty() && self.claims.is_empty() {
+                return;
+            }
+            match self.next_event().await {
+                // There is nobody left to serve what a scan would find.
+                Event::Signal(Some(WorkSignal::Rescan)) | Event::ScanDue | Event::Scanned(_) => {}
+                Event::Signal(None) => self.signals = None,
+                event => self.handle(event),
+            }
+        }
+    }
+}
+
+/// Waits for a backend that is away; an error that waiting cannot heal ends it.
+async fn subscribe<B: WorkBackend + ?Sized>(shared: &Shared<B>) -> Result<WorkSignals, EngineError> {
+    let mut outage = Outage::of("work_signals");
+    (|| async { shared.backend.work_signals(&shared.config.lane).await })
+        .retry(retry::schedule())
+        .when(EngineError::is_retryable)
+        .notify(|error, _| outage.failed(error))
+        .await
+}
+
+async fn claim<B: WorkBackend + ?Sized>(shared: Arc<Shared<B>>, order: Order) -> ClaimAnswer {
+    let request = ClaimRequest {
+        worker: shared.worker_id.clone(),
+        lane: shared.config.lane.clone(),
+        partition: order.partition,
+        max: u32::try_from(order.max).unwrap_or(u32::MAX),
+        lease: shared.config.lease,
+    };
+    let sent_at = Instant::now();
+    let claim = shared.backend.claim(&request).await;
+    if order.max == 0 && claim.is_ok() {
+        shared.meters.wakes_passed_on.increment(1);
+    }
+    ClaimAnswer { order, sent_at, claim }
+}
+
+async fn scan<B: WorkBackend + MaintenanceBackend + ?Sized>(shared: Arc<Shared<B>>, subscribe: bool) -> ScanAnswer {
+    let mut signals = None;
+    if subscribe {
+        match shared.backend.work_signals(&shared.config.lane).await {
+            Ok(subscribed) => signals = Some(subscribed),
+            Err(error) => return ScanAnswer { signals, found: Err(error) },
+        }
+    }
+    shared.meters.rescans.increment(1);
+    let partitions: Vec<_> = shared.backend.partition_count().partitions().collect();
+    let found = shared.backend.await_work(&shared.config.lane, &partitions).await;
+    ScanAnswer { signals, found }
+}
+
+async fn next_signal(signals: &mut Option<WorkSignals>) -> Option<WorkSignal> {
+    match signals {
+        Some(signals) => signals.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}

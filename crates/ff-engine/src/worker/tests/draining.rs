@@ -1,0 +1,63 @@
+//! How a worker stops.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_lets_running_executions_finish_and_claims_nothing_more() {
+    let backend = one_execution(2);
+    let handler = |_| async {
+        sleep(Duration::from_secs(20)).await;
+        Ok(Bytes::new())
+    };
+    let worker = start(&backend, Worker::builder().lease(Duration::from_secs(9)).handler(handler)).await;
+    backend.until(|calls| claims(calls).len() == 1).await;
+    worker.shutdown.cancel();
+    sleep(Duration::from_secs(1)).await;
+    backend.script(|script| script.work([execution(lease_in(1, 2), "late")]));
+    backend.ready(1);
+    let calls = worker.stop().await;
+    assert_eq!(claims(&calls), [(0, 16), (1, 0)], "the late wake went to another worker");
+    assert!(count(&calls, |call| matches!(call, Call::Renew(_))) >= 6, "renewed to the end");
+    assert_eq!(reports(&calls), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn executions_that_a_claim_brings_during_shutdown_are_run_and_not_lost() {
+    let backend = one_execution(1);
+    backend.script(|script| script.claim_takes = Duration::from_secs(2));
+    let worker = start(&backend, Worker::builder().handler(done)).await;
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(reports(&worker.stop().await), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_outlives_the_grace_is_cancelled_and_left_to_its_lease() {
+    let backend = one_execution(1);
+    backend.script(|script| script.work([execution(lease(2), "stubborn")]));
+    let handler = |context: WorkContext| async move {
+        if context.name() == "stubborn" {
+            sleep(HOUR).await;
+        }
+        obeys_cancellation(context).await
+    };
+    let builder = Worker::builder().drain_grace(Duration::from_secs(4)).cancel_grace(Duration::from_secs(2));
+    let worker = start(&backend, builder.handler(handler)).await;
+    backend.until(|calls| !claims(calls).is_empty()).await;
+    let stopping = Instant::now();
+    assert_eq!(reports(&worker.stop().await), 0, "a failure would cost an attempt");
+    assert!((6..=7).contains(&stopping.elapsed().as_secs()), "{:?}", stopping.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_success_in_the_last_moment_of_the_shutdown_is_reported() {
+    let backend = one_execution(1);
+    let handler = |context: WorkContext| async move {
+        context.cancelled().await;
+        Ok(Bytes::from_static(b"checkpoint"))
+    };
+    let worker = start(&backend, Worker::builder().drain_grace(Duration::ZERO).handler(handler)).await;
+    backend.until(|calls| !claims(calls).is_empty()).await;
+    backend.settle().await;
+    let calls = worker.stop().await;
+    assert!(calls.contains(&Call::Complete(lease(1), Bytes::from_static(b"checkpoint"))), "{calls:?}");
+}

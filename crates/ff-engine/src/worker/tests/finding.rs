@@ -1,0 +1,167 @@
+//! How a worker learns of work and claims it.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn work_that_was_there_before_is_executed_and_its_result_reported() {
+    let backend = Scripted::new(4);
+    let tags = Tags::new([("k", "v")]).unwrap();
+    let mut submitted = execution(lease_in(3, 7), "resize");
+    (submitted.payload, submitted.tags) = (Bytes::from_static(b"picture"), tags);
+    backend.script(|script| script.work([submitted]));
+    let handler = |context: WorkContext| async move {
+        assert_eq!((context.name(), context.attempt(), context.tags().get("k")), ("resize", 1, Some("v")));
+        assert_eq!((context.id(), context.flow_id()), (lease_in(3, 7).execution_id, None));
+        Ok(context.payload().slice(..3))
+    };
+    let worker = start(&backend, Worker::builder().concurrency(2).handler(handler)).await;
+    backend.until(|calls| reports(calls) == 1).await;
+    let calls = worker.stop().await;
+    let expected = Call::Complete(lease_in(3, 7), Bytes::from_static(b"pic"));
+    assert_eq!(calls, [Call::Signals, Call::AwaitWork, Call::Claim(3, 2), expected]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_runs_over_a_trait_object() {
+    let backend = one_execution(1);
+    let object: Arc<dyn EngineBackend> = Arc::clone(&backend) as _;
+    let worker = Worker::builder().handler(done).build(object).unwrap();
+    tokio::spawn(worker.run(CancellationToken::new()));
+    backend.until(|calls| reports(calls) == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signal_brings_work_at_once_and_without_one_nobody_asks() {
+    let backend = Scripted::new(8);
+    let _worker = start(&backend, Worker::builder().handler(done)).await;
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(backend.calls(), [Call::Signals, Call::AwaitWork]);
+    let signalled = Instant::now();
+    backend.script(|script| script.work([execution(lease_in(5, 1), "five")]));
+    backend.ready(5);
+    backend.until(|calls| reports(calls) == 1).await;
+    assert!(signalled.elapsed() < Duration::from_millis(10));
+    assert_eq!(claims(&backend.calls()), [(5, 16)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missed_signal_is_made_up_for_by_the_rescan() {
+    let backend = Scripted::new(8);
+    let _worker = start(&backend, Worker::builder().handler(done)).await;
+    backend.script(|script| script.work([execution(lease_in(5, 1), "five")]));
+    backend.until(|calls| reports(calls) == 1).await;
+    assert_eq!(count(&backend.calls(), |call| *call == Call::AwaitWork), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rescan_signal_asks_all_partitions_again_also_when_that_fails_first() {
+    let backend = Scripted::new(8);
+    let _worker = start(&backend, Worker::builder().handler(done)).await;
+    backend.script(|script| {
+        script.work([execution(lease_in(5, 1), "five")]);
+        script.errors.push_back(("await_work", transport()));
+    });
+    let asked = Instant::now();
+    backend.signal(WorkSignal::Rescan);
+    backend.until(|calls| reports(calls) == 1).await;
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn signals_that_end_are_subscribed_anew() {
+    let backend = Scripted::new(8);
+    let _worker = start(&backend, Worker::builder().handler(done)).await;
+    backend.end_signals();
+    backend.until(|calls| count(calls, |call| *call == Call::Signals) == 2).await;
+    backend.script(|script| script.work([execution(lease_in(5, 1), "five")]));
+    backend.ready(5);
+    backend.until(|calls| reports(calls) == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_absent_server_is_waited_for_and_a_refusal_ends_the_worker() {
+    let backend = Scripted::new(1);
+    backend.script(|script| {
+        script.errors.push_back(("work_signals", transport()));
+        script.errors.push_back(("work_signals", EngineError::Unavailable { op: "work_signals" }));
+    });
+    let worker = Worker::builder().handler(done).build(Arc::clone(&backend)).unwrap();
+    let run = worker.run(CancellationToken::new()).await;
+    assert!(matches!(run, Err(EngineError::Unavailable { .. })), "{run:?}");
+    assert_eq!(backend.calls(), [Call::Signals, Call::Signals]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_run_at_once_than_there_are_slots_and_all_get_their_turn() {
+    let backend = Scripted::new(4);
+    backend.script(|script| {
+        script.work((0..40).map(|number| execution(lease_in(number % 4, u128::from(number)), "many")));
+    });
+    let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (now, peak) = (Arc::clone(&running), Arc::clone(&most));
+    let handler = move |_| {
+        let (now, peak) = (Arc::clone(&now), Arc::clone(&peak));
+        async move {
+            peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            sleep(Duration::from_secs(1)).await;
+            now.fetch_sub(1, Ordering::SeqCst);
+            Ok(Bytes::new())
+        }
+    };
+    let worker = start(&backend, Worker::builder().concurrency(5).handler(handler)).await;
+    backend.until(|calls| reports(calls) == 40).await;
+    assert_eq!(most.load(Ordering::SeqCst), 5);
+    worker.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_worker_passes_a_wake_on_and_comes_back_when_a_slot_is_free() {
+    let backend = one_execution(4);
+    let release = Arc::new(Notify::new());
+    let released = Arc::clone(&release);
+    let handler = move |_| {
+        let released = Arc::clone(&released);
+        async move {
+            released.notified().await;
+            Ok(Bytes::new())
+        }
+    };
+    let _worker = start(&backend, Worker::builder().concurrency(1).handler(handler)).await;
+    backend.until(|calls| claims(calls) == [(0, 1)]).await;
+    backend.script(|script| script.work([execution(lease_in(2, 2), "two")]));
+    backend.ready(2);
+    backend.until(|calls| claims(calls) == [(0, 1), (2, 0)]).await;
+    release.notify_one();
+    backend.until(|calls| claims(calls) == [(0, 1), (2, 0), (2, 1)]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_claim_is_made_again_after_a_pause() {
+    let backend = one_execution(1);
+    backend.script(|script| script.errors.extend((0..3).map(|_| ("claim", transport()))));
+    let started = Instant::now();
+    let _worker = start(&backend, Worker::builder().handler(done)).await;
+    backend.until(|calls| reports(calls) == 1).await;
+    assert_eq!(claims(&backend.calls()).len(), 4);
+    assert!(started.elapsed() >= Duration::from_millis(350), "{:?}", started.elapsed());
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused_with_their_value() {
+    let refusal =
+        |builder: WorkerBuilder| builder.handler(done).build(Scripted::new(1)).map(drop).unwrap_err().to_string();
+    assert!(refusal(Worker::builder().concurrency(0)).contains("concurrency 0"));
+    assert!(refusal(Worker::builder().lease(Duration::from_millis(9))).contains("9ms"));
+    assert!(refusal(Worker::builder().rescan_interval(Duration::ZERO)).contains("0ns"));
+}
+
+#[test]
+fn two_workers_without_a_name_draw_different_ones() {
+    let name = || Worker::builder().handler(done).build(Scripted::new(1)).unwrap().worker_id().clone();
+    assert_ne!(name(), name());
+}
+
+#[allow(dead_code, reason = "compiling it is the test")]
+fn a_running_worker_can_be_spawned(worker: Worker<dyn EngineBackend>) -> JoinHandle<Result<(), EngineError>> {
+    tokio::spawn(worker.run(CancellationToken::new()))
+}
