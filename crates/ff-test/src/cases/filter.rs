@@ -1,0 +1,80 @@
+//! What arrives on a filtered stream.
+
+use ff_core::{CompletionStream, ExecutionId, FlowSubmission, Namespace, ScannerFilter, Tags};
+
+use super::Backend;
+use crate::fixture::{Fixture, is_silent, name, take};
+
+/// Two tenants, two values of a tag: ends one execution of each combination, several times over.
+struct Crowd {
+    fixture: Fixture,
+    tenants: [Namespace; 2],
+}
+
+impl Crowd {
+    fn new(backend: Backend) -> Self {
+        let fixture = Fixture::new(backend);
+        let other = name(&format!("{}-other", fixture.namespace));
+        let tenants = [fixture.namespace.clone(), other];
+        Self { fixture, tenants }
+    }
+
+    async fn subscribe(&self, filter: &ScannerFilter) -> CompletionStream {
+        self.fixture.backend.subscribe_completions_filtered(filter).await.expect("subscribed")
+    }
+
+    /// Returns the executions that ended, with the number of their tenant and the value of their tag `color`.
+    async fn end_all(&self) -> Vec<(ExecutionId, usize, Option<&'static str>)> {
+        let mut ended = Vec::new();
+        for _ in 0..10 {
+            for (tenant, namespace) in self.tenants.iter().enumerate() {
+                for color in [Some("blue"), Some("bluer"), None] {
+                    let tags = Tags::new(color.map(|color| ("color", color))).expect("valid tags");
+                    let flow = FlowSubmission::new(namespace.clone()).execution(self.fixture.spec("a").tags(tags));
+                    let id = self.fixture.submit(&flow).await.executions[0].1;
+                    self.fixture.complete(id).await;
+                    ended.push((id, tenant, color));
+                }
+            }
+        }
+        ended
+    }
+
+    /// Ends a crowd and expects on `stream` exactly those that `wanted` picks.
+    async fn expect(&self, stream: &mut CompletionStream, wanted: impl Fn(usize, Option<&str>) -> bool) {
+        let ended = self.end_all().await;
+        let mut expected: Vec<_> =
+            ended.iter().filter(|(_, tenant, color)| wanted(*tenant, *color)).map(|(id, ..)| *id).collect();
+        let mut seen: Vec<_> = take(stream, expected.len()).await.iter().map(|seen| seen.execution_id).collect();
+        expected.sort_unstable();
+        seen.sort_unstable();
+        assert_eq!(seen, expected);
+        assert!(is_silent(stream), "something crossed the filter");
+    }
+}
+
+pub async fn a_namespace_filter_passes_its_tenant_and_nothing_else(backend: Backend) {
+    let crowd = Crowd::new(backend);
+    let filter = ScannerFilter::new().with_namespace(crowd.tenants[0].clone());
+    let mut stream = crowd.subscribe(&filter).await;
+    crowd.expect(&mut stream, |tenant, _| tenant == 0).await;
+}
+
+pub async fn a_tag_filter_passes_exactly_its_value(backend: Backend) {
+    let crowd = Crowd::new(backend);
+    let mut stream = crowd.subscribe(&ScannerFilter::new().with_instance_tag("color", "blue")).await;
+    crowd.expect(&mut stream, |_, color| color == Some("blue")).await;
+}
+
+pub async fn both_conditions_of_a_filter_must_hold(backend: Backend) {
+    let crowd = Crowd::new(backend);
+    let filter = ScannerFilter::new().with_namespace(crowd.tenants[1].clone()).with_instance_tag("color", "bluer");
+    let mut stream = crowd.subscribe(&filter).await;
+    crowd.expect(&mut stream, |tenant, color| tenant == 1 && color == Some("bluer")).await;
+}
+
+pub async fn the_noop_filter_passes_everything(backend: Backend) {
+    let crowd = Crowd::new(backend);
+    let mut stream = crowd.subscribe(&ScannerFilter::NOOP).await;
+    crowd.expect(&mut stream, |_, _| true).await;
+}

@@ -1,0 +1,19 @@
+//! The cases, by concern. Each is a sentence about behaviour.
+
+#![allow(missing_docs, reason = "the name of a case says what it demands")]
+
+pub mod bad_input;
+pub mod cancel;
+pub mod delivery;
+pub mod dependencies;
+pub mod filter;
+pub mod leases;
+pub mod lifecycle;
+pub mod retries;
+
+use std::sync::Arc;
+
+use ff_core::EngineBackend;
+
+/// What a case is given.
+type Backend = Arc<dyn EngineBackend>;

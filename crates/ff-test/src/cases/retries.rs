@@ -1,0 +1,87 @@
+//! Failed attempts.
+
+use std::time::Duration;
+
+use ff_core::{Backoff, ExecutionId, FailOutcome, Failure, PublicState};
+
+use super::Backend;
+use crate::fixture::Fixture;
+
+const BACKOFF: Backoff = Backoff { initial: Duration::from_millis(20), max: Duration::from_millis(30) };
+
+async fn submit(fixture: &Fixture, attempts: u32, timeout: Option<Duration>) -> ExecutionId {
+    let mut flow = fixture.flow(&[("a", &[])]);
+    flow.executions[0] = flow.executions[0].clone().attempts(attempts, BACKOFF);
+    flow.executions[0].timeout = timeout;
+    fixture.submit(&flow).await.executions[0].1
+}
+
+async fn fail(fixture: &Fixture, id: ExecutionId, failure: &Failure) -> FailOutcome {
+    let claimed = fixture.claim(id).await;
+    fixture.backend.fail(&claimed.lease, failure).await.expect("the owner may fail")
+}
+
+pub async fn a_retryable_failure_is_tried_again_after_its_backoff(backend: Backend) {
+    let fixture = Fixture::new(backend);
+    let id = submit(&fixture, 4, None).await;
+    // Doubled, up to the longest.
+    for backoff in [20, 30, 30] {
+        let outcome = fail(&fixture, id, &Failure::retryable("flaky")).await;
+        assert_eq!(outcome, FailOutcome::Retry { after: Duration::from_millis(backoff) });
+        assert_eq!(fixture.state(id).await, PublicState::Delayed);
+        assert_eq!(fixture.describe(id).await.last_error.as_deref(), Some("flaky"));
+        fixture.sweep_until(id, PublicState::Waiting).await;
+    }
+    fixture.complete(id).await;
+    let ended = fixture.describe(id).await;
+    assert_eq!((ended.state, ended.attempt, ended.failures), (PublicState::Success, 4, 3));
+}
+
+pub async fn attempts_exhausted_end_an_execution(backend: Backend) {
+    let fixture = Fixture::new(backend);
+    let id = submit(&fixture, 2, None).await;
+    fail(&fixture, id, &Failure::retryable("flaky")).await;
+    fixture.sweep_until(id, PublicState::Waiting).await;
+    assert_eq!(fail(&fixture, id, &Failure::retryable("still flaky")).await, FailOutcome::Ended);
+    let ended = fixture.describe(id).await;
+    assert_eq!((ended.state, ended.reason.as_deref()), (PublicState::Failed, Some("attempts_exhausted")));
+    assert_eq!(ended.last_error.as_deref(), Some("still flaky"));
+}
+
+pub async fn a_permanent_failure_ends_at_once(backend: Backend) {
+    let fixture = Fixture::new(backend);
+    let id = submit(&fixture, 5, None).await;
+    assert_eq!(fail(&fixture, id, &Failure::permanent("bad input")).await, FailOutcome::Ended);
+    let ended = fixture.describe(id).await;
+    assert_eq!((ended.state, ended.reason.as_deref()), (PublicState::Failed, Some("bad input")));
+}
+
+pub async fn an_attempt_that_takes_too_long_counts_as_failed(backend: Backend) {
+    let fixture = Fixture::new(backend);
+    let id = submit(&fixture, 2, Some(Duration::from_millis(20))).await;
+    let slow = fixture.claim(id).await;
+    fixture.sweep_until(id, PublicState::Waiting).await;
+    let late = fixture.backend.complete(&slow.lease, bytes::Bytes::new()).await.expect_err("too late");
+    assert!(late.is_lease_lost(), "{late}");
+    assert_eq!(fixture.describe(id).await.last_error.as_deref(), Some("timeout"));
+    fixture.claim(id).await;
+    fixture.sweep_until(id, PublicState::Failed).await;
+    assert_eq!(fixture.describe(id).await.reason.as_deref(), Some("attempts_exhausted"));
+}
+
+pub async fn a_repeated_failure_report_gives_the_same_answer(backend: Backend) {
+    let fixture = Fixture::new(backend);
+    let id = submit(&fixture, 2, None).await;
+    let claimed = fixture.claim(id).await;
+    for _ in 0..3 {
+        let outcome = fixture.backend.fail(&claimed.lease, &Failure::retryable("flaky")).await.expect("answered");
+        assert_eq!(outcome, FailOutcome::Retry { after: BACKOFF.initial });
+    }
+    assert_eq!(fixture.describe(id).await.failures, 1);
+    fixture.sweep_until(id, PublicState::Waiting).await;
+    let claimed = fixture.claim(id).await;
+    for _ in 0..3 {
+        let outcome = fixture.backend.fail(&claimed.lease, &Failure::retryable("flaky")).await.expect("answered");
+        assert_eq!(outcome, FailOutcome::Ended);
+    }
+}

@@ -1,0 +1,168 @@
+//! What an interrupted call leaves behind is completed by the owner's repetition, the sweep or the reconciler.
+
+mod support;
+
+use bytes::Bytes;
+use ff_core::{ExecutionId, Outcome, Partition, PublicState, Scope, SubmittedFlow};
+use ff_script::keys;
+use ff_test::Fixture;
+use support::Stand;
+
+/// A flow `a <- b` whose `a` is being run by a worker that has just been interrupted within its terminal call.
+struct Interrupted {
+    stand: Stand,
+    fixture: Fixture,
+    flow: SubmittedFlow,
+    lease: ff_core::Lease,
+}
+
+impl Interrupted {
+    async fn after_the_core() -> Self {
+        let stand = Stand::start().await;
+        let fixture = Fixture::new(stand.backend.clone());
+        let flow = fixture.submit_members(&[("a", &[]), ("b", &["a"])]).await;
+        let lease = fixture.claim(flow.executions[0].1).await.lease;
+        let this = Self { stand, fixture, flow, lease };
+        let core = keys::execution_core(this.a());
+        let set = "HSET CORE lifecycle_phase terminal public_state success terminal_outcome success completed_at 1000";
+        let set: Vec<_> = set.split(' ').map(|word| if word == "CORE" { core.as_str() } else { word }).collect();
+        this.stand.command(&set).await;
+        this
+    }
+
+    fn a(&self) -> ExecutionId {
+        self.flow.executions[0].1
+    }
+
+    fn b(&self) -> ExecutionId {
+        self.flow.executions[1].1
+    }
+
+    async fn assert_whole(&self) {
+        assert_eq!(self.stand.log_length(self.a(), Scope::Flows).await, 1);
+        assert_eq!(self.fixture.describe(self.a()).await.outcome, Some(Outcome::Success));
+        assert_eq!(self.fixture.state(self.b()).await, PublicState::Waiting);
+        self.fixture.complete(self.b()).await;
+        assert_eq!(self.stand.log_length(self.a(), Scope::Flows).await, 2);
+    }
+
+    async fn zset(&self, index: &str, member: &str) -> Option<String> {
+        let key = format!("ff:part:{}:{index}", self.a().partition());
+        let score = self.stand.command(&["ZSCORE", &key, member]).await.text();
+        Some(score).filter(|score| !score.is_empty())
+    }
+}
+
+async fn reconcile(stand: &Stand, partition: Partition) -> u32 {
+    stand.backend.reconcile(partition, None, 100).await.unwrap().repaired
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_without_its_log_entry_counts_as_not_ended() {
+    let interrupted = Interrupted::after_the_core().await;
+    let seen = interrupted.fixture.describe(interrupted.a()).await;
+    assert_eq!((seen.state, seen.outcome), (PublicState::Active, None));
+    assert_eq!(interrupted.fixture.state(interrupted.b()).await, PublicState::Blocked);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_owners_repetition_completes_an_interrupted_end() {
+    let interrupted = Interrupted::after_the_core().await;
+    interrupted.stand.backend.complete(&interrupted.lease, Bytes::new()).await.unwrap();
+    interrupted.assert_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_reconciler_completes_an_interrupted_end() {
+    let interrupted = Interrupted::after_the_core().await;
+    assert_eq!(reconcile(&interrupted.stand, interrupted.a().partition()).await, 1);
+    interrupted.assert_whole().await;
+    assert_eq!(reconcile(&interrupted.stand, interrupted.a().partition()).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sweep_completes_an_interrupted_end_when_its_lease_runs_out() {
+    let interrupted = Interrupted::after_the_core().await;
+    let leases = format!("ff:part:{}:leases", interrupted.a().partition());
+    interrupted.stand.command(&["ZADD", &leases, "1", &interrupted.a().uuid().to_string()]).await;
+    assert_eq!(interrupted.fixture.sweep(interrupted.a().partition()).await.ended, 1);
+    interrupted.assert_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_recorded_but_not_followed_up_is_completed_without_a_second_entry() {
+    let interrupted = Interrupted::after_the_core().await;
+    interrupted.stand.backend.complete(&interrupted.lease, Bytes::new()).await.unwrap();
+    // As if the call had stopped right after noting the entry's position.
+    let partition = interrupted.a().partition();
+    let (core, b) = (keys::execution_core(interrupted.a()), keys::execution_core(interrupted.b()));
+    let uuid = interrupted.a().uuid().to_string();
+    interrupted.stand.command(&["ZADD", &format!("ff:part:{partition}:open"), "0", &uuid]).await;
+    interrupted.stand.command(&["HDEL", &core, "dependents_done"]).await;
+    interrupted.stand.command(&["HSET", &b, "unmet_needs", "1", "public_state", "blocked"]).await;
+    interrupted.stand.command(&["HSET", &b, "lifecycle_phase", "submitted"]).await;
+    interrupted.stand.command(&["HDEL", &b, &format!("met:{uuid}")]).await;
+    interrupted.stand.command(&["DEL", &format!("ff:part:{partition}:ready")]).await;
+    interrupted.stand.backend.complete(&interrupted.lease, Bytes::new()).await.unwrap();
+    interrupted.assert_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_reconciler_restores_what_is_missing_from_an_index() {
+    let interrupted = Interrupted::after_the_core().await;
+    interrupted.stand.backend.complete(&interrupted.lease, Bytes::new()).await.unwrap();
+    let partition = interrupted.a().partition();
+    interrupted.stand.command(&["DEL", &format!("ff:part:{partition}:ready")]).await;
+    assert_eq!(reconcile(&interrupted.stand, partition).await, 1);
+    let claimed = interrupted.fixture.claim(interrupted.b()).await;
+    interrupted.stand.command(&["DEL", &format!("ff:part:{partition}:leases")]).await;
+    assert_eq!(reconcile(&interrupted.stand, partition).await, 1);
+    assert!(interrupted.zset("leases", &claimed.lease.execution_id.uuid().to_string()).await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_reconciler_finds_a_need_that_was_met_without_being_counted() {
+    let interrupted = Interrupted::after_the_core().await;
+    interrupted.stand.backend.complete(&interrupted.lease, Bytes::new()).await.unwrap();
+    let b = keys::execution_core(interrupted.b());
+    let met = format!("met:{}", interrupted.a().uuid());
+    interrupted.stand.command(&["HDEL", &b, &met, "ready_member"]).await;
+    interrupted.stand.command(&["HSET", &b, "unmet_needs", "1", "public_state", "blocked"]).await;
+    interrupted.stand.command(&["DEL", &format!("ff:part:{}:ready", interrupted.a().partition())]).await;
+    assert_eq!(reconcile(&interrupted.stand, interrupted.a().partition()).await, 1);
+    interrupted.assert_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reconciler_goes_on_where_it_stopped() {
+    let stand = Stand::start().await;
+    let fixture = Fixture::new(stand.backend.clone());
+    let names: Vec<_> = (0..25).map(|n| n.to_string()).collect();
+    let members: Vec<_> = names.iter().map(|name| (name.as_str(), &[] as &[&str])).collect();
+    let flow = fixture.submit_members(&members).await;
+    let partition = flow.executions[0].1.partition();
+    let (mut cursor, mut steps) = (None, Vec::new());
+    loop {
+        let report = stand.backend.reconcile(partition, cursor, 10).await.unwrap();
+        steps.push(report.examined);
+        cursor = report.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(steps, [10, 10, 5]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_of_another_type_is_refused_before_anything_is_written() {
+    let stand = Stand::start().await;
+    let fixture = Fixture::new(stand.backend.clone());
+    let flow = fixture.flow(&[("a", &[])]).idempotency_key("k");
+    let id = ff_core::FlowId::from_idempotency_key(&fixture.namespace, "k");
+    let partition = id.partition(stand.backend.partition_count());
+    let foreign = format!("ff:part:{partition}:completions");
+    stand.command(&["SET", &foreign, "mine"]).await;
+    let error = stand.backend.submit_flow(&flow).await.unwrap_err().to_string();
+    assert!(error.contains(&foreign), "{error}");
+    assert_eq!(stand.command(&["KEYS", &format!("ff:*{partition}*")]).await.items().len(), 1);
+}

@@ -1,0 +1,68 @@
+//! A private server with a backend on it, and a raw look at what the library writes.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::{sync::Arc, time::Duration};
+
+use ff_core::{EngineBackend, ExecutionId, LogId, Scope};
+use ff_script::keys;
+use ff_testserver::{RawClient, Reply, TestServer};
+use ff_valkey::ValkeyBackend;
+
+pub struct Stand {
+    pub server: TestServer,
+    pub backend: Arc<dyn EngineBackend>,
+}
+
+impl Stand {
+    pub async fn start() -> Self {
+        let server = TestServer::start().await.unwrap();
+        let backend: Arc<dyn EngineBackend> = Arc::new(ValkeyBackend::connect(server.url()).await.unwrap());
+        Self { server, backend }
+    }
+
+    pub async fn command(&self, args: &[&str]) -> Reply {
+        let reply = self.server.command(args).await.unwrap();
+        assert!(!reply.is_error(), "{args:?}: {}", reply.text());
+        reply
+    }
+
+    pub async fn log_length(&self, id: ExecutionId, scope: Scope) -> i64 {
+        let log = LogId { partition: id.partition(), scope };
+        self.command(&["XLEN", &keys::completion_log(log)]).await.int().unwrap()
+    }
+
+    pub async fn field(&self, id: ExecutionId, field: &str) -> String {
+        self.command(&["HGET", &keys::execution_core(id), field]).await.text()
+    }
+
+    /// The raw messages of a channel from now on.
+    pub async fn listen(&self, channel: &str) -> Listener {
+        let mut client = self.server.client().await.unwrap();
+        client.command(&["SUBSCRIBE", channel]).await.unwrap();
+        Listener { client }
+    }
+}
+
+pub struct Listener {
+    client: RawClient,
+}
+
+impl Listener {
+    pub async fn next(&mut self) -> serde_json::Value {
+        let reply = tokio::time::timeout(Duration::from_secs(60), self.client.receive()).await.unwrap().unwrap();
+        serde_json::from_str(&reply.items()[2].text()).unwrap()
+    }
+
+    /// All messages so far: publishes a marker and reads up to it.
+    pub async fn drain(&mut self, stand: &Stand, channel: &str) -> Vec<serde_json::Value> {
+        stand.command(&["PUBLISH", channel, "\"marker\""]).await;
+        let mut messages = Vec::new();
+        loop {
+            match self.next().await {
+                serde_json::Value::String(_) => return messages,
+                message => messages.push(message),
+            }
+        }
+    }
+}
