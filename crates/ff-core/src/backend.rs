@@ -3,7 +3,9 @@
 //!
 //! All of them hold for every implementation:
 //!
-//! - Each call is atomic: it happens as a whole or not at all, also when the answer is lost.
+//! - Each call is atomic, or made of steps of which each is: it happens as a whole or not at all, also when the answer
+//!   is lost.
+//! - Each call is answered within a bounded time: no answer is [`EngineError::Timeout`], never a wait for ever.
 //! - Times come from the server's clock, never from a caller.
 //! - An error whose [`is_retryable`](EngineError::is_retryable) is true leaves open whether the call was executed.
 
@@ -42,7 +44,7 @@ pub trait SubmitBackend: Send + Sync + 'static {
 /// Hands out work and takes back its end.
 #[async_trait]
 pub trait WorkBackend: Send + Sync + 'static {
-    /// The work signals of a lane. Subscribed when the call returns; begins with nothing, so ask
+    /// The work signals of a lane. Every stream of this process for the lane gets each signal. Subscribed when the call returns; begins with nothing, so ask
     /// [`WorkBackend::await_work`] once for what is there already.
     ///
     /// # Errors
@@ -59,7 +61,7 @@ pub trait WorkBackend: Send + Sync + 'static {
     /// Claims executions of one lane in one partition, highest priority first, then oldest first.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] for more than 128 at once. After a transport error claimed executions may be
+    /// [`EngineError::InvalidInput`] for more than [`limits::CLAIM_BATCH`](crate::limits::CLAIM_BATCH) at once. After a transport error claimed executions may be
     /// lost to the caller; they return when their lease runs out.
     ///
     /// # Cancel safety

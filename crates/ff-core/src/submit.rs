@@ -26,6 +26,8 @@ pub mod limits {
     pub const DURATION: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
     /// The highest priority; 0 is the lowest and the default.
     pub const PRIORITY: u16 = 999;
+    /// Executions that one call claims.
+    pub const CLAIM_BATCH: usize = 128;
     /// Bytes of a failure's or cancellation's reason; a longer one is cut at a character.
     pub const REASON_BYTES: usize = 1_024;
 }

@@ -16,7 +16,8 @@ pub struct ClaimRequest {
     pub lane: LaneId,
     /// Where.
     pub partition: Partition,
-    /// At most how many, up to 128. With 0 nothing is claimed, and if there is work another waiting worker is woken.
+    /// At most how many, up to [`limits::CLAIM_BATCH`]. With 0 nothing is claimed, and if there is work another
+    /// waiting process is signalled.
     pub max: u32,
     /// How long the lease runs before it must be renewed.
     pub lease: Duration,
@@ -27,8 +28,8 @@ pub struct ClaimRequest {
 pub struct Claim {
     /// What is now the worker's.
     pub executions: Vec<ClaimedExecution>,
-    /// Whether the lane has more work in this partition. If not, the caller's process has been noted there and is
-    /// signalled when work arrives.
+    /// Whether the lane has more work in this partition; then the next waiting process has been signalled. If not, the
+    /// caller's process has been noted there and is signalled when work arrives.
     pub more: bool,
 }
 

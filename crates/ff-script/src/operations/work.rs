@@ -14,8 +14,8 @@ use crate::{
     keys,
 };
 
-/// Executions claimed, or leases renewed, by one call of a function.
-const BATCH: usize = 128;
+/// Leases renewed by one call of a function.
+const RENEWED_AT_ONCE: usize = 128;
 
 impl<H: ScriptHost> Operations<H> {
     /// See [`ff_core::backend::WorkBackend::await_work`].
@@ -43,10 +43,10 @@ impl<H: ScriptHost> Operations<H> {
     /// # Errors
     /// As there.
     pub async fn claim(&self, request: &ClaimRequest) -> Result<Claim, EngineError> {
-        if request.max as usize > BATCH {
+        if request.max as usize > limits::CLAIM_BATCH {
             return Err(EngineError::invalid(
                 format!("a claim of {} executions", request.max),
-                format!("at most {BATCH} can be claimed at once"),
+                format!("at most {} can be claimed at once", limits::CLAIM_BATCH),
             ));
         }
         check_lease(request.lease)?;
@@ -76,7 +76,7 @@ impl<H: ScriptHost> Operations<H> {
         }
         let batches: Vec<(Partition, &[usize])> = by_partition
             .iter()
-            .flat_map(|(partition, indices)| indices.chunks(BATCH).map(|chunk| (*partition, chunk)))
+            .flat_map(|(partition, indices)| indices.chunks(RENEWED_AT_ONCE).map(|chunk| (*partition, chunk)))
             .collect();
         let calls = batches.iter().map(|(partition, indices)| renewal(*partition, leases, indices, lease)).collect();
         let mut outcomes = vec![RenewOutcome::LeaseLost; leases.len()];
