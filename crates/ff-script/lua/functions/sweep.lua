@@ -81,16 +81,35 @@ local function remove_stale(call)
   end
 end
 
-local function next_due(call)
-  local soonest
-  local partition = call.partition
+local function first_score(index)
+  local first = redis.call('ZRANGE', index, 0, 0, 'WITHSCORES')
+  return tonumber(first[2])
+end
+
+-- When something is due next (ms), if anything is.
+local function soonest(partition)
+  local found
   for _, index in ipairs({ partition.delayed, partition.leases, partition.deadlines }) do
-    local first = redis.call('ZRANGE', index, 0, 0, 'WITHSCORES')
-    if first[2] and (not soonest or tonumber(first[2]) < soonest) then
-      soonest = tonumber(first[2])
+    local score = first_score(index)
+    if score and (not found or score < found) then
+      found = score
     end
   end
-  return soonest and ff.base.int(math.max(soonest - call.now, 0)) or ''
+  return found
+end
+
+local function reply(call, removed, more, due_at)
+  return {
+    ff.base.int(call.released), ff.base.int(call.reclaimed), ff.base.int(#call.ends), ff.base.int(call.resolved),
+    ff.base.int(removed), more and '1' or '0', due_at and ff.base.int(math.max(due_at - call.now, 0)) or '',
+  }
+end
+
+-- Most sweeps find nothing to do and should cost next to nothing.
+local function is_idle(call, due_at, cutoff)
+  local oldest = first_score(call.partition.ended)
+  return (not due_at or due_at > call.now) and (not oldest or oldest >= cutoff)
+    and redis.call('EXISTS', call.partition.pending) == 0
 end
 
 local function sweep(KEYS, ARGV)
@@ -98,6 +117,10 @@ local function sweep(KEYS, ARGV)
   local call = ff.call.begin(KEYS, policy)
   call.released, call.reclaimed, call.stale = 0, 0, {}
   local partition = call.partition
+  local due_at = soonest(partition)
+  if is_idle(call, due_at, call.now - retention_ms) then
+    return reply(call, 0, false, due_at)
+  end
   local more = each_due(call, partition.deadlines, function(execution) expire(call, execution) end)
   more = each_due(call, partition.leases, function(execution) reclaim(call, execution) end) or more
   more = each_due(call, partition.delayed, function(execution) release(call, execution) end) or more
@@ -105,10 +128,7 @@ local function sweep(KEYS, ARGV)
   ff.call.commit(call)
   remove_stale(call)
   local removed, more_to_remove = ff.retention.run(call, retention_ms)
-  return {
-    ff.base.int(call.released), ff.base.int(call.reclaimed), ff.base.int(#call.ends), ff.base.int(call.resolved),
-    ff.base.int(removed), (more or more_to_remove) and '1' or '0', next_due(call),
-  }
+  return reply(call, removed, more or more_to_remove, soonest(partition))
 end
 
 redis.register_function({ function_name = 'ff1_sweep', callback = sweep, flags = { 'allow-oom' } })
