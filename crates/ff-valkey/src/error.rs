@@ -1,0 +1,129 @@
+//! What the client and the server say, as the kinds of error that callers decide by.
+
+use std::time::Duration;
+
+use ff_core::EngineError;
+use fred::error::{Error, ErrorKind};
+
+use crate::Endpoint;
+
+/// Answers that the same call, made later, need not get again.
+const BUSY: [&str; 9] =
+    ["TRYAGAIN", "ASK", "MOVED", "CLUSTERDOWN", "LOADING", "READONLY", "MASTERDOWN", "BUSY", "NOREPLICAS"];
+
+/// What is being done where: names both in every error.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Doing<'a> {
+    pub(crate) op: &'a str,
+    pub(crate) at: &'a Endpoint,
+    pub(crate) timeout: Duration,
+}
+
+impl Doing<'_> {
+    pub(crate) fn failed(self, error: Error) -> EngineError {
+        let text = error.details().to_owned();
+        let op = self.op.to_owned();
+        match error.kind() {
+            ErrorKind::Timeout => return EngineError::Timeout { op, after: self.timeout },
+            ErrorKind::Auth => return denied(op, &text),
+            _ => {}
+        }
+        let code = text.split([' ', ':']).next().unwrap_or_default();
+        if code == "NOPERM" || code == "WRONGPASS" || code == "NOAUTH" || text.contains("ACL failure in script") {
+            return denied(op, &text);
+        }
+        if code == "OOM" {
+            let reason = format!("{text}. Raise maxmemory or free memory; {op} wrote nothing");
+            return EngineError::ResourceExhausted { resource: "memory of the server", reason };
+        }
+        if BUSY.contains(&code) || text.contains("non local key") {
+            return EngineError::Contention { op, reason: text };
+        }
+        EngineError::transport(format!("{op} at {}", self.at), error)
+    }
+}
+
+/// Whether the server has no such function.
+pub(crate) fn is_missing_function(error: &Error) -> bool {
+    error.details().contains("Function not found")
+}
+
+/// Whether the key holds something else than the command is for: an answer, and none that time will change.
+pub(crate) fn is_wrong_type(error: &Error) -> bool {
+    error.details().starts_with("WRONGTYPE")
+}
+
+fn denied(op: String, text: &str) -> EngineError {
+    EngineError::PermissionDenied { op, reason: format!("{text}. {}", remedy(text)) }
+}
+
+/// The ACL rule or the setting that is missing, by the words of the server.
+fn remedy(text: &str) -> String {
+    let user = text.split_once("User ").and_then(|(_, rest)| rest.split_whitespace().next()).unwrap_or("<user>");
+    if text.starts_with("WRONGPASS") || text.contains("invalid username-password") {
+        return "Check user and password".into();
+    }
+    if text.starts_with("NOAUTH") || text.contains("Authentication required") {
+        return "The server wants a password: write it into the URL, redis://user:password@host".into();
+    }
+    if text.contains("channel") {
+        return format!("Grant the channels: ACL SETUSER {user} &ff:*");
+    }
+    if text.contains("key") {
+        return format!("Grant the keys: ACL SETUSER {user} ~ff:*");
+    }
+    let command = text.split('\'').nth(1).unwrap_or("<command>");
+    format!("Grant the command: ACL SETUSER {user} +{command}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapped(kind: ErrorKind, text: &'static str) -> EngineError {
+        let at = Endpoint::Tcp { host: "db".into(), port: 6379, tls: false };
+        let doing = Doing { op: "claim", at: &at, timeout: Duration::from_secs(5) };
+        doing.failed(Error::new(kind, text))
+    }
+
+    #[test]
+    fn a_refusal_says_which_rule_is_missing() {
+        for (text, fix) in [
+            ("WRONGPASS invalid username-password pair or user is disabled.", "user and password"),
+            ("NOAUTH Authentication required.", "redis://user:password@host"),
+            ("NOPERM User ann has no permissions to access one of the channels used as arguments", "ann &ff:*"),
+            ("NOPERM User ann has no permissions to access one of the keys used as arguments", "ann ~ff:*"),
+            ("NOPERM User ann has no permissions to run the 'fcall' command", "ann +fcall"),
+        ] {
+            let error = mapped(ErrorKind::Unknown, text);
+            assert!(
+                matches!(error, EngineError::PermissionDenied { .. }) && error.to_string().contains(fix),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_time_can_heal_is_retryable() {
+        for text in [
+            "TRYAGAIN Multiple keys request during rehashing of slot",
+            "ASK 1 127.0.0.1:7001",
+            "CLUSTERDOWN The cluster is down",
+            "LOADING Valkey is loading the dataset in memory",
+            "READONLY You can't write against a read only replica.",
+            "BUSY Valkey is busy running a script.",
+            "ERR Script attempted to access a non local key in a cluster node script: f, on @user_function:1.",
+        ] {
+            assert!(matches!(mapped(ErrorKind::Unknown, text), EngineError::Contention { .. }), "{text}");
+        }
+        assert!(matches!(mapped(ErrorKind::Timeout, "Request timed out."), EngineError::Timeout { .. }));
+        let lost = mapped(ErrorKind::IO, "Connection refused");
+        assert!(lost.is_retryable() && lost.to_string().contains("db:6379"), "{lost}");
+    }
+
+    #[test]
+    fn a_full_server_is_no_transport_error() {
+        let error = mapped(ErrorKind::Unknown, "OOM command not allowed when used memory > 'maxmemory'.");
+        assert!(matches!(error, EngineError::ResourceExhausted { .. }) && !error.is_retryable());
+    }
+}

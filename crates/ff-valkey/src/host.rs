@@ -1,0 +1,245 @@
+//! [`ScriptHost`] on a Valkey server: one connection for calls, one for reads.
+//!
+//! Reads have a connection of their own so that catching up with a long log does not stand before a call in a queue.
+//! A call that must not run twice is not sent again when the connection is lost under it: its caller gets the error
+//! and decides.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use ff_core::EngineError;
+use ff_script::{
+    host::{Call, Reply, ScriptHost, ServerVersion},
+    loader,
+};
+use fred::{
+    clients::Client,
+    error::Error,
+    interfaces::ClientLike,
+    types::{ClusterHash, CustomCommand, Value, config::Options},
+};
+
+use crate::{
+    ValkeyConfig,
+    connection::{Connection, LastError},
+    error::{Doing, is_missing_function},
+    value,
+};
+
+/// A Valkey server that runs the library.
+pub struct ValkeyHost {
+    config: ValkeyConfig,
+    calls: Connection,
+    reads: Connection,
+    last_error: LastError,
+    loading: tokio::sync::Mutex<()>,
+}
+
+impl std::fmt::Debug for ValkeyHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ValkeyHost").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl ValkeyHost {
+    /// Connects. The connections reconnect by themselves for as long as the host lives.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] for what is wrong with the configuration, [`EngineError::PermissionDenied`] for
+    /// wrong credentials, [`EngineError::Transport`] or [`EngineError::Timeout`] when no server answers there.
+    pub async fn connect(config: ValkeyConfig) -> Result<Self, EngineError> {
+        let last_error = LastError::default();
+        let open = async || {
+            let client = Connection::client(&config, 32)?;
+            Connection::open(client, &config, last_error.clone()).await
+        };
+        let (calls, reads) = futures::try_join!(open(), open())?;
+        Ok(Self { config, calls, reads, last_error, loading: tokio::sync::Mutex::new(()) })
+    }
+
+    /// How the server is reached.
+    #[must_use]
+    pub const fn config(&self) -> &ValkeyConfig {
+        &self.config
+    }
+
+    pub(crate) const fn reads(&self) -> &Client {
+        self.reads.get()
+    }
+
+    pub(crate) fn last_error(&self) -> LastError {
+        self.last_error.clone()
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.calls.is_connected() && self.reads.is_connected()
+    }
+
+    pub(crate) fn doing<'a>(&'a self, op: &'a str) -> Doing<'a> {
+        Doing { op, at: &self.config.endpoint, timeout: self.config.command_timeout }
+    }
+
+    async fn call(&self, call: &Call) -> Result<Reply, Failure> {
+        let (command, args) = command(call);
+        let answer: Result<Value, Error> = self.calls.get().with_options(&options(call)).custom(command, args).await;
+        self.answer(call, answer)
+    }
+
+    async fn call_all(&self, calls: &[&Call]) -> Vec<Result<Reply, Failure>> {
+        let pipeline = self.calls.get().pipeline();
+        for call in calls {
+            let (command, args) = command(call);
+            let queued: Result<(), Error> = pipeline.with_options(&options(call)).custom(command, args).await;
+            if let Err(error) = queued {
+                return calls.iter().map(|call| self.answer(call, Err(error.clone()))).collect();
+            }
+        }
+        let mut answers = pipeline.try_all::<Value>().await;
+        // One error for all when the pipeline as a whole was not answered.
+        if answers.len() < calls.len() {
+            let error = answers.drain(..).find_map(Result::err).unwrap_or_else(Error::new_canceled);
+            return calls.iter().map(|call| self.answer(call, Err(error.clone()))).collect();
+        }
+        calls.iter().zip(answers).map(|(call, answer)| self.answer(call, answer)).collect()
+    }
+
+    fn answer(&self, call: &Call, answer: Result<Value, Error>) -> Result<Reply, Failure> {
+        match answer {
+            Ok(value) => value::strings(value).ok_or_else(|| {
+                let text = "the function's reply is no flat array of strings";
+                Failure::Other(EngineError::transport(call.function, text))
+            }),
+            Err(error) if is_missing_function(&error) => Err(Failure::NoLibrary(error)),
+            Err(error) => Err(Failure::Other(self.doing(call.function).failed(error))),
+        }
+    }
+
+    /// Loads the library once for all calls that found it missing together.
+    async fn load(&self) -> Result<(), EngineError> {
+        let _turn = self.loading.lock().await;
+        loader::ensure_loaded(self).await.map(drop)
+    }
+
+    fn give_up(&self, call: &Call, failure: Failure) -> EngineError {
+        match failure {
+            Failure::NoLibrary(error) => self.doing(call.function).failed(error),
+            Failure::Other(error) => error,
+        }
+    }
+}
+
+enum Failure {
+    NoLibrary(Error),
+    Other(EngineError),
+}
+
+#[async_trait]
+impl ScriptHost for ValkeyHost {
+    async fn fcall(&self, call: Call) -> Result<Reply, EngineError> {
+        match self.call(&call).await {
+            Ok(reply) => Ok(reply),
+            Err(Failure::NoLibrary(_)) => {
+                self.load().await?;
+                self.call(&call).await.map_err(|failure| self.give_up(&call, failure))
+            }
+            Err(Failure::Other(error)) => Err(error),
+        }
+    }
+
+    async fn fcall_many(&self, calls: Vec<Call>) -> Vec<Result<Reply, EngineError>> {
+        let all: Vec<&Call> = calls.iter().collect();
+        let mut answers = self.call_all(&all).await;
+        let missing: Vec<usize> = answers
+            .iter()
+            .enumerate()
+            .filter(|(_, a)| matches!(a, Err(Failure::NoLibrary(_))))
+            .map(|(i, _)| i)
+            .collect();
+        if !missing.is_empty() {
+            match self.load().await {
+                Ok(()) => {
+                    let again: Vec<&Call> = missing.iter().map(|index| &calls[*index]).collect();
+                    for (index, answer) in missing.into_iter().zip(self.call_all(&again).await) {
+                        answers[index] = answer;
+                    }
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    for (index, answer) in answers.iter_mut().enumerate().filter(|(i, _)| missing.contains(i)) {
+                        *answer = Err(Failure::Other(EngineError::transport(calls[index].function, text.clone())));
+                    }
+                }
+            }
+        }
+        calls.iter().zip(answers).map(|(call, a)| a.map_err(|failure| self.give_up(call, failure))).collect()
+    }
+
+    async fn load_library(&self, source: &str) -> Result<(), EngineError> {
+        let command = CustomCommand::new_static("FUNCTION", ClusterHash::Random, false);
+        let args: Vec<Value> = vec!["LOAD".into(), "REPLACE".into(), source.into()];
+        let loaded: Result<Value, Error> = self.calls.get().custom(command, args).await;
+        loaded.map(|_| ()).map_err(|error| self.doing("loading the library").failed(error))
+    }
+
+    async fn probe(&self, call: Call) -> Result<Option<Reply>, EngineError> {
+        match self.call(&call).await {
+            Ok(reply) => Ok(Some(reply)),
+            Err(Failure::NoLibrary(_)) => Ok(None),
+            Err(Failure::Other(error)) => Err(error),
+        }
+    }
+
+    async fn server_version(&self) -> Result<ServerVersion, EngineError> {
+        let command = CustomCommand::new_static("INFO", ClusterHash::Random, false);
+        let info: String = self
+            .calls
+            .get()
+            .custom(command, vec![Value::from("server")])
+            .await
+            .map_err(|error| self.doing("asking for the server's version").failed(error))?;
+        version_in(&info)
+            .ok_or_else(|| EngineError::transport("asking for the server's version", "INFO names no version"))
+    }
+}
+
+fn version_in(info: &str) -> Option<ServerVersion> {
+    let value = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+    // Valkey names a compatible `redis_version` too.
+    let (name, text) = match value("valkey_version") {
+        Some(version) => ("valkey", version),
+        None => ("redis", value("redis_version")?),
+    };
+    let mut parts = text.split('.').map(|part| part.parse().ok());
+    let mut part = || parts.next().unwrap_or(Some(0));
+    Some(ServerVersion { name: name.to_owned(), version: (part()?, part()?, part()?) })
+}
+
+fn command(call: &Call) -> (CustomCommand, Vec<Value>) {
+    let name = if call.read_only { "FCALL_RO" } else { "FCALL" };
+    let slot = call.keys.first().map(|key| fred::util::redis_keyslot(key.as_bytes()));
+    let hash = slot.map_or(ClusterHash::Random, ClusterHash::Custom);
+    let mut args: Vec<Value> = Vec::with_capacity(2 + call.keys.len() + call.args.len());
+    args.push(Value::from_static_str(call.function));
+    args.push(call.keys.len().to_string().into());
+    args.extend(call.keys.iter().map(|key| Value::from(key.as_str())));
+    args.extend(call.args.iter().cloned().map(|arg: Bytes| Value::Bytes(arg)));
+    (CustomCommand::new_static(name, hash, false), args)
+}
+
+fn options(call: &Call) -> Options {
+    Options { max_attempts: (!call.idempotent).then_some(1), ..Options::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_read_from_either_server() {
+        let valkey = "# Server\r\nredis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.0.1\r\n";
+        let version = version_in(valkey).unwrap();
+        assert_eq!((version.name.as_str(), version.version), ("valkey", (8, 0, 1)));
+        let redis = version_in("redis_version:6.2.14\r\nredis_mode:standalone\r\n").unwrap();
+        assert_eq!((redis.name.as_str(), redis.version), ("redis", (6, 2, 14)));
+        assert!(version_in("redis_version:x.y").is_none() && version_in("").is_none());
+    }
+}

@@ -1,0 +1,50 @@
+//! The names of all metrics of this crate, each counted in one place.
+
+use metrics::{counter, gauge};
+
+/// Completions put into queues of subscriptions.
+pub const DELIVERED: &str = "ff_completion_delivered_total";
+/// Completions that a subscription's filter kept from it.
+pub const FILTERED: &str = "ff_completion_filtered_total";
+/// Completions shown again after they had been passed.
+pub const DUPLICATES: &str = "ff_completion_duplicates_total";
+/// Places at which a log no longer holds what follows the reader; label `cause`: `trimmed` or `rewritten`.
+pub const GAPS: &str = "ff_completion_gaps_total";
+/// Pushes whose entry the log did not show, even after several reads.
+pub const UNKNOWN: &str = "ff_completion_unknown_total";
+/// Pushes and log entries that are no completions.
+pub const MALFORMED: &str = "ff_completion_malformed_total";
+/// Subscriptions that read the log because their queue was full.
+pub const LAGGING: &str = "ff_subscription_lagging";
+/// How often a subscription's queue was full.
+pub const LAGGED: &str = "ff_subscription_lagged_total";
+/// Subscriptions of this process.
+pub const SUBSCRIPTIONS: &str = "ff_subscriptions";
+/// How often the subscriber's connection came back.
+pub const RECONNECTS: &str = "ff_subscriber_reconnects_total";
+/// Pushes lost inside this process before they were looked at; the log is read in their place.
+pub const OVERRUN: &str = "ff_subscriber_overrun_total";
+/// Events without a position that wait for what a filter needs.
+pub const HELD: &str = "ff_bare_events_held";
+/// Events without a position that were given up; label `cause`: `held` or `queue`.
+pub const DROPPED: &str = "ff_bare_events_dropped_total";
+/// Values that a filter asked for and the server does not have.
+pub const MISSING: &str = "ff_filter_missing_total";
+
+pub(crate) fn count(name: &'static str, by: u64) {
+    if by > 0 {
+        counter!(name).increment(by);
+    }
+}
+
+pub(crate) fn count_cause(name: &'static str, cause: &'static str, by: u64) {
+    if by > 0 {
+        counter!(name, "cause" => cause).increment(by);
+    }
+}
+
+pub(crate) fn level(name: &'static str, value: usize) {
+    // Far below 2^52.
+    #[allow(clippy::cast_precision_loss)]
+    gauge!(name).set(value as f64);
+}

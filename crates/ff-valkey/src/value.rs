@@ -1,0 +1,86 @@
+//! What the client hands over, as the shapes that the server's commands have. Pure.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ff_core::{EntryId, LogId, Predecessor};
+use ff_script::wire;
+use fred::types::Value;
+
+use crate::vector::Shown;
+
+/// A flat array of strings; numbers count as their text.
+pub(crate) fn strings(value: Value) -> Option<Vec<Bytes>> {
+    match value {
+        Value::Array(items) => items.into_iter().map(string).collect(),
+        Value::Null => None,
+        other => string(other).map(|one| vec![one]),
+    }
+}
+
+/// One string.
+pub(crate) fn string(value: Value) -> Option<Bytes> {
+    match value {
+        Value::Bytes(bytes) => Some(bytes),
+        Value::String(text) => Some(text.into_inner()),
+        Value::Integer(number) => Some(number.to_string().into()),
+        _ => None,
+    }
+}
+
+/// The reply of XRANGE or XREVRANGE: entries with their fields.
+pub(crate) fn entries(value: Value) -> Option<Vec<(EntryId, Vec<(Bytes, Bytes)>)>> {
+    let items = match value {
+        Value::Array(items) => items,
+        Value::Null => Vec::new(),
+        _ => return None,
+    };
+    items.into_iter().map(entry).collect()
+}
+
+fn entry(value: Value) -> Option<(EntryId, Vec<(Bytes, Bytes)>)> {
+    let Value::Array(parts) = value else { return None };
+    let mut parts = parts.into_iter();
+    let id = std::str::from_utf8(&string(parts.next()?)?).ok()?.parse().ok()?;
+    Some((id, pairs(parts.next()?)?))
+}
+
+/// Names and values, as a map or one after the other.
+pub(crate) fn pairs(value: Value) -> Option<Vec<(Bytes, Bytes)>> {
+    match value {
+        Value::Map(map) => map
+            .inner()
+            .into_iter()
+            .map(|(key, value)| Some((Bytes::copy_from_slice(key.as_bytes()), string(value)?)))
+            .collect(),
+        Value::Array(items) => {
+            let flat: Vec<Bytes> = items.into_iter().map(string).collect::<Option<_>>()?;
+            Some(flat.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect())
+        }
+        Value::Null => Some(Vec::new()),
+        _ => None,
+    }
+}
+
+/// An entry of `log` as readers take it. One that is no completion keeps its place.
+pub(crate) fn shown(log: LogId, entry: EntryId, fields: &[(Bytes, Bytes)]) -> Shown {
+    match wire::decode_entry(log, entry, fields) {
+        Ok(decoded) => Shown { entry, prev: decoded.prev, event: Some(Arc::new(decoded.payload)) },
+        Err(error) => {
+            tracing::warn!(%log, %entry, %error, "unreadable log entry");
+            Shown { entry, prev: wire::predecessor(fields).ok().flatten(), event: None }
+        }
+    }
+}
+
+/// The hash of a log's epochs; what is no epoch is left out.
+pub(crate) fn epochs(value: Value) -> Option<Vec<(u64, Predecessor)>> {
+    let text = |bytes: &Bytes| std::str::from_utf8(bytes).ok().map(str::to_owned);
+    let pairs = pairs(value)?;
+    Some(
+        pairs
+            .iter()
+            .filter_map(|(epoch, prev)| Some((text(epoch)?.parse().ok()?, text(prev)?.parse().ok()?)))
+            .collect(),
+    )
+}
