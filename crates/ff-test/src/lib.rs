@@ -20,7 +20,7 @@ pub use fixture::Fixture;
 /// Expands to one test per case. `$start` is an async function that returns an `Arc<dyn EngineBackend>` and a guard.
 #[macro_export]
 macro_rules! conformance_suite {
-    ($start:path) => {
+    ($start:ident) => {
         $crate::conformance_suite!(@concern $start, delivery {
             a_completion_committed_right_after_subscribing_arrives
             a_completion_carries_what_was_submitted_and_what_became_of_it
@@ -82,7 +82,7 @@ macro_rules! conformance_suite {
             a_result_beyond_the_limit_is_refused_and_the_lease_stays
         });
     };
-    (@concern $start:path, $concern:ident { $($case:ident)+ }) => {
+    (@concern $start:ident, $concern:ident { $($case:ident)+ }) => {
         mod $concern {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -94,3 +94,8 @@ macro_rules! conformance_suite {
         }
     };
 }
+
+/// The example of the project's README, which must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -1,5 +1,7 @@
 //! The completion log: how a new epoch begins whenever this process may have lost sight of the tail.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use ff_core::{EntryId, ExecutionId, LogId, Scope};

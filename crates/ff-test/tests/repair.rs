@@ -1,5 +1,7 @@
 //! What an interrupted call leaves behind is completed by the owner's repetition, the sweep or the reconciler.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use bytes::Bytes;
@@ -24,8 +26,9 @@ impl Interrupted {
         let lease = fixture.claim(flow.executions[0].1).await.lease;
         let this = Self { stand, fixture, flow, lease };
         let core = keys::execution_core(this.a());
-        let set = "HSET CORE lifecycle_phase terminal public_state success terminal_outcome success completed_at 1000";
-        let set: Vec<_> = set.split(' ').map(|word| if word == "CORE" { core.as_str() } else { word }).collect();
+        let now = format!("{}000", this.stand.command(&["TIME"]).await.items()[0].text());
+        let set = "lifecycle_phase terminal public_state success terminal_outcome success completed_at";
+        let set: Vec<_> = ["HSET", &core].into_iter().chain(set.split(' ')).chain([now.as_str()]).collect();
         this.stand.command(&set).await;
         this
     }

@@ -1,6 +1,8 @@
 //! Every way in which an execution can end, for members of flows and for solo executions: one entry in the right log,
 //! one announcement on the right channel and none on the other, and nothing more when the call is repeated.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::time::Duration;
@@ -112,7 +114,8 @@ impl<'a> Subject<'a> {
             }
             Path::FailFinal | Path::AttemptsExhausted => {
                 let lease = self.lease(LONG).await;
-                let failure = Failure { retryable: path == Path::AttemptsExhausted, ..Failure::permanent("broken") };
+                let mut failure = Failure::permanent("broken");
+                failure.retryable = path == Path::AttemptsExhausted;
                 backend.fail(&lease, &failure).await.unwrap();
             }
             Path::CancelExecution => drop(backend.cancel_execution(self.id, "enough").await.unwrap()),

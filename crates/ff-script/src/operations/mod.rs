@@ -132,8 +132,8 @@ fn not_found(id: ExecutionId) -> EngineError {
     EngineError::NotFound { what: format!("execution {id}") }
 }
 
-/// Implements `SubmitBackend`, `WorkBackend`, `ControlBackend` and `MaintenanceBackend` for a backend by its field of
-/// type [`Operations`](crate::operations::Operations); work signals come from the named method.
+/// Implements `SubmitBackend`, `WorkBackend`, `ControlBackend` and `MaintenanceBackend` for a backend by two of its
+/// methods: one that gives its [`Operations`](crate::operations::Operations), and one that gives work signals.
 #[macro_export]
 macro_rules! backend_by_script {
     ($backend:ty, $operations:ident, $signals:ident) => {
@@ -170,7 +170,7 @@ macro_rules! backend_by_script {
             verify_deployment() -> ();
         } {
             fn partition_count(&self) -> ff_core::PartitionCount {
-                self.$operations.partition_count()
+                self.$operations().partition_count()
             }
         });
     };
@@ -180,7 +180,7 @@ macro_rules! backend_by_script {
         #[async_trait::async_trait]
         impl ff_core::backend::$trait for $backend {
             $(async fn $method(&self, $($name: $type),*) -> Result<$answer, ff_core::EngineError> {
-                self.$operations.$method($($name),*).await
+                self.$operations().$method($($name),*).await
             })+
             $($($own)*)?
         }

@@ -1,6 +1,6 @@
 //! A private server with a backend on it, and a raw look at what the library writes.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,6 +34,19 @@ impl Stand {
 
     pub async fn field(&self, id: ExecutionId, field: &str) -> String {
         self.command(&["HGET", &keys::execution_core(id), field]).await.text()
+    }
+
+    /// How many commands the server has executed since its statistics were reset that read an execution's hashes,
+    /// those that the library executed included.
+    pub async fn reading_commands(&self) -> u64 {
+        let stats = self.command(&["INFO", "commandstats"]).await.text();
+        let reading = ["hget", "hmget", "hgetall", "hexists", "hscan", "hvals", "get", "mget"];
+        let calls = |line: &str| {
+            let (command, figures) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+            let calls = figures.split(',').next()?.parse::<u64>().ok()?;
+            reading.contains(&command).then_some(calls)
+        };
+        stats.lines().filter_map(calls).sum()
     }
 
     /// The raw messages of a channel from now on.
