@@ -103,8 +103,7 @@ impl Drop for Connection {
 }
 
 fn refused(op: &str, config: &ValkeyConfig, error: Error) -> EngineError {
-    let doing = Doing { op, at: &config.endpoint, timeout: config.connect_timeout };
-    match doing.failed(error) {
+    match Doing::connecting(op, config).failed(error) {
         // The operation names the address already.
         EngineError::Transport { source, .. } => EngineError::Transport { op: op.to_owned(), source },
         other => other,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ff_core::EngineError;
 use fred::error::{Error, ErrorKind};
 
-use crate::Endpoint;
+use crate::ValkeyConfig;
 
 /// Answers that the same call, made later, need not get again.
 const BUSY: [&str; 9] =
@@ -14,23 +14,33 @@ const BUSY: [&str; 9] =
 /// What is being done where: names both in every error.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Doing<'a> {
-    pub(crate) op: &'a str,
-    pub(crate) at: &'a Endpoint,
-    pub(crate) timeout: Duration,
+    op: &'a str,
+    config: &'a ValkeyConfig,
+    timeout: Duration,
 }
 
-impl Doing<'_> {
+impl<'a> Doing<'a> {
+    /// Running a command.
+    pub(crate) const fn command(op: &'a str, config: &'a ValkeyConfig) -> Self {
+        Self { op, config, timeout: config.command_timeout }
+    }
+
+    /// Making a connection.
+    pub(crate) const fn connecting(op: &'a str, config: &'a ValkeyConfig) -> Self {
+        Self { op, config, timeout: config.connect_timeout }
+    }
+
     pub(crate) fn failed(self, error: Error) -> EngineError {
         let text = error.details().to_owned();
         let op = self.op.to_owned();
         match error.kind() {
             ErrorKind::Timeout => return EngineError::Timeout { op, after: self.timeout },
-            ErrorKind::Auth => return denied(op, &text),
+            ErrorKind::Auth => return self.denied(&text),
             _ => {}
         }
         let code = text.split([' ', ':']).next().unwrap_or_default();
         if code == "NOPERM" || code == "WRONGPASS" || code == "NOAUTH" || text.contains("ACL failure in script") {
-            return denied(op, &text);
+            return self.denied(&text);
         }
         if code == "OOM" {
             let reason = format!("{text}. Raise maxmemory or free memory; {op} wrote nothing");
@@ -39,7 +49,13 @@ impl Doing<'_> {
         if BUSY.contains(&code) || text.contains("non local key") {
             return EngineError::Contention { op, reason: text };
         }
-        EngineError::transport(format!("{op} at {}", self.at), error)
+        EngineError::transport(format!("{op} at {}", self.config.endpoint), error)
+    }
+
+    /// The server does not let this user do it.
+    pub(crate) fn denied(self, text: &str) -> EngineError {
+        let user = self.config.username.as_deref().unwrap_or("default");
+        EngineError::PermissionDenied { op: self.op.to_owned(), reason: format!("{text}. {}", remedy(text, user)) }
     }
 }
 
@@ -53,13 +69,8 @@ pub(crate) fn is_wrong_type(error: &Error) -> bool {
     error.details().starts_with("WRONGTYPE")
 }
 
-fn denied(op: String, text: &str) -> EngineError {
-    EngineError::PermissionDenied { op, reason: format!("{text}. {}", remedy(text)) }
-}
-
 /// The ACL rule or the setting that is missing, by the words of the server.
-fn remedy(text: &str) -> String {
-    let user = text.split_once("User ").and_then(|(_, rest)| rest.split_whitespace().next()).unwrap_or("<user>");
+fn remedy(text: &str, user: &str) -> String {
     if text.starts_with("WRONGPASS") || text.contains("invalid username-password") {
         return "Check user and password".into();
     }
@@ -81,9 +92,8 @@ mod tests {
     use super::*;
 
     fn mapped(kind: ErrorKind, text: &'static str) -> EngineError {
-        let at = Endpoint::Tcp { host: "db".into(), port: 6379, tls: false };
-        let doing = Doing { op: "claim", at: &at, timeout: Duration::from_secs(5) };
-        doing.failed(Error::new(kind, text))
+        let config = ValkeyConfig::from_url("redis://ann@db:6379").unwrap();
+        Doing::command("claim", &config).failed(Error::new(kind, text))
     }
 
     #[test]
@@ -92,6 +102,7 @@ mod tests {
             ("WRONGPASS invalid username-password pair or user is disabled.", "user and password"),
             ("NOAUTH Authentication required.", "redis://user:password@host"),
             ("NOPERM User ann has no permissions to access one of the channels used as arguments", "ann &ff:*"),
+            ("NOPERM No permissions to access a channel", "ann &ff:*"),
             ("NOPERM User ann has no permissions to access one of the keys used as arguments", "ann ~ff:*"),
             ("NOPERM User ann has no permissions to run the 'fcall' command", "ann +fcall"),
         ] {

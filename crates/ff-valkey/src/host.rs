@@ -75,7 +75,7 @@ impl ValkeyHost {
     }
 
     pub(crate) fn doing<'a>(&'a self, op: &'a str) -> Doing<'a> {
-        Doing { op, at: &self.config.endpoint, timeout: self.config.command_timeout }
+        Doing::command(op, &self.config)
     }
 
     async fn call(&self, call: &Call) -> Result<Reply, Failure> {

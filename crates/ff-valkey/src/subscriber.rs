@@ -1,8 +1,10 @@
 //! The one connection that receives: from a socket to "subscribed", messages and "connected again".
 //!
 //! The client library says that a subscription succeeded before the server has seen it, and says so also when the
-//! server refuses. So SUBSCRIBE is followed by a PING with a text of its own on the same connection: when that text
-//! comes back the server has taken the SUBSCRIBE; a refusal comes back in its place.
+//! server refuses. So SUBSCRIBE is followed at once by a PING with a text of its own on the same connection: when that
+//! text comes back the server has seen the SUBSCRIBE. A refusal comes back in its place, if the PING was written before
+//! the refusal was read; otherwise the library drops it. So the server is asked, too, whether it has a subscriber of
+//! the one channel that is this process's own: all channels are granted or refused together.
 //!
 //! After a reconnect nothing is subscribed. The task here subscribes again, with the same barrier, and tells the hub,
 //! which compares the logs' heads with what it has: what was published meanwhile is in the logs. It never gives up; what
@@ -64,7 +66,7 @@ struct Shared {
 }
 
 impl Subscriber {
-    /// Connects and subscribes to all of `channels`; the server has acknowledged it when this returns.
+    /// Connects and subscribes to all of `channels`, of which the last is nobody else's; the server has acknowledged it when this returns.
     ///
     /// # Errors
     /// As for a connection; [`EngineError::PermissionDenied`] when the user may not subscribe.
@@ -179,22 +181,34 @@ impl Shared {
     /// Subscribes and waits for the server's acknowledgement.
     async fn establish(&self) -> Result<(), EngineError> {
         let op = format!("subscribing to {}", self.channels.join(" and "));
-        let doing = Doing { op: &op, at: &self.config.endpoint, timeout: self.config.command_timeout };
+        let doing = Doing::command(&op, &self.config);
         // A SUBSCRIBE that the library repeats by itself would come after the barrier.
         let client = self.client.with_options(&Options { max_attempts: Some(1), ..Options::default() });
-        let subscribed: Result<(), Error> = client.subscribe(self.channels.to_vec()).await;
-        subscribed.map_err(|error| doing.failed(error))?;
         let barrier = format!("ff-barrier-{}", self.barriers.fetch_add(1, Ordering::Relaxed));
         let ping = CustomCommand::new_static("PING", ClusterHash::Random, false);
-        let answer: Value =
-            client.custom(ping, vec![Value::from(barrier.as_str())]).await.map_err(|error| doing.failed(error))?;
+        let (subscribed, answer): (Result<(), Error>, Result<Value, Error>) = tokio::join!(
+            client.subscribe(self.channels.to_vec()),
+            client.custom(ping, vec![Value::from(barrier.as_str())])
+        );
+        subscribed.map_err(|error| doing.failed(error))?;
+        let answer = answer.map_err(|error| doing.failed(error))?;
         if value::string(answer).is_some_and(|answer| answer == barrier.as_bytes()) {
-            return Ok(());
+            return if self.is_refused().await { Err(doing.denied("NOPERM for a channel")) } else { Ok(()) };
         }
         // Answers and commands are out of step on this connection.
         if let Err(error) = self.client.force_reconnection().await {
             tracing::debug!(%error, "dropping the subscriber's connection failed");
         }
         Err(EngineError::transport(op, "the connection answered something else than was asked"))
+    }
+
+    /// Whether the server has no subscriber of this process's own channel. Who may not ask has to rely on the barrier.
+    async fn is_refused(&self) -> bool {
+        let Some(own) = self.channels.last() else { return false };
+        let command = CustomCommand::new_static("PUBSUB", ClusterHash::Random, false);
+        let answer: Result<Value, Error> =
+            self.client.custom(command, vec![Value::from("NUMSUB"), Value::from(own.as_str())]).await;
+        let subscribers = answer.ok().and_then(value::pairs).and_then(|pairs| Some(pairs.first()?.1.clone()));
+        subscribers.is_some_and(|count| count == "0".as_bytes())
     }
 }

@@ -1,0 +1,230 @@
+//! Reaching a server, and the clear refusal where that is not possible.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use common::{Checker, Writer, eventually, flow_in, flows, partitions};
+use ff_core::{CompletionBackend, EngineError, LaneId, Tags, WorkBackend, WorkSignal};
+use ff_script::host::{Call, ScriptHost};
+use ff_testserver::TestServer;
+use ff_valkey::{ValkeyBackend, ValkeyConfig, ValkeyHost};
+use futures::StreamExt;
+
+const QUICK: Duration = Duration::from_secs(2);
+
+fn config(url: &str) -> ValkeyConfig {
+    ValkeyConfig::from_url(url).unwrap().with_partition_count(partitions()).with_connect_timeout(QUICK)
+}
+
+async fn refusal(config: ValkeyConfig) -> EngineError {
+    let started = Instant::now();
+    let error = ValkeyBackend::connect_with(config).await.err().unwrap();
+    assert!(started.elapsed() < QUICK + Duration::from_secs(1), "{:?}: {error}", started.elapsed());
+    error
+}
+
+async fn receives(server: &TestServer, config: ValkeyConfig) {
+    let backend = ValkeyBackend::connect_with(config).await.unwrap();
+    let mut stream = backend.subscribe_completions().await.unwrap();
+    Writer::new(server).await.end_many(&flows(2), 10).await;
+    Checker::default().take_until(&mut stream, 10).await;
+    assert!(backend.health().connected && backend.health().subscribed, "{backend:?}");
+}
+
+fn echo(args: &[&'static str], idempotent: bool) -> Call {
+    let args = args.iter().map(|arg| Bytes::from_static(arg.as_bytes())).collect();
+    Call { function: "test_echo", keys: vec!["{t}".into()], args, read_only: false, idempotent }
+}
+
+const LIBRARY: &str = "#!lua name=tests
+redis.register_function('test_echo', function(keys, args) return args end)
+redis.register_function('test_fail', function(keys, args) return redis.error_reply(args[1]) end)
+redis.register_function('test_count', function(keys, args)
+  redis.call('INCR', keys[1])
+  local until_us = tonumber(args[1])
+  local start = redis.call('TIME')
+  repeat
+    local now = redis.call('TIME')
+  until (now[1] - start[1]) * 1000000 + now[2] - start[2] >= until_us
+  return {'done'}
+end)
+";
+
+#[tokio::test]
+async fn a_missing_server_is_named_within_the_time() {
+    let error = refusal(config("redis://127.0.0.1:1")).await;
+    assert!(matches!(error, EngineError::Transport { .. }) && error.to_string().contains("127.0.0.1:1"), "{error}");
+    let error = refusal(config("unix:///nowhere/valkey.sock")).await;
+    assert!(error.to_string().contains("/nowhere/valkey.sock"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_accepts_and_says_nothing_is_a_timeout() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let error = refusal(config(&format!("redis://{}", silent.local_addr().unwrap()))).await;
+    assert!(error.is_retryable(), "{error}");
+}
+
+#[tokio::test]
+async fn wrong_credentials_are_a_refusal_that_says_so() {
+    let server = TestServer::builder().password("right").build().await.unwrap();
+    let port = server.port();
+    for url in [format!("redis://:wrong@127.0.0.1:{port}"), format!("redis://ann:right@127.0.0.1:{port}")] {
+        let error = refusal(config(&url)).await;
+        assert!(matches!(error, EngineError::PermissionDenied { .. }), "{error}");
+        assert!(!error.to_string().contains("right") && !error.to_string().contains(":wrong"), "{error}");
+    }
+    let error = refusal(config(&format!("redis://127.0.0.1:{port}"))).await;
+    assert!(matches!(error, EngineError::PermissionDenied { .. }), "{error}");
+    receives(&server, config(server.url())).await;
+}
+
+#[tokio::test]
+async fn a_user_without_the_channel_is_told_the_rule_and_can_subscribe_once_it_is_granted() {
+    let server = TestServer::start().await.unwrap();
+    let grant = ["ACL", "SETUSER", "ann", "on", ">secret", "+@all", "~*", "resetchannels"];
+    server.command(&grant).await.unwrap();
+    let backend =
+        ValkeyBackend::connect_with(config(&format!("redis://ann:secret@127.0.0.1:{}", server.port()))).await.unwrap();
+    let error = backend.subscribe_completions().await.err().unwrap();
+    assert!(matches!(error, EngineError::PermissionDenied { .. }), "{error}");
+    assert!(error.to_string().contains("ff:dag:completions") && error.to_string().contains("&ff:*"), "{error}");
+    let left = server.command(&["CLIENT", "LIST", "TYPE", "pubsub"]).await.unwrap().text();
+    assert!(left.is_empty() && !backend.health().subscribed, "{left}");
+
+    server.command(&["ACL", "SETUSER", "ann", "&ff:*"]).await.unwrap();
+    let mut stream = backend.subscribe_completions().await.unwrap();
+    let mut writer = Writer::new(&server).await;
+    writer.end(flow_in(1), "a", &Tags::default(), 1).await;
+    let mut checker = Checker::default();
+    checker.take_until(&mut stream, 1).await;
+
+    // Taken away again under an open stream: no end, no error, and everything once it is back.
+    server.command(&["ACL", "SETUSER", "ann", "resetchannels"]).await.unwrap();
+    writer.end(flow_in(1), "a", &Tags::default(), 5).await;
+    eventually("health tells", async || !backend.health().subscribed && backend.health().last_error.is_some()).await;
+    server.command(&["ACL", "SETUSER", "ann", "&ff:*"]).await.unwrap();
+    checker.take_until(&mut stream, 6).await;
+    eventually("health is well", async || backend.health().subscribed && backend.health().last_error.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_changed_password_is_no_end_of_the_stream() {
+    let server = TestServer::start().await.unwrap();
+    server.command(&["ACL", "SETUSER", "ann", "on", ">old", "allkeys", "allchannels", "+@all"]).await.unwrap();
+    let backend =
+        ValkeyBackend::connect_with(config(&format!("redis://ann:old@127.0.0.1:{}", server.port()))).await.unwrap();
+    let mut stream = backend.subscribe_completions().await.unwrap();
+    server.command(&["ACL", "SETUSER", "ann", "resetpass", ">new"]).await.unwrap();
+    server.command(&["CLIENT", "KILL", "USER", "ann"]).await.unwrap();
+    let mut writer = Writer::new(&server).await;
+    writer.end(flow_in(1), "a", &Tags::default(), 3).await;
+    eventually("health tells", async || backend.health().last_error.is_some_and(|text| text.contains("WRONGPASS")))
+        .await;
+    assert!(!backend.health().connected && !backend.health().subscribed);
+    server.command(&["ACL", "SETUSER", "ann", ">old"]).await.unwrap();
+    Checker::default().take_until(&mut stream, 3).await;
+}
+
+#[tokio::test]
+async fn a_unix_socket_serves_calls_and_completions() {
+    let server = TestServer::builder().unix_socket().build().await.unwrap();
+    let path = server.unix_socket().unwrap().display().to_string();
+    receives(&server, config(&format!("unix://{path}"))).await;
+}
+
+#[tokio::test]
+async fn tls_carries_calls_and_completions() {
+    let server = TestServer::builder().tls().password("s3cret").build().await.unwrap();
+    let tls = server.tls().unwrap();
+    receives(&server, config(server.url()).with_ca_file(&tls.ca_cert)).await;
+    let stranger = refusal(config(server.url())).await;
+    assert!(stranger.to_string().to_lowercase().contains("certificate"), "{stranger}");
+}
+
+#[tokio::test]
+async fn the_client_certificate_is_shown_on_every_connection() {
+    let server = TestServer::builder().tls_client_auth().build().await.unwrap();
+    let tls = server.tls().unwrap();
+    let trusting = config(server.url()).with_ca_file(&tls.ca_cert);
+    let error = refusal(trusting.clone()).await;
+    assert!(error.to_string().contains("127.0.0.1"), "{error}");
+    receives(&server, trusting.with_client_certificate(&tls.client_cert, &tls.client_key)).await;
+}
+
+#[tokio::test]
+async fn a_plain_connection_to_a_tls_port_is_refused_within_the_time() {
+    let server = TestServer::builder().tls().build().await.unwrap();
+    let error = refusal(config(&format!("redis://127.0.0.1:{}", server.port()))).await;
+    assert!(error.is_retryable(), "{error}");
+}
+
+#[tokio::test]
+async fn calls_one_by_one_and_many_at_once_answer_in_order() {
+    let server = TestServer::start().await.unwrap();
+    let host = ValkeyHost::connect(config(server.url())).await.unwrap();
+    assert_eq!(host.probe(echo(&[], true)).await.unwrap(), None);
+    host.load_library(LIBRARY).await.unwrap();
+    assert_eq!(host.fcall(echo(&["a", "b"], true)).await.unwrap(), ["a", "b"]);
+    assert_eq!(host.probe(echo(&["a"], true)).await.unwrap().unwrap(), ["a"]);
+    let fail = Call { function: "test_fail", ..echo(&["TRYAGAIN later"], true) };
+    let answers = host.fcall_many(vec![echo(&["1"], true), fail.clone(), echo(&["2"], false)]).await;
+    assert_eq!(answers[0].as_ref().unwrap(), &["1"]);
+    assert!(matches!(answers[1], Err(EngineError::Contention { .. })));
+    assert_eq!(answers[2].as_ref().unwrap(), &["2"]);
+    assert!(matches!(host.fcall(fail).await, Err(EngineError::Contention { .. })));
+    let version = host.server_version().await.unwrap();
+    assert!(version.name == "valkey" && version.version >= (7, 2, 0), "{version:?}");
+}
+
+#[tokio::test]
+async fn a_call_that_must_not_run_twice_is_not_sent_again() {
+    let server = TestServer::start().await.unwrap();
+    let host = ValkeyHost::connect(config(server.url())).await.unwrap();
+    host.load_library(LIBRARY).await.unwrap();
+    // Busy long enough that the connection is lost under the call.
+    let count = |idempotent| Call { function: "test_count", keys: vec!["{t}n".into()], ..echo(&["300000"], idempotent) };
+    let killer = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await.unwrap();
+    };
+    let (lost, ()) = tokio::join!(host.fcall(count(false)), killer);
+    assert!(lost.as_ref().is_ok_and(|reply| reply == &["done"]) || lost.is_err_and(|error| error.is_retryable()));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(server.command(&["GET", "{t}n"]).await.unwrap().text(), "1");
+    // The connection is back for what comes next.
+    assert_eq!(host.fcall(echo(&["again"], false)).await.unwrap(), ["again"]);
+}
+
+#[tokio::test]
+async fn a_server_that_stands_still_is_a_timeout_that_names_the_call() {
+    let server = TestServer::start().await.unwrap();
+    let host =
+        ValkeyHost::connect(config(server.url()).with_command_timeout(Duration::from_millis(200))).await.unwrap();
+    host.load_library(LIBRARY).await.unwrap();
+    server.pause().await.unwrap();
+    let error = host.fcall(echo(&["a"], true)).await.unwrap_err();
+    assert!(matches!(error, EngineError::Timeout { .. }) && error.to_string().contains("test_echo"), "{error}");
+    let many = host.fcall_many(vec![echo(&["a"], true), echo(&["b"], true)]).await;
+    assert!(many.len() == 2 && many.iter().all(|answer| matches!(answer, Err(EngineError::Timeout { .. }))));
+    server.resume().await.unwrap();
+}
+
+#[tokio::test]
+async fn work_signals_come_over_the_same_connection() {
+    let server = TestServer::start().await.unwrap();
+    let backend = ValkeyBackend::connect_with(config(server.url())).await.unwrap();
+    let lane = LaneId::new("build").unwrap();
+    let mut signals = backend.work_signals(&lane).await.unwrap();
+    let _completions = backend.subscribe_completions().await.unwrap();
+    let clients = server.command(&["CLIENT", "LIST", "TYPE", "pubsub"]).await.unwrap().text();
+    assert_eq!(clients.lines().count(), 1, "{clients}");
+    let channel = format!("ff:wake:{}", backend.listener());
+    server.command(&["PUBLISH", &channel, "build 7"]).await.unwrap();
+    let signal = tokio::time::timeout(QUICK, signals.next()).await.unwrap().unwrap();
+    assert!(matches!(signal, WorkSignal::Ready(partition) if partition.number() == 7));
+    server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await.unwrap();
+    assert_eq!(tokio::time::timeout(QUICK, signals.next()).await.unwrap().unwrap(), WorkSignal::Rescan);
+}
