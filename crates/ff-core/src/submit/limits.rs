@@ -1,0 +1,22 @@
+//! The sizes beyond which a submission is refused.
+
+use std::time::Duration;
+
+/// Members of a flow that is submitted in one call.
+pub const MEMBERS: usize = 1_000;
+/// Dependencies within a flow, counted over all its members.
+pub const DEPENDENCIES: usize = 50_000;
+/// Bytes of one execution's payload, and of its result.
+pub const PAYLOAD_BYTES: usize = 1024 * 1024;
+/// Bytes of all payloads of one submission.
+pub const SUBMISSION_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of an execution's name within its flow, and of an idempotency key.
+pub const NAME_BYTES: usize = 256;
+/// The longest delay, timeout, deadline or backoff.
+pub const DURATION: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+/// The highest priority; 0 is the lowest and the default.
+pub const PRIORITY: u16 = 999;
+/// Executions that one call claims.
+pub const CLAIM_BATCH: usize = 128;
+/// Bytes of a failure's or cancellation's reason; a longer one is cut at a character.
+pub const REASON_BYTES: usize = 1_024;
