@@ -184,15 +184,10 @@ impl CatchUp {
         }
         telemetry::count(telemetry::DELIVERED, delivered);
         let ended = page.len() < target.read.limit && cursor.last() != target.hub.last();
-        if !ended {
-            if reading.is_resolved() {
-                self.readings.insert(target.index, reading);
-            }
-            return true;
-        }
-        if !reading.is_resolved() {
+        let unresolved = target.hub.last().is_some_and(|last| ended && !reading.is_resolved_for(last));
+        if !ended || unresolved {
             self.readings.insert(target.index, reading);
-            return false;
+            return !unresolved;
         }
         // The log holds nothing between here and where the hub stands.
         telemetry::count_cause(telemetry::GAPS, GapCause::Trimmed.as_str(), 1);

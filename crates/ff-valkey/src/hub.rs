@@ -37,13 +37,16 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use ff_core::{CompletionPayload, CompletionStream, EngineError, PartitionCount, ScannerFilter, Scope};
 use ff_script::wire;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::{
+    sync::{Notify, Semaphore, mpsc},
+    time::Instant,
+};
 
 use crate::{
     ValkeyConfig,
@@ -312,3 +315,7 @@ impl Drop for Membership {
         telemetry::level(telemetry::LAGGING, lagging);
     }
 }
+
+#[cfg(test)]
+#[path = "hub_tests.rs"]
+mod tests;

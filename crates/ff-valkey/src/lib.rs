@@ -29,6 +29,8 @@ mod hub;
 mod inspect;
 mod reading;
 mod ring;
+#[cfg(test)]
+mod simulated;
 mod source;
 mod stream;
 mod subscriber;

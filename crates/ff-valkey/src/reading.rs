@@ -42,13 +42,15 @@ pub(crate) enum Step {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LogReading {
     after: Option<EntryId>,
-    /// The epochs were looked up and the next new entry is to be believed.
+    /// What the epochs are, or were, looked up for.
+    asked: Option<EntryId>,
+    /// They were looked up.
     resolved: Option<GapCause>,
 }
 
 impl LogReading {
     pub(crate) const fn from(cursor: &LogCursor) -> Self {
-        Self { after: cursor.last(), resolved: None }
+        Self { after: cursor.last(), asked: None, resolved: None }
     }
 
     /// The id after which the next page begins.
@@ -56,8 +58,11 @@ impl LogReading {
         self.after
     }
 
-    /// Whether the epochs were looked up since the last entry was delivered.
-    pub(crate) const fn is_resolved(&self) -> bool {
+    /// Whether the epochs were looked up since something said that the log holds `entry`. If not, they are to be.
+    pub(crate) fn is_resolved_for(&mut self, entry: EntryId) -> bool {
+        if self.asked != Some(entry) {
+            (self.asked, self.resolved) = (Some(entry), None);
+        }
         self.resolved.is_some()
     }
 
@@ -71,13 +76,11 @@ impl LogReading {
             Verdict::Deliver => None,
             // Who has nothing misses nothing of what a log held before.
             Verdict::ReadLog if cursor.last().is_none() => None,
-            Verdict::ReadLog => match self.resolved {
-                Some(cause) => Some(cause),
-                None => return Step::LookUp,
-            },
+            Verdict::ReadLog if self.is_resolved_for(entry) => self.resolved,
+            Verdict::ReadLog => return Step::LookUp,
         };
         cursor.advance(entry);
-        *self = Self { after: Some(entry), resolved: None };
+        *self = Self { after: Some(entry), asked: None, resolved: None };
         Step::Deliver(gap)
     }
 
@@ -202,6 +205,9 @@ mod tests {
         assert_eq!(reading.step(&mut cursor, id(110, 0), Some(Predecessor::Entry(id(50, 1)))), Step::LookUp);
         reading.resolve(&cursor, &[id(110, 0), id(50, 1), id(40, 7)]);
         assert_eq!(reading.after(), Some(id(40, 7)));
+        // Seen for the first time: it may be of a history that began after the look-up.
+        assert_eq!(reading.step(&mut cursor, id(50, 0), Some(Predecessor::Entry(id(40, 7)))), Step::LookUp);
+        reading.resolve(&cursor, &[id(110, 0), id(50, 1), id(40, 7)]);
         let rest = [
             (id(50, 0), Some(Predecessor::Entry(id(40, 7))), Step::Deliver(Some(GapCause::Rewritten))),
             (id(50, 1), None, Step::Deliver(None)),

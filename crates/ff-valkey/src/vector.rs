@@ -77,14 +77,23 @@ enum Want {
     Later,
 }
 
-/// Pushes that wait for the end of a reading.
+/// What waits for the end of a reading.
 #[derive(Debug, Default)]
 struct Held {
-    pushes: VecDeque<Shown>,
+    claims: VecDeque<Claim>,
     /// How many of them came before the read under way was issued.
     seen_by_read: usize,
-    /// The log must be read once more: a push was not held, or may have been lost.
-    again: bool,
+    /// The newest push that found no room.
+    overflow: Option<EntryId>,
+}
+
+/// Something says that the log holds an entry.
+#[derive(Debug)]
+enum Claim {
+    /// The entry itself, pushed.
+    Push(Shown),
+    /// Its id only: the head of the log, or a push that was not kept.
+    Id(EntryId),
 }
 
 /// The cursors of all logs of one scope.
@@ -162,14 +171,16 @@ impl Vector {
                     self.modes[index] = Mode::Live;
                     self.settle_start(index, held, out);
                 }
-                Mode::Live => {
-                    let beyond = head.is_some_and(|head| self.cursors[index].judge(head, None) != Verdict::Duplicate);
-                    if beyond {
+                Mode::Live | Mode::Reading(_) => {
+                    let Some(head) = *head else { continue };
+                    if self.cursors[index].judge(head, None) == Verdict::Duplicate {
+                        continue;
+                    }
+                    if matches!(self.modes[index], Mode::Live) {
                         self.start_reading(index, Held::default());
                     }
+                    self.claim(index, Claim::Id(head));
                 }
-                // The page under way may have been read before the head was.
-                Mode::Reading(reading) => reading.held.again = true,
             }
         }
     }
@@ -185,8 +196,7 @@ impl Vector {
             let Mode::Reading(reading) = &mut self.modes[index] else { continue };
             match reading.want {
                 Want::Page => {
-                    reading.held.seen_by_read = reading.held.pushes.len();
-                    reading.held.again = false;
+                    reading.held.seen_by_read = reading.held.claims.len();
                     work.push(Work::Page(log, reading.at.after()));
                 }
                 Want::Epochs => work.push(Work::Epochs(log)),
@@ -278,21 +288,21 @@ impl Vector {
     }
 
     fn hold(&mut self, index: usize, shown: Shown) {
-        let (Mode::Starting(held) | Mode::Reading(Reading { held, .. })) = &mut self.modes[index] else { return };
         if self.held < HELD_PUSHES {
-            held.pushes.push_back(shown);
+            self.claim(index, Claim::Push(shown));
+        } else if let Mode::Starting(held) | Mode::Reading(Reading { held, .. }) = &mut self.modes[index] {
+            held.overflow = Some(shown.entry);
+        }
+    }
+
+    fn claim(&mut self, index: usize, claim: Claim) {
+        if let Mode::Starting(held) | Mode::Reading(Reading { held, .. }) = &mut self.modes[index] {
+            held.claims.push_back(claim);
             self.held += 1;
-        } else {
-            held.again = true;
         }
     }
 
     fn settle_start(&mut self, index: usize, mut held: Held, out: &mut impl Deliver) {
-        if held.again {
-            self.held -= held.pushes.len();
-            self.start_reading(index, Held::default());
-            return;
-        }
         held.seen_by_read = 0;
         let reading = Reading { at: LogReading::from(&self.cursors[index]), held, want: Want::Page, retries: 0 };
         self.settle(index, reading, out);
@@ -300,48 +310,58 @@ impl Vector {
 
     /// The log was read to its end: judges what was held meanwhile, and goes live if all of it is accounted for.
     fn settle(&mut self, index: usize, mut reading: Reading, out: &mut impl Deliver) {
-        if reading.held.again {
-            self.held -= reading.held.pushes.len();
+        if let Some(newest) = reading.held.overflow {
+            // What was not kept is older than the next read. That read must show the newest of it.
+            self.held -= reading.held.claims.len();
             reading.held = Held::default();
             self.put_back(index, reading);
+            self.claim(index, Claim::Id(newest));
             return;
         }
-        while let Some(shown) = reading.held.pushes.front() {
-            match self.cursors[index].judge(shown.entry, shown.prev) {
-                Verdict::Duplicate => {}
-                Verdict::Deliver => {
-                    self.deliver(index, &shown.clone(), out);
+        while let Some(claim) = reading.held.claims.pop_front() {
+            self.held -= 1;
+            let (entry, prev) = match &claim {
+                Claim::Push(shown) => (shown.entry, shown.prev),
+                Claim::Id(entry) => (*entry, None),
+            };
+            match (self.cursors[index].judge(entry, prev), &claim) {
+                (Verdict::Duplicate, _) => {}
+                (Verdict::Deliver, Claim::Push(shown)) => {
+                    self.deliver(index, shown, out);
                     reading.at = LogReading::from(&self.cursors[index]);
                 }
-                Verdict::ReadLog => {
-                    if reading.held.seen_by_read == 0 {
-                        // It came after the page was read.
-                        reading.want = Want::Page;
-                    } else if !reading.at.is_resolved() {
-                        reading.want = Want::Epochs;
-                    } else if reading.retries < UNKNOWN_RETRIES {
-                        reading.retries += 1;
-                        reading.at = LogReading::from(&self.cursors[index]);
-                        reading.want = Want::Later;
-                    } else {
-                        out.unknown(self.log(index), shown.entry);
-                        self.drop_front(&mut reading);
-                        continue;
+                (Verdict::ReadLog, _) | (Verdict::Deliver, Claim::Id(_)) => match reading.next_want(entry) {
+                    Some(want) => {
+                        if want == Want::Later {
+                            reading.at = LogReading::from(&self.cursors[index]);
+                        }
+                        reading.want = want;
+                        reading.held.claims.push_front(claim);
+                        self.held += 1;
+                        self.put_back(index, reading);
+                        return;
                     }
-                    self.put_back(index, reading);
-                    return;
-                }
+                    None => out.unknown(self.log(index), entry),
+                },
             }
-            self.drop_front(&mut reading);
-        }
-    }
-
-    fn drop_front(&mut self, reading: &mut Reading) {
-        if reading.held.pushes.pop_front().is_some() {
             reading.held.seen_by_read = reading.held.seen_by_read.saturating_sub(1);
             reading.retries = 0;
-            self.held -= 1;
         }
+    }
+}
+
+impl Reading {
+    /// What to do for a claim that the log, read to its end, does not bear out; `None` to give it up.
+    fn next_want(&mut self, claimed: EntryId) -> Option<Want> {
+        if self.held.seen_by_read == 0 {
+            // It came after the page was read.
+            return Some(Want::Page);
+        }
+        if !self.at.is_resolved_for(claimed) {
+            return Some(Want::Epochs);
+        }
+        self.retries += 1;
+        (self.retries <= UNKNOWN_RETRIES).then_some(Want::Later)
     }
 }
 
