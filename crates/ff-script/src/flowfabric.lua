@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '1', digest = 'd2f904a2965200433e017b9286ca54c7' }
+local ff = { version = '1', digest = '2a315cf7e10456d11537253a42d053a6' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, lists as text, and replies. Everything else builds on these.
@@ -1310,6 +1310,44 @@ end
 redis.register_function({ function_name = 'ff1_describe_flow', callback = describe_flow, flags = { 'no-writes' } })
 end
 
+do -- functions/discard.lua
+-- ff1_discard: removes what an interrupted submission left: executions without a core, or without the core of the flow
+-- that they name. A submission is one call, so none can still be under way.
+-- KEYS   1..12 partition block, then per execution: core, tags, flow core (of a solo execution: its own core)
+-- ARGV   the uuids
+-- reply  how many were removed
+-- errors WRONGTYPE
+-- flags  allow-oom
+local function is_left_over(core, flow_core)
+  return redis.call('EXISTS', core) == 0 or redis.call('EXISTS', flow_core) == 0
+end
+
+local function discard(KEYS, ARGV)
+  local partition = ff.keys.partition(KEYS)
+  local left_over = {}
+  for index, uuid in ipairs(ARGV) do
+    local at = ff.keys.block + 3 * index - 2
+    local core, tags, flow_core = KEYS[at], KEYS[at + 1], KEYS[at + 2]
+    if is_left_over(core, flow_core) then
+      local member = redis.call('HGET', core, 'ready_member')
+      left_over[#left_over + 1] = { uuid = uuid, core = core, tags = tags, member = member }
+    end
+  end
+  for _, entry in ipairs(left_over) do
+    redis.call('UNLINK', entry.core, entry.tags)
+    if entry.member then
+      redis.call('ZREM', partition.ready, entry.member)
+    end
+    redis.call('ZREM', partition.delayed, entry.uuid)
+    redis.call('ZREM', partition.deadlines, entry.uuid)
+    redis.call('ZREM', partition.open, entry.uuid)
+  end
+  return { ff.base.int(#left_over) }
+end
+
+redis.register_function({ function_name = 'ff1_discard', callback = discard, flags = { 'allow-oom' } })
+end
+
 do -- functions/fail.lua
 -- ff1_fail: reports a failed attempt; decides between a retry and the end.
 -- KEYS   1..12 partition block, 13 the execution's core, 14 its flow's core if it has one
@@ -1371,7 +1409,8 @@ do -- functions/reconcile.lua
 -- ff1_reconcile: looks at executions that are not done with and puts right what an interrupted call left undone.
 -- KEYS   1..12 partition block
 -- ARGV   1 policy, 2 uuid after which to go on ('' to begin), 3 how many executions at most
--- reply  examined, repaired, uuid to go on after or '' at the end
+-- reply  examined, repaired, uuid to go on after or '' at the end, then uuid and flow id (or '') of each execution
+--        that looks like a part of an interrupted submission, for ff1_discard
 -- errors WRONGTYPE
 -- flags  allow-oom
 
@@ -1431,9 +1470,24 @@ local function examine_open(call, execution)
   end
 end
 
+-- A core that is not found, or whose flow is not, may be the rest of a submission that was interrupted; what was not
+-- declared cannot be judged here.
+local function suspect(call, uuid, flow_id)
+  call.suspects[#call.suspects + 1] = uuid
+  call.suspects[#call.suspects + 1] = flow_id
+end
+
 local function examine(call, uuid)
-  local execution = ff.execution.load(call, uuid)
-  if not execution or execution.ending or execution.moving then
+  local execution, problem = ff.execution.load(call, uuid)
+  if not execution then
+    if not problem then
+      suspect(call, uuid, '')
+    end
+    return
+  elseif execution.ending or execution.moving then
+    return
+  elseif execution.flow_id and not ff.flow.of(call, execution) then
+    suspect(call, uuid, execution.flow_id)
     return
   end
   if execution.lifecycle_phase == 'terminal' then
@@ -1457,7 +1511,7 @@ end
 local function reconcile(KEYS, ARGV)
   local policy, after, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
   local call = ff.call.begin(KEYS, policy)
-  call.repaired, call.missing = 0, {}
+  call.repaired, call.missing, call.suspects = 0, {}, {}
   local from = after == '' and '-' or '(' .. after
   local uuids = redis.call('ZRANGEBYLEX', call.partition.open, from, '+', 'LIMIT', 0, limit)
   local examined = 0
@@ -1473,6 +1527,7 @@ local function reconcile(KEYS, ARGV)
   local stopped_early = examined < #uuids or #uuids == limit
   return {
     ff.base.int(examined), ff.base.int(call.repaired), stopped_early and examined > 0 and uuids[examined] or '',
+    unpack(call.suspects),
   }
 end
 
@@ -1637,10 +1692,10 @@ local function write_member(call, member, flow_id, namespace, fingerprint)
     set('ready_member', member.ready_member)
   end
   redis.call('DEL', member.core, member.tags_key)
-  redis.call('HSET', member.core, unpack(fields))
   if #member.tags > 0 then
     redis.call('HSET', member.tags_key, unpack(member.tags))
   end
+  redis.call('HSET', member.core, unpack(fields))
 end
 
 local function write_flow(call, key, flow_id, namespace, name, fingerprint, members)
@@ -1672,7 +1727,8 @@ local function index_members(call, members)
   ff.base.chunked('ZADD', partition.deadlines, deadlines, 2)
 end
 
--- The open entries come first, so that whatever is interrupted later is found by the reconciler.
+-- The open entries come first, so that whatever is interrupted later is found by the reconciler: without the core of
+-- its flow a member is discarded, with it what is missing is put right.
 local function open_members(call, members)
   local open = {}
   for _, member in ipairs(members) do

@@ -169,3 +169,22 @@ async fn a_key_of_another_type_is_refused_before_anything_is_written() {
     assert!(error.contains(&foreign), "{error}");
     assert_eq!(stand.command(&["KEYS", &format!("ff:*{partition}*")]).await.items().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_interrupted_submission_left_is_discarded_and_can_be_submitted_again() {
+    let stand = Stand::start().await;
+    let fixture = Fixture::new(stand.backend.clone());
+    let flow = fixture.flow(&[("a", &[]), ("b", &["a"])]).idempotency_key("k");
+    let submitted = fixture.submit(&flow).await;
+    let partition = submitted.executions[0].1.partition();
+    // As if the call had stopped after the first member's core.
+    stand.command(&["DEL", &keys::flow_core(partition, submitted.flow_id)]).await;
+    stand.command(&["DEL", &keys::execution_core(submitted.executions[1].1)]).await;
+    stand.command(&["DEL", &format!("ff:part:{partition}:ready")]).await;
+    assert_eq!(reconcile(&stand, partition).await, 2);
+    assert_eq!(stand.command(&["KEYS", &format!("ff:*{partition}*")]).await.items().len(), 0);
+    let again = fixture.submit(&flow).await;
+    assert!(!again.already_submitted);
+    fixture.complete(again.executions[0].1).await;
+    fixture.complete(again.executions[1].1).await;
+}

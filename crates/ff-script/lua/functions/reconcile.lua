@@ -1,7 +1,8 @@
 -- ff1_reconcile: looks at executions that are not done with and puts right what an interrupted call left undone.
 -- KEYS   1..12 partition block
 -- ARGV   1 policy, 2 uuid after which to go on ('' to begin), 3 how many executions at most
--- reply  examined, repaired, uuid to go on after or '' at the end
+-- reply  examined, repaired, uuid to go on after or '' at the end, then uuid and flow id (or '') of each execution
+--        that looks like a part of an interrupted submission, for ff1_discard
 -- errors WRONGTYPE
 -- flags  allow-oom
 
@@ -61,9 +62,24 @@ local function examine_open(call, execution)
   end
 end
 
+-- A core that is not found, or whose flow is not, may be the rest of a submission that was interrupted; what was not
+-- declared cannot be judged here.
+local function suspect(call, uuid, flow_id)
+  call.suspects[#call.suspects + 1] = uuid
+  call.suspects[#call.suspects + 1] = flow_id
+end
+
 local function examine(call, uuid)
-  local execution = ff.execution.load(call, uuid)
-  if not execution or execution.ending or execution.moving then
+  local execution, problem = ff.execution.load(call, uuid)
+  if not execution then
+    if not problem then
+      suspect(call, uuid, '')
+    end
+    return
+  elseif execution.ending or execution.moving then
+    return
+  elseif execution.flow_id and not ff.flow.of(call, execution) then
+    suspect(call, uuid, execution.flow_id)
     return
   end
   if execution.lifecycle_phase == 'terminal' then
@@ -87,7 +103,7 @@ end
 local function reconcile(KEYS, ARGV)
   local policy, after, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
   local call = ff.call.begin(KEYS, policy)
-  call.repaired, call.missing = 0, {}
+  call.repaired, call.missing, call.suspects = 0, {}, {}
   local from = after == '' and '-' or '(' .. after
   local uuids = redis.call('ZRANGEBYLEX', call.partition.open, from, '+', 'LIMIT', 0, limit)
   local examined = 0
@@ -103,6 +119,7 @@ local function reconcile(KEYS, ARGV)
   local stopped_early = examined < #uuids or #uuids == limit
   return {
     ff.base.int(examined), ff.base.int(call.repaired), stopped_early and examined > 0 and uuids[examined] or '',
+    unpack(call.suspects),
   }
 end
 

@@ -86,10 +86,10 @@ local function write_member(call, member, flow_id, namespace, fingerprint)
     set('ready_member', member.ready_member)
   end
   redis.call('DEL', member.core, member.tags_key)
-  redis.call('HSET', member.core, unpack(fields))
   if #member.tags > 0 then
     redis.call('HSET', member.tags_key, unpack(member.tags))
   end
+  redis.call('HSET', member.core, unpack(fields))
 end
 
 local function write_flow(call, key, flow_id, namespace, name, fingerprint, members)
@@ -121,7 +121,8 @@ local function index_members(call, members)
   ff.base.chunked('ZADD', partition.deadlines, deadlines, 2)
 end
 
--- The open entries come first, so that whatever is interrupted later is found by the reconciler.
+-- The open entries come first, so that whatever is interrupted later is found by the reconciler: without the core of
+-- its flow a member is discarded, with it what is missing is put right.
 local function open_members(call, members)
   local open = {}
   for _, member in ipairs(members) do

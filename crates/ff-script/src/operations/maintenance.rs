@@ -86,13 +86,38 @@ impl<H: ScriptHost> Operations<H> {
         let args = vec![self.policy.argument(), arg(after), arg(limit)];
         let reply = self.run(call("ff1_reconcile", keys::partition_block(partition), args)).await?;
         let mut reader = Reader::new("reconcile", &reply);
-        let (examined, repaired) = (reader.number()?, reader.number()?);
+        let (examined, repaired): (_, u32) = (reader.number()?, reader.number()?);
         let next = reader.optional_number::<Uuid>()?;
+        let mut suspects = Vec::new();
+        while !reader.is_at_end() {
+            let id = ExecutionId::from_parts(partition, reader.parse()?);
+            suspects.push((id, reader.optional_text()?.map(str::parse).transpose()?));
+        }
+        let discarded = self.discard(partition, &suspects).await?;
         Ok(ReconcileReport {
             examined,
-            repaired,
+            repaired: repaired + discarded,
             next: next.map(|uuid| ReconcileCursor(ExecutionId::from_parts(partition, uuid))),
         })
+    }
+
+    /// Removes those of the executions that an interrupted submission has left; returns how many that were.
+    async fn discard(
+        &self,
+        partition: Partition,
+        suspects: &[(ExecutionId, Option<FlowId>)],
+    ) -> Result<u32, EngineError> {
+        if suspects.is_empty() {
+            return Ok(0);
+        }
+        let keys = suspects.iter().flat_map(|(id, flow)| {
+            let core = keys::execution_core(*id);
+            let head = flow.map_or_else(|| core.clone(), |flow| keys::flow_core(partition, flow));
+            [core, keys::execution_tags(*id), head]
+        });
+        let args = suspects.iter().map(|(id, _)| arg(id.uuid())).collect();
+        let reply = self.run(call("ff1_discard", block_and(partition, keys), args)).await?;
+        Reader::new("discard", &reply).number()
     }
 
     /// See [`ff_core::backend::MaintenanceBackend::verify_deployment`].
