@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '1', digest = '2a315cf7e10456d11537253a42d053a6' }
+local ff = { version = '1', digest = '3e847e7579c4028a957d7a333efe8bf0' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, lists as text, and replies. Everything else builds on these.
@@ -399,6 +399,11 @@ function ff.execution.is_terminal(execution)
   return execution.ending or execution.lifecycle_phase == 'terminal'
 end
 
+-- When a lease or its attempt runs out (ms), whichever comes first: the score in `leases`.
+function ff.execution.lease_due(expires_at, timeout_at)
+  return timeout_at > 0 and math.min(expires_at, timeout_at) or expires_at
+end
+
 -- Whether this lease (epoch and attempt, as texts) is the one that counts.
 function ff.execution.holds_lease(execution, epoch, attempt)
   return execution.lifecycle_phase == 'active' and execution.lease_epoch == epoch
@@ -552,6 +557,9 @@ function ff.execution.write_move(call, execution)
       execution.ready_member = ff.queue.member(execution, call.now)
       fields[#fields + 1] = 'ready_member'
       fields[#fields + 1] = execution.ready_member
+    else
+      fields[#fields + 1] = 'eligible_at'
+      fields[#fields + 1] = ff.base.int(execution.due)
     end
   end
   ff.base.chunked('HSET', execution.core, fields, 2)
@@ -1154,16 +1162,13 @@ local function lease(call, candidate, worker, lease_ms)
   local attempt = ff.base.num(candidate.current_attempt_index) + 1
   local epoch = ff.base.num(candidate.lease_epoch) + 1
   local timeout = ff.base.num(candidate.timeout_ms)
-  local expires = call.now + lease_ms
+  local expires, timeout_at = call.now + lease_ms, timeout > 0 and call.now + timeout or 0
   candidate.attempt, candidate.epoch = ff.base.int(attempt), ff.base.int(epoch)
   redis.call('HSET', candidate.core, 'lifecycle_phase', 'active', 'public_state', 'active',
     'current_attempt_index', candidate.attempt, 'lease_epoch', candidate.epoch, 'lease_worker', worker,
     'lease_expires_at', ff.base.int(expires), 'started_at', ff.base.int(call.now),
-    'timeout_at', timeout > 0 and ff.base.int(call.now + timeout) or '0')
-  if timeout > 0 then
-    expires = math.min(expires, call.now + timeout)
-  end
-  redis.call('ZADD', call.partition.leases, ff.base.int(expires), candidate.uuid)
+    'timeout_at', ff.base.int(timeout_at))
+  redis.call('ZADD', call.partition.leases, ff.base.int(ff.execution.lease_due(expires, timeout_at)), candidate.uuid)
   redis.call('ZREM', call.partition.ready, candidate.member)
 end
 
@@ -1455,9 +1460,10 @@ local function examine_open(call, execution)
   if state == 'waiting' then
     index, score, member = partition.ready, '0', execution.ready_member
   elseif state == 'delayed' then
-    index, score, member = partition.delayed, ff.base.int(call.now), uuid
+    index, score, member = partition.delayed, execution.eligible_at, uuid
   elseif state == 'active' then
-    index, score, member = partition.leases, execution.lease_expires_at, uuid
+    local due_at = ff.execution.lease_due(ff.base.num(execution.lease_expires_at), ff.base.num(execution.timeout_at))
+    index, score, member = partition.leases, ff.base.int(due_at), uuid
   else
     missed_needs(call, execution)
   end
@@ -1559,11 +1565,8 @@ local function renew(KEYS, ARGV)
   for _, execution in ipairs(held) do
     local expires = call.now + lease_ms
     redis.call('HSET', execution.core, 'lease_expires_at', ff.base.int(expires))
-    local timeout_at = ff.base.num(execution.timeout_at)
-    if timeout_at > 0 then
-      expires = math.min(expires, timeout_at)
-    end
-    redis.call('ZADD', call.partition.leases, ff.base.int(expires), execution.uuid)
+    local due_at = ff.execution.lease_due(expires, ff.base.num(execution.timeout_at))
+    redis.call('ZADD', call.partition.leases, ff.base.int(due_at), execution.uuid)
   end
   return reply
 end
@@ -1807,13 +1810,17 @@ local function reclaim(call, execution)
   elseif execution.public_state ~= 'active' then
     call.stale[#call.stale + 1] = { call.partition.leases, execution.uuid }
   else
-    local timeout_at = ff.base.num(execution.timeout_at)
+    local expires_at, timeout_at = ff.base.num(execution.lease_expires_at), ff.base.num(execution.timeout_at)
     if timeout_at > 0 and timeout_at <= call.now then
       ff.execution.attempt_failed(call, execution, 'timeout', true)
       call.reclaimed = call.reclaimed + 1
-    elseif ff.base.num(execution.lease_expires_at) <= call.now then
+    elseif expires_at <= call.now then
       ff.execution.lease_expired(call, execution)
       call.reclaimed = call.reclaimed + 1
+    else
+      -- A renewal was interrupted after it had written the core.
+      local due_at = ff.base.int(ff.execution.lease_due(expires_at, timeout_at))
+      call.moved_due[#call.moved_due + 1] = { execution.uuid, due_at }
     end
   end
 end
@@ -1840,9 +1847,12 @@ local function resolve_pending(call)
   return #parents == DUE_AT_ONCE
 end
 
-local function remove_stale(call)
+local function correct_indexes(call)
   for _, entry in ipairs(call.stale) do
     redis.call('ZREM', entry[1], entry[2])
+  end
+  for _, entry in ipairs(call.moved_due) do
+    redis.call('ZADD', call.partition.leases, entry[2], entry[1])
   end
 end
 
@@ -1880,7 +1890,7 @@ end
 local function sweep(KEYS, ARGV)
   local policy, retention_ms = ARGV[1], tonumber(ARGV[2])
   local call = ff.call.begin(KEYS, policy)
-  call.released, call.reclaimed, call.stale = 0, 0, {}
+  call.released, call.reclaimed, call.stale, call.moved_due = 0, 0, {}, {}
   local partition = call.partition
   local due_at = soonest(partition)
   if is_idle(call, due_at, call.now - retention_ms) then
@@ -1891,7 +1901,7 @@ local function sweep(KEYS, ARGV)
   more = each_due(call, partition.delayed, function(execution) release(call, execution) end) or more
   more = resolve_pending(call) or more
   ff.call.commit(call)
-  remove_stale(call)
+  correct_indexes(call)
   local removed, more_to_remove = ff.retention.run(call, retention_ms)
   return reply(call, removed, more or more_to_remove, soonest(partition))
 end

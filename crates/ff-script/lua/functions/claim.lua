@@ -47,16 +47,13 @@ local function lease(call, candidate, worker, lease_ms)
   local attempt = ff.base.num(candidate.current_attempt_index) + 1
   local epoch = ff.base.num(candidate.lease_epoch) + 1
   local timeout = ff.base.num(candidate.timeout_ms)
-  local expires = call.now + lease_ms
+  local expires, timeout_at = call.now + lease_ms, timeout > 0 and call.now + timeout or 0
   candidate.attempt, candidate.epoch = ff.base.int(attempt), ff.base.int(epoch)
   redis.call('HSET', candidate.core, 'lifecycle_phase', 'active', 'public_state', 'active',
     'current_attempt_index', candidate.attempt, 'lease_epoch', candidate.epoch, 'lease_worker', worker,
     'lease_expires_at', ff.base.int(expires), 'started_at', ff.base.int(call.now),
-    'timeout_at', timeout > 0 and ff.base.int(call.now + timeout) or '0')
-  if timeout > 0 then
-    expires = math.min(expires, call.now + timeout)
-  end
-  redis.call('ZADD', call.partition.leases, ff.base.int(expires), candidate.uuid)
+    'timeout_at', ff.base.int(timeout_at))
+  redis.call('ZADD', call.partition.leases, ff.base.int(ff.execution.lease_due(expires, timeout_at)), candidate.uuid)
   redis.call('ZREM', call.partition.ready, candidate.member)
 end
 

@@ -47,9 +47,10 @@ local function examine_open(call, execution)
   if state == 'waiting' then
     index, score, member = partition.ready, '0', execution.ready_member
   elseif state == 'delayed' then
-    index, score, member = partition.delayed, ff.base.int(call.now), uuid
+    index, score, member = partition.delayed, execution.eligible_at, uuid
   elseif state == 'active' then
-    index, score, member = partition.leases, execution.lease_expires_at, uuid
+    local due_at = ff.execution.lease_due(ff.base.num(execution.lease_expires_at), ff.base.num(execution.timeout_at))
+    index, score, member = partition.leases, ff.base.int(due_at), uuid
   else
     missed_needs(call, execution)
   end

@@ -22,11 +22,8 @@ local function renew(KEYS, ARGV)
   for _, execution in ipairs(held) do
     local expires = call.now + lease_ms
     redis.call('HSET', execution.core, 'lease_expires_at', ff.base.int(expires))
-    local timeout_at = ff.base.num(execution.timeout_at)
-    if timeout_at > 0 then
-      expires = math.min(expires, timeout_at)
-    end
-    redis.call('ZADD', call.partition.leases, ff.base.int(expires), execution.uuid)
+    local due_at = ff.execution.lease_due(expires, ff.base.num(execution.timeout_at))
+    redis.call('ZADD', call.partition.leases, ff.base.int(due_at), execution.uuid)
   end
   return reply
 end

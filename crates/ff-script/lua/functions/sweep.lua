@@ -42,13 +42,17 @@ local function reclaim(call, execution)
   elseif execution.public_state ~= 'active' then
     call.stale[#call.stale + 1] = { call.partition.leases, execution.uuid }
   else
-    local timeout_at = ff.base.num(execution.timeout_at)
+    local expires_at, timeout_at = ff.base.num(execution.lease_expires_at), ff.base.num(execution.timeout_at)
     if timeout_at > 0 and timeout_at <= call.now then
       ff.execution.attempt_failed(call, execution, 'timeout', true)
       call.reclaimed = call.reclaimed + 1
-    elseif ff.base.num(execution.lease_expires_at) <= call.now then
+    elseif expires_at <= call.now then
       ff.execution.lease_expired(call, execution)
       call.reclaimed = call.reclaimed + 1
+    else
+      -- A renewal was interrupted after it had written the core.
+      local due_at = ff.base.int(ff.execution.lease_due(expires_at, timeout_at))
+      call.moved_due[#call.moved_due + 1] = { execution.uuid, due_at }
     end
   end
 end
@@ -75,9 +79,12 @@ local function resolve_pending(call)
   return #parents == DUE_AT_ONCE
 end
 
-local function remove_stale(call)
+local function correct_indexes(call)
   for _, entry in ipairs(call.stale) do
     redis.call('ZREM', entry[1], entry[2])
+  end
+  for _, entry in ipairs(call.moved_due) do
+    redis.call('ZADD', call.partition.leases, entry[2], entry[1])
   end
 end
 
@@ -115,7 +122,7 @@ end
 local function sweep(KEYS, ARGV)
   local policy, retention_ms = ARGV[1], tonumber(ARGV[2])
   local call = ff.call.begin(KEYS, policy)
-  call.released, call.reclaimed, call.stale = 0, 0, {}
+  call.released, call.reclaimed, call.stale, call.moved_due = 0, 0, {}, {}
   local partition = call.partition
   local due_at = soonest(partition)
   if is_idle(call, due_at, call.now - retention_ms) then
@@ -126,7 +133,7 @@ local function sweep(KEYS, ARGV)
   more = each_due(call, partition.delayed, function(execution) release(call, execution) end) or more
   more = resolve_pending(call) or more
   ff.call.commit(call)
-  remove_stale(call)
+  correct_indexes(call)
   local removed, more_to_remove = ff.retention.run(call, retention_ms)
   return reply(call, removed, more or more_to_remove, soonest(partition))
 end

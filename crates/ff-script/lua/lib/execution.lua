@@ -52,6 +52,11 @@ function ff.execution.is_terminal(execution)
   return execution.ending or execution.lifecycle_phase == 'terminal'
 end
 
+-- When a lease or its attempt runs out (ms), whichever comes first: the score in `leases`.
+function ff.execution.lease_due(expires_at, timeout_at)
+  return timeout_at > 0 and math.min(expires_at, timeout_at) or expires_at
+end
+
 -- Whether this lease (epoch and attempt, as texts) is the one that counts.
 function ff.execution.holds_lease(execution, epoch, attempt)
   return execution.lifecycle_phase == 'active' and execution.lease_epoch == epoch
@@ -205,6 +210,9 @@ function ff.execution.write_move(call, execution)
       execution.ready_member = ff.queue.member(execution, call.now)
       fields[#fields + 1] = 'ready_member'
       fields[#fields + 1] = execution.ready_member
+    else
+      fields[#fields + 1] = 'eligible_at'
+      fields[#fields + 1] = ff.base.int(execution.due)
     end
   end
   ff.base.chunked('HSET', execution.core, fields, 2)
