@@ -1,0 +1,30 @@
+//! `ff cancel`: ends an execution or a flow.
+
+use std::process::ExitCode;
+
+use ff_core::CancelOutcome;
+
+use crate::{cli::CancelArgs, connect::ConnectArgs, failure::CliError, out, target::Target, text};
+
+pub(crate) async fn cancel(args: &CancelArgs, connect: &ConnectArgs) -> Result<ExitCode, CliError> {
+    let target = Target::parse(&args.id)?;
+    let backend = connect.open().await?;
+    match target {
+        Target::Execution(id) => match backend.cancel_execution(id, &args.reason).await? {
+            CancelOutcome::Cancelled => out::text(&format!("execution {id} is cancelled")),
+            CancelOutcome::AlreadyEnded(outcome) => {
+                let why = format!("it has ended already: {outcome}; nothing was changed");
+                return Err(CliError::failed(format!("execution {id}"), why));
+            }
+        },
+        Target::Flow(id) => {
+            let cancellation = backend.cancel_flow(id, &args.reason).await?;
+            let cancelled = text::count(cancellation.cancelled as usize, "execution");
+            out::text(&format!(
+                "flow {id} is cancelled: {cancelled} ended now, {} had ended before",
+                cancellation.already_ended
+            ));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

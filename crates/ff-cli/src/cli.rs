@@ -1,0 +1,190 @@
+//! The command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use ff_core::Namespace;
+
+use crate::{connect::ConnectArgs, failure::CliError};
+
+/// Durable flows on Valkey whose completions reach every subscriber.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ff",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true,
+    after_help = "Exit codes: 0 success, 1 failed or not found, 2 wrong input, 3 the server is not there or refuses, \
+                  130 cancelled. FF_LOG sets the log level on stderr (default warn)."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a flow of commands (YAML) or replay a recorded workflow (WfFormat JSON), and show it live
+    Run(RunArgs),
+    /// Stream completions as they are committed
+    Watch(WatchArgs),
+    /// Show an execution or a flow
+    Describe(DescribeArgs),
+    /// Cancel an execution or a flow
+    Cancel(CancelArgs),
+    /// Run flows of two tenants with watchers that filter, and count what each of them saw
+    Demo(DemoArgs),
+    /// The Lua library: print it, load it, compare it with the server's
+    #[command(subcommand)]
+    Script(ScriptCommand),
+    /// Look for settings of the server that endanger what FlowFabric promises
+    Doctor(DoctorArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The flow: a YAML file, a WfFormat JSON file, or `-` for stdin
+    pub(crate) flow: PathBuf,
+    /// How many executions run at once [default: one per processor, or 64 where they only sleep]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) workers: Option<u16>,
+    /// Print one JSON object per completion and one at the end
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Multiply the run times of a recorded workflow, as 0.01 to replay it a hundred times faster
+    #[arg(long, value_name = "X")]
+    pub(crate) time_scale: Option<f64>,
+    /// The namespace, in place of the one in the file
+    #[arg(long, value_name = "NS")]
+    pub(crate) namespace: Option<Namespace>,
+    /// Keep what each attempt prints in a file in this directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep_outputs: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// Only executions of this namespace
+    #[arg(long, value_name = "NS")]
+    pub(crate) namespace: Option<Namespace>,
+    /// Only executions with this tag
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_tag)]
+    pub(crate) tag: Option<(String, String)>,
+    /// Print one JSON object per completion
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Stop after so many completions
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Stop after this time, such as 30s
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) duration: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DescribeArgs {
+    /// An execution id `{fp:N}:<uuid>` or a flow id (a uuid)
+    pub(crate) id: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CancelArgs {
+    /// An execution id `{fp:N}:<uuid>` or a flow id (a uuid)
+    pub(crate) id: String,
+    /// Why, for those who look at it later
+    #[arg(long, default_value = "cancelled with ff cancel")]
+    pub(crate) reason: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// How many executions the wide flow fans out to
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=900))]
+    pub(crate) fan_out: u16,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ScriptCommand {
+    /// Print the source of the library that this program carries
+    Print {
+        /// Print its digest and version only
+        #[arg(long)]
+        digest: bool,
+    },
+    /// Load the library into the server, unless a newer one is there
+    Load {
+        /// Replace one of the same version whose text is another
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Compare the server's library with this program's
+    Check,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// How long the rate of completions is measured
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
+    pub(crate) sample: Duration,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn parse_tag(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE, such as team=blue".to_owned()),
+    }
+}
+
+/// What clap says in several lines, as one.
+pub(crate) fn usage_error(error: &clap::Error) -> CliError {
+    let text = error.render().to_string();
+    let said = text.split("\nUsage:").next().unwrap_or_default();
+    let said = said.split("\nFor more information").next().unwrap_or_default();
+    let said = said.trim().trim_start_matches("error:").trim();
+    CliError::usage(said.trim_end_matches(':'), "see `ff --help` or `ff <command> --help`")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn refusal(args: &[&str]) -> String {
+        let error = Cli::try_parse_from([&["ff"], args].concat()).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        usage_error(&error).to_string()
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_mistake_is_one_line_that_names_it() {
+        let line = refusal(&["run", "--wrokers", "3", "flow.yaml"]);
+        assert!(line.contains("--wrokers") && line.contains("--workers") && !line.contains('\n'), "{line}");
+        assert!(refusal(&["run"]).contains("<FLOW>"));
+        assert!(refusal(&["rum"]).contains("rum"));
+        assert!(refusal(&["watch", "--tag", "blue"]).contains("KEY=VALUE"));
+        assert!(refusal(&["run", "f", "--namespace", "a b"]).contains("a b"));
+        assert!(refusal(&["demo", "--partitions", "0"]).contains('0'));
+    }
+
+    #[test]
+    fn the_server_can_be_named_before_and_after_the_command() {
+        for args in [["ff", "--url", "redis://h", "demo"], ["ff", "demo", "--url", "redis://h"]] {
+            let cli = Cli::try_parse_from(args).unwrap();
+            assert_eq!(cli.connect.url.as_deref(), Some("redis://h"));
+        }
+    }
+}

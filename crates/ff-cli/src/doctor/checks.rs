@@ -1,0 +1,258 @@
+//! From facts to findings. Pure.
+
+use ff_script::loader::LibraryState;
+
+use super::{
+    facts::{Facts, LogTotals, Logs, Permission, Settings, Told},
+    finding::Finding,
+};
+use crate::text;
+
+/// Smaller hard limits kill a subscriber in an ordinary burst.
+const SMALL_BUFFER: u64 = 8 * 1024 * 1024;
+/// What an entry takes when none is there to be measured.
+const USUAL_ENTRY_BYTES: u64 = 350;
+const GRANT_CONFIG: &str = "grant it for a look (+config|get), or ask who runs the server";
+const RETENTION: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+
+pub(super) fn all(facts: &Facts) -> Vec<Finding> {
+    let mut findings = vec![server(facts), role(facts), library(&facts.library), persistence(facts)];
+    findings.push(eviction(facts));
+    findings.push(output_buffers(&facts.settings));
+    findings.extend(permissions(&facts.permissions));
+    findings.push(match &facts.partitions {
+        Ok(Some(count)) => Finding::ok("partitions", format!("{} recorded", count.get())),
+        Ok(None) => Finding::ok("partitions", "none recorded yet; the first program that connects fixes their number"),
+        Err(why) => Finding::unknown("partitions", why, "grant reading the keys: ~ff:* +@read"),
+    });
+    let partitions = facts.partitions.clone().ok().flatten().unwrap_or_default().get();
+    findings.extend(logs(&facts.logs, partitions, max_memory(facts)));
+    findings
+}
+
+fn server(facts: &Facts) -> Finding {
+    const FIX: &str = "use Valkey 7.2 or later, or Redis 7.0 or later";
+    let version = match &facts.version {
+        Ok(version) => version,
+        Err(why) => return Finding::unknown("server", why, "grant +info"),
+    };
+    let (major, minor, patch) = version.version;
+    let says = format!("{} {major}.{minor}.{patch}", version.name);
+    let oldest = if version.name == "valkey" { (7, 2, 0) } else { (7, 0, 0) };
+    if version.version < oldest {
+        Finding::bad("server", format!("{says} is too old"), FIX)
+    } else {
+        Finding::ok("server", says)
+    }
+}
+
+fn role(facts: &Facts) -> Finding {
+    let clustered = facts.cluster.as_ref().is_ok_and(|info| info.get("cluster_enabled").is_some_and(|on| on == "1"));
+    if clustered {
+        return Finding::warn(
+            "role",
+            "a node of a cluster; this version is made for one primary and its replicas",
+            "use a standalone or replicated server",
+        );
+    }
+    match &facts.replication {
+        Err(why) => Finding::unknown("role", why, "grant +info"),
+        Ok(info) if info.get("role").is_some_and(|role| role == "slave") => {
+            let primary = format!("{}:{}", field(info, "master_host"), field(info, "master_port"));
+            Finding::bad("role", "a replica, which refuses writes", format!("name the primary in the URL: {primary}"))
+        }
+        Ok(info) => {
+            let replicas = field(info, "connected_slaves").parse().unwrap_or(0);
+            Finding::ok("role", format!("primary with {}", text::count(replicas, "replica")))
+        }
+    }
+}
+
+fn field<'a>(info: &'a std::collections::BTreeMap<String, String>, name: &str) -> &'a str {
+    info.get(name).map_or("?", String::as_str)
+}
+
+fn library(library: &Told<LibraryState>) -> Finding {
+    let state = match library {
+        Ok(state) => state,
+        Err(why) => return Finding::unknown("library", why, "grant +fcall and +fcall_ro"),
+    };
+    match state {
+        LibraryState::Same | LibraryState::Newer { .. } => Finding::ok("library", state.to_string()),
+        LibraryState::Absent | LibraryState::Older { .. } => {
+            Finding::warn("library", state.to_string(), "the next program that connects loads it, or `ff script load`")
+        }
+        _ => Finding::bad("library", state.to_string(), "use one build everywhere, or `ff script load --replace`"),
+    }
+}
+
+fn persistence(facts: &Facts) -> Finding {
+    const TOPIC: &str = "persistence";
+    const APPEND: &str = "CONFIG SET appendonly yes and appendfsync always, and write both into the configuration file";
+    let info = match &facts.persistence {
+        Ok(info) => info,
+        Err(why) => return Finding::unknown(TOPIC, why, "grant +info"),
+    };
+    if info.get("aof_last_write_status").is_some_and(|status| status != "ok") {
+        return Finding::bad(
+            TOPIC,
+            "the last write to the append-only file failed",
+            "look at the server's disk and log",
+        );
+    }
+    if info.get("aof_enabled").is_some_and(|on| on == "1") {
+        return match &facts.settings.append_fsync {
+            Ok(Some(fsync)) if fsync == "always" => Finding::ok(TOPIC, "append-only file, synced before each answer"),
+            Ok(Some(fsync)) if fsync == "no" => Finding::warn(
+                TOPIC,
+                "append-only file, synced when the system likes: a crash of the machine can undo what was delivered",
+                "CONFIG SET appendfsync always (or everysec)",
+            ),
+            Ok(_) => Finding::warn(
+                TOPIC,
+                "append-only file, synced every second: a crash of the machine can undo about the last second, longer \
+                 with a slow disk, and what was delivered of it is declared as a gap",
+                "CONFIG SET appendfsync always where that is too much",
+            ),
+            Err(why) => {
+                Finding::unknown(TOPIC, &format!("append-only file, but how it is synced: {why}"), GRANT_CONFIG)
+            }
+        };
+    }
+    match &facts.settings.save {
+        Ok(Some(save)) if !save.is_empty() => Finding::warn(
+            TOPIC,
+            format!("snapshots only (save {save}): a restart undoes everything since the last one"),
+            APPEND,
+        ),
+        Ok(_) => Finding::bad(TOPIC, "none: a restart loses all flows", APPEND),
+        Err(why) => Finding::unknown(
+            TOPIC,
+            &format!("no append-only file, and whether there are snapshots: {why}"),
+            GRANT_CONFIG,
+        ),
+    }
+}
+
+fn max_memory(facts: &Facts) -> Option<u64> {
+    let limit = facts.memory.as_ref().ok()?.get("maxmemory")?.parse().ok()?;
+    (limit > 0).then_some(limit)
+}
+
+fn eviction(facts: &Facts) -> Finding {
+    const TOPIC: &str = "memory";
+    const FIX: &str = "CONFIG SET maxmemory-policy noeviction";
+    let info = match &facts.memory {
+        Ok(info) => info,
+        Err(why) => return Finding::unknown(TOPIC, why, "grant +info"),
+    };
+    let policy = field(info, "maxmemory_policy");
+    let limit = max_memory(facts);
+    let limited = limit.map_or_else(|| "no limit".to_owned(), |limit| format!("limit {}", text::bytes(limit)));
+    match (policy, limit) {
+        ("noeviction", _) => Finding::ok(TOPIC, format!("{limited}, nothing is evicted")),
+        (policy, Some(_)) if policy.starts_with("allkeys") => {
+            Finding::bad(TOPIC, format!("{limited}, policy {policy}: flows and completion logs can be evicted"), FIX)
+        }
+        (policy, _) => {
+            Finding::warn(TOPIC, format!("{limited}, policy {policy}: made for caches, not for what must be kept"), FIX)
+        }
+    }
+}
+
+fn output_buffers(settings: &Settings) -> Finding {
+    const TOPIC: &str = "output buffer";
+    const FIX: &str = "CONFIG SET client-output-buffer-limit \"pubsub 32mb 8mb 60\"";
+    let limits = match &settings.output_buffers {
+        Ok(Some(limits)) => limits,
+        Ok(None) => return Finding::unknown(TOPIC, "the server has no such setting", FIX),
+        Err(why) => return Finding::unknown(TOPIC, why, GRANT_CONFIG),
+    };
+    let words: Vec<&str> = limits.split_whitespace().collect();
+    let hard = words.chunks(4).find(|chunk| chunk[0] == "pubsub").and_then(|chunk| chunk.get(1)?.parse::<u64>().ok());
+    match hard {
+        None => Finding::unknown(TOPIC, &format!("`{limits}` names no limit of pubsub"), FIX),
+        Some(0) => Finding::warn(TOPIC, "unlimited: a subscriber that hangs takes the server's memory", FIX),
+        Some(hard) if hard < SMALL_BUFFER => Finding::warn(
+            TOPIC,
+            format!(
+                "subscribers are cut off at {}: in bursts they reconnect and read the log instead",
+                text::bytes(hard)
+            ),
+            FIX,
+        ),
+        Some(hard) => Finding::ok(TOPIC, format!("subscribers that do not read are cut off at {}", text::bytes(hard))),
+    }
+}
+
+fn permissions(permissions: &Told<Vec<Permission>>) -> Vec<Finding> {
+    const TOPIC: &str = "permissions";
+    let permissions = match permissions {
+        Ok(permissions) => permissions,
+        Err(why) => {
+            let fix = "grant +acl|whoami +acl|dryrun for a look; every program checks what it needs when it connects";
+            return vec![Finding::unknown(TOPIC, why, fix)];
+        }
+    };
+    let refused: Vec<_> = permissions.iter().filter(|permission| permission.refusal.is_some()).collect();
+    if refused.is_empty() {
+        return vec![Finding::ok(TOPIC, "functions, keys and channels are granted")];
+    }
+    let finding = |permission: &&Permission| {
+        let refusal = permission.refusal.as_deref().unwrap_or_default();
+        let says = format!("may not {}: {}", permission.what, crate::failure::one_line(refusal));
+        Finding::bad(TOPIC, says, format!("ACL SETUSER <user> {}", permission.rule))
+    };
+    refused.iter().map(finding).collect()
+}
+
+fn logs(logs: &Told<Logs>, partitions: u16, limit: Option<u64>) -> Vec<Finding> {
+    match logs {
+        Ok(logs) => {
+            let both = logs.flows.full_bytes(partitions) + logs.solo.full_bytes(partitions);
+            let mut findings =
+                vec![log("logs: flows", &logs.flows, partitions), log("logs: solo", &logs.solo, partitions)];
+            if let Some(limit) = limit.filter(|limit| both > limit / 2) {
+                let says = format!("full logs would take {} of the limit of {}", text::bytes(both), text::bytes(limit));
+                findings.push(Finding::warn("logs", says, "raise maxmemory, or keep shorter logs"));
+            }
+            findings
+        }
+        Err(why) => vec![Finding::unknown("logs", why, "grant ~ff:* +@read +memory|usage")],
+    }
+}
+
+impl LogTotals {
+    fn entry_bytes(&self) -> u64 {
+        self.bytes.checked_div(self.entries).filter(|bytes| *bytes > 0).unwrap_or(USUAL_ENTRY_BYTES)
+    }
+
+    fn full_bytes(&self, partitions: u16) -> u64 {
+        self.entry_bytes() * self.capacity * u64::from(partitions)
+    }
+}
+
+fn log(topic: &'static str, totals: &LogTotals, partitions: u16) -> Finding {
+    let now = format!(
+        "{} in {}; when full {} in {}",
+        text::count(totals.entries as usize, "completion"),
+        text::bytes(totals.bytes),
+        totals.capacity * u64::from(partitions),
+        text::bytes(totals.full_bytes(partitions)),
+    );
+    if totals.busiest_rate <= 0.0 {
+        return Finding::ok(topic, format!("{now}; none came during the sample"));
+    }
+    // The busiest log is the first to drop what a subscriber may still want.
+    let reach = (totals.capacity as f64 / totals.busiest_rate).min(RETENTION.as_secs_f64());
+    let reach_text = text::span(std::time::Duration::from_secs_f64(reach));
+    let says = format!("{now}; {:.1}/s now, at which the busiest log reaches back {reach_text}", totals.rate);
+    if reach < 600.0 {
+        return Finding::warn(topic, says, "keep longer logs, or a subscriber that is away longer finds a gap");
+    }
+    Finding::ok(topic, says)
+}
+
+#[cfg(test)]
+#[path = "checks_tests.rs"]
+mod tests;

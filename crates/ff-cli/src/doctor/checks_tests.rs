@@ -1,0 +1,131 @@
+use std::collections::BTreeMap;
+
+use ff_core::PartitionCount;
+use ff_script::host::ServerVersion;
+
+use super::{super::finding::Level, *};
+
+fn map(fields: &[(&str, &str)]) -> BTreeMap<String, String> {
+    fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// A server as one would wish it.
+fn good() -> Facts {
+    Facts {
+        version: Ok(ServerVersion { name: "valkey".into(), version: (8, 0, 1) }),
+        library: Ok(LibraryState::Same),
+        replication: Ok(map(&[("role", "master"), ("connected_slaves", "1")])),
+        cluster: Ok(map(&[("cluster_enabled", "0")])),
+        persistence: Ok(map(&[("aof_enabled", "1"), ("aof_last_write_status", "ok")])),
+        memory: Ok(map(&[("maxmemory", "0"), ("maxmemory_policy", "noeviction")])),
+        settings: Settings {
+            append_fsync: Ok(Some("always".into())),
+            save: Ok(Some(String::new())),
+            output_buffers: Ok(Some("normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60".into())),
+        },
+        permissions: Ok(Vec::new()),
+        partitions: Ok(Some(PartitionCount::DEFAULT)),
+        logs: Ok(Logs {
+            flows: LogTotals { entries: 10, bytes: 3_000, logs: 2, capacity: 10_000, ..LogTotals::default() },
+            solo: LogTotals { capacity: 1_000, ..LogTotals::default() },
+        }),
+    }
+}
+
+/// The findings that are not ok, after a change to a good server.
+fn trouble(change: impl FnOnce(&mut Facts)) -> Vec<Finding> {
+    let mut facts = good();
+    change(&mut facts);
+    all(&facts).into_iter().filter(|finding| finding.level != Level::Ok).collect()
+}
+
+fn one(change: impl FnOnce(&mut Facts)) -> (Level, String) {
+    let found = trouble(change);
+    assert_eq!(found.len(), 1, "{found:?}");
+    (found[0].level, found[0].to_text())
+}
+
+#[test]
+fn nothing_is_wrong_with_a_good_server() {
+    assert_eq!(trouble(|_| {}), []);
+}
+
+#[test]
+fn a_server_that_is_too_old_and_a_replica_are_bad() {
+    let old = |facts: &mut Facts| facts.version = Ok(ServerVersion { name: "redis".into(), version: (6, 2, 7) });
+    assert!(matches!(one(old), (Level::Bad, text) if text.contains("redis 6.2.7") && text.contains("Valkey 7.2")));
+    let replica = |facts: &mut Facts| {
+        facts.replication = Ok(map(&[("role", "slave"), ("master_host", "db1"), ("master_port", "6379")]));
+    };
+    assert!(matches!(one(replica), (Level::Bad, text) if text.contains("db1:6379")));
+}
+
+#[test]
+fn what_a_crash_can_undo_is_said() {
+    let fsync = |how: &'static str| move |facts: &mut Facts| facts.settings.append_fsync = Ok(Some(how.into()));
+    assert!(matches!(one(fsync("everysec")), (Level::Warn, text) if text.contains("every second")));
+    assert!(matches!(one(fsync("no")), (Level::Warn, _)));
+    let without_aof = |save: &'static str| {
+        move |facts: &mut Facts| {
+            facts.persistence = Ok(map(&[("aof_enabled", "0")]));
+            facts.settings.save = Ok(Some(save.into()));
+        }
+    };
+    assert!(matches!(one(without_aof("3600 1")), (Level::Warn, text) if text.contains("3600 1")));
+    assert!(matches!(one(without_aof("")), (Level::Bad, text) if text.contains("loses all flows")));
+}
+
+#[test]
+fn eviction_is_bad_with_a_limit_and_a_warning_without() {
+    let policy = |limit: &'static str, policy: &'static str| {
+        move |facts: &mut Facts| facts.memory = Ok(map(&[("maxmemory", limit), ("maxmemory_policy", policy)]))
+    };
+    let roomy = "1000000000000";
+    assert!(matches!(one(policy(roomy, "allkeys-lru")), (Level::Bad, text) if text.contains("allkeys-lru")));
+    assert_eq!(one(policy(roomy, "volatile-ttl")).0, Level::Warn);
+    assert_eq!(one(policy("0", "allkeys-lru")).0, Level::Warn);
+}
+
+#[test]
+fn buffers_that_are_too_small_or_unlimited_are_told() {
+    let limits =
+        |limits: &'static str| move |facts: &mut Facts| facts.settings.output_buffers = Ok(Some(limits.into()));
+    assert!(matches!(one(limits("normal 0 0 0 pubsub 1048576 0 0")), (Level::Warn, text) if text.contains("1.0 MiB")));
+    assert!(matches!(one(limits("pubsub 0 0 0")), (Level::Warn, text) if text.contains("unlimited")));
+    assert!(matches!(one(limits("normal 0 0 0")), (Level::Warn, text) if text.contains("no limit of pubsub")));
+}
+
+#[test]
+fn a_missing_permission_names_the_rule() {
+    let refused = |facts: &mut Facts| {
+        let refusal = Some("User ann has no permissions to access the 'ff:dag' channel".to_owned());
+        facts.permissions = Ok(vec![Permission { what: "receive completions", refusal, rule: "&ff:* +subscribe" }]);
+    };
+    assert!(matches!(one(refused), (Level::Bad, text) if text.contains("&ff:*") && text.contains("receive")));
+}
+
+#[test]
+fn what_the_server_does_not_tell_is_said_and_is_no_verdict() {
+    let found = trouble(|facts| {
+        let refused = || "CONFIG GET is not permitted".to_owned();
+        facts.settings.append_fsync = Err(refused());
+        facts.settings.output_buffers = Err(refused());
+        facts.permissions = Err("ACL WHOAMI is not permitted".to_owned());
+    });
+    assert_eq!(found.len(), 3);
+    assert!(found.iter().all(|finding| finding.level == Level::Warn && finding.says.contains("not permitted")));
+}
+
+#[test]
+fn logs_that_reach_back_for_minutes_only_or_would_not_fit_are_told() {
+    let busy = |facts: &mut Facts| {
+        if let Ok(logs) = &mut facts.logs {
+            (logs.flows.rate, logs.flows.busiest_rate) = (500.0, 100.0);
+        }
+    };
+    assert!(matches!(one(busy), (Level::Warn, text) if text.contains("1m40s") && text.contains("500.0/s")));
+    let small = |facts: &mut Facts| {
+        facts.memory = Ok(map(&[("maxmemory", "100000000"), ("maxmemory_policy", "noeviction")]));
+    };
+    assert!(matches!(one(small), (Level::Warn, text) if text.contains("95.4 MiB")));
+}

@@ -1,0 +1,106 @@
+//! How a command ends when it does not succeed: one line for people and an exit code for scripts.
+
+use std::{fmt, process::ExitCode};
+
+use ff_core::EngineError;
+
+/// The exit codes of `ff`, beside 0.
+pub(crate) mod code {
+    /// A flow failed or expired, a check found something bad, or what was asked for does not exist.
+    pub(crate) const FAILED: u8 = 1;
+    /// The command line or an input file is wrong; nothing was done.
+    pub(crate) const USAGE: u8 = 2;
+    /// The server is not there, refuses, or is not one that `ff` can work with.
+    pub(crate) const SERVER: u8 = 3;
+    /// The flow was cancelled, as by Ctrl-C.
+    pub(crate) const CANCELLED: u8 = 130;
+}
+
+/// Why a command ends early. Printed as `ff: <message>`, always one line.
+#[derive(Debug)]
+pub(crate) struct CliError {
+    message: String,
+    code: u8,
+}
+
+impl CliError {
+    /// Wrong input: what, and why and how to put it right.
+    pub(crate) fn usage(what: impl fmt::Display, why: impl fmt::Display) -> Self {
+        Self { message: format!("{what}: {why}"), code: code::USAGE }
+    }
+
+    /// Something that was tried did not work.
+    pub(crate) fn failed(what: impl fmt::Display, why: impl fmt::Display) -> Self {
+        Self { message: format!("{what}: {why}"), code: code::FAILED }
+    }
+
+    /// What was asked for was cancelled before its end.
+    pub(crate) fn cancelled(what: impl fmt::Display, why: impl fmt::Display) -> Self {
+        Self { message: format!("{what}: {why}"), code: code::CANCELLED }
+    }
+
+    pub(crate) const fn with_code(mut self, code: u8) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// Puts what the error is about in front.
+    pub(crate) fn about(mut self, what: impl fmt::Display) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<EngineError> for CliError {
+    fn from(error: EngineError) -> Self {
+        let code = match &error {
+            EngineError::InvalidInput { .. } => code::USAGE,
+            EngineError::NotFound { .. } | EngineError::State { .. } => code::FAILED,
+            _ => code::SERVER,
+        };
+        Self { message: error.to_string(), code }
+    }
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&one_line(&self.message))
+    }
+}
+
+/// The text as one line: whatever breaks lines becomes a space, other control characters are shown escaped.
+pub(crate) fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for word in text.split_whitespace() {
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        for c in word.chars() {
+            if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line_without_control_characters() {
+        let error = CliError::usage("flow.yaml", "bad\n  at line 3\u{1b}[31m");
+        assert_eq!(error.to_string(), "flow.yaml: bad at line 3\\u{1b}[31m");
+    }
+
+    #[test]
+    fn wrong_input_and_a_missing_thing_and_a_missing_server_have_different_codes() {
+        let code = |error: EngineError| CliError::from(error).code;
+        assert_eq!(code(EngineError::invalid("id `7`", "malformed")), code::USAGE);
+        assert_eq!(code(EngineError::NotFound { what: "flow 1".into() }), code::FAILED);
+        assert_eq!(code(EngineError::transport("connect", "refused")), code::SERVER);
+    }
+}

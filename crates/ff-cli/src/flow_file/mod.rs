@@ -1,0 +1,243 @@
+//! Flows as people write them: YAML, every key checked, every mistake with its line.
+//!
+//! ```yaml
+//! name: nightly
+//! namespace: team-a
+//! env: { REGION: eu }
+//! executions:
+//!   fetch: { run: ./fetch.sh, retries: 2, backoff: 1s }
+//!   report: { run: ./report.sh, needs: [fetch], timeout: 5m }
+//! ```
+
+mod value;
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use ff_core::{Backoff, ExecutionSpec, LaneId, Namespace, Tags};
+use serde::Deserialize;
+
+use self::value::{Executions, Names, Scalars, Span};
+use crate::{
+    failure::CliError,
+    plan::{Plan, RESERVED_TAGS},
+    work::Work,
+};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FlowFile {
+    name: Option<String>,
+    namespace: Option<Namespace>,
+    lane: Option<LaneId>,
+    #[serde(default)]
+    env: Scalars,
+    executions: Executions,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExecutionEntry {
+    name: Option<String>,
+    run: String,
+    #[serde(default)]
+    needs: Names,
+    #[serde(default)]
+    env: Scalars,
+    timeout: Option<Span>,
+    deadline: Option<Span>,
+    #[serde(default)]
+    retries: u32,
+    backoff: Option<Span>,
+    #[serde(default)]
+    tags: Scalars,
+    #[serde(default)]
+    priority: u16,
+    working_dir: Option<PathBuf>,
+}
+
+/// Reads a flow. Needs, cycles and sizes are left to the check that every flow goes through.
+///
+/// # Errors
+/// What is wrong, with line and column where YAML tells them.
+pub(crate) fn parse(text: &str) -> Result<Plan, CliError> {
+    let file: FlowFile = if text.contains("<<:") {
+        // Merge keys are resolved on the tree, which knows no lines any more.
+        let mut tree: serde_norway::Value = serde_norway::from_str(text).map_err(malformed)?;
+        tree.apply_merge().map_err(malformed)?;
+        serde_norway::from_value(tree).map_err(malformed)?
+    } else {
+        serde_norway::from_str(text).map_err(malformed)?
+    };
+    let mut executions = Vec::with_capacity(file.executions.0.len());
+    for (name, entry) in file.executions.0 {
+        let about = format!("execution `{}`", name.escape_debug());
+        executions.push(entry.into_spec(name, &file.env.0).map_err(|error| error.about(about))?);
+    }
+    Ok(Plan { name: file.name, namespace: file.namespace, lane: file.lane, simulated: false, executions })
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` gives")]
+fn malformed(error: serde_norway::Error) -> CliError {
+    let text = error.to_string();
+    // The very first place is left out of the text, as if it were unknown.
+    match error.location() {
+        Some(place) if !text.contains(" line ") => {
+            let (line, column) = (place.line(), place.column());
+            CliError::usage("not a valid flow", format!("{text} at line {line} column {column}"))
+        }
+        _ => CliError::usage("not a valid flow", text),
+    }
+}
+
+impl ExecutionEntry {
+    fn into_spec(self, name: String, flow_env: &BTreeMap<String, String>) -> Result<ExecutionSpec, CliError> {
+        if self.run.trim().is_empty() || self.run.contains('\0') {
+            return Err(CliError::usage("run", "expected a command for `sh -c`"));
+        }
+        let mut env = flow_env.clone();
+        env.extend(self.env.0);
+        for (key, value) in &env {
+            if key.is_empty() || key.contains(['=', '\0']) || value.contains('\0') {
+                let shown = key.escape_debug();
+                return Err(CliError::usage(format!("env `{shown}`"), "not a name and value that a process can have"));
+            }
+        }
+        if let Some(key) = self.tags.0.keys().find(|key| key.starts_with(RESERVED_TAGS)) {
+            let why = format!("tags that begin with `{RESERVED_TAGS}` are set by ff itself; choose another key");
+            return Err(CliError::usage(format!("tag `{}`", key.escape_debug()), why));
+        }
+        let attempts = self.retries.checked_add(1).ok_or_else(|| CliError::usage("retries", "too many"))?;
+        let mut spec = ExecutionSpec::new(name)
+            .needs(self.needs.0)
+            .tags(Tags::new(self.tags.0)?)
+            .priority(self.priority)
+            .attempts(attempts, backoff(self.backoff));
+        spec.timeout = self.timeout.map(Span::duration);
+        spec.deadline = self.deadline.map(Span::duration);
+        Ok(spec.payload(Work::Shell { run: self.run, env, working_dir: self.working_dir }.to_payload()))
+    }
+}
+
+/// The wait before the first retry, doubled up to the usual longest wait or to itself, whichever is longer.
+fn backoff(initial: Option<Span>) -> Backoff {
+    let usual = Backoff::default();
+    let initial = initial.map_or(usual.initial, Span::duration);
+    Backoff { initial, max: usual.max.max(initial) }
+}
+
+impl Span {
+    const fn duration(self) -> Duration {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: &str = "
+name: nightly
+namespace: team-a
+lane: batch
+env: { REGION: eu, LIMIT: 5, DRY: false }
+executions:
+  fetch:
+    run: ./fetch.sh
+    retries: 2
+    backoff: 1s 500ms
+    timeout: 5m
+    deadline: 1h
+    priority: 10
+    working_dir: data
+    env: { LIMIT: 7 }
+    tags: { team: a, step: 1 }
+  report:
+    run: ./report.sh
+    needs: fetch
+  mail: { run: ./mail.sh, needs: [fetch, report] }
+";
+
+    fn refusal(text: &str) -> String {
+        match parse(text) {
+            Ok(plan) => panic!("accepted: {plan:?}"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn every_key_arrives_where_it_belongs() {
+        let plan = parse(FULL).unwrap();
+        assert_eq!(plan.name.as_deref(), Some("nightly"));
+        assert_eq!(plan.namespace.unwrap().as_str(), "team-a");
+        assert_eq!(plan.lane.unwrap().as_str(), "batch");
+        let names: Vec<_> = plan.executions.iter().map(|spec| spec.name.as_str()).collect();
+        assert_eq!(names, ["fetch", "report", "mail"], "the file's order is kept");
+        let fetch = &plan.executions[0];
+        assert_eq!((fetch.max_attempts, fetch.priority), (3, 10));
+        assert_eq!(fetch.backoff.initial, Duration::from_millis(1500));
+        assert_eq!((fetch.timeout, fetch.deadline), (Some(Duration::from_secs(300)), Some(Duration::from_secs(3600))));
+        assert_eq!((fetch.tags.get("team"), fetch.tags.get("step")), (Some("a"), Some("1")));
+        assert_eq!(plan.executions[1].needs, ["fetch"]);
+        assert_eq!(plan.executions[2].needs, ["fetch", "report"]);
+        let Work::Shell { run, env, working_dir } = Work::from_payload(&fetch.payload).unwrap() else {
+            panic!("no command")
+        };
+        assert_eq!((run.as_str(), working_dir), ("./fetch.sh", Some("data".into())));
+        let env: Vec<_> = env.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        assert_eq!(env, ["DRY=false", "LIMIT=7", "REGION=eu"], "the execution's own wins");
+    }
+
+    #[test]
+    fn a_list_of_executions_does_as_well() {
+        let plan = parse("executions:\n  - {name: a, run: 'true'}\n  - {name: b, run: 'true', needs: [a]}\n").unwrap();
+        assert_eq!((plan.executions[0].name.as_str(), plan.executions[1].name.as_str()), ("a", "b"));
+        assert!(refusal("executions:\n  - {run: 'true'}\n").contains("`name`"));
+        assert!(refusal("executions:\n  a: {name: b, run: 'true'}\n").contains("`name`"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line_and_the_known_ones() {
+        let error = refusal("name: x\nexecutions:\n  a:\n    run: 'true'\n    retrys: 2\n");
+        assert!(error.contains("`retrys`") && error.contains("`retries`") && error.contains("line 5"), "{error}");
+        let error = refusal("names: x\nexecutions: {a: {run: 'true'}}\n");
+        assert!(error.contains("`names`") && error.contains("line 1"), "{error}");
+    }
+
+    #[test]
+    fn a_key_that_occurs_twice_is_refused_with_its_name() {
+        let error = refusal("executions:\n  a: {run: 'true'}\n  b: {run: 'true'}\n  a: {run: 'false'}\n");
+        assert!(error.contains("`a`") && error.contains("twice") && error.contains("line 4"), "{error}");
+        assert!(refusal("executions:\n  a: {run: x, run: y}\n").contains("run"));
+        assert!(refusal("env: {A: 1, A: 2}\nexecutions: {a: {run: x}}\n").contains("`A`"));
+        assert!(refusal("x: &x {run: y}\nexecutions: {a: {<<: *x}, a: {<<: *x}}\n").contains('a'));
+    }
+
+    #[test]
+    fn a_malformed_duration_is_refused_with_its_line_and_an_example() {
+        let error = refusal("executions:\n  a:\n    run: x\n    timeout: soon\n");
+        assert!(error.contains("`soon`") && error.contains("5m") && error.contains("line 4"), "{error}");
+        assert!(refusal("executions:\n  a: {run: x, timeout: 5}\n").contains("unit"));
+    }
+
+    #[test]
+    fn wrong_values_are_refused_with_the_execution() {
+        assert!(refusal("executions:\n  a: {run: '  '}\n").contains("execution `a`"));
+        assert!(refusal("executions:\n  a: {run: x, env: {'A=B': 1}}\n").contains("A=B"));
+        assert!(refusal("executions:\n  a: {run: x, tags: {ff.run: 1}}\n").contains("ff.run"));
+        assert!(refusal("executions:\n  a: {run: x, env: {A: [1]}}\n").contains("line"));
+        assert!(refusal("namespace: 'a b'\nexecutions: {a: {run: x}}\n").contains("a b"));
+        assert!(refusal("executions:\n  a: {needs: [b]}\n").contains("run"));
+        assert!(refusal("").contains("not a valid flow"));
+        assert!(refusal("executions: [").contains("line"));
+    }
+
+    #[test]
+    fn anchors_and_merge_keys_save_repetition() {
+        let plan = parse(
+            "executions:\n  a: &base {run: 'true', retries: 3}\n  b:\n    <<: *base\n    needs: [a]\n  c: *base\n",
+        )
+        .unwrap();
+        assert_eq!(plan.executions.iter().map(|spec| spec.max_attempts).collect::<Vec<_>>(), [4, 4, 4]);
+        assert_eq!(plan.executions[1].needs, ["a"]);
+    }
+}

@@ -1,0 +1,61 @@
+//! `ff script`: the Lua library that this program carries, and the one on the server.
+
+use std::process::ExitCode;
+
+use ff_script::{
+    SOURCE,
+    assemble::{ABI_MAJOR, LIBRARY, VERSION},
+    host::ScriptHost,
+    loader::{self, LibraryState},
+};
+use ff_valkey::ValkeyHost;
+
+use crate::{
+    cli::ScriptCommand,
+    connect::ConnectArgs,
+    failure::{CliError, code},
+    out,
+};
+
+pub(crate) async fn script(command: &ScriptCommand, connect: &ConnectArgs) -> Result<ExitCode, CliError> {
+    match command {
+        ScriptCommand::Print { digest: false } => out::text(SOURCE),
+        ScriptCommand::Print { digest: true } => {
+            let digest = loader::digest_of_source();
+            out::text(&format!("{LIBRARY} version {VERSION} ABI {ABI_MAJOR} digest {digest}"));
+        }
+        ScriptCommand::Load { replace } => load(&ValkeyHost::connect(connect.config()?).await?, *replace).await?,
+        ScriptCommand::Check => return check(&ValkeyHost::connect(connect.config()?).await?).await,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn load(host: &ValkeyHost, replace: bool) -> Result<(), CliError> {
+    let before = loader::inspect(host).await;
+    if replace && matches!(before, Ok(LibraryState::Different { .. })) {
+        host.load_library(SOURCE).await?;
+        out::text(&format!("{LIBRARY} version {VERSION} is loaded in place of one with another text"));
+        return Ok(());
+    }
+    match loader::ensure_loaded(host).await? {
+        LibraryState::Absent => out::text(&format!("{LIBRARY} version {VERSION} is loaded; there was none")),
+        LibraryState::Older { version } => {
+            out::text(&format!("{LIBRARY} version {VERSION} is loaded in place of version {version}"));
+        }
+        LibraryState::Newer { version } => {
+            out::text(&format!("{LIBRARY} stays at the server's version {version}; this program's {VERSION} is older"));
+        }
+        _ => out::text(&format!("{LIBRARY} version {VERSION} was there already")),
+    }
+    Ok(())
+}
+
+/// Whether this program can work with what is there as it is.
+async fn check(host: &ValkeyHost) -> Result<ExitCode, CliError> {
+    let state = loader::inspect(host).await?;
+    out::text(&format!("{LIBRARY} on the server: {state}"));
+    Ok(match state {
+        LibraryState::Same | LibraryState::Newer { .. } => ExitCode::SUCCESS,
+        _ => ExitCode::from(code::FAILED),
+    })
+}

@@ -1,0 +1,86 @@
+//! Small pieces of text for people: lengths of time, ages, counts, tables.
+
+use std::time::{Duration, SystemTime};
+
+use comfy_table::{ContentArrangement, Table, presets};
+
+/// A length of time with about three digits: `85ms`, `1.20s`, `42.0s`, `3m07s`, `2h05m`, `3d4h`.
+pub(crate) fn span(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    match seconds {
+        s if s < 0.9995 => format!("{:.0}ms", s * 1e3),
+        s if s < 9.995 => format!("{s:.2}s"),
+        s if s < 59.95 => format!("{s:.1}s"),
+        s if s < 3599.5 => format!("{}m{:02}s", s.round() as u64 / 60, s.round() as u64 % 60),
+        s if s < 86_400.0 => format!("{}h{:02}m", s as u64 / 3600, s as u64 % 3600 / 60),
+        s => format!("{}d{}h", s as u64 / 86_400, s as u64 % 86_400 / 3600),
+    }
+}
+
+/// A point in time, given in milliseconds since 1970, as RFC 3339 in UTC.
+pub(crate) fn timestamp(ms: u64) -> String {
+    match SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(ms)) {
+        // Later years than four digits hold cannot be printed so.
+        Some(time) if ms < 253_402_300_800_000 => humantime::format_rfc3339_millis(time).to_string(),
+        _ => format!("{ms} ms"),
+    }
+}
+
+/// Bytes with their unit: `512 B`, `3.4 MiB`.
+pub(crate) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let mut value = count as f64;
+    let mut unit = "B";
+    for larger in UNITS {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = larger;
+    }
+    if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") }
+}
+
+/// `1 execution`, `2 executions`.
+pub(crate) fn count(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+/// A table without boxes, as wide as its content or the terminal.
+pub(crate) fn table() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table
+}
+
+/// The same with the names of its columns.
+pub(crate) fn table_of<const N: usize>(columns: [&str; N]) -> Table {
+    let mut table = table();
+    table.set_header(columns.map(str::to_uppercase));
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_time_have_about_three_digits() {
+        let shown = |ms| span(Duration::from_millis(ms));
+        assert_eq!(shown(85), "85ms");
+        assert_eq!(shown(1_204), "1.20s");
+        assert_eq!(shown(42_000), "42.0s");
+        assert_eq!(shown(59_990), "1m00s");
+        assert_eq!(shown(187_000), "3m07s");
+        assert_eq!(shown(7_530_000), "2h05m");
+        assert_eq!(shown(3 * 86_400_000 + 4 * 3_600_000), "3d4h");
+    }
+
+    #[test]
+    fn times_and_sizes_are_readable() {
+        assert_eq!(timestamp(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(timestamp(u64::MAX), format!("{} ms", u64::MAX));
+        assert_eq!((bytes(512), bytes(3_565_158)), ("512 B".to_owned(), "3.4 MiB".to_owned()));
+        assert_eq!((count(1, "flow"), count(0, "flow")), ("1 flow".to_owned(), "0 flows".to_owned()));
+    }
+}

@@ -1,0 +1,122 @@
+//! `ff watch`: completions as they are committed, until told to stop.
+
+use std::{future, process::ExitCode, time::Duration};
+
+use console::style;
+use ff_core::{CompletionPayload, Outcome, ScannerFilter};
+use futures::StreamExt;
+
+use crate::{
+    cli::WatchArgs,
+    connect::ConnectArgs,
+    failure::{CliError, one_line},
+    out::{self, Reader},
+    plan::{NAME_TAG, RESERVED_TAGS},
+    signals::Interrupts,
+    text,
+};
+
+pub(crate) async fn watch(args: WatchArgs, connect: &ConnectArgs) -> Result<ExitCode, CliError> {
+    let mut interrupts = Interrupts::listen()?;
+    let backend = connect.open().await?;
+    let mut filter = ScannerFilter::new();
+    filter.namespace = args.namespace;
+    filter.instance_tag = args.tag;
+    let mut completions = backend.subscribe_completions_filtered(&filter).await?;
+    eprintln!("ff: watching {}; Ctrl-C ends it", described(&filter));
+    let end = time_is_up(args.duration);
+    tokio::pin!(end);
+    let mut left = args.count.unwrap_or(u64::MAX);
+    while left > 0 {
+        let completion = tokio::select! {
+            completion = completions.next() => completion,
+            () = interrupts.next() => None,
+            () = &mut end => None,
+        };
+        let Some(completion) = completion else { break };
+        let reader = if args.json { out::json(&completion) } else { out::line(&line(&completion)) };
+        if reader == Reader::Gone {
+            break;
+        }
+        left -= 1;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn time_is_up(after: Option<Duration>) {
+    match after {
+        Some(after) => tokio::time::sleep(after).await,
+        None => future::pending().await,
+    }
+}
+
+fn described(filter: &ScannerFilter) -> String {
+    let namespace = filter.namespace.as_ref().map(|namespace| format!("namespace {namespace}"));
+    let tag = filter.instance_tag.as_ref().map(|(key, value)| format!("tag {key}={value}"));
+    match (namespace, tag) {
+        (None, None) => "all completions".to_owned(),
+        (Some(one), None) | (None, Some(one)) => format!("completions of {one}"),
+        (Some(namespace), Some(tag)) => format!("completions of {namespace} with {tag}"),
+    }
+}
+
+/// An outcome in the colour that people expect of it.
+pub(crate) fn coloured(outcome: Outcome) -> String {
+    let word = format!("{outcome:<9}");
+    match outcome {
+        Outcome::Success => style(word).green(),
+        Outcome::Failed | Outcome::Expired => style(word).red(),
+        Outcome::Cancelled | Outcome::Skipped => style(word).yellow(),
+        _ => style(word),
+    }
+    .to_string()
+}
+
+fn line(completion: &CompletionPayload) -> String {
+    let mut line = String::new();
+    if let Some(at) = completion.produced_at_ms {
+        line.push_str(&text::timestamp(at));
+        line.push_str("  ");
+    }
+    line.push_str(&coloured(completion.outcome));
+    let mut add = |part: &str| {
+        line.push_str("  ");
+        line.push_str(part);
+    };
+    if let Some(namespace) = &completion.namespace {
+        add(namespace.as_str());
+    }
+    if let Some(name) = completion.tags.get(NAME_TAG) {
+        add(name);
+    }
+    add(&completion.execution_id.to_string());
+    if completion.attempt > 1 {
+        add(&format!("attempt {}", completion.attempt));
+    }
+    for (key, value) in completion.tags.iter().filter(|(key, _)| !key.starts_with(RESERVED_TAGS)) {
+        add(&format!("{key}={value}"));
+    }
+    if let Some(reason) = &completion.reason {
+        add(&one_line(reason));
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use ff_core::{ExecutionId, Namespace, PartitionCount, Tags};
+
+    use super::*;
+
+    #[test]
+    fn a_line_tells_what_people_look_for_and_stays_a_line() {
+        let id = ExecutionId::generate_solo(PartitionCount::DEFAULT);
+        let mut completion = CompletionPayload::new(id, None, Outcome::Failed);
+        completion.namespace = Some(Namespace::new("team-a").unwrap());
+        completion.tags = Tags::new([(NAME_TAG, "fetch"), ("ff.run", "1"), ("step", "two")]).unwrap();
+        completion.attempt = 2;
+        completion.reason = Some("exit status 1:\nboom".into());
+        let line = console::strip_ansi_codes(&line(&completion)).into_owned();
+        assert_eq!(line, format!("failed     team-a  fetch  {id}  attempt 2  step=two  exit status 1: boom"));
+    }
+}

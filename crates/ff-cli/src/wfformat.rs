@@ -1,0 +1,212 @@
+//! Recorded workflows in WfFormat 1.5 (the JSON of the WfCommons collection): the graph and the measured run times are
+//! kept, the work itself becomes a sleep.
+
+use std::collections::{HashMap, HashSet};
+
+use ff_core::{ExecutionSpec, limits};
+use serde::Deserialize;
+
+use crate::{failure::CliError, plan::Plan, work::Work};
+
+const VERSION: &str = "1.5";
+
+#[derive(Deserialize)]
+struct Instance {
+    name: Option<String>,
+    #[serde(rename = "schemaVersion")]
+    schema_version: String,
+    workflow: Workflow,
+}
+
+#[derive(Deserialize)]
+struct Workflow {
+    specification: Section<SpecifiedTask>,
+    execution: Section<ExecutedTask>,
+}
+
+#[derive(Deserialize)]
+struct Section<T> {
+    tasks: Vec<T>,
+}
+
+#[derive(Deserialize)]
+struct SpecifiedTask {
+    name: String,
+    id: String,
+    #[serde(default)]
+    parents: Vec<String>,
+    #[serde(default)]
+    children: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct ExecutedTask {
+    id: String,
+    #[serde(rename = "runtimeInSeconds")]
+    runtime_in_seconds: f64,
+    priority: Option<f64>,
+}
+
+/// What is looked at before the rest, so that another version is refused by its number and not by what it lacks.
+#[derive(Deserialize)]
+struct Version {
+    #[serde(rename = "schemaVersion")]
+    schema_version: Option<String>,
+}
+
+/// Reads a recorded workflow; every run time is multiplied by `scale`.
+///
+/// # Errors
+/// What is wrong, with the task at fault or the line and column.
+pub(crate) fn parse(text: &str, scale: f64) -> Result<Plan, CliError> {
+    let malformed = |error: serde_json::Error| CliError::usage(format!("not a WfFormat {VERSION} workflow"), error);
+    let version: Version = serde_json::from_str(text).map_err(malformed)?;
+    if let Some(version) = version.schema_version.filter(|version| version != VERSION) {
+        let why = format!("only {VERSION} is read; convert the file with the tools of WfCommons");
+        return Err(CliError::usage(format!("WfFormat version `{}`", version.escape_debug()), why));
+    }
+    let instance: Instance = serde_json::from_str(text).map_err(malformed)?;
+    debug_assert_eq!(instance.schema_version, VERSION);
+    let runs = recorded_runs(instance.workflow.execution.tasks)?;
+    let tasks = instance.workflow.specification.tasks;
+    let needs = needs_of(&tasks)?;
+    let mut executions = Vec::with_capacity(tasks.len());
+    for (task, needs) in tasks.into_iter().zip(needs) {
+        let run = runs.get(&task.id).ok_or_else(|| {
+            CliError::usage(shown(&task.id), "workflow.execution.tasks has no record of it, so its run time is unknown")
+        })?;
+        let micros = run.runtime_in_seconds * scale * 1e6;
+        // A float cast saturates, and a sleep beyond what fits is as good as endless.
+        let work = Work::Sleep { micros: micros.round() as u64 };
+        executions.push(ExecutionSpec::new(task.id).needs(needs).priority(priority(run)).payload(work.to_payload()));
+    }
+    let name = instance.name.map(|name| name.chars().filter(|c| !c.is_control()).take(200).collect::<String>());
+    Ok(Plan { name: name.filter(|name| !name.is_empty()), namespace: None, lane: None, simulated: true, executions })
+}
+
+fn shown(id: &str) -> String {
+    format!("task `{}`", id.escape_debug())
+}
+
+fn priority(run: &ExecutedTask) -> u16 {
+    // Priorities of other schedulers may be anything; a saturating cast and the bound keep their order.
+    (run.priority.unwrap_or(0.0) as u16).min(limits::PRIORITY)
+}
+
+fn recorded_runs(tasks: Vec<ExecutedTask>) -> Result<HashMap<String, ExecutedTask>, CliError> {
+    let mut runs = HashMap::with_capacity(tasks.len());
+    for task in tasks {
+        if !(task.runtime_in_seconds.is_finite() && task.runtime_in_seconds >= 0.0) {
+            let why = format!("its runtimeInSeconds {} is not a time", task.runtime_in_seconds);
+            return Err(CliError::usage(shown(&task.id), why));
+        }
+        if let Some(first) = runs.insert(task.id.clone(), task) {
+            return Err(CliError::usage(shown(&first.id), "workflow.execution.tasks records it twice"));
+        }
+    }
+    Ok(runs)
+}
+
+/// What each task needs: its parents, and those that name it as a child. Writers differ in which side they fill, and
+/// in whether they refer to tasks by id or by name.
+fn needs_of(tasks: &[SpecifiedTask]) -> Result<Vec<Vec<String>>, CliError> {
+    let mut by_id = HashMap::with_capacity(tasks.len());
+    let mut by_name = HashMap::with_capacity(tasks.len());
+    for (index, task) in tasks.iter().enumerate() {
+        if by_id.insert(task.id.as_str(), index).is_some() {
+            return Err(CliError::usage(shown(&task.id), "the id occurs twice in workflow.specification.tasks"));
+        }
+        by_name.entry(task.name.as_str()).or_insert(index);
+    }
+    let find = |task: &SpecifiedTask, relation: &str, reference: &str| {
+        by_id.get(reference).or_else(|| by_name.get(reference)).copied().ok_or_else(|| {
+            let why = format!("its {relation} `{}` is not in workflow.specification.tasks", reference.escape_debug());
+            CliError::usage(shown(&task.id), why)
+        })
+    };
+    let mut edges: Vec<(usize, usize)> = Vec::new();
+    for (index, task) in tasks.iter().enumerate() {
+        for parent in &task.parents {
+            edges.push((index, find(task, "parent", parent)?));
+        }
+        for child in &task.children {
+            edges.push((find(task, "child", child)?, index));
+        }
+    }
+    let mut seen = HashSet::with_capacity(edges.len());
+    let mut needs = vec![Vec::new(); tasks.len()];
+    for (child, parent) in edges {
+        if seen.insert((child, parent)) {
+            needs[child].push(tasks[parent].id.clone());
+        }
+    }
+    Ok(needs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(specification: &str, execution: &str) -> String {
+        format!(
+            r#"{{"name": "t", "schemaVersion": "1.5", "workflow": {{
+                "specification": {{"tasks": [{specification}], "files": []}},
+                "execution": {{"tasks": [{execution}], "makespanInSeconds": 1}}}}}}"#
+        )
+    }
+
+    fn refusal(text: &str) -> String {
+        match parse(text, 1.0) {
+            Ok(plan) => panic!("accepted: {plan:?}"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    const A: &str = r#"{"name": "a", "id": "a1", "parents": [], "children": ["b1"], "inputFiles": []}"#;
+    const B: &str = r#"{"name": "b", "id": "b1", "parents": ["a1"], "children": []}"#;
+    const RUN_A: &str = r#"{"id": "a1", "runtimeInSeconds": 2.5, "priority": 20, "avgCPU": 1.5}"#;
+    const RUN_B: &str = r#"{"id": "b1", "runtimeInSeconds": 0}"#;
+
+    fn both(task: &str, other: &str) -> String {
+        format!("{task}, {other}")
+    }
+
+    #[test]
+    fn a_task_becomes_a_sleep_of_its_scaled_run_time() {
+        let plan = parse(&document(&both(A, B), &both(RUN_B, RUN_A)), 0.01).unwrap();
+        assert!(plan.simulated && plan.name.as_deref() == Some("t"));
+        assert_eq!(Work::from_payload(&plan.executions[0].payload).unwrap(), Work::Sleep { micros: 25_000 });
+        assert_eq!((plan.executions[0].priority, plan.executions[1].priority), (20, 0));
+        assert_eq!(plan.executions[1].needs, ["a1"], "named on both sides, needed once");
+    }
+
+    #[test]
+    fn one_side_of_a_dependency_is_enough_and_names_do_for_ids() {
+        let orphan = r#"{"name": "b", "id": "b1"}"#;
+        let plan = parse(&document(&both(A, orphan), &both(RUN_A, RUN_B)), 1.0).unwrap();
+        assert_eq!(plan.executions[1].needs, ["a1"]);
+        let by_name = r#"{"name": "b", "id": "b1", "parents": ["a"]}"#;
+        let plan = parse(&document(&both(A, by_name), &both(RUN_A, RUN_B)), 1.0).unwrap();
+        assert_eq!(plan.executions[1].needs, ["a1"]);
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_named() {
+        assert!(refusal(&document(&both(A, B), RUN_A)).contains("task `b1`"));
+        assert!(refusal(&document(A, RUN_A)).contains("child `b1`"));
+        assert!(refusal(&document(B, RUN_B)).contains("parent `a1`"));
+        assert!(refusal(&document(&both(A, A), RUN_A)).contains("occurs twice"));
+        assert!(refusal(&document(&both(A, B), &both(RUN_A, RUN_A))).contains("records it twice"));
+        let negative = r#"{"id": "b1", "runtimeInSeconds": -1}"#;
+        assert!(refusal(&document(&both(A, B), &both(RUN_A, negative))).contains("-1"));
+    }
+
+    #[test]
+    fn another_version_and_other_json_are_refused() {
+        let error = refusal(r#"{"schemaVersion": "1.3", "workflow": {"tasks": []}}"#);
+        assert!(error.contains("`1.3`") && error.contains("1.5"), "{error}");
+        assert!(refusal("{}").contains("schemaVersion"));
+        assert!(refusal("[1").contains("line 1"));
+        assert!(refusal(r#"{"schemaVersion": "1.5", "workflow": {"specification": {}}}"#).contains("tasks"));
+    }
+}

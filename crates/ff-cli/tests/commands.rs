@@ -1,0 +1,155 @@
+//! `ff watch`, `describe`, `cancel`, `demo`, `script` and `doctor` on a real server.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+mod support;
+
+use std::{
+    io::{BufRead, BufReader},
+    process::Child,
+};
+
+use ff_testserver::TestServer;
+use support::{command, example, ff, file, finish};
+
+/// Starts `ff watch` and waits until it says that it is subscribed.
+async fn watching(args: &[&str]) -> Child {
+    let mut command = command(args);
+    tokio::task::spawn_blocking(move || {
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("watching"), "{line}");
+        child
+    })
+    .await
+    .unwrap()
+}
+
+async fn watch(server: &TestServer, args: &[&str]) -> Child {
+    watching(&[&["watch", "--json", "--url", server.url()], args].concat()).await
+}
+
+#[tokio::test]
+async fn watchers_see_what_their_filter_wants_and_nothing_else() {
+    let server = TestServer::start().await.unwrap();
+    let yaml = "namespace: red\nexecutions:\n  a: {run: 'true', tags: {step: one}}\n  b: {run: 'true', needs: a}\n";
+    let (_directory, path) = file("flow.yaml", yaml);
+    let all = watch(&server, &["--count", "4"]).await;
+    let red = watch(&server, &["--namespace", "red", "--count", "2"]).await;
+    let tag = watch(&server, &["--tag", "step=one", "--count", "1"]).await;
+    let both = watch(&server, &["--namespace", "default", "--tag", "step=one", "--for", "3s"]).await;
+    ff(&["run", &example("hello.yaml"), "--url", server.url()]).await.ok();
+    ff(&["run", &path, "--url", server.url()]).await.ok();
+    let (all, red, tag, both) = tokio::join!(finish(all), finish(red), finish(tag), finish(both));
+    let names = |finished: support::Finished| -> Vec<String> {
+        finished.ok().json().iter().map(|line| line["tags"]["ff.name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(all), ["greet", "reply", "a", "b"]);
+    assert_eq!(names(red), ["a", "b"]);
+    assert_eq!(names(tag), ["a"]);
+    assert_eq!(names(both), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_ends_the_watch_without_noise() {
+    let server = TestServer::start().await.unwrap();
+    let mut watcher = watch(&server, &[]).await;
+    drop(watcher.stdout.take());
+    ff(&["run", &example("hello.yaml"), "--url", server.url()]).await.ok();
+    assert_eq!(finish(watcher).await.code, 0);
+}
+
+#[tokio::test]
+async fn flows_and_executions_are_described_and_cancelled() {
+    let server = TestServer::start().await.unwrap();
+    let (_directory, path) = file("flow.yaml", "name: long\nexecutions: {a: {run: sleep 60}, b: {run: sleep 60}}");
+    let watcher = watch(&server, &["--count", "2"]).await;
+    let mut child = command(&["run", &path, "--url", server.url()]).spawn().unwrap();
+    let mut line = String::new();
+    let stdout = child.stdout.take().unwrap();
+    let (flow, stdout) = tokio::task::spawn_blocking(move || {
+        let mut stdout = BufReader::new(stdout);
+        stdout.read_line(&mut line).unwrap();
+        (line.trim().rsplit(' ').next().unwrap().to_owned(), stdout)
+    })
+    .await
+    .unwrap();
+    let described = ff(&["describe", &flow, "--json", "--url", server.url()]).await.ok().json().remove(0);
+    assert_eq!((&described["state"], &described["name"]), (&"running".into(), &"long".into()));
+    let execution = described["members"][0]["execution_id"].as_str().unwrap();
+    let table = ff(&["describe", &flow, "--url", server.url()]).await.ok().stdout;
+    assert!(table.contains(execution) && table.contains("running"), "{table}");
+    let cancelled = ff(&["cancel", execution, "--reason", "not needed", "--url", server.url()]).await.ok();
+    assert!(cancelled.stdout.contains("is cancelled"), "{cancelled:?}");
+    let described = ff(&["describe", execution, "--url", server.url()]).await.ok().stdout;
+    assert!(described.contains("cancelled") && described.contains("not needed"), "{described}");
+    ff(&["cancel", &flow, "--url", server.url()]).await.ok();
+    drop(stdout);
+    assert_eq!(finish(child).await.code, 130);
+    let seen = finish(watcher).await.json();
+    assert!(seen.iter().all(|line| line["outcome"] == "cancelled"), "{seen:?}");
+    let ended = ff(&["describe", &flow, "--json", "--url", server.url()]).await.ok().json().remove(0);
+    assert_eq!(ended["state"], "cancelled");
+}
+
+#[tokio::test]
+async fn the_demo_counts_for_every_watcher_what_was_committed() {
+    let server = TestServer::start().await.unwrap();
+    let started = std::time::Instant::now();
+    let demo = ff(&["demo", "--url", server.url()]).await.ok();
+    assert!(started.elapsed().as_secs() < 20, "{}", demo.stdout);
+    for part in ["attempt failed", "skipped", "cancelled", "tenant A", "118 completions committed", "no other"] {
+        assert!(demo.stdout.contains(part), "`{part}` is not in:\n{}", demo.stdout);
+    }
+}
+
+#[tokio::test]
+async fn the_library_is_printed_loaded_and_compared() {
+    let server = TestServer::start().await.unwrap();
+    let script = async |args: &[&str]| ff(&[&["script", "--url", server.url()], args].concat()).await;
+    assert!(ff(&["script", "print"]).await.ok().stdout.starts_with("#!lua"));
+    assert!(ff(&["script", "print", "--digest"]).await.ok().stdout.contains("digest"));
+    let absent = script(&["check"]).await;
+    assert!(absent.code == 1 && absent.stdout.contains("not loaded"), "{absent:?}");
+    assert!(script(&["load"]).await.ok().stdout.contains("there was none"));
+    assert!(script(&["load"]).await.ok().stdout.contains("there already"));
+    assert!(script(&["check"]).await.ok().stdout.contains("the same"));
+}
+
+#[tokio::test]
+async fn the_doctor_finds_dangers_and_is_content_without_them() {
+    let server = TestServer::start().await.unwrap();
+    let doctor =
+        async |args: &[&str]| ff(&[&["doctor", "--sample", "100ms", "--url", server.url()], args].concat()).await;
+    let sick = doctor(&[]).await;
+    assert!(sick.code == 1 && sick.stdout.contains("a restart loses all flows"), "{sick:?}");
+    let functions = server.command(&["FUNCTION", "LIST"]).await.unwrap();
+    assert!(functions.items().is_empty(), "it changes nothing");
+    for setting in [["appendonly", "yes"], ["appendfsync", "always"]] {
+        assert!(!server.command(&[&["CONFIG", "SET"][..], &setting].concat()).await.unwrap().is_error());
+    }
+    ff(&["run", &example("hello.yaml"), "--url", server.url()]).await.ok();
+    let well = doctor(&["--json"]).await.ok();
+    let findings = well.json();
+    assert!(findings.iter().all(|finding| finding["level"] == "ok"), "{findings:?}");
+    let logs = findings.iter().find(|finding| finding["topic"] == "logs: flows").unwrap();
+    assert!(logs["says"].as_str().unwrap().contains("2 completions"), "{logs}");
+    server.command(&["CONFIG", "SET", "maxmemory", "1gb"]).await.unwrap();
+    server.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await.unwrap();
+    let evicting = doctor(&[]).await;
+    assert!(evicting.code == 1 && evicting.stdout.contains("allkeys-lru"), "{evicting:?}");
+}
+
+#[tokio::test]
+async fn the_doctor_names_missing_permissions_and_what_it_may_not_ask() {
+    let server = TestServer::start().await.unwrap();
+    let url = format!("redis://ann:pw@127.0.0.1:{}", server.port());
+    let acl = ["ACL", "SETUSER", "ann", "on", ">pw", "~ff:*", "+@all", "resetchannels"];
+    assert!(!server.command(&acl).await.unwrap().is_error());
+    let sick = ff(&["doctor", "--sample", "10ms", "--url", &url]).await;
+    assert!(sick.code == 1 && sick.stdout.contains("may not receive completions"), "{sick:?}");
+    let acl = ["ACL", "SETUSER", "ann", "&ff:*", "-config", "-acl"];
+    assert!(!server.command(&acl).await.unwrap().is_error());
+    let blind = ff(&["doctor", "--sample", "10ms", "--url", &url]).await;
+    assert!(blind.stdout.contains("not known") && blind.stdout.contains("+config|get"), "{blind:?}");
+}

@@ -1,0 +1,172 @@
+//! `ff run` on a real server.
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use ff_testserver::TestServer;
+use support::{Finished, command, example, ff, file, finish};
+
+async fn run(server: &TestServer, args: &[&str]) -> Finished {
+    ff(&[&["run", "--url", server.url()], args].concat()).await
+}
+
+async fn run_yaml(server: &TestServer, yaml: &str, args: &[&str]) -> Finished {
+    let (_directory, path) = file("flow.yaml", yaml);
+    run(server, &[&[path.as_str()], args].concat()).await
+}
+
+fn summary(finished: &Finished) -> serde_json::Value {
+    finished.json().pop().unwrap_or_else(|| panic!("{finished:?}"))
+}
+
+#[tokio::test]
+async fn a_flow_runs_in_the_order_of_its_needs_and_says_so() {
+    let server = TestServer::start().await.unwrap();
+    let finished = run(&server, &[&example("hello.yaml"), "--json"]).await.ok();
+    let lines = finished.json();
+    let names: Vec<_> = lines.iter().filter_map(|line| line["name"].as_str()).collect();
+    assert_eq!(names[..2], ["greet", "reply"]);
+    assert!(lines[0]["payload_bytes"].as_str().unwrap().starts_with("Hello from {fp:"), "{}", lines[0]);
+    let summary = summary(&finished);
+    assert_eq!((&summary["state"], &summary["audit_passed"]), (&"success".into(), &true.into()));
+    assert_eq!(summary["outcomes"]["success"], 2);
+    assert_eq!(summary["critical_path"], serde_json::json!(["greet", "reply"]));
+}
+
+#[tokio::test]
+async fn without_a_terminal_plain_lines_tell_the_story() {
+    let server = TestServer::start().await.unwrap();
+    let finished = run(&server, &[&example("hello.yaml")]).await.ok();
+    for part in
+        ["started    greet", "success    reply", "hello succeeded in", "2 success", "critical path", "exactly once"]
+    {
+        assert!(finished.stdout.contains(part), "`{part}` is not in:\n{}", finished.stdout);
+    }
+    assert!(!finished.stdout.contains('\u{1b}') && finished.stderr.is_empty(), "{finished:?}");
+}
+
+#[tokio::test]
+async fn the_examples_that_need_nothing_else_succeed() {
+    let server = TestServer::start().await.unwrap();
+    for name in ["fan-out.yaml", "nightly-report.yaml"] {
+        run(&server, &[&example(name), "--workers", "8"]).await.ok();
+    }
+    let finished = run(&server, &[&example("wfformat-small.json"), "--time-scale", "0.01", "--json"]).await.ok();
+    let summary = summary(&finished);
+    assert_eq!((summary["executions"].as_u64(), summary["audit_passed"].as_bool()), (Some(8), Some(true)));
+    assert_eq!(summary["critical_path"][2], "match_2", "the slower branch");
+}
+
+#[tokio::test]
+async fn a_failure_is_retried_and_then_fails_the_flow_with_its_status_and_last_line() {
+    let server = TestServer::start().await.unwrap();
+    let yaml = "executions:\n  a: {run: 'echo no disk >&2; exit 3', retries: 1, backoff: 50ms}\n  b: {run: 'true', needs: a}\n";
+    let finished = run_yaml(&server, yaml, &[]).await;
+    assert_eq!(finished.code, 1, "{finished:?}");
+    assert!(finished.stdout.contains("exit status 3: no disk"), "{finished:?}");
+    assert!(finished.stdout.contains("1 failed, 1 skipped") && finished.stdout.contains("attempt 2"), "{finished:?}");
+}
+
+#[tokio::test]
+async fn an_attempt_beyond_its_timeout_is_ended_with_all_that_it_started() {
+    let server = TestServer::start().await.unwrap();
+    let (directory, marker) = file("marker", "");
+    let yaml = format!("executions: {{a: {{run: '(sleep 4; echo late >> {marker}) & sleep 60', timeout: 300ms}}}}");
+    let started = Instant::now();
+    let finished = run_yaml(&server, &yaml, &[]).await;
+    assert_eq!(finished.code, 1, "{finished:?}");
+    assert!(finished.stdout.contains("timeout") && started.elapsed() < Duration::from_secs(20), "{finished:?}");
+    tokio::time::sleep(Duration::from_secs(5).saturating_sub(started.elapsed())).await;
+    assert_eq!(std::fs::read_to_string(&marker).unwrap(), "");
+    drop(directory);
+}
+
+#[tokio::test]
+async fn a_deadline_ends_the_flow_as_failed() {
+    let server = TestServer::start().await.unwrap();
+    let finished = run_yaml(&server, "executions: {a: {run: sleep 60, deadline: 500ms}}", &["--json"]).await;
+    assert_eq!((finished.code, summary(&finished)["outcomes"]["expired"].as_u64()), (1, Some(1)), "{finished:?}");
+}
+
+#[tokio::test]
+async fn outputs_are_kept_per_attempt_and_as_the_result() {
+    let server = TestServer::start().await.unwrap();
+    let kept = tempfile::tempdir().unwrap();
+    let yaml = "executions: {step one: {run: 'echo attempt $FF_ATTEMPT of $FF_FLOW_ID; test $FF_ATTEMPT = 2', \
+                retries: 1, backoff: 10ms}}";
+    let finished = run_yaml(&server, yaml, &["--json", "--keep-outputs", kept.path().to_str().unwrap()]).await.ok();
+    let mut contents: Vec<_> = std::fs::read_dir(kept.path())
+        .unwrap()
+        .map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap())
+        .collect();
+    contents.sort();
+    let flow = summary(&finished)["flow_id"].as_str().unwrap().to_owned();
+    assert_eq!(contents, [format!("attempt 1 of {flow}\n"), format!("attempt 2 of {flow}\n")]);
+    let id = finished.json()[0]["execution_id"].as_str().unwrap().to_owned();
+    let described = ff(&["describe", &id, "--json", "--url", server.url()]).await.ok();
+    assert_eq!(described.json()[0]["result"], format!("attempt 2 of {flow}\n"));
+}
+
+#[tokio::test]
+async fn ctrl_c_cancels_the_flow_and_ends_its_commands() {
+    let server = TestServer::start().await.unwrap();
+    let (_directory, path) = file("flow.yaml", "executions: {a: {run: 'sleep 300'}, b: {run: 'true', needs: a}}");
+    let child = command(&["run", &path, "--json", "--url", server.url()]).spawn().unwrap();
+    let pid = child.id().to_string();
+    loop {
+        let leases = server.command(&["EVAL", LEASES, "0"]).await.unwrap();
+        if leases.int().is_some_and(|held| held > 0) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let started = Instant::now();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let finished = finish(child).await;
+    assert_eq!(finished.code, 130, "{finished:?}");
+    assert!(started.elapsed() < Duration::from_secs(10));
+    let summary = summary(&finished);
+    assert_eq!((summary["outcomes"]["cancelled"].as_u64(), summary["state"].as_str()), (Some(2), Some("cancelled")));
+}
+
+/// How many executions are held under a lease.
+const LEASES: &str = "local held = 0
+for _, key in ipairs(redis.call('KEYS', '*:leases')) do held = held + redis.call('ZCARD', key) end
+return held";
+
+#[tokio::test]
+async fn two_runs_at_once_do_not_take_each_others_work() {
+    let server = TestServer::start().await.unwrap();
+    let path = example("wfformat-small.json");
+    let args = [path.as_str(), "--time-scale", "0.01", "--json"];
+    let (one, other) = tokio::join!(run(&server, &args), run(&server, &args));
+    for finished in [one.ok(), other.ok()] {
+        let lines = finished.json();
+        assert_eq!(lines.len(), 9);
+        assert!(lines[..8].iter().all(|line| line["attempt"] == 1), "{lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_subscriber_may_be_cut_off_again_and_again() {
+    let server = TestServer::start().await.unwrap();
+    let (_directory, path) = file("flow.yaml", &many(60));
+    let child = command(&["run", &path, "--workers", "4", "--json", "--url", server.url()]).spawn().unwrap();
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await.unwrap();
+    }
+    let finished = finish(child).await.ok();
+    assert_eq!(summary(&finished)["audit_passed"], true);
+}
+
+fn many(count: usize) -> String {
+    let mut yaml = "executions:\n".to_owned();
+    for index in 0..count {
+        let needs = if index < 4 { String::new() } else { format!(", needs: [n{}]", index - 4) };
+        yaml.push_str(&format!("  n{index}: {{run: 'sleep 0.1'{needs}}}\n"));
+    }
+    yaml
+}

@@ -1,0 +1,162 @@
+//! Runs the real program and looks at what it says.
+#![allow(dead_code, reason = "each test program uses its part")]
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+/// Nothing here takes longer, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One finished run of `ff`.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Finished {
+    fn of(output: &Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// The JSON objects of stdout.
+    pub(crate) fn json(&self) -> Vec<Value> {
+        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{self:?}"))).collect()
+    }
+
+    /// Asserts success.
+    #[track_caller]
+    pub(crate) fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "{}\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Asserts that it ended with this code and one line on stderr that has all of `parts`.
+    #[track_caller]
+    pub(crate) fn refused(self, code: i32, parts: &[&str]) -> Self {
+        assert_eq!(self.code, code, "{}\n{}", self.stdout, self.stderr);
+        let lines: Vec<_> = self.stderr.lines().collect();
+        assert!(lines.len() == 1 && lines[0].starts_with("ff: "), "not one line: {}", self.stderr);
+        for part in parts {
+            assert!(lines[0].contains(part), "`{part}` is not in: {}", lines[0]);
+        }
+        self
+    }
+}
+
+/// The program, not yet started, without what the caller's environment would tell it.
+pub(crate) fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ff"));
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    for name in ["FF_URL", "FF_LOG", "FF_USERNAME", "FF_PASSWORD_FILE", "FF_CA", "FF_CERT", "FF_KEY", "FF_PARTITIONS"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Runs the program to its end, off the test's own runtime.
+pub(crate) async fn ff(args: &[&str]) -> Finished {
+    finish(command(args).spawn().unwrap()).await
+}
+
+/// Runs the program with `input` on its stdin.
+pub(crate) async fn ff_with_input(args: &[&str], input: &str) -> Finished {
+    let mut child = command(args).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    finish(child).await
+}
+
+/// Waits for the end of a program; one that hangs is ended, and the test with it.
+pub(crate) async fn finish(child: Child) -> Finished {
+    let pid = child.id().to_string();
+    let waiting = tokio::task::spawn_blocking(move || Finished::of(&child.wait_with_output().unwrap()));
+    tokio::pin!(waiting);
+    if let Ok(finished) = tokio::time::timeout(PATIENCE, &mut waiting).await {
+        return finished.unwrap();
+    }
+    Command::new("kill").args(["-9", &pid]).status().unwrap();
+    panic!("it hangs: {:?}", waiting.await.unwrap());
+}
+
+pub(crate) fn example(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(name).display().to_string()
+}
+
+/// A file with this content in a directory that lives as long as the pair.
+pub(crate) fn file(name: &str, content: &str) -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let path: PathBuf = directory.path().join(name);
+    std::fs::write(&path, content).unwrap();
+    let path = path.display().to_string();
+    (directory, path)
+}
+
+/// How many keys the server holds.
+pub(crate) async fn keys(server: &ff_testserver::TestServer) -> i64 {
+    server.command(&["DBSIZE"]).await.unwrap().int().unwrap()
+}
+
+/// A server that answers as one of a version that is too old, as far as it is asked before it is refused.
+pub(crate) struct OldServer {
+    port: u16,
+}
+
+impl OldServer {
+    pub(crate) async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(answer(stream));
+            }
+        });
+        Self { port }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+}
+
+async fn answer(stream: tokio::net::TcpStream) -> Option<()> {
+    use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
+    const INFO: &str = "# Server\r\nredis_version:6.2.14\r\nredis_mode:standalone\r\n";
+    let mut stream = BufStream::new(stream);
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).await.ok().filter(|read| *read > 0)?;
+        // A command is an array of strings, or as for HELLO a line of words.
+        let words = line.trim().strip_prefix('*').and_then(|count| count.parse::<usize>().ok());
+        let mut command: Vec<String> =
+            if words.is_none() { line.split_whitespace().map(str::to_owned).collect() } else { Vec::new() };
+        for _ in 0..words.unwrap_or(0) {
+            line.clear();
+            stream.read_line(&mut line).await.ok()?;
+            let length: usize = line.trim().strip_prefix('$')?.parse().ok()?;
+            let mut word = vec![0; length + 2];
+            stream.read_exact(&mut word).await.ok()?;
+            command.push(String::from_utf8_lossy(&word[..length]).to_uppercase());
+        }
+        let reply = match command.first().map(String::as_str) {
+            Some("INFO") => format!("${}\r\n{INFO}\r\n", INFO.len()),
+            Some("PING") => "+PONG\r\n".to_owned(),
+            Some("CLIENT") => ":1\r\n".to_owned(),
+            Some("HELLO") => "+OK\r\n".to_owned(),
+            Some(other) => format!("-ERR unknown command `{other}`\r\n"),
+            None => return None,
+        };
+        stream.write_all(reply.as_bytes()).await.ok()?;
+        stream.flush().await.ok()?;
+    }
+}
