@@ -23,8 +23,7 @@ struct Logs {
 impl Logs {
     fn new(fail_every: u64) -> Arc<Self> {
         let log = |n| LogId { partition: Partition::new(n), scope: Scope::Flows };
-        let servers =
-            (0..PARTITIONS).map(|n| Server::numbered(log(n), u64::from(n), u64::from(PARTITIONS))).collect();
+        let servers = (0..PARTITIONS).map(|n| Server::numbered(log(n), u64::from(n), u64::from(PARTITIONS))).collect();
         Arc::new(Self { servers: Mutex::new(servers), reads: AtomicU64::new(0), fail_every })
     }
 
@@ -48,7 +47,8 @@ impl Logs {
 impl LogSource for Logs {
     async fn heads(&self, logs: &[LogId]) -> Result<Vec<Option<EntryId>>, EngineError> {
         self.travel().await?;
-        let heads = logs.iter().map(|log| self.on(usize::from(log.partition.number()), |server| server.head())).collect();
+        let heads =
+            logs.iter().map(|log| self.on(usize::from(log.partition.number()), |server| server.head())).collect();
         self.travel().await?;
         Ok(heads)
     }

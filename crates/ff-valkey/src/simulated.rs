@@ -94,7 +94,8 @@ impl Server {
     pub(crate) fn page(&self, after: Option<EntryId>, up_to: Option<EntryId>, limit: usize) -> Vec<Shown> {
         let within = |id: EntryId| after.is_none_or(|after| id > after) && up_to.is_none_or(|up_to| id <= up_to);
         let page = self.entries().iter().filter(|(id, ..)| within(*id)).take(limit);
-        page.map(|(id, prev, n)| Shown { entry: *id, prev: *prev, event: Some(event(self.log, Some(*id), *n)) }).collect()
+        page.map(|(id, prev, n)| Shown { entry: *id, prev: *prev, event: Some(event(self.log, Some(*id), *n)) })
+            .collect()
     }
 
     pub(crate) fn ends(&self) -> Vec<EntryId> {

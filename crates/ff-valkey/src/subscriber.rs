@@ -182,11 +182,11 @@ impl Shared {
     async fn establish(&self) -> Result<(), EngineError> {
         let op = format!("subscribing to {}", self.channels.join(" and "));
         let doing = Doing::command(&op, &self.config);
-        // A SUBSCRIBE that the library repeats by itself would come after the barrier.
+        // A SUBSCRIBE that the library repeats by itself would come after the barrier. This join polls in order.
         let client = self.client.with_options(&Options { max_attempts: Some(1), ..Options::default() });
         let barrier = format!("ff-barrier-{}", self.barriers.fetch_add(1, Ordering::Relaxed));
         let ping = CustomCommand::new_static("PING", ClusterHash::Random, false);
-        let (subscribed, answer): (Result<(), Error>, Result<Value, Error>) = tokio::join!(
+        let (subscribed, answer): (Result<(), Error>, Result<Value, Error>) = futures::join!(
             client.subscribe(self.channels.to_vec()),
             client.custom(ping, vec![Value::from(barrier.as_str())])
         );

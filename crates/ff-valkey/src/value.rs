@@ -28,8 +28,11 @@ pub(crate) fn string(value: Value) -> Option<Bytes> {
     }
 }
 
+/// Names and values of a log entry.
+pub(crate) type Fields = Vec<(Bytes, Bytes)>;
+
 /// The reply of XRANGE or XREVRANGE: entries with their fields.
-pub(crate) fn entries(value: Value) -> Option<Vec<(EntryId, Vec<(Bytes, Bytes)>)>> {
+pub(crate) fn entries(value: Value) -> Option<Vec<(EntryId, Fields)>> {
     let items = match value {
         Value::Array(items) => items,
         Value::Null => Vec::new(),
@@ -38,7 +41,7 @@ pub(crate) fn entries(value: Value) -> Option<Vec<(EntryId, Vec<(Bytes, Bytes)>)
     items.into_iter().map(entry).collect()
 }
 
-fn entry(value: Value) -> Option<(EntryId, Vec<(Bytes, Bytes)>)> {
+fn entry(value: Value) -> Option<(EntryId, Fields)> {
     let Value::Array(parts) = value else { return None };
     let mut parts = parts.into_iter();
     let id = std::str::from_utf8(&string(parts.next()?)?).ok()?.parse().ok()?;
@@ -46,7 +49,7 @@ fn entry(value: Value) -> Option<(EntryId, Vec<(Bytes, Bytes)>)> {
 }
 
 /// Names and values, as a map or one after the other.
-pub(crate) fn pairs(value: Value) -> Option<Vec<(Bytes, Bytes)>> {
+pub(crate) fn pairs(value: Value) -> Option<Fields> {
     match value {
         Value::Map(map) => map
             .inner()

@@ -1,5 +1,7 @@
 //! Reaching a server, and the clear refusal where that is not possible.
 
+#![allow(clippy::unwrap_used, reason = "tests and their helpers")]
+
 mod common;
 
 use std::time::{Duration, Instant};
@@ -185,7 +187,8 @@ async fn a_call_that_must_not_run_twice_is_not_sent_again() {
     let host = ValkeyHost::connect(config(server.url())).await.unwrap();
     host.load_library(LIBRARY).await.unwrap();
     // Busy long enough that the connection is lost under the call.
-    let count = |idempotent| Call { function: "test_count", keys: vec!["{t}n".into()], ..echo(&["300000"], idempotent) };
+    let count =
+        |idempotent| Call { function: "test_count", keys: vec!["{t}n".into()], ..echo(&["300000"], idempotent) };
     let killer = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
         server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await.unwrap();

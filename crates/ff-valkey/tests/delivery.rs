@@ -1,6 +1,8 @@
 //! What a subscription promises, on a real server: ready means subscribed, nothing lost, nothing twice, nobody waits
 //! for anybody else.
 
+#![allow(clippy::unwrap_used, reason = "tests and their helpers")]
+
 mod common;
 
 use std::time::Duration;

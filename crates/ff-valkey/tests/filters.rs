@@ -1,5 +1,7 @@
 //! Filters: nothing crosses, nothing is missing, and what it costs the server.
 
+#![allow(clippy::unwrap_used, reason = "tests and their helpers")]
+
 mod common;
 
 use std::{collections::HashMap, time::Duration};
@@ -37,8 +39,20 @@ async fn calls(server: &TestServer) -> HashMap<String, u64> {
 }
 
 fn reads(calls: &HashMap<String, u64>) -> u64 {
-    const READING: [&str; 12] =
-        ["hget", "hmget", "hgetall", "hexists", "hkeys", "hvals", "get", "mget", "exists", "xrange", "xrevrange", "fcall_ro"];
+    const READING: [&str; 12] = [
+        "hget",
+        "hmget",
+        "hgetall",
+        "hexists",
+        "hkeys",
+        "hvals",
+        "get",
+        "mget",
+        "exists",
+        "xrange",
+        "xrevrange",
+        "fcall_ro",
+    ];
     READING.iter().filter_map(|name| calls.get(*name)).sum()
 }
 
@@ -125,7 +139,8 @@ async fn bare_events_cost_at_most_one_namespace_and_one_tag_read_for_all_subscri
     let backend = backend(&server, "").await;
     let mut all = backend.subscribe_completions().await.unwrap();
     let mut streams = Vec::new();
-    for filter in [of("a"), of("a").with_instance_tag("instance", "blue"), of("b"), of("b").with_instance_tag("x", "y")] {
+    for filter in [of("a"), of("a").with_instance_tag("instance", "blue"), of("b"), of("b").with_instance_tag("x", "y")]
+    {
         for _ in 0..3 {
             streams.push(backend.subscribe_completions_filtered(&filter).await.unwrap());
         }
