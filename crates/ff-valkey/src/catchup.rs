@@ -9,7 +9,7 @@
 //! ring of recent events holds what is missing, that is put into the queue under the hub's lock and the subscription
 //! is live. Half a queue of room keeps it from falling back at the next event.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use ff_core::{EngineError, LogCursor, ScannerFilter, Verdict};
 use tokio::sync::mpsc::{PermitIterator, Sender};
@@ -27,8 +27,6 @@ use crate::{
 /// How many logs one subscription reads with one round trip, and at most how many entries of all of them.
 const LOGS_AT_ONCE: usize = 16;
 const ENTRIES_AT_ONCE: usize = 512;
-/// The pause before looking again whether the hub has come to where the subscription is.
-const WAIT_FOR_HUB: Duration = Duration::from_millis(10);
 
 struct CatchUp {
     hub: Arc<Hub>,
@@ -41,6 +39,17 @@ struct CatchUp {
     turn: usize,
     /// The last round came near the hub in all it read: what is missing may be recent.
     near: bool,
+    waiting: Backoff,
+}
+
+/// What became of a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    Done,
+    /// The log's epochs must be looked up first.
+    LookUp,
+    /// The subscription has what the hub does not have yet.
+    Ahead,
 }
 
 /// One log to read, and where the hub stood in it.
@@ -53,8 +62,7 @@ struct Target {
 /// Runs until the subscription is live or gone.
 pub(crate) async fn run(hub: Arc<Hub>, lagged: Lagged) {
     let Lagged { id, filter, queue, vector } = lagged;
-    let mut catch_up =
-        CatchUp { hub, id, filter, vector: vector.to_vec(), readings: HashMap::new(), turn: 0, near: true };
+    let mut catch_up = CatchUp::new(hub, id, filter, vector.to_vec());
     drop(vector);
     let mut backoff = Backoff::reconnect();
     loop {
@@ -70,6 +78,11 @@ pub(crate) async fn run(hub: Arc<Hub>, lagged: Lagged) {
 }
 
 impl CatchUp {
+    fn new(hub: Arc<Hub>, id: SubscriptionId, filter: ScannerFilter, vector: Vec<LogCursor>) -> Self {
+        let waiting = Backoff::reconnect();
+        Self { hub, id, filter, vector, readings: HashMap::new(), turn: 0, near: true, waiting }
+    }
+
     /// Reads once. `true` when the subscription is live or gone.
     async fn round(&mut self, queue: &Sender<Queued>) -> Result<bool, EngineError> {
         let room = (queue.max_capacity() / 2).clamp(1, ENTRIES_AT_ONCE);
@@ -81,7 +94,7 @@ impl CatchUp {
         self.near = true;
         if targets.is_empty() {
             drop(permits);
-            tokio::time::sleep(WAIT_FOR_HUB).await;
+            self.wait_for_hub().await;
             return Ok(false);
         }
         let reads: Vec<PageRead> = targets.iter().map(|target| target.read).collect();
@@ -90,19 +103,33 @@ impl CatchUp {
             hub.source().pages(&reads).await?
         };
         let mut look_up = Vec::new();
+        let mut ahead = true;
         for (target, page) in targets.iter().zip(pages) {
             self.near &= page.len() < target.read.limit;
-            if !self.take(target, &page, &mut permits) {
+            let taken = self.take(target, &page, &mut permits);
+            ahead &= taken == Taken::Ahead;
+            if taken == Taken::LookUp {
                 look_up.push(target.index);
             }
         }
         drop(permits);
+        if ahead {
+            self.wait_for_hub().await;
+        } else {
+            self.waiting = Backoff::reconnect();
+        }
         for target in targets.iter().filter(|target| look_up.contains(&target.index)) {
             let ends = hub.source().epochs(target.read.log).await?;
             let cursor = &self.vector[target.index];
             self.readings.entry(target.index).or_insert_with(|| LogReading::from(cursor)).resolve(cursor, &ends);
         }
         Ok(false)
+    }
+
+    /// The subscription follows a history that the hub has yet to see: nothing may have been pushed of it.
+    async fn wait_for_hub(&mut self) {
+        self.hub.missed();
+        self.waiting.pause().await;
     }
 
     /// Goes live if that is possible now (`None`), or says what to read.
@@ -153,8 +180,8 @@ impl CatchUp {
         Some(targets)
     }
 
-    /// Takes a page of one log; `false` if the log's epochs must be looked up first.
-    fn take(&mut self, target: &Target, page: &[Shown], permits: &mut PermitIterator<'_, Queued>) -> bool {
+    /// Takes a page of one log.
+    fn take(&mut self, target: &Target, page: &[Shown], permits: &mut PermitIterator<'_, Queued>) -> Taken {
         let cursor = &mut self.vector[target.index];
         let mut reading = self.readings.remove(&target.index).unwrap_or_else(|| LogReading::from(cursor));
         let log = target.read.log;
@@ -166,7 +193,7 @@ impl CatchUp {
                 Step::LookUp => {
                     self.readings.insert(target.index, reading);
                     telemetry::count(telemetry::DELIVERED, delivered);
-                    return false;
+                    return Taken::LookUp;
                 }
                 Step::Deliver(gap) => {
                     if let Some(cause) = gap {
@@ -187,12 +214,15 @@ impl CatchUp {
         let unresolved = target.hub.last().is_some_and(|last| ended && !reading.is_resolved_for(last));
         if !ended || unresolved {
             self.readings.insert(target.index, reading);
-            return !unresolved;
+            return if unresolved { Taken::LookUp } else { Taken::Done };
         }
-        // The log holds nothing between here and where the hub stands.
+        // The log holds nothing between here and where the hub stands. But what is here, the hub must have had.
+        if cursor.last().is_some_and(|last| target.hub.judge(last, None) != Verdict::Duplicate) {
+            return Taken::Ahead;
+        }
         telemetry::count_cause(telemetry::GAPS, GapCause::Trimmed.as_str(), 1);
         warn_gap(log, GapCause::Trimmed, cursor.last(), target.hub.last());
         *cursor = target.hub.clone();
-        true
+        Taken::Done
     }
 }
