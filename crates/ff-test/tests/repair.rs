@@ -188,3 +188,20 @@ async fn what_an_interrupted_submission_left_is_discarded_and_can_be_submitted_a
     fixture.complete(again.executions[0].1).await;
     fixture.complete(again.executions[1].1).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_need_that_was_counted_is_not_counted_again_by_a_repair() {
+    let stand = Stand::start().await;
+    let fixture = Fixture::new(stand.backend.clone());
+    let flow = fixture.submit_members(&[("a", &[]), ("b", &[]), ("c", &["a", "b"])]).await;
+    let (a, c) = (flow.executions[0].1, flow.executions[2].1);
+    let lease = fixture.claim(a).await.lease;
+    stand.backend.complete(&lease, Bytes::new()).await.unwrap();
+    // As if the call had stopped before it noted how far it had come with the dependents.
+    stand.command(&["HDEL", &keys::execution_core(a), "dependents_done"]).await;
+    let open = format!("ff:part:{}:open", a.partition());
+    stand.command(&["ZADD", &open, "0", &a.uuid().to_string()]).await;
+    stand.backend.complete(&lease, Bytes::new()).await.unwrap();
+    let c = fixture.describe(c).await;
+    assert_eq!((c.state, c.unmet_needs), (PublicState::Blocked, 1));
+}
