@@ -5,7 +5,7 @@
 mod support;
 
 use bytes::Bytes;
-use ff_core::{ExecutionId, Outcome, Partition, PublicState, Scope, SubmittedFlow};
+use ff_core::{ExecutionId, FlowState, Outcome, Partition, PublicState, Scope, SubmittedFlow};
 use ff_script::keys;
 use ff_test::Fixture;
 use support::Stand;
@@ -190,11 +190,11 @@ async fn what_an_interrupted_submission_left_is_discarded_and_can_be_submitted_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_need_that_was_counted_is_not_counted_again_by_a_repair() {
+async fn what_was_counted_is_not_counted_again_by_a_repair() {
     let stand = Stand::start().await;
     let fixture = Fixture::new(stand.backend.clone());
     let flow = fixture.submit_members(&[("a", &[]), ("b", &[]), ("c", &["a", "b"])]).await;
-    let (a, c) = (flow.executions[0].1, flow.executions[2].1);
+    let (a, b, c) = (flow.executions[0].1, flow.executions[1].1, flow.executions[2].1);
     let lease = fixture.claim(a).await.lease;
     stand.backend.complete(&lease, Bytes::new()).await.unwrap();
     // As if the call had stopped before it noted how far it had come with the dependents.
@@ -202,6 +202,11 @@ async fn a_need_that_was_counted_is_not_counted_again_by_a_repair() {
     let open = format!("ff:part:{}:open", a.partition());
     stand.command(&["ZADD", &open, "0", &a.uuid().to_string()]).await;
     stand.backend.complete(&lease, Bytes::new()).await.unwrap();
-    let c = fixture.describe(c).await;
-    assert_eq!((c.state, c.unmet_needs), (PublicState::Blocked, 1));
+    let blocked = fixture.describe(c).await;
+    assert_eq!((blocked.state, blocked.unmet_needs), (PublicState::Blocked, 1));
+    fixture.complete(b).await;
+    let state = async || stand.backend.describe_flow(flow.flow_id).await.unwrap().state;
+    assert_eq!(state().await, FlowState::Running, "a was counted twice");
+    fixture.complete(c).await;
+    assert_eq!(state().await, FlowState::Success);
 }
