@@ -131,11 +131,15 @@ impl Reader {
     async fn check(&self, logs: &Logs) -> Result<(), TestCaseError> {
         let owed = self.owed(logs);
         let total: usize = owed.iter().map(Vec::len).sum();
-        for _ in 0..400 {
+        // For as long as anything comes: with a queue of one and failing reads that is slow.
+        let (mut idle, mut count) = (0, 0);
+        while idle < 400 {
             let all: std::collections::HashSet<u64> = self.seen.lock().unwrap().iter().copied().collect();
             if owed.iter().flatten().all(|n| all.contains(n)) {
                 break;
             }
+            idle = if all.len() > count { 0 } else { idle + 1 };
+            count = all.len();
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         // Time for what should not come.
@@ -249,7 +253,7 @@ fn in_simulated_time(future: impl Future<Output = Result<(), TestCaseError>>) ->
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
     #[test]
     fn every_subscription_gets_everything_once_in_order_at_its_own_pace(
