@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use ff_core::CancelOutcome;
+use ff_core::{CancelOutcome, FlowState};
 
 use crate::{cli::CancelArgs, connect::ConnectArgs, failure::CliError, out, target::Target, text};
 
@@ -19,11 +19,14 @@ pub(crate) async fn cancel(args: &CancelArgs, connect: &ConnectArgs) -> Result<E
         },
         Target::Flow(id) => {
             let cancellation = backend.cancel_flow(id, &args.reason).await?;
+            let state = backend.describe_flow(id).await?.state;
+            if cancellation.cancelled == 0 && state != FlowState::Cancelled {
+                let why = format!("it has ended already: {state}; nothing was changed");
+                return Err(CliError::failed(format!("flow {id}"), why));
+            }
             let cancelled = text::count(cancellation.cancelled as usize, "execution");
-            out::text(&format!(
-                "flow {id} is cancelled: {cancelled} ended now, {} had ended before",
-                cancellation.already_ended
-            ));
+            let before = cancellation.already_ended;
+            out::text(&format!("flow {id} is cancelled: {cancelled} ended now, {before} had ended before"));
         }
     }
     Ok(ExitCode::SUCCESS)

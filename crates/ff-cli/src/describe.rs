@@ -99,7 +99,7 @@ fn execution_text(execution: &ExecutionSnapshot) -> String {
     fields.add("created", text::timestamp(execution.created_at_ms));
     fields.add_some("started", execution.started_at_ms.map(text::timestamp));
     fields.add_some("ended", execution.completed_at_ms.map(text::timestamp));
-    let mut shown = fields.0.to_string();
+    let mut shown = fields.0.trim_fmt();
     if let Some(result) = &execution.result {
         shown.push_str(&format!("\n\nresult, {}:\n{}", text::bytes(result.len() as u64), printable(result)));
     }
@@ -125,7 +125,7 @@ fn flow_text(flow: &FlowSnapshot) -> String {
     for member in &flow.members {
         members.add_row([member.name.clone(), member.state.to_string(), member.execution_id.to_string()]);
     }
-    format!("{}\n\n{members}", fields.0)
+    format!("{}\n\n{}", fields.0.trim_fmt(), members.trim_fmt())
 }
 
 #[cfg(test)]

@@ -16,6 +16,14 @@ impl Interrupts {
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }
 
+    /// Does something that a request to stop may drop at any moment.
+    pub(crate) async fn or<T>(&mut self, doing: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+        tokio::select! {
+            done = doing => done,
+            () = self.next() => Err(CliError::cancelled("interrupted", "nothing was submitted")),
+        }
+    }
+
     /// Waits for the next request to stop.
     pub(crate) async fn next(&mut self) {
         tokio::select! {

@@ -18,11 +18,11 @@ use crate::{
 
 pub(crate) async fn watch(args: WatchArgs, connect: &ConnectArgs) -> Result<ExitCode, CliError> {
     let mut interrupts = Interrupts::listen()?;
-    let backend = connect.open().await?;
     let mut filter = ScannerFilter::new();
     filter.namespace = args.namespace;
     filter.instance_tag = args.tag;
-    let mut completions = backend.subscribe_completions_filtered(&filter).await?;
+    let subscribing = async { Ok(connect.open().await?.subscribe_completions_filtered(&filter).await?) };
+    let mut completions = interrupts.or(subscribing).await?;
     eprintln!("ff: watching {}; Ctrl-C ends it", described(&filter));
     let end = time_is_up(args.duration);
     tokio::pin!(end);

@@ -88,8 +88,34 @@ async fn flows_and_executions_are_described_and_cancelled() {
     assert_eq!(finish(child).await.code, 130);
     let seen = finish(watcher).await.json();
     assert!(seen.iter().all(|line| line["outcome"] == "cancelled"), "{seen:?}");
+    assert!(ff(&["cancel", &flow, "--url", server.url()]).await.ok().stdout.contains("0 executions ended now"));
     let ended = ff(&["describe", &flow, "--json", "--url", server.url()]).await.ok().json().remove(0);
     assert_eq!(ended["state"], "cancelled");
+}
+
+#[tokio::test]
+async fn what_has_ended_already_is_not_cancelled() {
+    let server = TestServer::start().await.unwrap();
+    let finished = ff(&["run", &example("hello.yaml"), "--json", "--url", server.url()]).await.ok();
+    let greet = &finished.json()[0];
+    for id in ["flow_id", "execution_id"].map(|id| greet[id].as_str().unwrap()) {
+        ff(&["cancel", id, "--url", server.url()]).await.refused(1, &[id, "ended already: success"]);
+    }
+}
+
+#[tokio::test]
+async fn every_command_speaks_tls_with_client_certificates() {
+    let server = TestServer::builder().tls_client_auth().build().await.unwrap();
+    let tls = server.tls().unwrap();
+    let [ca, cert, key] = [&tls.ca_cert, &tls.client_cert, &tls.client_key].map(|path| path.to_str().unwrap());
+    let with = ["--url", server.url(), "--ca", ca, "--cert", cert, "--key", key];
+    let hello = example("hello.yaml");
+    for command in [&["run", hello.as_str()][..], &["watch", "--for", "1ms"], &["script", "check"]] {
+        ff(&[command, &with].concat()).await.ok();
+    }
+    ff(&["watch", "--url", server.url(), "--ca", ca]).await.refused(3, &["127.0.0.1"]);
+    ff(&["watch", "--url", server.url(), "--ca", ca, "--cert", cert]).await.refused(2, &["--key"]);
+    ff(&["watch", "--url", server.url(), "--ca", "nowhere.pem"]).await.refused(2, &["nowhere.pem"]);
 }
 
 #[tokio::test]

@@ -162,6 +162,37 @@ async fn the_subscriber_may_be_cut_off_again_and_again() {
     assert_eq!(summary(&finished)["audit_passed"], true);
 }
 
+#[tokio::test]
+async fn a_run_survives_a_restart_of_its_server() {
+    let server = TestServer::builder().persistent().arg("--appendfsync").arg("always").build().await.unwrap();
+    let (_directory, path) = file("flow.yaml", &many(40));
+    let child = command(&["run", &path, "--workers", "4", "--json", "--url", server.url()]).spawn().unwrap();
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        server.kill().await.unwrap();
+        server.restart().await.unwrap();
+    }
+    let finished = finish(child).await;
+    assert_eq!(finished.code, 0, "{finished:?}");
+    assert_eq!(summary(&finished)["audit_passed"], true);
+}
+
+#[tokio::test]
+async fn a_run_whose_server_is_gone_can_still_be_left() {
+    let server = TestServer::start().await.unwrap();
+    let (_directory, path) = file("flow.yaml", "executions: {a: {run: sleep 60}}");
+    let child = command(&["run", &path, "--url", server.url()]).spawn().unwrap();
+    let pid = child.id().to_string();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    server.kill().await.unwrap();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let started = Instant::now();
+    let finished = finish(child).await;
+    assert_eq!(finished.code, 130, "{finished:?}");
+    assert!(finished.stderr.lines().last().unwrap().contains("not confirmed"), "{finished:?}");
+    assert!(started.elapsed() < Duration::from_secs(40), "{:?}", started.elapsed());
+}
+
 fn many(count: usize) -> String {
     let mut yaml = "executions:\n".to_owned();
     for index in 0..count {

@@ -48,7 +48,7 @@ type Received = (usize, CompletionPayload);
 
 pub(crate) async fn demo(args: &DemoArgs, connect: &ConnectArgs) -> Result<ExitCode, CliError> {
     let mut interrupts = Interrupts::listen()?;
-    let backend = connect.open().await?;
+    let backend = interrupts.or(connect.open()).await?;
     let id = Uuid::new_v4().simple().to_string();
     let stage = Stage::new(&id[..8])?;
     let mut demo = Demo::open(Arc::clone(&backend), &stage).await?;
@@ -248,5 +248,5 @@ fn table(rows: &[Row]) -> String {
         let names = [row.watcher.to_owned(), row.filter.clone()];
         table.add_row(names.into_iter().chain(counts));
     }
-    table.to_string()
+    table.trim_fmt()
 }

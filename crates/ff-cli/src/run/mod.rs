@@ -44,6 +44,8 @@ use crate::{
 
 /// How many sleeps run at once unless something else is asked for.
 const SIMULATED_WORKERS: usize = 64;
+/// The worker's timer begins a little before the work does.
+const TIMER_SLACK: Duration = Duration::from_millis(100);
 /// How often a submission whose answer was lost is sent again; the idempotency key makes that safe.
 const SUBMIT_TRIES: u32 = 5;
 
@@ -53,12 +55,15 @@ pub(crate) async fn run(args: RunArgs, connect: &ConnectArgs) -> Result<ExitCode
     let flow = plan.submission(run, args.namespace)?;
     let topology = flow.topology()?;
     let outputs = args.keep_outputs.as_deref().map(Outputs::prepare).transpose()?;
-    let interrupts = Interrupts::listen()?;
-
-    let backend = connect.open().await?;
+    let mut interrupts = Interrupts::listen()?;
     let filter =
         ScannerFilter::new().with_namespace(flow.namespace.clone()).with_instance_tag(RUN_TAG, run.to_string());
-    let completions = backend.subscribe_completions_filtered(&filter).await?;
+    let subscribing = async {
+        let backend = connect.open().await?;
+        let completions = backend.subscribe_completions_filtered(&filter).await?;
+        Ok((backend, completions))
+    };
+    let (backend, completions) = interrupts.or(subscribing).await?;
     let (events_in, events) = mpsc::unbounded_channel();
     let stop = CancellationToken::new();
     let handler = Handler { events: events_in, outputs, stop: stop.clone() };
@@ -141,7 +146,7 @@ impl Handler {
         let result = self.work(&context).await;
         let failure = result.as_ref().err().map(|failure| match context.execution().timeout {
             // The worker reports it in its own words; here it is for the one who watches.
-            Some(timeout) if context.is_cancelled() && started.elapsed() >= timeout => {
+            Some(timeout) if context.is_cancelled() && started.elapsed() + TIMER_SLACK >= timeout => {
                 format!("timeout of {} passed, {}", text::span(timeout), failure.reason)
             }
             _ => failure.reason.clone(),

@@ -29,6 +29,9 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// How long a cancelled flow may take to end.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(15);
 
+/// So many failures are looked at more closely.
+const FAILURES_SHOWN: usize = 50;
+
 /// What the worker tells.
 #[derive(Debug)]
 pub(super) enum Event {
@@ -96,7 +99,24 @@ impl Session {
             }
         };
         let _ = timeout(SETTLE, settled).await;
+        self.look_at_failures().await;
         Ok(self.backend.describe_flow(self.flow_id).await?.state)
+    }
+
+    /// Asks what the first failures failed with: where the server ended an attempt, the worker never learned why.
+    async fn look_at_failures(&mut self) {
+        let failed: Vec<ExecutionId> = self.tracker.failed().take(FAILURES_SHOWN).collect();
+        for id in failed {
+            match self.backend.describe_execution(id).await {
+                Ok(execution) => {
+                    if let Some(last_error) = &execution.last_error {
+                        self.tracker.recorded_error(id, execution.reason.as_deref(), last_error);
+                    }
+                }
+                // The summary says less then.
+                Err(error) => tracing::warn!(%error, "a failed execution cannot be described"),
+            }
+        }
     }
 
     async fn until_all_arrived(

@@ -190,6 +190,21 @@ impl Tracker {
         }
     }
 
+    /// Members that ended as failed, for a closer look.
+    pub(crate) fn failed(&self) -> impl Iterator<Item = ExecutionId> {
+        let failed = |index: &usize| self.members[*index].state == MemberState::Ended(Outcome::Failed);
+        self.index.iter().filter(move |(_, index)| failed(index)).map(|(id, _)| *id)
+    }
+
+    /// What the last attempt of a member failed with, as it is recorded.
+    pub(crate) fn recorded_error(&mut self, id: ExecutionId, reason: Option<&str>, last_error: &str) {
+        let Some(index) = self.index.get(&id) else { return };
+        self.members[*index].reason = Some(match reason {
+            Some(reason) if reason != last_error => format!("{last_error} ({reason})"),
+            _ => last_error.to_owned(),
+        });
+    }
+
     pub(crate) fn audit(&self) -> Audit {
         let names = |wanted: &dyn Fn(&Member) -> bool| {
             self.members.iter().filter(|member| wanted(member)).map(|member| member.name.clone()).collect()

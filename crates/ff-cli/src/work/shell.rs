@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     path::Path,
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -13,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     fs::File,
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    net::unix::pipe::Receiver,
     process::{Child, Command},
 };
 
@@ -32,11 +34,9 @@ pub(super) async fn run(
     attempt: &Attempt,
 ) -> Result<Bytes, Failure> {
     let mut output = Output::open(attempt.output_file.as_deref()).await?;
-    let mut child = spawn(command, env, working_dir, attempt)?;
+    let (mut child, printed) = spawn(command, env, working_dir, attempt)?;
     let group = Group::of(&child);
-    let stdout = child.stdout.take().ok_or_else(|| Failure::permanent("the command has no stdout"))?;
-    let stderr = child.stderr.take().ok_or_else(|| Failure::permanent("the command has no stderr"))?;
-    let reading = output.read(stdout, stderr);
+    let reading = output.read(printed);
     let ending = end_of(&mut child, &group, attempt);
     let ended = {
         tokio::pin!(reading, ending);
@@ -61,7 +61,7 @@ pub(super) async fn run(
 enum Ended {
     By(ExitStatus),
     Stopped,
-    Lost(std::io::Error),
+    Lost(io::Error),
 }
 
 fn verdict(ended: Ended, tail: Tail) -> Result<Bytes, Failure> {
@@ -91,7 +91,8 @@ fn spawn(
     env: &BTreeMap<String, String>,
     working_dir: Option<&Path>,
     attempt: &Attempt,
-) -> Result<Child, Failure> {
+) -> Result<(Child, Receiver), Failure> {
+    let not_started = |error: io::Error| Failure::retryable(format!("the command could not be started: {error}"));
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(command).envs(env);
     shell.env("FF_EXECUTION_ID", attempt.execution_id.to_string());
@@ -109,9 +110,13 @@ fn spawn(
         }
         shell.current_dir(directory);
     }
-    shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // One pipe for both streams keeps what they print in its order.
+    let (reader, writer) = io::pipe().map_err(not_started)?;
+    let printed = Receiver::from_owned_fd(reader.into()).map_err(not_started)?;
+    shell.stdin(Stdio::null()).stdout(writer.try_clone().map_err(not_started)?).stderr(writer);
     shell.process_group(0).kill_on_drop(true);
-    shell.spawn().map_err(|error| Failure::retryable(format!("the command could not be started: {error}")))
+    // The writing ends that `shell` holds are closed with it at the end of this function.
+    Ok((shell.spawn().map_err(not_started)?, printed))
 }
 
 async fn end_of(child: &mut Child, group: &Group, attempt: &Attempt) -> Ended {
@@ -150,7 +155,7 @@ impl Drop for Group {
     }
 }
 
-/// Where stdout and stderr go, in the order in which they arrive.
+/// Where stdout and stderr go.
 struct Output {
     tail: Tail,
     file: Option<File>,
@@ -167,18 +172,17 @@ impl Output {
         Ok(Self { tail: Tail::new(RESULT_BYTES), file })
     }
 
-    async fn read(&mut self, mut stdout: impl AsyncRead + Unpin, mut stderr: impl AsyncRead + Unpin) {
-        let (mut out, mut err) = ([0; 8192], [0; 8192]);
-        let (mut out_open, mut err_open) = (true, true);
-        while out_open || err_open {
-            // Both reads are cancel safe: what the losing one would have read stays in its pipe.
-            let piece = tokio::select! {
-                read = stdout.read(&mut out), if out_open => piece(read, &out, &mut out_open),
-                read = stderr.read(&mut err), if err_open => piece(read, &err, &mut err_open),
-            };
-            self.tail.push(piece);
+    async fn read(&mut self, mut printed: impl AsyncRead + Unpin) {
+        let mut buffer = [0; 8192];
+        loop {
+            // A pipe that cannot be read any more is as good as one at its end.
+            let length = printed.read(&mut buffer).await.unwrap_or(0);
+            if length == 0 {
+                return;
+            }
+            self.tail.push(&buffer[..length]);
             if let Some(file) = &mut self.file
-                && let Err(error) = file.write_all(piece).await
+                && let Err(error) = file.write_all(&buffer[..length]).await
             {
                 tracing::warn!(%error, "the output file cannot be written; the rest of the output is not kept there");
                 self.file = None;
@@ -193,12 +197,6 @@ impl Output {
             tracing::warn!(%error, "the end of the output could not be written to its file");
         }
     }
-}
-
-fn piece<'a>(read: std::io::Result<usize>, buffer: &'a [u8], open: &mut bool) -> &'a [u8] {
-    let length = read.unwrap_or(0);
-    *open = length > 0;
-    &buffer[..length]
 }
 
 #[cfg(test)]
@@ -226,8 +224,8 @@ mod tests {
 
     #[tokio::test]
     async fn output_of_both_streams_is_the_result() {
-        let result = sh("echo $GREETING; echo oops >&2", &attempt()).await.unwrap();
-        assert!(result.contains("hello\n") && result.contains("oops\n"), "{result}");
+        let result = sh("echo $GREETING; echo oops >&2; echo $GREETING again", &attempt()).await.unwrap();
+        assert_eq!(result, "hello\noops\nhello again\n", "in the order in which it was printed");
     }
 
     #[tokio::test]
@@ -239,7 +237,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_failed_command_tells_its_status_and_last_line() {
-        let failure = sh("echo first; echo 'disk full' >&2; sleep 0.05; exit 3", &attempt()).await.unwrap_err();
+        let failure = sh("echo first; echo 'disk full' >&2; exit 3", &attempt()).await.unwrap_err();
         assert_eq!((failure.reason.as_str(), failure.retryable), ("exit status 3: disk full", true));
         assert_eq!(sh("exit 4", &attempt()).await.unwrap_err().reason, "exit status 4");
         assert_eq!(sh("kill -9 $$", &attempt()).await.unwrap_err().reason, "killed by signal 9");
