@@ -1,0 +1,186 @@
+//! [`EmbeddedBackend`]: what users hold.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use ff_core::{CompletionBackend, CompletionStream, EngineError, LaneId, PartitionCount, ScannerFilter, WorkSignals};
+use ff_script::{
+    SOURCE, keys,
+    operations::{LogPolicy, Operations},
+};
+use futures::FutureExt;
+use uuid::Uuid;
+
+use crate::{
+    Clock, EmbeddedHost,
+    completions::{self, Logs},
+    listeners::WakeUps,
+};
+
+/// FlowFabric in this process, without a server. Everything is in memory and gone with the last clone.
+///
+/// The state machine is the library that runs on a server, and the traits and their guarantees are the same.
+///
+/// ```
+/// use ff_core::{CompletionBackend, ExecutionSpec, FlowSubmission, Namespace, SubmitBackend};
+/// use ff_embedded::EmbeddedBackend;
+///
+/// # futures::executor::block_on(async {
+/// let backend = EmbeddedBackend::new();
+/// let completions = backend.subscribe_completions().await?;
+/// let flow = FlowSubmission::new(Namespace::new("shop")?).execution(ExecutionSpec::new("ship"));
+/// let submitted = backend.submit_flow(&flow).await?;
+/// # drop((completions, submitted));
+/// # Ok::<(), ff_core::EngineError>(()) }).unwrap();
+/// ```
+#[derive(Clone)]
+pub struct EmbeddedBackend {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    host: Arc<EmbeddedHost>,
+    operations: Operations<EmbeddedHost>,
+    logs: Arc<Logs>,
+    wake_ups: Arc<WakeUps>,
+    max_subscriptions: usize,
+}
+
+/// What an [`EmbeddedBackend`] is made of.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Builder {
+    host: Option<Arc<EmbeddedHost>>,
+    partitions: Option<PartitionCount>,
+    clock: Clock,
+    seed: u64,
+    log_policy: LogPolicy,
+    max_subscriptions: usize,
+    listener: Option<Uuid>,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            host: None,
+            partitions: None,
+            clock: Clock::Real,
+            seed: fastrand::u64(..),
+            log_policy: LogPolicy::default(),
+            max_subscriptions: 10_000,
+            listener: None,
+        }
+    }
+}
+
+impl Builder {
+    /// Shares the keys of an existing host, as a second process shares a server. Clock and seed are then the host's.
+    pub fn host(self, host: Arc<EmbeddedHost>) -> Self {
+        Self { host: Some(host), ..self }
+    }
+
+    /// The partition count; 256 unless said otherwise.
+    pub fn partitions(self, partitions: PartitionCount) -> Self {
+        Self { partitions: Some(partitions), ..self }
+    }
+
+    /// Where the time comes from; the machine's clock unless said otherwise.
+    pub fn clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// What decides the order in which hashes are iterated; a random one unless said otherwise.
+    pub fn seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// How many completions the logs keep, and which results travel with them.
+    pub fn log_policy(self, log_policy: LogPolicy) -> Self {
+        Self { log_policy, ..self }
+    }
+
+    /// How many subscriptions a host may have at once; 10,000 unless said otherwise.
+    pub fn max_subscriptions(self, max_subscriptions: usize) -> Self {
+        Self { max_subscriptions, ..self }
+    }
+
+    /// The name under which partitions note this process as waiting for work; a random one unless said otherwise.
+    pub fn listener(self, listener: Uuid) -> Self {
+        Self { listener: Some(listener), ..self }
+    }
+
+    /// Makes the backend.
+    ///
+    /// # Errors
+    /// [`EngineError::Conflict`] when the host that it shares has another partition count.
+    pub fn build(self) -> Result<EmbeddedBackend, EngineError> {
+        let host = self.host.unwrap_or_else(|| Arc::new(EmbeddedHost::new(self.clock, self.seed)));
+        host.load_once(SOURCE).map_err(|error| EngineError::transport("loading the library", error))?;
+        // On this host every call is answered at once.
+        let joined = Operations::join_deployment(&*host, self.partitions).now_or_never();
+        let partitions = joined.unwrap_or_else(|| Err(EngineError::transport("joining", "the host did not answer")))?;
+        let listener = self.listener.unwrap_or_else(Uuid::new_v4);
+        let wake_ups = Arc::new(WakeUps::default());
+        host.switchboard().connect(keys::wake_channel(listener), &wake_ups);
+        let operations = Operations::new(host.clone(), partitions, self.log_policy, listener);
+        let logs = Arc::new(Logs::of_flows(partitions));
+        let inner = Inner { host, operations, logs, wake_ups, max_subscriptions: self.max_subscriptions };
+        Ok(EmbeddedBackend { inner: Arc::new(inner) })
+    }
+}
+
+impl EmbeddedBackend {
+    /// A backend of its own, empty, on the machine's clock.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::builder().build().expect("a fresh host has no other partition count and takes the library as it is")
+    }
+
+    /// A backend that is told how to be.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// What runs the library, with the tools for tests.
+    #[must_use]
+    pub fn host(&self) -> &Arc<EmbeddedHost> {
+        &self.inner.host
+    }
+
+    fn operations(&self) -> &Operations<EmbeddedHost> {
+        &self.inner.operations
+    }
+
+    async fn signals(&self, lane: &LaneId) -> Result<WorkSignals, EngineError> {
+        Ok(self.inner.wake_ups.listen(lane))
+    }
+}
+
+impl Default for EmbeddedBackend {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for EmbeddedBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmbeddedBackend")
+            .field("host", &self.inner.host)
+            .field("partitions", &self.inner.operations.partition_count())
+            .finish_non_exhaustive()
+    }
+}
+
+ff_script::backend_by_script!(EmbeddedBackend, operations, signals);
+
+#[async_trait]
+impl CompletionBackend for EmbeddedBackend {
+    async fn subscribe_completions(&self) -> Result<CompletionStream, EngineError> {
+        self.subscribe_completions_filtered(&ScannerFilter::NOOP).await
+    }
+
+    async fn subscribe_completions_filtered(&self, filter: &ScannerFilter) -> Result<CompletionStream, EngineError> {
+        let Inner { host, logs, max_subscriptions, .. } = &*self.inner;
+        completions::subscribe(host, logs, filter, *max_subscriptions)
+    }
+}

@@ -1,0 +1,269 @@
+//! [`EmbeddedHost`]: the library and its keyspace behind one lock.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use ff_core::EngineError;
+use ff_script::{
+    host::{Call, Reply, ScriptHost, ServerVersion},
+    loader,
+};
+
+use crate::{
+    Clock, Fault,
+    feed::Feed,
+    keyspace::{Access, CommandError, KeyValue, Keyspace, Value},
+    listeners::Switchboard,
+    script::{Running, Script, Shared},
+};
+
+/// The server whose behaviour the commands and the sandbox follow.
+const LIKE: (u32, u32, u32) = (8, 0, 0);
+
+/// What runs the library in this process. Calls are atomic and come one after the other, whoever makes them; each ends
+/// without waiting for anything, so that a lock is never held across an await.
+///
+/// Beyond [`ScriptHost`] it offers what only a host in memory can: raw commands, a look at all keys, faults at an exact
+/// command, and the loss of the library's own variables.
+pub struct EmbeddedHost {
+    machine: Mutex<Machine>,
+    clock: Clock,
+    switchboard: Arc<Switchboard>,
+}
+
+/// Everything that a call may touch.
+struct Machine {
+    shared: Shared,
+    script: Script,
+    /// The libraries as they were loaded, in that order.
+    sources: Vec<String>,
+    feed: Feed,
+}
+
+impl fmt::Debug for EmbeddedHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmbeddedHost").field("clock", &self.clock).finish_non_exhaustive()
+    }
+}
+
+impl EmbeddedHost {
+    /// A host without keys and without the library, which is loaded when it is first called.
+    ///
+    /// `seed` decides in which order hashes are iterated, another one at every look, so that whoever depends on an
+    /// order is found out.
+    #[must_use]
+    pub fn new(clock: Clock, seed: u64) -> Self {
+        let switchboard = Arc::new(Switchboard::default());
+        let mut keys = Keyspace::new(seed);
+        keys.listen(switchboard.clone());
+        let shared = Shared::new(keys);
+        let script = fresh(&shared);
+        let machine = Machine { shared, script, sources: Vec::new(), feed: Feed::default() };
+        Self { machine: Mutex::new(machine), clock, switchboard }
+    }
+
+    /// Where the time comes from.
+    #[must_use]
+    pub const fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The names of the commands that this host knows: those that the library uses.
+    pub fn commands() -> impl Iterator<Item = &'static str> {
+        Keyspace::commands()
+    }
+
+    /// Executes one command on its own, as another client of a server would: its name, then its arguments.
+    ///
+    /// # Errors
+    /// What the server would refuse.
+    pub fn command<A: AsRef<[u8]>>(&self, args: &[A]) -> Result<Value<'static>, CommandError> {
+        let mut machine = self.lock();
+        let now = self.clock.now_us();
+        let args: Vec<&[u8]> = args.iter().map(AsRef::as_ref).collect();
+        let mut running = machine.shared.lock();
+        running.keys.set_time(now);
+        let answer = running.keys.execute(&args, Access::Full).map(Value::into_owned);
+        drop(running);
+        self.committed(&mut machine);
+        answer
+    }
+
+    /// Calls a function as `FCALL` does, with any reply that a script can give.
+    ///
+    /// # Errors
+    /// What the server would answer as an error. What the function wrote before it stays.
+    pub fn call<K: AsRef<[u8]>, A: AsRef<[u8]>>(
+        &self,
+        function: &str,
+        keys: &[K],
+        args: &[A],
+    ) -> Result<Value<'static>, CommandError> {
+        self.run(function, keys, args, Access::Full)
+    }
+
+    /// Calls a function as `FCALL_RO` does.
+    ///
+    /// # Errors
+    /// As [`EmbeddedHost::call`], and for a function that may write.
+    pub fn call_read_only<K: AsRef<[u8]>, A: AsRef<[u8]>>(
+        &self,
+        function: &str,
+        keys: &[K],
+        args: &[A],
+    ) -> Result<Value<'static>, CommandError> {
+        self.run(function, keys, args, Access::ReadOnly)
+    }
+
+    fn run<K: AsRef<[u8]>, A: AsRef<[u8]>>(
+        &self,
+        function: &str,
+        keys: &[K],
+        args: &[A],
+        access: Access,
+    ) -> Result<Value<'static>, CommandError> {
+        let mut machine = self.lock();
+        let answer = machine.script.call(function, keys, args, access, self.clock.now_us());
+        self.committed(&mut machine);
+        answer
+    }
+
+    /// Loads a library in place of an earlier one of the same name.
+    ///
+    /// # Errors
+    /// What is wrong with its text; the earlier one then stays.
+    pub fn load(&self, source: &str) -> Result<(), CommandError> {
+        let machine = &mut *self.lock();
+        machine.script.load(source)?;
+        let header = |text: &str| text.lines().next().map(str::to_owned);
+        let name = header(source);
+        machine.sources.retain(|loaded| header(loaded) != name);
+        machine.sources.push(source.to_owned());
+        Ok(())
+    }
+
+    /// Loads a library unless this very text is loaded: loading it again would cost the variables.
+    pub(crate) fn load_once(&self, source: &str) -> Result<(), CommandError> {
+        let loaded = self.lock().sources.iter().any(|loaded| loaded == source);
+        if loaded { Ok(()) } else { self.load(source) }
+    }
+
+    /// Forgets all that the libraries keep in variables of their own, as a server does that restarts, is promoted, or
+    /// has its functions loaded again. The keys stay.
+    pub fn forget_variables(&self) {
+        let machine = &mut *self.lock();
+        machine.script = fresh(&machine.shared);
+        for source in &machine.sources {
+            machine.script.load(source).expect("what was loaded once loads again");
+        }
+    }
+
+    /// Makes a command of the next call go wrong. One call at a time: the fault is forgotten when that call ends.
+    pub fn inject(&self, fault: Fault) {
+        self.lock().shared.lock().fault = Some(fault);
+    }
+
+    /// How many commands the last call has executed, one that was made to fail among them.
+    #[must_use]
+    pub fn commands_of_last_call(&self) -> u64 {
+        self.lock().shared.lock().commands
+    }
+
+    /// All keys, sorted, with copies of what they hold.
+    #[must_use]
+    pub fn snapshot(&self) -> BTreeMap<Bytes, KeyValue> {
+        self.lock().shared.lock().keys.snapshot()
+    }
+
+    pub(crate) fn switchboard(&self) -> &Arc<Switchboard> {
+        &self.switchboard
+    }
+
+    /// Reads keys between two calls.
+    pub(crate) fn read<T>(&self, look: impl FnOnce(&Keyspace, &Feed) -> T) -> T {
+        let machine = self.lock();
+        let running: &Running = &machine.shared.lock();
+        look(&running.keys, &machine.feed)
+    }
+
+    fn committed(&self, machine: &mut Machine) {
+        let appended = machine.shared.lock().keys.take_appended();
+        if !appended.is_empty() {
+            machine.feed.note(appended);
+            self.switchboard.appended();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Machine> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(&self, call: &Call) -> Result<Reply, CommandError> {
+        let access = if call.read_only { Access::ReadOnly } else { Access::Full };
+        let flat = |items: Vec<Value<'static>>| items.into_iter().map(Value::into_bytes).collect::<Option<Vec<_>>>();
+        let reply = match self.run(call.function, &call.keys, &call.args, access)? {
+            Value::Array(items) => flat(items),
+            one => flat(vec![one]),
+        };
+        reply.ok_or(CommandError::fixed("ERR the function's reply is no flat array of strings"))
+    }
+}
+
+fn fresh(shared: &Shared) -> Script {
+    Script::new(shared.clone()).expect("the host's own Lua text loads")
+}
+
+fn is_missing(error: &CommandError) -> bool {
+    error.text() == "ERR Function not found"
+}
+
+/// The kinds that callers decide by, as for a server. Injected errors can be of any of them.
+fn failed(op: &str, error: &CommandError) -> EngineError {
+    let text = error.text().to_owned();
+    match text.split(' ').next().unwrap_or_default() {
+        "OOM" => EngineError::ResourceExhausted { resource: "memory of the host", reason: text },
+        "TRYAGAIN" | "BUSY" | "LOADING" | "READONLY" => EngineError::Contention { op: op.to_owned(), reason: text },
+        _ => EngineError::transport(op, text),
+    }
+}
+
+#[async_trait]
+impl ScriptHost for EmbeddedHost {
+    async fn fcall(&self, call: Call) -> Result<Reply, EngineError> {
+        let mut answer = self.answer(&call);
+        if answer.as_ref().is_err_and(is_missing) {
+            loader::ensure_loaded(self).await?;
+            answer = self.answer(&call);
+        }
+        answer.map_err(|error| failed(call.function, &error))
+    }
+
+    async fn fcall_many(&self, calls: Vec<Call>) -> Vec<Result<Reply, EngineError>> {
+        let mut answers = Vec::with_capacity(calls.len());
+        for call in calls {
+            answers.push(self.fcall(call).await);
+        }
+        answers
+    }
+
+    async fn load_library(&self, source: &str) -> Result<(), EngineError> {
+        self.load(source).map_err(|error| failed("loading the library", &error))
+    }
+
+    async fn probe(&self, call: Call) -> Result<Option<Reply>, EngineError> {
+        match self.answer(&call) {
+            Ok(reply) => Ok(Some(reply)),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(failed(call.function, &error)),
+        }
+    }
+
+    async fn server_version(&self) -> Result<ServerVersion, EngineError> {
+        Ok(ServerVersion { name: "embedded".to_owned(), version: LIKE })
+    }
+}

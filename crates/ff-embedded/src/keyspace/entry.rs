@@ -1,0 +1,28 @@
+//! What a key holds.
+
+use super::{hash::Hash, stream::Stream, zset::SortedSet};
+
+#[derive(Debug)]
+pub(crate) enum Data {
+    Hash(Hash),
+    SortedSet(SortedSet),
+    Stream(Stream),
+}
+
+impl Data {
+    pub(crate) const fn type_name(&self) -> &'static str {
+        match self {
+            Self::Hash(_) => "hash",
+            Self::SortedSet(_) => "zset",
+            Self::Stream(_) => "stream",
+        }
+    }
+}
+
+/// A type of data that a key can hold.
+pub(crate) trait Kind {
+    fn of(data: &Data) -> Option<&Self>;
+    fn of_mut(data: &mut Data) -> Option<&mut Self>;
+    /// An empty one. `stamp` is different for everything ever created in a keyspace.
+    fn create(stamp: u64) -> Data;
+}

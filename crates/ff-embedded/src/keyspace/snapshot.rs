@@ -1,0 +1,58 @@
+//! A look at everything at once, for tests that check invariants.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use ff_core::EntryId;
+
+use super::{Keyspace, entry::Data};
+
+/// One entry of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamEntry {
+    /// Its id.
+    pub id: EntryId,
+    /// Its fields in their order.
+    pub fields: Vec<(Bytes, Bytes)>,
+}
+
+/// What one key holds.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum KeyValue {
+    /// A hash.
+    Hash(BTreeMap<Bytes, Bytes>),
+    /// A sorted set, in its order.
+    SortedSet(Vec<(Bytes, f64)>),
+    /// A stream.
+    Stream {
+        /// Its entries in their order.
+        entries: Vec<StreamEntry>,
+        /// The largest id that was ever given.
+        last_generated: EntryId,
+    },
+}
+
+impl From<&Data> for KeyValue {
+    fn from(data: &Data) -> Self {
+        let copy = Bytes::copy_from_slice;
+        match data {
+            Data::Hash(hash) => Self::Hash(hash.iter().map(|(name, value)| (copy(name), copy(value))).collect()),
+            Data::SortedSet(set) => Self::SortedSet(set.iter().map(|(member, score)| (copy(member), score)).collect()),
+            Data::Stream(stream) => Self::Stream {
+                entries: stream
+                    .iter()
+                    .map(|entry| StreamEntry { id: entry.id, fields: entry.fields.to_vec() })
+                    .collect(),
+                last_generated: stream.last_id(),
+            },
+        }
+    }
+}
+
+impl Keyspace {
+    /// All keys, sorted, with copies of what they hold.
+    pub(crate) fn snapshot(&self) -> BTreeMap<Bytes, KeyValue> {
+        self.data.iter().map(|(key, data)| (Bytes::copy_from_slice(key), data.into())).collect()
+    }
+}

@@ -1,0 +1,231 @@
+//! The library in Lua: a sandbox like the server's, the library loaded into it, and calls of its functions.
+//!
+//! Values cross here as RESP2 does on the server: nothing becomes `false`, a status a table with `ok`, an error a table
+//! with `err`; of what a function returns a number is cut to an integer and a table ends at its first nil.
+
+mod convert;
+mod json;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mlua::{Function, Lua, LuaOptions, MultiValue, StdLib, Table};
+use rustc_hash::FxHashMap;
+
+use crate::{
+    fault::Fault,
+    keyspace::{Access, CommandError, Keyspace, Value},
+};
+
+/// What the server names the text of a library in positions.
+const CHUNK: &str = "@user_function";
+
+/// The keyspace, and what the present call may do to it.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) keys: Keyspace,
+    access: Access,
+    /// Commands that the present call, or else the last one, has executed.
+    pub(crate) commands: u64,
+    pub(crate) fault: Option<Fault>,
+    /// Outside a call no command can be executed.
+    in_call: bool,
+}
+
+/// The keyspace as the Lua and its host share it. Only one of them is at work at a time.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared(Arc<Mutex<Running>>);
+
+impl Shared {
+    pub(crate) fn new(keys: Keyspace) -> Self {
+        let running = Running { keys, access: Access::Full, commands: 0, fault: None, in_call: false };
+        Self(Arc::new(Mutex::new(running)))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Running> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Registered {
+    library: String,
+    callback: Function,
+    no_writes: bool,
+}
+
+type Functions = FxHashMap<String, Registered>;
+
+/// Functions while a library is being loaded: its name and what it has registered so far.
+type Loading = Arc<Mutex<Option<(String, Functions)>>>;
+
+/// A Lua state with libraries loaded into it.
+#[derive(Debug)]
+pub(crate) struct Script {
+    lua: Lua,
+    shared: Shared,
+    environment: Table,
+    run: Function,
+    functions: Functions,
+    loading: Loading,
+}
+
+impl Script {
+    /// A fresh state without libraries.
+    pub(crate) fn new(shared: Shared) -> mlua::Result<Self> {
+        let options = LuaOptions::new().catch_rust_panics(false);
+        let lua = Lua::new_with(StdLib::STRING | StdLib::TABLE | StdLib::MATH, options)?;
+        let loading = Loading::default();
+        let handed_in = (
+            execute_function(&lua, shared.clone())?,
+            register_function(&lua, loading.clone())?,
+            lua.create_function(json::encode)?,
+            lua.create_function(|lua, ()| Ok(locate(lua)))?,
+        );
+        let prelude = lua.load(include_str!("prelude.lua")).set_name("=host");
+        let (environment, run) = prelude.call(handed_in)?;
+        Ok(Self { lua, shared, environment, run, functions: Functions::default(), loading })
+    }
+
+    /// Loads a library in place of an earlier one of the same name, as `FUNCTION LOAD REPLACE`. One that fails to load
+    /// leaves the earlier one as it is.
+    pub(crate) fn load(&mut self, source: &str) -> Result<(), CommandError> {
+        let (name, body) = split_header(source)?;
+        self.lock_loading().replace((name.to_owned(), Functions::default()));
+        let chunk = self.lua.load(body).set_name(CHUNK).set_environment(self.environment.clone());
+        let loaded = chunk.into_function().and_then(|chunk| self.run.call::<(bool, mlua::Value)>(chunk));
+        let (_, functions) = self.lock_loading().take().unwrap_or_default();
+        match loaded {
+            Ok((true, _)) if functions.is_empty() => {
+                return Err(CommandError::fixed("ERR No functions registered"));
+            }
+            Ok((true, _)) => {}
+            Ok((false, raised)) => return Err(convert::raised(&raised, None)),
+            Err(error) => return Err(CommandError::new(format!("ERR Error compiling function: {error}"))),
+        }
+        self.functions.retain(|_, function| function.library != name);
+        self.functions.extend(functions);
+        Ok(())
+    }
+
+    fn lock_loading(&self) -> MutexGuard<'_, Option<(String, Functions)>> {
+        self.loading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a function at the time `now_us`. What it wrote before an error stays.
+    pub(crate) fn call<K: AsRef<[u8]>, A: AsRef<[u8]>>(
+        &self,
+        function: &str,
+        keys: &[K],
+        args: &[A],
+        access: Access,
+        now_us: u64,
+    ) -> Result<Value<'static>, CommandError> {
+        let registered = self.functions.get(function).ok_or(CommandError::fixed("ERR Function not found"))?;
+        if access == Access::ReadOnly && !registered.no_writes {
+            let text = "ERR Can not execute a script with write flag using *_ro command.";
+            return Err(CommandError::fixed(text));
+        }
+        self.begin(if registered.no_writes { Access::ReadOnly } else { Access::Full }, now_us);
+        let answer = self.run_function(&registered.callback, keys, args);
+        let mut running = self.shared.lock();
+        running.in_call = false;
+        running.fault = None;
+        drop(running);
+        match answer {
+            Ok((true, value)) => convert::reply(&value),
+            Ok((false, raised)) => Err(convert::raised(&raised, Some(function))),
+            Err(error) => Err(CommandError::new(format!("ERR {error}"))),
+        }
+    }
+
+    fn begin(&self, access: Access, now_us: u64) {
+        let mut running = self.shared.lock();
+        running.keys.set_time(now_us);
+        running.access = access;
+        running.commands = 0;
+        running.in_call = true;
+    }
+
+    fn run_function<K: AsRef<[u8]>, A: AsRef<[u8]>>(
+        &self,
+        callback: &Function,
+        keys: &[K],
+        args: &[A],
+    ) -> mlua::Result<(bool, mlua::Value)> {
+        let keys = self.lua.create_sequence_from(keys.iter().map(|key| convert::Text(key.as_ref()).item()))?;
+        let args = self.lua.create_sequence_from(args.iter().map(|arg| convert::Text(arg.as_ref()).item()))?;
+        self.run.call((callback, keys, args))
+    }
+}
+
+/// The name in the first line, and the text without it; the line itself stays, so that lines keep their numbers.
+fn split_header(source: &str) -> Result<(&str, &str), CommandError> {
+    let (header, _) = source.split_once('\n').unwrap_or((source, ""));
+    let name = header.strip_prefix("#!lua name=").map(str::trim).filter(|name| !name.is_empty());
+    let name = name.ok_or(CommandError::fixed("ERR Missing library metadata"))?;
+    Ok((name, &source[header.len()..]))
+}
+
+/// `execute(...)`: runs one command. Gives the reply, or the error's text and whether the whole call stops with it.
+fn execute_function(lua: &Lua, shared: Shared) -> mlua::Result<Function> {
+    lua.create_function(move |lua, args: MultiValue| {
+        let Some(args) = convert::arguments(&args) else {
+            let text = if args.is_empty() {
+                "ERR Please specify at least one argument for this redis.call() call"
+            } else {
+                "ERR Lua redis lib command arguments must be strings or integers"
+            };
+            return refused(lua, text, "failed");
+        };
+        let running = &mut *shared.lock();
+        if !running.in_call {
+            return refused(lua, "ERR commands can be executed by functions only", "failed");
+        }
+        running.commands += 1;
+        if let Some(fault) = running.fault.as_ref().filter(|fault| fault.command() == running.commands) {
+            return refused(lua, fault.text(), fault.word());
+        }
+        let args: Vec<&[u8]> = args.iter().map(AsRef::as_ref).collect();
+        match running.keys.execute(&args, running.access) {
+            Ok(reply) => Ok((convert::to_lua(lua, &reply)?, None)),
+            Err(error) => refused(lua, error.text(), "failed"),
+        }
+    })
+}
+
+type Executed = mlua::Result<(mlua::Value, Option<&'static str>)>;
+
+fn refused(lua: &Lua, text: &str, word: &'static str) -> Executed {
+    Ok((mlua::Value::String(lua.create_string(text)?), Some(word)))
+}
+
+/// `register(name, callback, no_writes)`: takes a function of the library that is being loaded, or says why not.
+fn register_function(lua: &Lua, loading: Loading) -> mlua::Result<Function> {
+    lua.create_function(move |_, (name, callback, no_writes): (String, Function, bool)| {
+        let mut loading = loading.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((library, functions)) = &mut *loading else {
+            return Ok(Some("ERR redis.register_function can only be called on FUNCTION LOAD command"));
+        };
+        if functions.contains_key(&name) {
+            return Ok(Some("ERR Function already exists in the library"));
+        }
+        let library = library.clone();
+        functions.insert(name, Registered { library, callback, no_writes });
+        Ok(None)
+    })
+}
+
+/// Where the library's text is being executed: the innermost of its functions on the stack.
+fn locate(lua: &Lua) -> (Option<&'static str>, Option<usize>) {
+    for level in 1.. {
+        let found = lua.inspect_stack(level, |frame| {
+            (frame.source().source.as_deref() == Some(CHUNK)).then(|| frame.current_line())
+        });
+        match found {
+            None => break,
+            Some(Some(line)) => return (Some(CHUNK), line),
+            Some(None) => {}
+        }
+    }
+    (None, None)
+}
