@@ -11,7 +11,7 @@ use crate::failure::CliError;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Server")]
 pub(crate) struct ConnectArgs {
-    /// The server: redis://[user:password@]host[:port], rediss://… with TLS, valkey://…, or unix:///path
+    /// The server: redis://user:password@host:port, rediss://… with TLS, valkey://…, or unix:///path
     #[arg(long, env = "FF_URL", global = true, value_name = "URL", hide_env_values = true)]
     pub(crate) url: Option<String>,
     /// The user, in place of the one in the URL
