@@ -83,8 +83,7 @@ fn compare(reply: &Reply) -> LibraryState {
 /// Checks the server's version and loads the library if it is absent or older. Returns what was found before.
 ///
 /// # Errors
-/// [`EngineError::Unavailable`]-like refusals as [`EngineError::InvalidInput`] for a server that is too old,
-/// [`EngineError::Conflict`] for a library of the same version with another text, and transport errors.
+/// As [`check_server`]; [`EngineError::Conflict`] for a library of the same version with another text, and transport errors.
 pub async fn ensure_loaded(host: &dyn ScriptHost) -> Result<LibraryState, EngineError> {
     check_server(&host.server_version().await?)?;
     let state = inspect(host).await?;
@@ -108,7 +107,11 @@ pub async fn ensure_loaded(host: &dyn ScriptHost) -> Result<LibraryState, Engine
     Ok(state)
 }
 
-fn check_server(server: &ServerVersion) -> Result<(), EngineError> {
+/// Whether a server is new enough for functions as the library uses them.
+///
+/// # Errors
+/// [`EngineError::InvalidInput`] that names the version found and the one needed.
+pub fn check_server(server: &ServerVersion) -> Result<(), EngineError> {
     let oldest = if server.name == "valkey" { (7, 2, 0) } else { (7, 0, 0) };
     if server.version >= oldest {
         return Ok(());

@@ -73,8 +73,14 @@ impl Connection {
     ) -> Result<Self, EngineError> {
         let op = format!("connecting to {}", config.endpoint);
         let limit = config.connect_timeout;
+        let awaited = client.clone();
+        let outcome = awaited.wait_for_connect();
+        tokio::pin!(outcome);
+        // The library tells the outcome to who is waiting, and the first poll begins to wait: an outcome that comes
+        // before it is lost.
+        let _ = futures::poll!(outcome.as_mut());
         let router = client.connect();
-        let opened = tokio::time::timeout(limit, client.wait_for_connect()).await;
+        let opened = tokio::time::timeout(limit, outcome).await;
         let failure = match opened {
             Ok(Ok(())) => {
                 let watch = Task::spawn(watch(client.clone(), last_error));

@@ -1,6 +1,6 @@
 //! From facts to findings. Pure.
 
-use ff_script::loader::LibraryState;
+use ff_script::loader::{self, LibraryState};
 
 use super::{
     facts::{Facts, LogTotals, Logs, Permission, Settings, Told},
@@ -38,8 +38,7 @@ fn server(facts: &Facts) -> Finding {
     };
     let (major, minor, patch) = version.version;
     let says = format!("{} {major}.{minor}.{patch}", version.name);
-    let oldest = if version.name == "valkey" { (7, 2, 0) } else { (7, 0, 0) };
-    if version.version < oldest {
+    if loader::check_server(version).is_err() {
         Finding::bad("server", format!("{says} is too old"), FIX)
     } else {
         Finding::ok("server", says)
