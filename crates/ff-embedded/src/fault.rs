@@ -37,8 +37,8 @@ impl Fault {
         &self.text
     }
 
-    /// How the prelude is told.
-    pub(crate) const fn word(&self) -> &'static str {
-        if self.stops { "stop" } else { "failed" }
+    /// Whether the call ends with it in any case.
+    pub(crate) const fn stops(&self) -> bool {
+        self.stops
     }
 }

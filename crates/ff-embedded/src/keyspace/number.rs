@@ -28,9 +28,9 @@ pub(crate) fn write_float(number: f64) -> String {
     if number.is_nan() {
         return "nan".to_owned();
     }
-    // Beyond that a float does not tell its neighbours apart, and the server no longer takes it for an integer.
-    const EXACT: f64 = 4_503_599_627_370_496.0;
-    if number.fract() == 0.0 && number.abs() < EXACT {
+    // Beyond that the server no longer takes it for an integer.
+    const LARGEST: f64 = (1_u64 << 62) as f64;
+    if number.fract() == 0.0 && number.abs() <= LARGEST {
         #[allow(clippy::cast_possible_truncation, reason = "it is an integer within the range")]
         return (number as i64).to_string();
     }

@@ -111,7 +111,9 @@ impl ScoreRange {
     fn parse(min: &[u8], max: &[u8]) -> Result<Self, CommandError> {
         let bound = |text: &[u8]| {
             let (text, excluded) = text.strip_prefix(b"(").map_or((text, false), |rest| (rest, true));
-            let score = number::float(text).ok_or(CommandError::fixed("ERR min or max is not a float"))?;
+            // The server reads nothing at all as zero here.
+            let score = if text.is_empty() { Some(0.0) } else { number::float(text) };
+            let score = score.ok_or(CommandError::fixed("ERR min or max is not a float"))?;
             Ok((score, excluded))
         };
         Ok(Self { min: bound(min)?, max: bound(max)? })

@@ -24,7 +24,8 @@ impl AsRef<[u8]> for Argument<'_> {
 /// The arguments of a command; `None` when there is none or one is neither a string nor a number.
 pub(super) fn arguments(args: &MultiValue) -> Option<Vec<Argument<'_>>> {
     let argument = |value| match value {
-        &mlua::Value::Integer(number) => Some(Argument::Number(number.to_string())),
+        #[allow(clippy::cast_precision_loss, reason = "Lua 5.1 has floats only; this is one that was cast")]
+        &mlua::Value::Integer(number) => Some(Argument::Number(number::write_float(number as f64))),
         &mlua::Value::Number(number) => Some(Argument::Number(number::write_float(number))),
         mlua::Value::String(text) => Some(Argument::String(text.as_bytes())),
         _ => None,

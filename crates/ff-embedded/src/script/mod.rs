@@ -4,6 +4,7 @@
 //! with `err`; of what a function returns a number is cut to an integer and a table ends at its first nil.
 
 mod convert;
+mod failure;
 mod json;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,9 @@ use crate::{
 
 /// What the server names the text of a library in positions.
 const CHUNK: &str = "@user_function";
+
+const NO_ARGUMENTS: &str = "ERR Please specify at least one argument for this call";
+const BAD_ARGUMENTS: &str = "ERR Lua redis lib command arguments must be strings or integers";
 
 /// The keyspace, and what the present call may do to it.
 #[derive(Debug)]
@@ -76,10 +80,12 @@ impl Script {
         let lua = Lua::new_with(StdLib::STRING | StdLib::TABLE | StdLib::MATH, options)?;
         let loading = Loading::default();
         let handed_in = (
-            execute_function(&lua, shared.clone())?,
+            call_function(&lua, shared.clone(), OnError::Raise)?,
+            call_function(&lua, shared.clone(), OnError::Return)?,
             register_function(&lua, loading.clone())?,
             lua.create_function(json::encode)?,
-            lua.create_function(|lua, ()| Ok(locate(lua)))?,
+            lua.create_function(|lua, raised| failure::describe(lua, raised, CHUNK))?,
+            lua.create_function(failure::as_table)?,
         );
         let prelude = lua.load(include_str!("prelude.lua")).set_name("=host");
         let (environment, run) = prelude.call(handed_in)?;
@@ -166,37 +172,37 @@ fn split_header(source: &str) -> Result<(&str, &str), CommandError> {
     Ok((name, &source[header.len()..]))
 }
 
-/// `execute(...)`: runs one command. Gives the reply, or the error's text and whether the whole call stops with it.
-fn execute_function(lua: &Lua, shared: Shared) -> mlua::Result<Function> {
+/// What becomes of a command's error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnError {
+    Raise,
+    Return,
+}
+
+/// `redis.call` or `redis.pcall`.
+fn call_function(lua: &Lua, shared: Shared, on_error: OnError) -> mlua::Result<Function> {
     lua.create_function(move |lua, args: MultiValue| {
+        let refuse = |text: &str| match on_error {
+            OnError::Raise => Err(failure::raise(text)),
+            OnError::Return => failure::table(lua, text),
+        };
         let Some(args) = convert::arguments(&args) else {
-            let text = if args.is_empty() {
-                "ERR Please specify at least one argument for this redis.call() call"
-            } else {
-                "ERR Lua redis lib command arguments must be strings or integers"
-            };
-            return refused(lua, text, "failed");
+            return refuse(if args.is_empty() { NO_ARGUMENTS } else { BAD_ARGUMENTS });
         };
         let running = &mut *shared.lock();
         if !running.in_call {
-            return refused(lua, "ERR commands can be executed by functions only", "failed");
+            return refuse("ERR commands can be executed by functions only");
         }
         running.commands += 1;
         if let Some(fault) = running.fault.as_ref().filter(|fault| fault.command() == running.commands) {
-            return refused(lua, fault.text(), fault.word());
+            return if fault.stops() { Err(failure::raise(fault.text())) } else { refuse(fault.text()) };
         }
         let args: Vec<&[u8]> = args.iter().map(AsRef::as_ref).collect();
         match running.keys.execute(&args, running.access) {
-            Ok(reply) => Ok((convert::to_lua(lua, &reply)?, None)),
-            Err(error) => refused(lua, error.text(), "failed"),
+            Ok(reply) => convert::to_lua(lua, &reply),
+            Err(error) => refuse(error.text()),
         }
     })
-}
-
-type Executed = mlua::Result<(mlua::Value, Option<&'static str>)>;
-
-fn refused(lua: &Lua, text: &str, word: &'static str) -> Executed {
-    Ok((mlua::Value::String(lua.create_string(text)?), Some(word)))
 }
 
 /// `register(name, callback, no_writes)`: takes a function of the library that is being loaded, or says why not.
@@ -213,19 +219,4 @@ fn register_function(lua: &Lua, loading: Loading) -> mlua::Result<Function> {
         functions.insert(name, Registered { library, callback, no_writes });
         Ok(None)
     })
-}
-
-/// Where the library's text is being executed: the innermost of its functions on the stack.
-fn locate(lua: &Lua) -> (Option<&'static str>, Option<usize>) {
-    for level in 1.. {
-        let found = lua.inspect_stack(level, |frame| {
-            (frame.source().source.as_deref() == Some(CHUNK)).then(|| frame.current_line())
-        });
-        match found {
-            None => break,
-            Some(Some(line)) => return (Some(CHUNK), line),
-            Some(None) => {}
-        }
-    }
-    (None, None)
 }

@@ -1,26 +1,10 @@
 -- What the library sees of its host: the globals of the server's sandbox as far as it uses them, and the frame around
 -- a call. The host hands in its functions and gets back what it needs to load a library and to run a function.
-local execute, register, encode, locate = ...
+local call, protected_call, register, encode, describe, failure = ...
 
-local redis = {}
-
-function redis.call(...)
-  local reply, failed = execute(...)
-  if failed then
-    error({ err = reply })
-  end
-  return reply
-end
-
-function redis.pcall(...)
-  local reply, failed = execute(...)
-  if failed == 'stop' then
-    error({ err = reply })
-  elseif failed then
-    return { err = reply }
-  end
-  return reply
-end
+-- `call` and `protected_call` are functions of the host and not of Lua: only so does `return redis.call(…)` leave its
+-- caller on the stack, where an error finds the place to name.
+local redis = { call = call, pcall = protected_call }
 
 -- An error as a table, its text beginning with a code.
 function redis.error_reply(text)
@@ -61,11 +45,26 @@ function redis.register_function(first, second)
   end
 end
 
+-- As on the server, `pcall` gives the text of an error that was raised as a table.
+local function caught(fine, ...)
+  if fine then
+    return fine, ...
+  end
+  local raised = failure((...))
+  if type(raised) == 'table' and raised.err then
+    return fine, raised.err
+  end
+  return fine, raised
+end
+
 local globals = {
   _VERSION = _VERSION, assert = assert, error = error, getmetatable = getmetatable, ipairs = ipairs, next = next,
-  pairs = pairs, pcall = pcall, rawequal = rawequal, rawget = rawget, rawset = rawset, select = select,
+  pairs = pairs, pcall = function(...) return caught(pcall(...)) end, rawequal = rawequal, rawget = rawget, rawset = rawset, select = select,
   setmetatable = setmetatable, tonumber = tonumber, tostring = tostring, type = type, unpack = unpack,
-  xpcall = xpcall, math = math, string = string, table = table, redis = redis, server = redis,
+  xpcall = function(called, handler)
+    return xpcall(called, function(raised) return handler(failure(raised)) end)
+  end,
+  math = math, string = string, table = table, redis = redis, server = redis,
   cjson = { encode = encode },
 }
 
@@ -81,15 +80,6 @@ end
 local environment = setmetatable({}, {
   __index = setmetatable(globals, { __index = unknown }), __newindex = readonly, __metatable = false,
 })
-
--- Turns what was raised into a table that says where.
-local function describe(raised)
-  if type(raised) ~= 'table' then
-    raised = { err = 'ERR ' .. tostring(raised) }
-  end
-  raised.source, raised.line = locate()
-  return raised
-end
 
 -- Lua 5.1 hands xpcall's function no arguments.
 local callback, keys, arguments

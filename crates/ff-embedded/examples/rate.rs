@@ -1,0 +1,62 @@
+//! How many submit, claim, complete cycles a second one thread does. `cargo run --release --example rate [seconds]`.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ff_core::{
+    ClaimRequest, EngineError, ExecutionSpec, ExecutionSubmission, FlowSubmission, LaneId, MaintenanceBackend,
+    Namespace, SubmitBackend, SweepPolicy, WorkBackend,
+};
+use ff_embedded::EmbeddedBackend;
+use futures::executor::block_on;
+
+fn main() -> Result<(), EngineError> {
+    let seconds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(3);
+    for (what, in_flow) in [("solo executions", false), ("flows of one", true)] {
+        let backend = EmbeddedBackend::new();
+        let begin = Instant::now();
+        let mut cycles = 0_u32;
+        while begin.elapsed() < Duration::from_secs(seconds) {
+            block_on(cycle(&backend, in_flow))?;
+            cycles += 1;
+            if cycles.is_multiple_of(10_000) {
+                block_on(forget_ended(&backend))?;
+            }
+        }
+        let elapsed = begin.elapsed();
+        println!(
+            "{what}: {:.0} cycles/s, {:.1} us each",
+            f64::from(cycles) / elapsed.as_secs_f64(),
+            elapsed.as_secs_f64() * 1e6 / f64::from(cycles)
+        );
+    }
+    Ok(())
+}
+
+async fn cycle(backend: &EmbeddedBackend, in_flow: bool) -> Result<(), EngineError> {
+    let namespace = Namespace::new("rate")?;
+    let spec = ExecutionSpec::new("work").payload("what to do");
+    let id = if in_flow {
+        backend.submit_flow(&FlowSubmission::new(namespace).execution(spec)).await?.executions[0].1
+    } else {
+        backend.submit_execution(&ExecutionSubmission::new(namespace, spec)).await?.execution_id
+    };
+    let claim = backend
+        .claim(&ClaimRequest {
+            worker: "rate".parse()?,
+            lane: LaneId::default_lane(),
+            partition: id.partition(),
+            max: 1,
+            lease: Duration::from_secs(30),
+        })
+        .await?;
+    backend.complete(&claim.executions[0].lease, Bytes::from_static(b"done")).await
+}
+
+/// So that the memory stays bounded, as it does with a sweeper.
+async fn forget_ended(backend: &EmbeddedBackend) -> Result<(), EngineError> {
+    let partitions: Vec<_> = backend.partition_count().partitions().collect();
+    let policy = SweepPolicy { retention: Duration::ZERO };
+    while backend.sweep(&partitions, &policy).await?.iter().any(|report| report.more) {}
+    Ok(())
+}
