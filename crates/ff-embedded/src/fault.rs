@@ -16,8 +16,8 @@ impl Fault {
         Self { command, text: format!("ERR command {command} was made to fail"), stops: false }
     }
 
-    /// The next call ends before its `command`-th command (from 1), whatever the library does about it: as if the
-    /// server had been killed there.
+    /// The next call ends before its `command`-th command (from 1), whatever the library does about errors: the worst
+    /// that can happen at this place.
     #[must_use]
     pub fn stop(command: u64) -> Self {
         Self { command, text: format!("ERR the call was made to stop at command {command}"), stops: true }
