@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '1', digest = '3e847e7579c4028a957d7a333efe8bf0' }
+local ff = { version = '1', digest = '24d40d939ec4ff8a571a27c47d9cd525' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, lists as text, and replies. Everything else builds on these.
@@ -128,8 +128,11 @@ end
 
 -- Carries out what was planned. Returns whether an announcement was refused ('0' or '1').
 function ff.call.commit(call)
+  for _, flow in ipairs(call.flow_list) do
+    ff.flow.write_cancel(flow)
+  end
   for _, execution in ipairs(call.ends) do
-    ff.execution.write_end(execution)
+    ff.execution.write_end(call, execution)
     ff.completion.record(call, execution)
   end
   for _, execution in ipairs(call.moves) do
@@ -192,6 +195,30 @@ local function travels(call, execution)
   return result and result ~= '' and execution.result_text == '1' and #result <= call.inline_limit
 end
 
+-- The log of an execution, its epochs, how many entries it keeps, and the channel.
+local function destination(call, execution)
+  local partition = call.partition
+  if execution.flow_id then
+    return partition.flow_log, partition.flow_epochs, call.max_flow_log, ff.keys.flow_channel
+  end
+  return partition.solo_log, partition.solo_epochs, call.max_solo_log, ff.keys.solo_channel
+end
+
+-- Where the completion of an execution that ends now is expected to stand, if that is known. The core says so before it
+-- stands there, so that a call which is interrupted in between is not followed by a second entry.
+function ff.completion.expected_position(call, execution)
+  return ff.log.expected_id((destination(call, execution)))
+end
+
+-- The position of an entry that an interrupted call wrote without noting it in the core.
+local function unnoted_position(log, execution)
+  local expected = execution.log_expected
+  local entry = execution.resumed and expected and redis.call('XRANGE', log, expected, expected)[1]
+  if entry and string.find(table.concat(entry[2], ' '), execution.execution_id, 1, true) then
+    return expected
+  end
+end
+
 -- Writes the log entry of an execution whose core is terminal, notes its position in the core, and keeps the message
 -- for `ff.completion.publish`. What an interrupted call has recorded is announced again: it may not have been, and
 -- readers know a duplicate by its position.
@@ -203,16 +230,15 @@ function ff.completion.record(call, execution)
     fields[3] = 'result'
     fields[4] = execution.result
   end
-  local partition = call.partition
-  local log, epochs, max_len, channel
-  if execution.flow_id then
-    log, epochs, max_len, channel = partition.flow_log, partition.flow_epochs, call.max_flow_log, ff.keys.flow_channel
-  else
-    log, epochs, max_len, channel = partition.solo_log, partition.solo_epochs, call.max_solo_log, ff.keys.solo_channel
-  end
+  local log, epochs, max_len, channel = destination(call, execution)
   local id, prev = execution.log_pos, nil
   if not id then
-    id, prev = ff.log.append(log, epochs, max_len, call.now, fields)
+    id = unnoted_position(log, execution)
+    if not id then
+      id, prev = ff.log.append(log, epochs, max_len, call.now, fields, function(expected)
+        redis.call('HSET', execution.core, 'log_expected', expected)
+      end)
+    end
     redis.call('HSET', execution.core, 'log_pos', id)
   end
   text = text .. ',"pos":"' .. id .. '"'
@@ -277,15 +303,6 @@ local function meet(call, dependent, parent)
   end
 end
 
-local function give_up(call, dependent)
-  local flow = ff.flow.of(call, dependent)
-  if flow and flow.cancel_requested then
-    ff.execution.finish(call, dependent, 'cancelled', flow.cancel_reason)
-  else
-    ff.execution.finish(call, dependent, 'skipped', 'dependency_failed')
-  end
-end
-
 -- Deals with one dependent. Returns false where it has to wait.
 local function resolve(call, parent, uuid)
   local dependent, problem, met = ff.execution.load(call, uuid, 'met:' .. parent.uuid)
@@ -298,7 +315,7 @@ local function resolve(call, parent, uuid)
   if parent.terminal_outcome == 'success' then
     meet(call, dependent, parent)
   elseif call.ends_left > 0 then
-    give_up(call, dependent)
+    ff.execution.finish(call, dependent, 'skipped', 'dependency_failed')
   else
     return false
   end
@@ -314,7 +331,8 @@ function ff.dependents.plan(call, parent)
     return
   end
   local list = ff.base.split(stored)
-  local before = ff.base.num(parent.dependents_done)
+  -- One call may come to the same parent twice, before anything of the first time is written.
+  local before = parent.progress or ff.base.num(parent.dependents_done)
   local done = before
   local flow = ff.flow.of(call, parent)
   if flow and flow.cancel_requested then
@@ -358,7 +376,7 @@ local FIELDS = {
   'public_state', 'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation', 'lease_epoch',
   'lease_expires_at', 'timeout_at', 'eligible_at', 'deadline_at', 'ready_member', 'unmet_needs', 'dependents_done',
   'log_pos', 'failure_reason', 'max_attempts', 'failures', 'max_lease_expiries', 'lease_expiries', 'backoff_ms',
-  'backoff_max_ms', 'timeout_ms', 'failed_epoch',
+  'backoff_max_ms', 'timeout_ms', 'failed_epoch', 'log_expected',
 }
 
 local PHASES = { blocked = 'submitted', delayed = 'submitted', waiting = 'runnable', active = 'active' }
@@ -431,7 +449,7 @@ function ff.execution.owned(call, uuid, epoch, attempt, outcome)
     end
     return nil, execution.log_pos and { 'ended', execution.terminal_outcome } or { 'lease_lost' }
   end
-  if outcome == 'failed' and execution.failed_epoch == epoch then
+  if outcome == 'failed' and same_lease and execution.failed_epoch == epoch then
     return nil, { 'retry', redis.call('HGET', execution.core, 'backoff_now_ms') }
   end
   return nil, { 'lease_lost' }
@@ -448,6 +466,16 @@ function ff.execution.finish(call, execution, outcome, reason, fields)
   call.ends_left = call.ends_left - 1
   ff.flow.member_ended(call, execution)
   ff.dependents.plan(call, execution)
+end
+
+-- Plans the cancellation of an execution whose flow is being cancelled. Returns whether it is.
+function ff.execution.cancelled_with_flow(call, execution)
+  local flow = ff.flow.of(call, execution)
+  if not (flow and flow.cancel_requested) then
+    return false
+  end
+  ff.execution.finish(call, execution, 'cancelled', flow.cancel_reason)
+  return true
 end
 
 -- Plans to complete an end that an earlier call left unfinished.
@@ -485,9 +513,7 @@ end
 function ff.execution.attempt_failed(call, execution, reason, retryable)
   local failures = ff.base.num(execution.failures) + 1
   local fields = { 'failures', ff.base.int(failures), 'last_error', reason, 'failed_epoch', execution.lease_epoch }
-  local flow = ff.flow.of(call, execution)
-  if flow and flow.cancel_requested then
-    ff.execution.finish(call, execution, 'cancelled', flow.cancel_reason, fields)
+  if ff.execution.cancelled_with_flow(call, execution) then
     return 'ended', 0
   end
   if not retryable or failures >= ff.base.num(execution.max_attempts) then
@@ -518,7 +544,7 @@ function ff.execution.lease_expired(call, execution)
 end
 
 -- Writes the core of an execution that ends, in one command.
-function ff.execution.write_end(execution)
+function ff.execution.write_end(call, execution)
   if execution.resumed then
     return
   end
@@ -531,6 +557,10 @@ function ff.execution.write_end(execution)
   set('public_state', execution.terminal_outcome)
   set('terminal_outcome', execution.terminal_outcome)
   set('completed_at', execution.completed_at)
+  local expected = ff.completion.expected_position(call, execution)
+  if expected then
+    set('log_expected', expected)
+  end
   if execution.failure_reason then
     set('failure_reason', execution.failure_reason)
   end
@@ -631,8 +661,15 @@ end
 
 -- Plans to mark a flow as being cancelled: its members no longer start.
 function ff.flow.request_cancel(flow, reason)
-  flow.cancel_requested, flow.cancel_reason = true, reason
-  flow.changes = { 'cancel_requested', '1', 'cancel_reason', reason }
+  flow.cancel_requested, flow.cancel_reason, flow.newly_cancelled = true, reason, true
+end
+
+-- Marks a flow as being cancelled. Comes before its first member ends, so that whoever completes an interrupted
+-- cancellation cancels the rest.
+function ff.flow.write_cancel(flow)
+  if flow.newly_cancelled then
+    redis.call('HSET', flow.core, 'cancel_requested', '1', 'cancel_reason', flow.cancel_reason)
+  end
 end
 
 local function final_state(flow)
@@ -816,7 +853,7 @@ local function forget_old_epochs(epochs_key)
   end
 end
 
-local function begin_epoch(log, epochs_key, max_len, now, fields, taken_back)
+local function begin_epoch(log, epochs_key, max_len, now, fields, taken_back, announce)
   local prev, largest = tail(log, taken_back)
   local epoch = now
   if largest then
@@ -829,6 +866,7 @@ local function begin_epoch(log, epochs_key, max_len, now, fields, taken_back)
   for index = 1, #fields do
     first[#first + 1] = fields[index]
   end
+  announce(ff.base.int(epoch) .. '-0')
   redis.call('HSET', epochs_key, ff.base.int(epoch), prev)
   forget_old_epochs(epochs_key)
   local id = redis.call('XADD', log, 'MAXLEN', '~', max_len, ff.base.int(epoch) .. '-*', unpack(first))
@@ -837,13 +875,20 @@ local function begin_epoch(log, epochs_key, max_len, now, fields, taken_back)
   return id, prev
 end
 
--- Appends an entry with these fields. Returns its id, and on an epoch's first entry what stood before it.
-function ff.log.append(log, epochs_key, max_len, now, fields)
+-- The id that the next append gives if this process's epoch goes on; nil if it has none.
+function ff.log.expected_id(log)
+  local own = mine[log]
+  return own and ff.base.int(own.epoch) .. '-' .. ff.base.int(own.seq + 1)
+end
+
+-- Appends an entry with these fields. Returns its id, and on an epoch's first entry what stood before it. `announce` is
+-- told the id beforehand where it is not the expected one.
+function ff.log.append(log, epochs_key, max_len, now, fields, announce)
   local id, taken_back = continue_epoch(log, max_len, fields)
   if id then
     return id
   end
-  return begin_epoch(log, epochs_key, max_len, now, fields, taken_back)
+  return begin_epoch(log, epochs_key, max_len, now, fields, taken_back, announce)
 end
 
 -- Removes entries that were committed before `cutoff` (ms), at most 100 of them. Returns whether none is left.
@@ -1164,12 +1209,14 @@ local function lease(call, candidate, worker, lease_ms)
   local timeout = ff.base.num(candidate.timeout_ms)
   local expires, timeout_at = call.now + lease_ms, timeout > 0 and call.now + timeout or 0
   candidate.attempt, candidate.epoch = ff.base.int(attempt), ff.base.int(epoch)
+  -- First out of the queue: the reconciler puts back what is waiting and not in it, but nobody could know an entry
+  -- that an interrupted claim has left there.
+  redis.call('ZREM', call.partition.ready, candidate.member)
   redis.call('HSET', candidate.core, 'lifecycle_phase', 'active', 'public_state', 'active',
     'current_attempt_index', candidate.attempt, 'lease_epoch', candidate.epoch, 'lease_worker', worker,
     'lease_expires_at', ff.base.int(expires), 'started_at', ff.base.int(call.now),
     'timeout_at', ff.base.int(timeout_at))
   redis.call('ZADD', call.partition.leases, ff.base.int(ff.execution.lease_due(expires, timeout_at)), candidate.uuid)
-  redis.call('ZREM', call.partition.ready, candidate.member)
 end
 
 local function claim(KEYS, ARGV)
@@ -1450,9 +1497,7 @@ end
 
 local function examine_open(call, execution)
   local partition, uuid, state = call.partition, execution.uuid, execution.public_state
-  local flow = ff.flow.of(call, execution)
-  if flow and flow.cancel_requested then
-    ff.execution.finish(call, execution, 'cancelled', flow.cancel_reason)
+  if ff.execution.cancelled_with_flow(call, execution) then
     call.repaired = call.repaired + 1
     return
   end
@@ -1788,7 +1833,9 @@ local function each_due(call, index, visit)
       return true
     end
     local execution = ff.execution.load(call, uuid)
-    if execution and not execution.ending and not execution.moving then
+    local untouched = execution and not execution.ending and not execution.moving
+    local ended = untouched and execution.lifecycle_phase == 'terminal'
+    if untouched and (ended or not ff.execution.cancelled_with_flow(call, execution)) then
       visit(execution)
     end
   end

@@ -49,12 +49,14 @@ local function lease(call, candidate, worker, lease_ms)
   local timeout = ff.base.num(candidate.timeout_ms)
   local expires, timeout_at = call.now + lease_ms, timeout > 0 and call.now + timeout or 0
   candidate.attempt, candidate.epoch = ff.base.int(attempt), ff.base.int(epoch)
+  -- First out of the queue: the reconciler puts back what is waiting and not in it, but nobody could know an entry
+  -- that an interrupted claim has left there.
+  redis.call('ZREM', call.partition.ready, candidate.member)
   redis.call('HSET', candidate.core, 'lifecycle_phase', 'active', 'public_state', 'active',
     'current_attempt_index', candidate.attempt, 'lease_epoch', candidate.epoch, 'lease_worker', worker,
     'lease_expires_at', ff.base.int(expires), 'started_at', ff.base.int(call.now),
     'timeout_at', ff.base.int(timeout_at))
   redis.call('ZADD', call.partition.leases, ff.base.int(ff.execution.lease_due(expires, timeout_at)), candidate.uuid)
-  redis.call('ZREM', call.partition.ready, candidate.member)
 end
 
 local function claim(KEYS, ARGV)

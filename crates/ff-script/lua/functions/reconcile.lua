@@ -37,9 +37,7 @@ end
 
 local function examine_open(call, execution)
   local partition, uuid, state = call.partition, execution.uuid, execution.public_state
-  local flow = ff.flow.of(call, execution)
-  if flow and flow.cancel_requested then
-    ff.execution.finish(call, execution, 'cancelled', flow.cancel_reason)
+  if ff.execution.cancelled_with_flow(call, execution) then
     call.repaired = call.repaired + 1
     return
   end

@@ -20,7 +20,9 @@ local function each_due(call, index, visit)
       return true
     end
     local execution = ff.execution.load(call, uuid)
-    if execution and not execution.ending and not execution.moving then
+    local untouched = execution and not execution.ending and not execution.moving
+    local ended = untouched and execution.lifecycle_phase == 'terminal'
+    if untouched and (ended or not ff.execution.cancelled_with_flow(call, execution)) then
       visit(execution)
     end
   end

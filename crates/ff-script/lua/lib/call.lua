@@ -69,8 +69,11 @@ end
 
 -- Carries out what was planned. Returns whether an announcement was refused ('0' or '1').
 function ff.call.commit(call)
+  for _, flow in ipairs(call.flow_list) do
+    ff.flow.write_cancel(flow)
+  end
   for _, execution in ipairs(call.ends) do
-    ff.execution.write_end(execution)
+    ff.execution.write_end(call, execution)
     ff.completion.record(call, execution)
   end
   for _, execution in ipairs(call.moves) do

@@ -39,6 +39,30 @@ local function travels(call, execution)
   return result and result ~= '' and execution.result_text == '1' and #result <= call.inline_limit
 end
 
+-- The log of an execution, its epochs, how many entries it keeps, and the channel.
+local function destination(call, execution)
+  local partition = call.partition
+  if execution.flow_id then
+    return partition.flow_log, partition.flow_epochs, call.max_flow_log, ff.keys.flow_channel
+  end
+  return partition.solo_log, partition.solo_epochs, call.max_solo_log, ff.keys.solo_channel
+end
+
+-- Where the completion of an execution that ends now is expected to stand, if that is known. The core says so before it
+-- stands there, so that a call which is interrupted in between is not followed by a second entry.
+function ff.completion.expected_position(call, execution)
+  return ff.log.expected_id((destination(call, execution)))
+end
+
+-- The position of an entry that an interrupted call wrote without noting it in the core.
+local function unnoted_position(log, execution)
+  local expected = execution.log_expected
+  local entry = execution.resumed and expected and redis.call('XRANGE', log, expected, expected)[1]
+  if entry and string.find(table.concat(entry[2], ' '), execution.execution_id, 1, true) then
+    return expected
+  end
+end
+
 -- Writes the log entry of an execution whose core is terminal, notes its position in the core, and keeps the message
 -- for `ff.completion.publish`. What an interrupted call has recorded is announced again: it may not have been, and
 -- readers know a duplicate by its position.
@@ -50,16 +74,15 @@ function ff.completion.record(call, execution)
     fields[3] = 'result'
     fields[4] = execution.result
   end
-  local partition = call.partition
-  local log, epochs, max_len, channel
-  if execution.flow_id then
-    log, epochs, max_len, channel = partition.flow_log, partition.flow_epochs, call.max_flow_log, ff.keys.flow_channel
-  else
-    log, epochs, max_len, channel = partition.solo_log, partition.solo_epochs, call.max_solo_log, ff.keys.solo_channel
-  end
+  local log, epochs, max_len, channel = destination(call, execution)
   local id, prev = execution.log_pos, nil
   if not id then
-    id, prev = ff.log.append(log, epochs, max_len, call.now, fields)
+    id = unnoted_position(log, execution)
+    if not id then
+      id, prev = ff.log.append(log, epochs, max_len, call.now, fields, function(expected)
+        redis.call('HSET', execution.core, 'log_expected', expected)
+      end)
+    end
     redis.call('HSET', execution.core, 'log_pos', id)
   end
   text = text .. ',"pos":"' .. id .. '"'

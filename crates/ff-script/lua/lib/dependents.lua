@@ -24,15 +24,6 @@ local function meet(call, dependent, parent)
   end
 end
 
-local function give_up(call, dependent)
-  local flow = ff.flow.of(call, dependent)
-  if flow and flow.cancel_requested then
-    ff.execution.finish(call, dependent, 'cancelled', flow.cancel_reason)
-  else
-    ff.execution.finish(call, dependent, 'skipped', 'dependency_failed')
-  end
-end
-
 -- Deals with one dependent. Returns false where it has to wait.
 local function resolve(call, parent, uuid)
   local dependent, problem, met = ff.execution.load(call, uuid, 'met:' .. parent.uuid)
@@ -45,7 +36,7 @@ local function resolve(call, parent, uuid)
   if parent.terminal_outcome == 'success' then
     meet(call, dependent, parent)
   elseif call.ends_left > 0 then
-    give_up(call, dependent)
+    ff.execution.finish(call, dependent, 'skipped', 'dependency_failed')
   else
     return false
   end
@@ -61,7 +52,8 @@ function ff.dependents.plan(call, parent)
     return
   end
   local list = ff.base.split(stored)
-  local before = ff.base.num(parent.dependents_done)
+  -- One call may come to the same parent twice, before anything of the first time is written.
+  local before = parent.progress or ff.base.num(parent.dependents_done)
   local done = before
   local flow = ff.flow.of(call, parent)
   if flow and flow.cancel_requested then

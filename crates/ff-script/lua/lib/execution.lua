@@ -11,7 +11,7 @@ local FIELDS = {
   'public_state', 'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation', 'lease_epoch',
   'lease_expires_at', 'timeout_at', 'eligible_at', 'deadline_at', 'ready_member', 'unmet_needs', 'dependents_done',
   'log_pos', 'failure_reason', 'max_attempts', 'failures', 'max_lease_expiries', 'lease_expiries', 'backoff_ms',
-  'backoff_max_ms', 'timeout_ms', 'failed_epoch',
+  'backoff_max_ms', 'timeout_ms', 'failed_epoch', 'log_expected',
 }
 
 local PHASES = { blocked = 'submitted', delayed = 'submitted', waiting = 'runnable', active = 'active' }
@@ -84,7 +84,7 @@ function ff.execution.owned(call, uuid, epoch, attempt, outcome)
     end
     return nil, execution.log_pos and { 'ended', execution.terminal_outcome } or { 'lease_lost' }
   end
-  if outcome == 'failed' and execution.failed_epoch == epoch then
+  if outcome == 'failed' and same_lease and execution.failed_epoch == epoch then
     return nil, { 'retry', redis.call('HGET', execution.core, 'backoff_now_ms') }
   end
   return nil, { 'lease_lost' }
@@ -101,6 +101,16 @@ function ff.execution.finish(call, execution, outcome, reason, fields)
   call.ends_left = call.ends_left - 1
   ff.flow.member_ended(call, execution)
   ff.dependents.plan(call, execution)
+end
+
+-- Plans the cancellation of an execution whose flow is being cancelled. Returns whether it is.
+function ff.execution.cancelled_with_flow(call, execution)
+  local flow = ff.flow.of(call, execution)
+  if not (flow and flow.cancel_requested) then
+    return false
+  end
+  ff.execution.finish(call, execution, 'cancelled', flow.cancel_reason)
+  return true
 end
 
 -- Plans to complete an end that an earlier call left unfinished.
@@ -138,9 +148,7 @@ end
 function ff.execution.attempt_failed(call, execution, reason, retryable)
   local failures = ff.base.num(execution.failures) + 1
   local fields = { 'failures', ff.base.int(failures), 'last_error', reason, 'failed_epoch', execution.lease_epoch }
-  local flow = ff.flow.of(call, execution)
-  if flow and flow.cancel_requested then
-    ff.execution.finish(call, execution, 'cancelled', flow.cancel_reason, fields)
+  if ff.execution.cancelled_with_flow(call, execution) then
     return 'ended', 0
   end
   if not retryable or failures >= ff.base.num(execution.max_attempts) then
@@ -171,7 +179,7 @@ function ff.execution.lease_expired(call, execution)
 end
 
 -- Writes the core of an execution that ends, in one command.
-function ff.execution.write_end(execution)
+function ff.execution.write_end(call, execution)
   if execution.resumed then
     return
   end
@@ -184,6 +192,10 @@ function ff.execution.write_end(execution)
   set('public_state', execution.terminal_outcome)
   set('terminal_outcome', execution.terminal_outcome)
   set('completed_at', execution.completed_at)
+  local expected = ff.completion.expected_position(call, execution)
+  if expected then
+    set('log_expected', expected)
+  end
   if execution.failure_reason then
     set('failure_reason', execution.failure_reason)
   end

@@ -51,8 +51,15 @@ end
 
 -- Plans to mark a flow as being cancelled: its members no longer start.
 function ff.flow.request_cancel(flow, reason)
-  flow.cancel_requested, flow.cancel_reason = true, reason
-  flow.changes = { 'cancel_requested', '1', 'cancel_reason', reason }
+  flow.cancel_requested, flow.cancel_reason, flow.newly_cancelled = true, reason, true
+end
+
+-- Marks a flow as being cancelled. Comes before its first member ends, so that whoever completes an interrupted
+-- cancellation cancels the rest.
+function ff.flow.write_cancel(flow)
+  if flow.newly_cancelled then
+    redis.call('HSET', flow.core, 'cancel_requested', '1', 'cancel_reason', flow.cancel_reason)
+  end
 end
 
 local function final_state(flow)

@@ -74,7 +74,7 @@ local function forget_old_epochs(epochs_key)
   end
 end
 
-local function begin_epoch(log, epochs_key, max_len, now, fields, taken_back)
+local function begin_epoch(log, epochs_key, max_len, now, fields, taken_back, announce)
   local prev, largest = tail(log, taken_back)
   local epoch = now
   if largest then
@@ -87,6 +87,7 @@ local function begin_epoch(log, epochs_key, max_len, now, fields, taken_back)
   for index = 1, #fields do
     first[#first + 1] = fields[index]
   end
+  announce(ff.base.int(epoch) .. '-0')
   redis.call('HSET', epochs_key, ff.base.int(epoch), prev)
   forget_old_epochs(epochs_key)
   local id = redis.call('XADD', log, 'MAXLEN', '~', max_len, ff.base.int(epoch) .. '-*', unpack(first))
@@ -95,13 +96,20 @@ local function begin_epoch(log, epochs_key, max_len, now, fields, taken_back)
   return id, prev
 end
 
--- Appends an entry with these fields. Returns its id, and on an epoch's first entry what stood before it.
-function ff.log.append(log, epochs_key, max_len, now, fields)
+-- The id that the next append gives if this process's epoch goes on; nil if it has none.
+function ff.log.expected_id(log)
+  local own = mine[log]
+  return own and ff.base.int(own.epoch) .. '-' .. ff.base.int(own.seq + 1)
+end
+
+-- Appends an entry with these fields. Returns its id, and on an epoch's first entry what stood before it. `announce` is
+-- told the id beforehand where it is not the expected one.
+function ff.log.append(log, epochs_key, max_len, now, fields, announce)
   local id, taken_back = continue_epoch(log, max_len, fields)
   if id then
     return id
   end
-  return begin_epoch(log, epochs_key, max_len, now, fields, taken_back)
+  return begin_epoch(log, epochs_key, max_len, now, fields, taken_back, announce)
 end
 
 -- Removes entries that were committed before `cutoff` (ms), at most 100 of them. Returns whether none is left.
