@@ -7,6 +7,7 @@ pub mod cancel;
 pub mod delivery;
 pub mod dependencies;
 pub mod filter;
+pub mod lag;
 pub mod leases;
 pub mod lifecycle;
 pub mod retries;

@@ -1,0 +1,61 @@
+//! The suite fails a backend that hands out what its filter should have kept back.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use ff_core::{CompletionBackend, CompletionStream, EngineBackend, EngineError, ScannerFilter};
+use ff_embedded::EmbeddedBackend;
+use ff_test::cases::{delivery, filter};
+use own_backend::OwnBackend;
+
+/// Takes a filter and looks at none.
+struct Leaky(EmbeddedBackend);
+
+#[async_trait]
+impl CompletionBackend for Leaky {
+    async fn subscribe_completions(&self) -> Result<CompletionStream, EngineError> {
+        self.0.subscribe_completions().await
+    }
+
+    async fn subscribe_completions_filtered(&self, _: &ScannerFilter) -> Result<CompletionStream, EngineError> {
+        self.subscribe_completions().await
+    }
+}
+
+/// Offers no filters, and so has the trait refuse them.
+struct Unfiltered(EmbeddedBackend);
+
+#[async_trait]
+impl CompletionBackend for Unfiltered {
+    async fn subscribe_completions(&self) -> Result<CompletionStream, EngineError> {
+        self.0.subscribe_completions().await
+    }
+}
+
+fn over<C: CompletionBackend>(completions: fn(EmbeddedBackend) -> C) -> Arc<dyn EngineBackend> {
+    let engine = EmbeddedBackend::new();
+    Arc::new(OwnBackend::new(completions(engine.clone()), engine))
+}
+
+/// Whether a case fails, as it would in a test of its own.
+async fn fails(case: impl Future<Output = ()> + Send + 'static) -> bool {
+    tokio::spawn(case).await.is_err_and(|error| error.is_panic())
+}
+
+#[tokio::test]
+async fn a_backend_that_ignores_the_filter_fails() {
+    assert!(fails(filter::a_namespace_filter_passes_its_tenant_and_nothing_else(over(Leaky))).await);
+    assert!(fails(filter::a_tag_filter_passes_exactly_its_value(over(Leaky))).await);
+    assert!(fails(filter::both_conditions_of_a_filter_must_hold(over(Leaky))).await);
+}
+
+#[tokio::test]
+async fn a_backend_that_refuses_filters_fails() {
+    assert!(fails(filter::a_namespace_filter_passes_its_tenant_and_nothing_else(over(Unfiltered))).await);
+}
+
+#[tokio::test]
+async fn what_has_nothing_to_do_with_filters_passes_on_it() {
+    filter::the_noop_filter_passes_everything(over(Leaky)).await;
+    delivery::a_completion_committed_right_after_subscribing_arrives(over(Leaky)).await;
+}
