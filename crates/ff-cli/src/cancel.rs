@@ -8,7 +8,7 @@ use crate::{cli::CancelArgs, connect::ConnectArgs, failure::CliError, out, targe
 
 pub(crate) async fn cancel(args: &CancelArgs, connect: &ConnectArgs) -> Result<ExitCode, CliError> {
     let target = Target::parse(&args.id)?;
-    let backend = connect.open().await?;
+    let backend = connect.open_server().await?;
     match target {
         Target::Execution(id) => match backend.cancel_execution(id, &args.reason).await? {
             CancelOutcome::Cancelled => out::text(&format!("execution {id} is cancelled")),

@@ -14,8 +14,9 @@ use crate::{connect::ConnectArgs, failure::CliError};
     version,
     propagate_version = true,
     disable_help_subcommand = true,
-    after_help = "Exit codes: 0 success, 1 failed or not found, 2 wrong input, 3 the server is not there or refuses, \
-                  130 cancelled. FF_LOG sets the log level on stderr (default warn)."
+    after_help = "Without --url and FF_URL, run and demo need no server: they run in this process. Exit codes: 0 \
+                  success, 1 failed or not found, 2 wrong input, 3 the server is not there or refuses, 130 cancelled. \
+                  FF_LOG sets the log level on stderr (default warn)."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]

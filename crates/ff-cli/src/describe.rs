@@ -18,7 +18,7 @@ use crate::{
 
 pub(crate) async fn describe(args: &DescribeArgs, connect: &ConnectArgs) -> Result<ExitCode, CliError> {
     let target = Target::parse(&args.id)?;
-    let backend = connect.open().await?;
+    let backend = connect.open_server().await?;
     match target {
         Target::Execution(id) => {
             let execution = backend.describe_execution(id).await?;

@@ -25,7 +25,12 @@ pub(crate) async fn script(command: &ScriptCommand, connect: &ConnectArgs) -> Re
             out::text(&format!("{LIBRARY} version {VERSION} ABI {ABI_MAJOR} digest {digest}"));
         }
         ScriptCommand::Load { replace } => load(&ValkeyHost::connect(connect.config()?).await?, *replace).await?,
-        ScriptCommand::Check => return check(&ValkeyHost::connect(connect.config()?).await?).await,
+        ScriptCommand::Check => {
+            return match connect.embedded()? {
+                Some(embedded) => check(&**embedded.host(), "in this process").await,
+                None => check(&ValkeyHost::connect(connect.config()?).await?, "on the server").await,
+            };
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -51,9 +56,9 @@ async fn load(host: &ValkeyHost, replace: bool) -> Result<(), CliError> {
 }
 
 /// Whether this program can work with what is there as it is.
-async fn check(host: &ValkeyHost) -> Result<ExitCode, CliError> {
+async fn check(host: &dyn ScriptHost, place: &str) -> Result<ExitCode, CliError> {
     let state = loader::inspect(host).await?;
-    out::text(&format!("{LIBRARY} on the server: {state}"));
+    out::text(&format!("{LIBRARY} {place}: {state}"));
     Ok(match state {
         LibraryState::Same | LibraryState::Newer { .. } => ExitCode::SUCCESS,
         _ => ExitCode::from(code::FAILED),

@@ -21,7 +21,7 @@ pub(crate) async fn watch(args: WatchArgs, connect: &ConnectArgs) -> Result<Exit
     let mut filter = ScannerFilter::new();
     filter.namespace = args.namespace;
     filter.instance_tag = args.tag;
-    let subscribing = async { Ok(connect.open().await?.subscribe_completions_filtered(&filter).await?) };
+    let subscribing = async { Ok(connect.open_server().await?.subscribe_completions_filtered(&filter).await?) };
     let mut completions = interrupts.or(subscribing).await?;
     eprintln!("ff: watching {}; Ctrl-C ends it", described(&filter));
     let end = time_is_up(args.duration);

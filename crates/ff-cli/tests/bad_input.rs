@@ -26,8 +26,29 @@ async fn help_and_version_are_no_errors() {
 
 #[tokio::test]
 async fn without_a_server_the_way_to_name_one_is_told() {
-    ff(&["run", &example("hello.yaml")]).await.refused(2, &["--url", "FF_URL"]);
-    ff(&["watch", "--url", "http://example"]).await.refused(2, &["http://example"]);
+    let id = "0192f0c1-2b3c-7d4e-8f50-617283940a1b";
+    for command in [&["watch"][..], &["describe", id], &["cancel", id], &["doctor"], &["script", "load"]] {
+        ff(command).await.refused(2, &["no server is named", "--url", "FF_URL"]);
+        ff(&[command, &["--url", "embedded:"]].concat()).await.refused(2, &["`embedded:`", "--url", "FF_URL"]);
+    }
+    for command in ["watch", "demo"] {
+        ff(&[command, "--url", "http://example"]).await.refused(2, &["http://example"]);
+    }
+}
+
+#[tokio::test]
+async fn what_says_how_to_reach_a_server_is_refused_where_none_is_named() {
+    let hello = example("hello.yaml");
+    for command in [&["run", hello.as_str()][..], &["demo"], &["script", "check"], &["demo", "--url", "embedded:"]] {
+        for (given, option) in [
+            (&["--ca", "ca.pem"][..], "--ca"),
+            (&["--cert", "cert.pem", "--key", "key.pem"], "--cert"),
+            (&["--password-file", "password"], "--password-file"),
+            (&["--username", "ann", "--password-file", "password"], "--username"),
+        ] {
+            ff(&[command, given].concat()).await.refused(2, &[option, "for a server", "--url", "FF_URL"]);
+        }
+    }
 }
 
 #[tokio::test]
