@@ -46,6 +46,18 @@ enum Command {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Random histories on the library in process, checked against a model
+    Simulate {
+        /// The first seed; each history takes the next
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// Stop after this many histories
+        #[arg(long, default_value_t = u64::MAX, hide_default_value = true)]
+        count: u64,
+        /// Stop after this many minutes
+        #[arg(long, default_value_t = 1)]
+        minutes: u64,
+    },
     /// The benchmarks, against a server that is found or fetched first
     Bench {
         /// Arguments for `cargo bench`
@@ -75,6 +87,10 @@ fn run(command: Command) -> Result<()> {
         Command::Script => Cargo::new("run").args(["--quiet", "-p", "ff-script", "--example", "assemble"]).run(),
         Command::Demo { args } => serve::demo(&args),
         Command::Server { args } => serve::server(args),
+        Command::Simulate { seed, count, minutes } => Cargo::new("run")
+            .args(["--quiet", "--release", "-p", "ff-test", "--example", "simulate", "--"])
+            .args([seed, count, minutes].map(|number| number.to_string()))
+            .run(),
         Command::Bench { args } => {
             let chosen = provision::provide()?;
             Cargo::new("bench").args(["-p", "ff-benches"]).args(args).envs(chosen.env()).run()

@@ -92,8 +92,12 @@ impl WakeUps {
         Box::pin(Signals(inbox))
     }
 
-    /// Takes `<lane> <partition number>`; returns whether anybody listens to that lane.
+    /// Takes `<lane> <partition number>`; returns whether anybody listens to that lane. An empty message only asks
+    /// whether anybody listens at all.
     fn woken(&self, message: &[u8]) -> bool {
+        if message.is_empty() {
+            return lock(&self.0).values().flatten().any(|inbox| inbox.strong_count() > 0);
+        }
         let parsed = std::str::from_utf8(message)
             .ok()
             .and_then(|text| text.split_once(' '))

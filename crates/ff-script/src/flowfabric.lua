@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '1', digest = '24d40d939ec4ff8a571a27c47d9cd525' }
+local ff = { version = '1', digest = 'efac968028d83e60e99921425614713a' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, lists as text, and replies. Everything else builds on these.
@@ -269,7 +269,7 @@ function ff.completion.committed_at(entry)
   local fields = entry[2]
   for index = 1, #fields, 2 do
     if fields[index] == 'e' then
-      return tonumber(string.match(fields[index + 1], '"at":(%d+)'))
+      return tonumber(string.match(fields[index + 1], '"at":(%d+)')) or 0
     end
   end
   return 0
@@ -376,7 +376,7 @@ local FIELDS = {
   'public_state', 'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation', 'lease_epoch',
   'lease_expires_at', 'timeout_at', 'eligible_at', 'deadline_at', 'ready_member', 'unmet_needs', 'dependents_done',
   'log_pos', 'failure_reason', 'max_attempts', 'failures', 'max_lease_expiries', 'lease_expiries', 'backoff_ms',
-  'backoff_max_ms', 'timeout_ms', 'failed_epoch', 'log_expected',
+  'backoff_max_ms', 'timeout_ms', 'failed_epoch', 'ended_by', 'log_expected',
 }
 
 local PHASES = { blocked = 'submitted', delayed = 'submitted', waiting = 'runnable', active = 'active' }
@@ -441,7 +441,8 @@ function ff.execution.owned(call, uuid, epoch, attempt, outcome)
   end
   local same_lease = execution.lease_epoch == epoch and execution.current_attempt_index == attempt
   if execution.lifecycle_phase == 'terminal' then
-    if same_lease and execution.terminal_outcome == outcome then
+    local by_this_call = outcome == 'failed' and execution.ended_by == epoch
+    if same_lease and (execution.terminal_outcome == outcome or by_this_call) then
       if execution.log_pos and not redis.call('ZSCORE', call.partition.open, uuid) then
         return nil, { 'ok', '0' }
       end
@@ -469,12 +470,12 @@ function ff.execution.finish(call, execution, outcome, reason, fields)
 end
 
 -- Plans the cancellation of an execution whose flow is being cancelled. Returns whether it is.
-function ff.execution.cancelled_with_flow(call, execution)
+function ff.execution.cancelled_with_flow(call, execution, fields)
   local flow = ff.flow.of(call, execution)
   if not (flow and flow.cancel_requested) then
     return false
   end
-  ff.execution.finish(call, execution, 'cancelled', flow.cancel_reason)
+  ff.execution.finish(call, execution, 'cancelled', flow.cancel_reason, fields)
   return true
 end
 
@@ -513,7 +514,7 @@ end
 function ff.execution.attempt_failed(call, execution, reason, retryable)
   local failures = ff.base.num(execution.failures) + 1
   local fields = { 'failures', ff.base.int(failures), 'last_error', reason, 'failed_epoch', execution.lease_epoch }
-  if ff.execution.cancelled_with_flow(call, execution) then
+  if ff.execution.cancelled_with_flow(call, execution, { 'ended_by', execution.lease_epoch, unpack(fields) }) then
     return 'ended', 0
   end
   if not retryable or failures >= ff.base.num(execution.max_attempts) then
@@ -918,7 +919,13 @@ ff.queue = {}
 
 local MAX_PRIORITY = 999
 -- Waiting processes that are tried for one signal, in case the first ones are gone.
-local SIGNAL_TRIES = 4
+local SIGNAL_TRIES = 64
+-- How often a partition looks for processes that are gone (ms), and at how many of those that wait.
+local PRUNE_INTERVAL = 60000
+local PRUNED_AT_ONCE = 16
+
+-- partition tag -> { at, after }: when this process last looked, and at whom last.
+local pruned = {}
 
 -- The range of a lane's members in `ready` and `waiters`: lanes hold no control characters.
 local function lane_range(lane)
@@ -952,19 +959,47 @@ function ff.queue.wait(partition, lane, listener)
   redis.call('ZADD', partition.waiters, 0, lane .. '\n' .. listener)
 end
 
--- Signals one process that waits for this lane.
+-- Whether somebody receives a message on a listener's channel.
+local function reaches(listener, message)
+  local receivers = redis.pcall('PUBLISH', ff.keys.wake_channel(listener), message)
+  return type(receivers) == 'number' and receivers > 0
+end
+
+local function listener_of(waiter)
+  return string.sub(waiter, string.find(waiter, '\n', 1, true) + 1)
+end
+
+-- Signals one process that waits for this lane, passing over those that are gone.
 function ff.queue.signal(partition, lane)
   local first, last = lane_range(lane)
-  local number = string.match(partition.tag, '%d+')
+  local message = lane .. ' ' .. string.match(partition.tag, '%d+')
   local waiters = redis.call('ZRANGEBYLEX', partition.waiters, first, last, 'LIMIT', 0, SIGNAL_TRIES)
   for _, waiter in ipairs(waiters) do
     redis.call('ZREM', partition.waiters, waiter)
-    local channel = ff.keys.wake_channel(string.sub(waiter, #lane + 2))
-    local receivers = redis.pcall('PUBLISH', channel, lane .. ' ' .. number)
-    if type(receivers) == 'number' and receivers > 0 then
+    if reaches(listener_of(waiter), message) then
       return
     end
   end
+end
+
+-- Now and then takes processes that are gone off the list, also of lanes that get no more work. An empty message asks
+-- whether somebody listens.
+function ff.queue.prune(partition, now)
+  local last = pruned[partition.tag] or { at = now - PRUNE_INTERVAL, after = '-' }
+  pruned[partition.tag] = last
+  if now >= last.at and now - last.at < PRUNE_INTERVAL then
+    return
+  end
+  local waiters = redis.call('ZRANGEBYLEX', partition.waiters, last.after, '+', 'LIMIT', 0, PRUNED_AT_ONCE)
+  for _, waiter in ipairs(waiters) do
+    if not reaches(listener_of(waiter), '') then
+      redis.call('ZREM', partition.waiters, waiter)
+    end
+  end
+  local more = #waiters == PRUNED_AT_ONCE
+  last.after = more and '(' .. waiters[#waiters] or '-'
+  -- A long list is gone through without a pause.
+  last.at = more and now - PRUNE_INTERVAL or now
 end
 
 -- Signals one process for each lane that this call gave work to.
@@ -1109,7 +1144,7 @@ end
 do -- functions/cancel_flow.lua
 -- ff1_cancel_flow: cancels the members of a flow that have not ended, a bounded number of them per call. From the
 -- first call on none of its members can start.
--- KEYS   1..12 partition block, 13 flow core, then the cores of the members from the offset on that this call may end
+-- KEYS   1..12 partition block, 13 flow core
 -- ARGV   1 policy, 2 flow id, 3 reason (UTF-8), 4 offset of the first member, 5 how many members at most
 -- reply  'ok', cancelled, ended before, offset to go on at or '' when done | 'not_found' | 'ended', state of the flow
 -- errors WRONGTYPE
@@ -1187,20 +1222,27 @@ local function read_candidate(call, member)
   return candidate
 end
 
+-- Members of a flow that is being cancelled leave the queue too: whoever completes the cancellation finds them.
+local function is_stale(call, candidate)
+  local flow = not candidate.stale and ff.flow.of(call, candidate)
+  return candidate.stale or (flow and flow.cancel_requested)
+end
+
+-- What to lease, what to take off the queue, and whether there is more to lease.
 local function choose(call, members, wanted)
-  local chosen, stale = {}, {}
+  local chosen, stale, more = {}, {}, false
   for _, member in ipairs(members) do
     local candidate = read_candidate(call, member)
-    if candidate and candidate.stale then
+    if candidate and is_stale(call, candidate) then
       stale[#stale + 1] = member
     elseif candidate and #chosen < wanted then
-      local flow = ff.flow.of(call, candidate)
-      if not (flow and flow.cancel_requested) then
-        chosen[#chosen + 1] = candidate
-      end
+      chosen[#chosen + 1] = candidate
+    elseif candidate then
+      more = true
     end
   end
-  return chosen, stale
+  -- Behind a window full of what goes away there may be work.
+  return chosen, stale, more or (#stale > 0 and #members == wanted + SPARE)
 end
 
 local function lease(call, candidate, worker, lease_ms)
@@ -1223,8 +1265,7 @@ local function claim(KEYS, ARGV)
   local lane, worker, wanted, lease_ms, listener = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
   local call = ff.call.begin(KEYS, '0 0 0')
   local members = ff.queue.peek(call.partition, lane, wanted + SPARE)
-  local chosen, stale = choose(call, members, wanted)
-  local more = #members - #stale > #chosen
+  local chosen, stale, more = choose(call, members, wanted)
   local reply = { more and '1' or '0' }
   for _, candidate in ipairs(chosen) do
     lease(call, candidate, worker, lease_ms)
@@ -1282,6 +1323,7 @@ do -- functions/deployment.lua
 -- ARGV   1 partition count, 2 ABI major
 -- reply  recorded partition count, recorded ABI major
 -- errors WRONGTYPE
+-- flags  allow-oom (who ends work must be able to join a full server)
 local function deployment(KEYS, ARGV)
   local record, count, abi = KEYS[1], ARGV[1], ARGV[2]
   local known = redis.call('HMGET', record, 'partition_count', 'abi')
@@ -1293,7 +1335,7 @@ local function deployment(KEYS, ARGV)
   return { count, abi }
 end
 
-redis.register_function('ff1_deployment', deployment)
+redis.register_function({ function_name = 'ff1_deployment', callback = deployment, flags = { 'allow-oom' } })
 end
 
 do -- functions/describe_execution.lua
@@ -1391,6 +1433,7 @@ local function discard(KEYS, ARGV)
       redis.call('ZREM', partition.ready, entry.member)
     end
     redis.call('ZREM', partition.delayed, entry.uuid)
+    redis.call('ZREM', partition.leases, entry.uuid)
     redis.call('ZREM', partition.deadlines, entry.uuid)
     redis.call('ZREM', partition.open, entry.uuid)
   end
@@ -1820,19 +1863,24 @@ do -- functions/sweep.lua
 -- errors WRONGTYPE
 -- flags  allow-oom
 local DUE_AT_ONCE = 64
+-- How long an entry is put off whose execution is not found (ms): it may be on its way to another node.
+local LOST_FOR = 3600000
 
 local function due(call, index)
   return redis.call('ZRANGEBYSCORE', index, '-inf', ff.base.int(call.now), 'LIMIT', 0, DUE_AT_ONCE)
 end
 
--- Looks at what an index says is due; an entry whose execution cannot be read stays for later.
+-- Looks at what an index says is due; an entry whose execution is not found is put off.
 local function each_due(call, index, visit)
   local entries = due(call, index)
   for _, uuid in ipairs(entries) do
     if call.ends_left <= 0 then
       return true
     end
-    local execution = ff.execution.load(call, uuid)
+    local execution, problem = ff.execution.load(call, uuid)
+    if not execution and not problem then
+      call.lost[#call.lost + 1] = { index, uuid }
+    end
     local untouched = execution and not execution.ending and not execution.moving
     local ended = untouched and execution.lifecycle_phase == 'terminal'
     if untouched and (ended or not ff.execution.cancelled_with_flow(call, execution)) then
@@ -1901,6 +1949,9 @@ local function correct_indexes(call)
   for _, entry in ipairs(call.moved_due) do
     redis.call('ZADD', call.partition.leases, entry[2], entry[1])
   end
+  for _, entry in ipairs(call.lost) do
+    redis.call('ZADD', entry[1], ff.base.int(call.now + LOST_FOR), entry[2])
+  end
 end
 
 local function first_score(index)
@@ -1937,8 +1988,9 @@ end
 local function sweep(KEYS, ARGV)
   local policy, retention_ms = ARGV[1], tonumber(ARGV[2])
   local call = ff.call.begin(KEYS, policy)
-  call.released, call.reclaimed, call.stale, call.moved_due = 0, 0, {}, {}
+  call.released, call.reclaimed, call.stale, call.moved_due, call.lost = 0, 0, {}, {}, {}
   local partition = call.partition
+  ff.queue.prune(partition, call.now)
   local due_at = soonest(partition)
   if is_idle(call, due_at, call.now - retention_ms) then
     return reply(call, 0, false, due_at)

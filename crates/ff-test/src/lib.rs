@@ -10,6 +10,7 @@
 
 pub mod cases;
 mod fixture;
+pub mod simulation;
 
 pub use fixture::Fixture;
 

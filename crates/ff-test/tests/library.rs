@@ -6,7 +6,7 @@ mod support;
 
 use std::sync::Arc;
 
-use ff_core::{EngineError, PartitionCount};
+use ff_core::{EngineError, MaintenanceBackend, PartitionCount};
 use ff_script::{
     SOURCE,
     assemble::VERSION,
@@ -134,8 +134,20 @@ async fn a_submission_beyond_the_servers_memory_writes_nothing_while_ends_go_on(
     let error = stand.backend.submit_flow(&flow).await.unwrap_err();
     assert!(matches!(error, EngineError::ResourceExhausted { .. }), "{error}");
     stand.backend.complete(&claimed.lease, "done".into()).await.unwrap();
+    // Who ends work and who repairs can still join.
+    let another = ValkeyBackend::connect(stand.server.url()).await.unwrap();
+    another.verify_deployment().await.unwrap();
+    another.reconcile(id.partition(), None, 10).await.unwrap();
     stand.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
     let refused = ff_core::FlowId::from_idempotency_key(&fixture.namespace, "k");
     assert!(matches!(stand.backend.describe_flow(refused).await, Err(EngineError::NotFound { .. })));
     fixture.submit(&flow).await;
+}
+
+#[tokio::test]
+async fn a_server_that_evicts_flows_is_refused_with_its_policy() {
+    let server = TestServer::builder().arg("--maxmemory").arg("64mb").arg("--maxmemory-policy").arg("allkeys-lru");
+    let server = server.build().await.unwrap();
+    let error = ValkeyBackend::connect(server.url()).await.unwrap_err().to_string();
+    assert!(error.contains("allkeys-lru") && error.contains("noeviction"), "{error}");
 }

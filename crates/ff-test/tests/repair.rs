@@ -210,3 +210,33 @@ async fn what_was_counted_is_not_counted_again_by_a_repair() {
     fixture.complete(c).await;
     assert_eq!(state().await, FlowState::Success);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_passes_over_processes_that_are_gone_and_the_sweep_forgets_them() {
+    let stand = Stand::start().await;
+    let fixture = Fixture::new(stand.backend.clone());
+    let partitions: Vec<_> = stand.backend.partition_count().partitions().collect();
+    let mut signals = stand.backend.work_signals(&fixture.lane).await.unwrap();
+    stand.backend.await_work(&fixture.lane, &partitions).await.unwrap();
+    let flow = fixture.flow(&[("a", &[])]).idempotency_key("k");
+    let id = ff_core::FlowId::from_idempotency_key(&fixture.namespace, "k");
+    let partition = id.partition(stand.backend.partition_count());
+    let waiters = format!("ff:part:{partition}:waiters");
+    for n in 0..20 {
+        // Before any uuid in the order of the set.
+        stand.command(&["ZADD", &waiters, "0", &format!("{}\n!gone-{n}", fixture.lane)]).await;
+        stand.command(&["ZADD", &waiters, "0", &format!("unused-lane-{n}\n!gone")]).await;
+    }
+    fixture.submit(&flow).await;
+    let signal = futures::StreamExt::next(&mut signals).await;
+    assert_eq!(signal, Some(ff_core::WorkSignal::Ready(partition)));
+    // A process looks after the lanes that nobody works on once a minute; a reloaded library begins at once.
+    let left = async || stand.command(&["ZCARD", &waiters]).await.int().unwrap();
+    assert_eq!(left().await, 20);
+    stand.backend.await_work(&fixture.lane, &[partition]).await.unwrap();
+    stand.command(&["FUNCTION", "LOAD", "REPLACE", ff_script::SOURCE]).await;
+    for _ in 0..3 {
+        fixture.sweep(partition).await;
+    }
+    assert_eq!(left().await, 0);
+}

@@ -101,13 +101,15 @@ impl ValkeyBackend {
     /// Connects.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] for what is wrong with the configuration or a server that is too old,
+    /// [`EngineError::InvalidInput`] for what is wrong with the configuration, or for a server that is too old or evicts
+    /// keys at will when its memory is full,
     /// [`EngineError::PermissionDenied`] for wrong credentials, [`EngineError::Transport`] or [`EngineError::Timeout`]
     /// when no server answers there, [`EngineError::Conflict`] when the deployment has another partition count or the
     /// server another text of this version of the library.
     pub async fn connect_with(config: ValkeyConfig) -> Result<Self, EngineError> {
         let host = Arc::new(ValkeyHost::connect(config).await?);
         loader::ensure_loaded(&*host).await?;
+        host.refuse_eviction().await?;
         let wanted = host.config().partition_count;
         let partitions = Operations::join_deployment(&*host, wanted).await?;
         Ok(Self::over(host, partitions))

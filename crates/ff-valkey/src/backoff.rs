@@ -2,24 +2,26 @@
 
 use std::time::Duration;
 
-/// Doubles from its first pause to its longest.
+/// The longest pause.
+const LONGEST: Duration = Duration::from_millis(100);
+
+/// Doubles from 10 ms to 100 ms, each pause up to a quarter shorter by chance, so that processes which lost their server
+/// together do not come back together.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
-    longest: Duration,
 }
 
 impl Backoff {
-    /// For connections and reads: back soon after a short failure, no burden during a long one.
+    /// For connections and reads: back soon after a short failure, little burden during a long one.
     pub(crate) const fn reconnect() -> Self {
-        Self { next: Duration::from_millis(10), longest: Duration::from_millis(500) }
+        Self { next: Duration::from_millis(10) }
     }
 
-    pub(crate) const fn next(&mut self) -> Duration {
+    fn next(&mut self) -> Duration {
         let pause = self.next;
-        let doubled = pause.saturating_mul(2);
-        self.next = if doubled.as_nanos() < self.longest.as_nanos() { doubled } else { self.longest };
-        pause
+        self.next = pause.saturating_mul(2).min(LONGEST);
+        pause.mul_f64(1.0 - fastrand::f64() / 4.0)
     }
 
     pub(crate) async fn pause(&mut self) {
@@ -33,9 +35,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_the_longest() {
+    fn pauses_double_up_to_the_longest_and_vary_by_a_quarter() {
         let mut backoff = Backoff::reconnect();
-        let pauses: Vec<u128> = (0..8).map(|_| backoff.next().as_millis()).collect();
-        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 500, 500]);
+        for longest in [10, 20, 40, 80, 100, 100] {
+            let longest = Duration::from_millis(longest);
+            let pause = backoff.next();
+            assert!(pause <= longest && pause >= longest.mul_f64(0.75), "{pause:?} of {longest:?}");
+        }
     }
 }

@@ -163,9 +163,8 @@ impl ScriptHost for ValkeyHost {
                     }
                 }
                 Err(error) => {
-                    let text = error.to_string();
-                    for (index, answer) in answers.iter_mut().enumerate().filter(|(i, _)| missing.contains(i)) {
-                        *answer = Err(Failure::Other(EngineError::transport(calls[index].function, text.clone())));
+                    for index in missing {
+                        answers[index] = Err(Failure::Other(again(&error)));
                     }
                 }
             }
@@ -198,6 +197,18 @@ impl ScriptHost for ValkeyHost {
             .map_err(|error| self.doing("asking for the server's version").failed(error))?;
         version_in(&info)
             .ok_or_else(|| EngineError::transport("asking for the server's version", "INFO names no version"))
+    }
+}
+
+/// The same error for another caller, as far as callers tell errors apart.
+fn again(error: &EngineError) -> EngineError {
+    match error {
+        EngineError::PermissionDenied { op, reason } => {
+            EngineError::PermissionDenied { op: op.clone(), reason: reason.clone() }
+        }
+        EngineError::Conflict { what, reason } => EngineError::Conflict { what: what.clone(), reason: reason.clone() },
+        EngineError::InvalidInput { what, reason } => EngineError::invalid(what, reason),
+        other => EngineError::transport("loading the library", other.to_string()),
     }
 }
 

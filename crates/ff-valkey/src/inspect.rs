@@ -49,6 +49,19 @@ impl ValkeyHost {
         Ok(pairs.first().map(|(_, value)| String::from_utf8_lossy(value).into_owned()))
     }
 
+    /// Refuses a server that throws keys away when its memory is full: flows and logs would vanish without a word.
+    pub(crate) async fn refuse_eviction(&self) -> Result<(), EngineError> {
+        let memory = self.info("memory").await?;
+        let of = |name: &str| memory.get(name).map_or("", String::as_str);
+        if of("maxmemory") == "0" || !of("maxmemory_policy").starts_with("allkeys") {
+            return Ok(());
+        }
+        Err(EngineError::invalid(
+            format!("maxmemory-policy {} of {}", of("maxmemory_policy"), self.config().endpoint),
+            "it evicts flows and completion logs; CONFIG SET maxmemory-policy noeviction",
+        ))
+    }
+
     /// The user that this connection acts as.
     ///
     /// # Errors

@@ -60,6 +60,10 @@ impl WakeUps {
 
     /// Takes a message of the wake channel: `<lane> <partition number>`.
     pub(crate) fn woken(&self, message: &[u8]) {
+        if message.is_empty() {
+            // A partition asks whether this process is still there. To be received is the answer.
+            return;
+        }
         let parsed = std::str::from_utf8(message)
             .ok()
             .and_then(|text| text.split_once(' '))

@@ -110,7 +110,7 @@ fn persistence(facts: &Facts) -> Finding {
             Ok(_) => Finding::warn(
                 TOPIC,
                 "append-only file, synced every second: a crash of the machine can undo about the last second, longer \
-                 with a slow disk, and what was delivered of it is declared as a gap",
+                 with a slow disk, and subscribers that received it are warned of the gap",
                 "CONFIG SET appendfsync always where that is too much",
             ),
             Err(why) => {
@@ -189,7 +189,7 @@ fn permissions(permissions: &Told<Vec<Permission>>) -> Vec<Finding> {
     let permissions = match permissions {
         Ok(permissions) => permissions,
         Err(why) => {
-            let fix = "grant +acl|whoami +acl|dryrun for a look; every program checks what it needs when it connects";
+            let fix = "grant +acl|whoami +acl|dryrun for a look; a program that lacks a permission is told when it needs it";
             return vec![Finding::unknown(TOPIC, why, fix)];
         }
     };

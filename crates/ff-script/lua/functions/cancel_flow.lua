@@ -1,6 +1,6 @@
 -- ff1_cancel_flow: cancels the members of a flow that have not ended, a bounded number of them per call. From the
 -- first call on none of its members can start.
--- KEYS   1..12 partition block, 13 flow core, then the cores of the members from the offset on that this call may end
+-- KEYS   1..12 partition block, 13 flow core
 -- ARGV   1 policy, 2 flow id, 3 reason (UTF-8), 4 offset of the first member, 5 how many members at most
 -- reply  'ok', cancelled, ended before, offset to go on at or '' when done | 'not_found' | 'ended', state of the flow
 -- errors WRONGTYPE

@@ -27,20 +27,27 @@ local function read_candidate(call, member)
   return candidate
 end
 
+-- Members of a flow that is being cancelled leave the queue too: whoever completes the cancellation finds them.
+local function is_stale(call, candidate)
+  local flow = not candidate.stale and ff.flow.of(call, candidate)
+  return candidate.stale or (flow and flow.cancel_requested)
+end
+
+-- What to lease, what to take off the queue, and whether there is more to lease.
 local function choose(call, members, wanted)
-  local chosen, stale = {}, {}
+  local chosen, stale, more = {}, {}, false
   for _, member in ipairs(members) do
     local candidate = read_candidate(call, member)
-    if candidate and candidate.stale then
+    if candidate and is_stale(call, candidate) then
       stale[#stale + 1] = member
     elseif candidate and #chosen < wanted then
-      local flow = ff.flow.of(call, candidate)
-      if not (flow and flow.cancel_requested) then
-        chosen[#chosen + 1] = candidate
-      end
+      chosen[#chosen + 1] = candidate
+    elseif candidate then
+      more = true
     end
   end
-  return chosen, stale
+  -- Behind a window full of what goes away there may be work.
+  return chosen, stale, more or (#stale > 0 and #members == wanted + SPARE)
 end
 
 local function lease(call, candidate, worker, lease_ms)
@@ -63,8 +70,7 @@ local function claim(KEYS, ARGV)
   local lane, worker, wanted, lease_ms, listener = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
   local call = ff.call.begin(KEYS, '0 0 0')
   local members = ff.queue.peek(call.partition, lane, wanted + SPARE)
-  local chosen, stale = choose(call, members, wanted)
-  local more = #members - #stale > #chosen
+  local chosen, stale, more = choose(call, members, wanted)
   local reply = { more and '1' or '0' }
   for _, candidate in ipairs(chosen) do
     lease(call, candidate, worker, lease_ms)

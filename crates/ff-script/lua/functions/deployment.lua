@@ -3,6 +3,7 @@
 -- ARGV   1 partition count, 2 ABI major
 -- reply  recorded partition count, recorded ABI major
 -- errors WRONGTYPE
+-- flags  allow-oom (who ends work must be able to join a full server)
 local function deployment(KEYS, ARGV)
   local record, count, abi = KEYS[1], ARGV[1], ARGV[2]
   local known = redis.call('HMGET', record, 'partition_count', 'abi')
@@ -14,4 +15,4 @@ local function deployment(KEYS, ARGV)
   return { count, abi }
 end
 
-redis.register_function('ff1_deployment', deployment)
+redis.register_function({ function_name = 'ff1_deployment', callback = deployment, flags = { 'allow-oom' } })

@@ -26,6 +26,7 @@ local function discard(KEYS, ARGV)
       redis.call('ZREM', partition.ready, entry.member)
     end
     redis.call('ZREM', partition.delayed, entry.uuid)
+    redis.call('ZREM', partition.leases, entry.uuid)
     redis.call('ZREM', partition.deadlines, entry.uuid)
     redis.call('ZREM', partition.open, entry.uuid)
   end

@@ -7,19 +7,24 @@
 -- errors WRONGTYPE
 -- flags  allow-oom
 local DUE_AT_ONCE = 64
+-- How long an entry is put off whose execution is not found (ms): it may be on its way to another node.
+local LOST_FOR = 3600000
 
 local function due(call, index)
   return redis.call('ZRANGEBYSCORE', index, '-inf', ff.base.int(call.now), 'LIMIT', 0, DUE_AT_ONCE)
 end
 
--- Looks at what an index says is due; an entry whose execution cannot be read stays for later.
+-- Looks at what an index says is due; an entry whose execution is not found is put off.
 local function each_due(call, index, visit)
   local entries = due(call, index)
   for _, uuid in ipairs(entries) do
     if call.ends_left <= 0 then
       return true
     end
-    local execution = ff.execution.load(call, uuid)
+    local execution, problem = ff.execution.load(call, uuid)
+    if not execution and not problem then
+      call.lost[#call.lost + 1] = { index, uuid }
+    end
     local untouched = execution and not execution.ending and not execution.moving
     local ended = untouched and execution.lifecycle_phase == 'terminal'
     if untouched and (ended or not ff.execution.cancelled_with_flow(call, execution)) then
@@ -88,6 +93,9 @@ local function correct_indexes(call)
   for _, entry in ipairs(call.moved_due) do
     redis.call('ZADD', call.partition.leases, entry[2], entry[1])
   end
+  for _, entry in ipairs(call.lost) do
+    redis.call('ZADD', entry[1], ff.base.int(call.now + LOST_FOR), entry[2])
+  end
 end
 
 local function first_score(index)
@@ -124,8 +132,9 @@ end
 local function sweep(KEYS, ARGV)
   local policy, retention_ms = ARGV[1], tonumber(ARGV[2])
   local call = ff.call.begin(KEYS, policy)
-  call.released, call.reclaimed, call.stale, call.moved_due = 0, 0, {}, {}
+  call.released, call.reclaimed, call.stale, call.moved_due, call.lost = 0, 0, {}, {}, {}
   local partition = call.partition
+  ff.queue.prune(partition, call.now)
   local due_at = soonest(partition)
   if is_idle(call, due_at, call.now - retention_ms) then
     return reply(call, 0, false, due_at)

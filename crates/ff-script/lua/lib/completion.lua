@@ -113,7 +113,7 @@ function ff.completion.committed_at(entry)
   local fields = entry[2]
   for index = 1, #fields, 2 do
     if fields[index] == 'e' then
-      return tonumber(string.match(fields[index + 1], '"at":(%d+)'))
+      return tonumber(string.match(fields[index + 1], '"at":(%d+)')) or 0
     end
   end
   return 0

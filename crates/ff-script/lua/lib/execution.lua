@@ -11,7 +11,7 @@ local FIELDS = {
   'public_state', 'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation', 'lease_epoch',
   'lease_expires_at', 'timeout_at', 'eligible_at', 'deadline_at', 'ready_member', 'unmet_needs', 'dependents_done',
   'log_pos', 'failure_reason', 'max_attempts', 'failures', 'max_lease_expiries', 'lease_expiries', 'backoff_ms',
-  'backoff_max_ms', 'timeout_ms', 'failed_epoch', 'log_expected',
+  'backoff_max_ms', 'timeout_ms', 'failed_epoch', 'ended_by', 'log_expected',
 }
 
 local PHASES = { blocked = 'submitted', delayed = 'submitted', waiting = 'runnable', active = 'active' }
@@ -76,7 +76,8 @@ function ff.execution.owned(call, uuid, epoch, attempt, outcome)
   end
   local same_lease = execution.lease_epoch == epoch and execution.current_attempt_index == attempt
   if execution.lifecycle_phase == 'terminal' then
-    if same_lease and execution.terminal_outcome == outcome then
+    local by_this_call = outcome == 'failed' and execution.ended_by == epoch
+    if same_lease and (execution.terminal_outcome == outcome or by_this_call) then
       if execution.log_pos and not redis.call('ZSCORE', call.partition.open, uuid) then
         return nil, { 'ok', '0' }
       end
@@ -104,12 +105,12 @@ function ff.execution.finish(call, execution, outcome, reason, fields)
 end
 
 -- Plans the cancellation of an execution whose flow is being cancelled. Returns whether it is.
-function ff.execution.cancelled_with_flow(call, execution)
+function ff.execution.cancelled_with_flow(call, execution, fields)
   local flow = ff.flow.of(call, execution)
   if not (flow and flow.cancel_requested) then
     return false
   end
-  ff.execution.finish(call, execution, 'cancelled', flow.cancel_reason)
+  ff.execution.finish(call, execution, 'cancelled', flow.cancel_reason, fields)
   return true
 end
 
@@ -148,7 +149,7 @@ end
 function ff.execution.attempt_failed(call, execution, reason, retryable)
   local failures = ff.base.num(execution.failures) + 1
   local fields = { 'failures', ff.base.int(failures), 'last_error', reason, 'failed_epoch', execution.lease_epoch }
-  if ff.execution.cancelled_with_flow(call, execution) then
+  if ff.execution.cancelled_with_flow(call, execution, { 'ended_by', execution.lease_epoch, unpack(fields) }) then
     return 'ended', 0
   end
   if not retryable or failures >= ff.base.num(execution.max_attempts) then

@@ -4,7 +4,13 @@ ff.queue = {}
 
 local MAX_PRIORITY = 999
 -- Waiting processes that are tried for one signal, in case the first ones are gone.
-local SIGNAL_TRIES = 4
+local SIGNAL_TRIES = 64
+-- How often a partition looks for processes that are gone (ms), and at how many of those that wait.
+local PRUNE_INTERVAL = 60000
+local PRUNED_AT_ONCE = 16
+
+-- partition tag -> { at, after }: when this process last looked, and at whom last.
+local pruned = {}
 
 -- The range of a lane's members in `ready` and `waiters`: lanes hold no control characters.
 local function lane_range(lane)
@@ -38,19 +44,47 @@ function ff.queue.wait(partition, lane, listener)
   redis.call('ZADD', partition.waiters, 0, lane .. '\n' .. listener)
 end
 
--- Signals one process that waits for this lane.
+-- Whether somebody receives a message on a listener's channel.
+local function reaches(listener, message)
+  local receivers = redis.pcall('PUBLISH', ff.keys.wake_channel(listener), message)
+  return type(receivers) == 'number' and receivers > 0
+end
+
+local function listener_of(waiter)
+  return string.sub(waiter, string.find(waiter, '\n', 1, true) + 1)
+end
+
+-- Signals one process that waits for this lane, passing over those that are gone.
 function ff.queue.signal(partition, lane)
   local first, last = lane_range(lane)
-  local number = string.match(partition.tag, '%d+')
+  local message = lane .. ' ' .. string.match(partition.tag, '%d+')
   local waiters = redis.call('ZRANGEBYLEX', partition.waiters, first, last, 'LIMIT', 0, SIGNAL_TRIES)
   for _, waiter in ipairs(waiters) do
     redis.call('ZREM', partition.waiters, waiter)
-    local channel = ff.keys.wake_channel(string.sub(waiter, #lane + 2))
-    local receivers = redis.pcall('PUBLISH', channel, lane .. ' ' .. number)
-    if type(receivers) == 'number' and receivers > 0 then
+    if reaches(listener_of(waiter), message) then
       return
     end
   end
+end
+
+-- Now and then takes processes that are gone off the list, also of lanes that get no more work. An empty message asks
+-- whether somebody listens.
+function ff.queue.prune(partition, now)
+  local last = pruned[partition.tag] or { at = now - PRUNE_INTERVAL, after = '-' }
+  pruned[partition.tag] = last
+  if now >= last.at and now - last.at < PRUNE_INTERVAL then
+    return
+  end
+  local waiters = redis.call('ZRANGEBYLEX', partition.waiters, last.after, '+', 'LIMIT', 0, PRUNED_AT_ONCE)
+  for _, waiter in ipairs(waiters) do
+    if not reaches(listener_of(waiter), '') then
+      redis.call('ZREM', partition.waiters, waiter)
+    end
+  end
+  local more = #waiters == PRUNED_AT_ONCE
+  last.after = more and '(' .. waiters[#waiters] or '-'
+  -- A long list is gone through without a pause.
+  last.at = more and now - PRUNE_INTERVAL or now
 end
 
 -- Signals one process for each lane that this call gave work to.

@@ -1,0 +1,347 @@
+//! A second opinion: the state machine written again, in Rust, from the documentation and not from the Lua. It knows
+//! no keys, no indexes and no order of writes; only what must be true after each operation.
+
+use ff_core::{Outcome, PublicState};
+
+use super::op::Member;
+
+/// What the model knows of one execution.
+#[derive(Debug, Clone)]
+pub(super) struct Execution {
+    /// The uuid as text, which breaks ties.
+    pub(super) uuid: String,
+    pub(super) flow: Option<usize>,
+    index: usize,
+    dependents: Vec<usize>,
+    spec: Member,
+    pub(super) state: PublicState,
+    pub(super) reason: Option<String>,
+    pub(super) unmet: usize,
+    pub(super) attempt: u32,
+    pub(super) failures: u32,
+    expiries: u32,
+    failed_attempt: u32,
+    backoff_now: u64,
+    ready_at: u64,
+    eligible_at: u64,
+    pub(super) deadline_at: u64,
+    lease_expires_at: u64,
+    timeout_at: u64,
+}
+
+impl Execution {
+    pub(super) fn ended(&self) -> Option<Outcome> {
+        self.state.outcome()
+    }
+
+    fn lease_due(&self) -> u64 {
+        if self.timeout_at > 0 { self.lease_expires_at.min(self.timeout_at) } else { self.lease_expires_at }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Flow {
+    members: Vec<usize>,
+    cancelled: bool,
+}
+
+/// What the owner of a lease is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    Done,
+    Retry(u64),
+    LeaseLost,
+    AlreadyEnded,
+}
+
+/// All there is.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Model {
+    pub(super) now: u64,
+    pub(super) executions: Vec<Execution>,
+    flows: Vec<Flow>,
+    /// Executions in the order of their completions.
+    pub(super) completions: Vec<usize>,
+}
+
+impl Model {
+    pub(super) fn at(now: u64) -> Self {
+        Self { now, ..Self::default() }
+    }
+
+    pub(super) fn submit(&mut self, members: &[Member], uuids: Vec<String>, is_flow: bool) {
+        let first = self.executions.len();
+        let flow = is_flow.then_some(self.flows.len());
+        for (index, (spec, uuid)) in members.iter().zip(uuids).enumerate() {
+            let needs = needs_of(spec, index);
+            for need in &needs {
+                self.executions[first + need].dependents.push(first + index);
+            }
+            let state = match (needs.len(), spec.delay) {
+                (0, 0) => PublicState::Waiting,
+                (0, _) => PublicState::Delayed,
+                _ => PublicState::Blocked,
+            };
+            let after = |millis: u64| if millis > 0 { self.now + millis } else { 0 };
+            self.executions.push(Execution {
+                uuid,
+                flow,
+                index,
+                dependents: Vec::new(),
+                spec: spec.clone(),
+                state,
+                reason: None,
+                unmet: needs.len(),
+                attempt: 0,
+                failures: 0,
+                expiries: 0,
+                failed_attempt: 0,
+                backoff_now: 0,
+                ready_at: self.now,
+                eligible_at: after(spec.delay),
+                deadline_at: after(spec.deadline),
+                lease_expires_at: 0,
+                timeout_at: 0,
+            });
+        }
+        if is_flow {
+            self.flows.push(Flow { members: (first..self.executions.len()).collect(), cancelled: false });
+        }
+    }
+
+    /// What a claim would get, in order.
+    pub(super) fn claimable(&self, max: u32) -> Vec<usize> {
+        let mut ready: Vec<_> = self.in_state(PublicState::Waiting);
+        ready.retain(|id| self.executions[*id].flow.is_none_or(|flow| !self.flows[flow].cancelled));
+        ready.sort_by_key(|id| {
+            let e = &self.executions[*id];
+            (u16::MAX - e.spec.priority, e.ready_at, e.index, e.uuid.clone())
+        });
+        ready.truncate(max as usize);
+        ready
+    }
+
+    pub(super) fn claim(&mut self, claimed: &[usize], lease: u64) {
+        let now = self.now;
+        for id in claimed {
+            let e = &mut self.executions[*id];
+            e.state = PublicState::Active;
+            e.attempt += 1;
+            e.lease_expires_at = now + lease;
+            e.timeout_at = if e.spec.timeout > 0 { now + e.spec.timeout } else { 0 };
+        }
+    }
+
+    pub(super) fn complete(&mut self, id: usize, attempt: u32) -> Answer {
+        self.as_owner(id, attempt, PublicState::Success, |model| {
+            model.end(id, PublicState::Success, None);
+            Answer::Done
+        })
+    }
+
+    pub(super) fn fail(&mut self, id: usize, attempt: u32, reason: &str, retryable: bool) -> Answer {
+        self.as_owner(id, attempt, PublicState::Failed, |model| model.attempt_failed(id, reason, retryable))
+    }
+
+    pub(super) fn renew(&mut self, id: usize, attempt: u32, length: u64) -> Answer {
+        if !self.holds(id, attempt) {
+            return Answer::LeaseLost;
+        }
+        self.executions[id].lease_expires_at = self.now + length;
+        Answer::Done
+    }
+
+    pub(super) fn cancel_execution(&mut self, id: usize, reason: &str) -> Outcome {
+        if let Some(outcome) = self.executions[id].ended() {
+            return outcome;
+        }
+        self.end(id, PublicState::Cancelled, Some(reason));
+        Outcome::Cancelled
+    }
+
+    /// Returns how many members this ended.
+    pub(super) fn cancel_flow(&mut self, flow: usize, reason: &str) -> usize {
+        let members = self.flows[flow].members.clone();
+        if members.iter().all(|id| self.executions[*id].ended().is_some()) {
+            return 0;
+        }
+        self.flows[flow].cancelled = true;
+        let open: Vec<_> = members.into_iter().filter(|id| self.executions[*id].ended().is_none()).collect();
+        for id in &open {
+            self.end(*id, PublicState::Cancelled, Some(reason));
+        }
+        open.len()
+    }
+
+    pub(super) fn sweep(&mut self) {
+        let (overdue, delayed) = (self.overdue(), self.delayed());
+        self.expire();
+        self.reclaim(&overdue);
+        self.release(&delayed);
+    }
+
+    /// A sweep that could not read what was beyond its deadline.
+    pub(super) fn sweep_deadlines_last(&mut self) {
+        let (overdue, delayed) = (self.overdue(), self.delayed());
+        self.reclaim(&overdue);
+        self.release(&delayed);
+        self.expire();
+    }
+
+    fn due(&self, at: impl Fn(&Execution) -> Option<u64>) -> Vec<usize> {
+        let mut due: Vec<_> = (0..self.executions.len())
+            .filter_map(|id| Some((at(&self.executions[id])?, self.executions[id].uuid.clone(), id)))
+            .filter(|(at, ..)| *at <= self.now)
+            .collect();
+        due.sort();
+        due.into_iter().map(|(.., id)| id).collect()
+    }
+
+    fn overdue(&self) -> Vec<usize> {
+        self.due(|e| (e.state == PublicState::Active).then(|| e.lease_due()))
+    }
+
+    fn delayed(&self) -> Vec<usize> {
+        self.due(|e| (e.state == PublicState::Delayed).then_some(e.eligible_at))
+    }
+
+    fn expire(&mut self) {
+        for id in self.due(|e| (e.ended().is_none() && e.deadline_at > 0).then_some(e.deadline_at)) {
+            if self.executions[id].ended().is_none() {
+                self.end(id, PublicState::Expired, Some("deadline_exceeded"));
+            }
+        }
+    }
+
+    fn reclaim(&mut self, overdue: &[usize]) {
+        for id in overdue {
+            if self.executions[*id].state == PublicState::Active {
+                self.lease_ran_out(*id);
+            }
+        }
+    }
+
+    fn release(&mut self, delayed: &[usize]) {
+        for id in delayed {
+            if self.executions[*id].state == PublicState::Delayed {
+                self.become_waiting(*id);
+            }
+        }
+    }
+
+    pub(super) fn flow_count(&self) -> usize {
+        self.flows.len()
+    }
+
+    pub(super) fn in_state(&self, state: PublicState) -> Vec<usize> {
+        (0..self.executions.len()).filter(|id| self.executions[*id].state == state).collect()
+    }
+
+    fn holds(&self, id: usize, attempt: u32) -> bool {
+        self.executions[id].state == PublicState::Active && self.executions[id].attempt == attempt
+    }
+
+    /// Runs `act` if the lease holds; otherwise answers as the same call was answered before, or refuses.
+    fn as_owner(
+        &mut self,
+        id: usize,
+        attempt: u32,
+        wanted: PublicState,
+        act: impl FnOnce(&mut Self) -> Answer,
+    ) -> Answer {
+        if self.holds(id, attempt) {
+            return act(self);
+        }
+        let e = &self.executions[id];
+        match e.ended() {
+            Some(_) if e.state == wanted && e.attempt == attempt => Answer::Done,
+            Some(_) => Answer::AlreadyEnded,
+            None if wanted == PublicState::Failed && e.failed_attempt == attempt && e.attempt == attempt => {
+                Answer::Retry(e.backoff_now)
+            }
+            None => Answer::LeaseLost,
+        }
+    }
+
+    fn attempt_failed(&mut self, id: usize, reason: &str, retryable: bool) -> Answer {
+        let now = self.now;
+        let e = &mut self.executions[id];
+        e.failures += 1;
+        e.failed_attempt = e.attempt;
+        if !retryable || e.failures >= e.spec.attempts {
+            let reason = if retryable { "attempts_exhausted" } else { reason };
+            self.end(id, PublicState::Failed, Some(reason));
+            return Answer::Done;
+        }
+        let backoff = (e.spec.backoff << (e.failures - 1)).min(4 * e.spec.backoff);
+        e.backoff_now = backoff;
+        if backoff > 0 {
+            e.state = PublicState::Delayed;
+            e.eligible_at = now + backoff;
+        } else {
+            self.become_waiting(id);
+        }
+        Answer::Retry(backoff)
+    }
+
+    fn lease_ran_out(&mut self, id: usize) {
+        let now = self.now;
+        let e = &mut self.executions[id];
+        if e.timeout_at > 0 && e.timeout_at <= now {
+            self.attempt_failed(id, "timeout", true);
+            return;
+        }
+        e.expiries += 1;
+        if e.expiries >= e.spec.expiries {
+            self.end(id, PublicState::Failed, Some("lease_expired"));
+        } else {
+            self.become_waiting(id);
+        }
+    }
+
+    fn become_waiting(&mut self, id: usize) {
+        self.executions[id].state = PublicState::Waiting;
+        self.executions[id].ready_at = self.now;
+    }
+
+    fn end(&mut self, id: usize, state: PublicState, reason: Option<&str>) {
+        self.executions[id].state = state;
+        self.executions[id].reason = reason.map(str::to_owned);
+        self.completions.push(id);
+        if self.executions[id].flow.is_some_and(|flow| self.flows[flow].cancelled) {
+            return;
+        }
+        for dependent in self.executions[id].dependents.clone() {
+            self.need_ended(dependent, state == PublicState::Success);
+        }
+    }
+
+    fn need_ended(&mut self, id: usize, with_success: bool) {
+        if self.executions[id].state != PublicState::Blocked {
+            return;
+        }
+        if !with_success {
+            self.end(id, PublicState::Skipped, Some("dependency_failed"));
+            return;
+        }
+        self.executions[id].unmet -= 1;
+        if self.executions[id].unmet == 0 {
+            if self.executions[id].eligible_at > self.now {
+                self.executions[id].state = PublicState::Delayed;
+            } else {
+                self.become_waiting(id);
+            }
+        }
+    }
+}
+
+/// The members that a member needs: its numbers modulo its own index, ascending, each once.
+pub(super) fn needs_of(member: &Member, index: usize) -> Vec<usize> {
+    if index == 0 {
+        return Vec::new();
+    }
+    let mut needs: Vec<_> = member.needs.iter().map(|need| *need as usize % index).collect();
+    needs.sort_unstable();
+    needs.dedup();
+    needs
+}

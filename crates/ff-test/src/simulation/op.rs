@@ -1,0 +1,119 @@
+//! What a simulated history is made of. Everything refers to what exists by a number taken modulo how many there are,
+//! so that a history stays a history when a shrinker takes operations out of it.
+
+use fastrand::Rng;
+use serde::{Deserialize, Serialize};
+
+/// One execution to submit. Times are in milliseconds; 0 means none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Members before this one that it needs, each modulo its own index.
+    pub needs: Vec<u32>,
+    /// The priority.
+    pub priority: u16,
+    /// Attempts allowed.
+    pub attempts: u32,
+    /// The first backoff; the longest is four times that.
+    pub backoff: u64,
+    /// Leases that may run out.
+    pub expiries: u32,
+    /// The delay.
+    pub delay: u64,
+    /// The deadline.
+    pub deadline: u64,
+    /// An attempt's timeout.
+    pub timeout: u64,
+}
+
+/// One operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the operations are those of the traits, with their arguments")]
+pub enum Op {
+    SubmitFlow(Vec<Member>),
+    SubmitSolo(Member),
+    Claim { max: u32, lease: u64 },
+    Complete { lease: u32 },
+    Fail { lease: u32, retryable: bool },
+    Renew { lease: u32, length: u64 },
+    CancelExecution { execution: u32 },
+    CancelFlow { flow: u32 },
+    Advance { millis: u64 },
+    StepBack { millis: u64 },
+    Sweep,
+    Reconcile,
+    Resolve,
+    Trim { keep: u32 },
+    Forget,
+    Fault { command: u32, stop: bool },
+}
+
+/// Draws histories.
+pub(super) struct Generator {
+    rng: Rng,
+}
+
+impl Generator {
+    pub(super) fn new(seed: u64) -> Self {
+        Self { rng: Rng::with_seed(seed) }
+    }
+
+    pub(super) fn history(&mut self) -> Vec<Op> {
+        let length = self.rng.usize(5..40);
+        let faults = self.rng.u8(0..3) == 0;
+        let mut history = vec![Op::SubmitFlow(self.members())];
+        while history.len() < length {
+            let op = self.op();
+            if faults && self.rng.u8(0..6) == 0 {
+                history.push(Op::Fault { command: self.rng.u32(0..40), stop: self.rng.bool() });
+            }
+            history.push(op);
+        }
+        history
+    }
+
+    fn op(&mut self) -> Op {
+        let rng = &mut self.rng;
+        let pick = rng.u32(0..1_000);
+        match rng.u8(0..100) {
+            0..6 => Op::SubmitFlow(self.members()),
+            6..10 => Op::SubmitSolo(self.member(0)),
+            10..35 => Op::Claim { max: rng.u32(1..5), lease: rng.u64(1..200) },
+            35..55 => Op::Complete { lease: pick },
+            55..65 => Op::Fail { lease: pick, retryable: rng.bool() },
+            65..69 => Op::Renew { lease: pick, length: rng.u64(1..300) },
+            69..72 => Op::CancelExecution { execution: pick },
+            72..74 => Op::CancelFlow { flow: pick },
+            74..84 => Op::Advance { millis: rng.u64(1..150) },
+            84..86 => Op::StepBack { millis: rng.u64(1..100) },
+            86..94 => Op::Sweep,
+            94..96 => Op::Reconcile,
+            96..98 => Op::Resolve,
+            98 => Op::Trim { keep: rng.u32(0..10) },
+            _ if rng.u8(0..8) == 0 => Op::Forget,
+            _ => Op::Sweep,
+        }
+    }
+
+    fn members(&mut self) -> Vec<Member> {
+        (0..self.rng.u32(1..7)).map(|index| self.member(index)).collect()
+    }
+
+    fn member(&mut self, index: u32) -> Member {
+        let rng = &mut self.rng;
+        let mut needs: Vec<_> = (0..index).filter(|_| rng.u8(0..3) == 0).collect();
+        needs.dedup();
+        let mut sometimes = |chance: u8, most: u64| if rng.u8(0..chance) == 0 { rng.u64(1..most) } else { 0 };
+        let (backoff, delay, deadline, timeout) =
+            (sometimes(2, 60), sometimes(6, 80), sometimes(6, 300), sometimes(5, 120));
+        Member {
+            needs,
+            priority: if rng.u8(0..3) == 0 { rng.u16(0..5) } else { 0 },
+            attempts: rng.u32(1..4),
+            backoff,
+            expiries: rng.u32(1..4),
+            delay,
+            deadline,
+            timeout,
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! A short simulation, and every call with a fault at every command. `cargo xtask simulate` runs longer ones.
+
+use std::time::Duration;
+
+use ff_test::simulation::{Member, Op, check, simulate};
+
+/// Enough to meet every operation many times; a few seconds.
+const HISTORIES: u64 = 400;
+
+#[test]
+fn library_and_model_agree_on_random_histories() {
+    if let Err(counterexample) = simulate(1_000_000_000, HISTORIES, Duration::from_secs(600)) {
+        panic!("{counterexample}");
+    }
+}
+
+fn member(needs: &[u32]) -> Member {
+    Member {
+        needs: needs.to_vec(),
+        priority: 0,
+        attempts: 2,
+        backoff: 20,
+        expiries: 2,
+        delay: 0,
+        deadline: 0,
+        timeout: 0,
+    }
+}
+
+/// `0 <- 1, 2 <- 3`, and 4 behind 3 with a delay and a deadline.
+fn diamond() -> Op {
+    let late = Member { delay: 50, deadline: 400, ..member(&[3]) };
+    Op::SubmitFlow(vec![member(&[]), member(&[0]), member(&[0]), member(&[1, 2]), late])
+}
+
+/// Per call of the library: what leads to it, and the call.
+fn calls() -> Vec<(&'static str, Vec<Op>, Op)> {
+    let claimed = || vec![diamond(), Op::Claim { max: 4, lease: 30 }];
+    let timed = Member { timeout: 10, deadline: 60, ..member(&[]) };
+    let due = |millis| {
+        let timed = Op::SubmitFlow(vec![timed.clone(), Member { delay: 20, ..member(&[]) }, member(&[0])]);
+        vec![timed, Op::Claim { max: 2, lease: 30 }, Op::Advance { millis }]
+    };
+    let retried = vec![
+        diamond(),
+        Op::Claim { max: 1, lease: 30 },
+        Op::Fail { lease: 0, retryable: true },
+        Op::Advance { millis: 25 },
+        Op::Sweep,
+        Op::Claim { max: 1, lease: 30 },
+    ];
+    vec![
+        ("submit a flow", vec![], diamond()),
+        ("submit a solo execution", vec![], Op::SubmitSolo(Member { delay: 10, deadline: 90, ..member(&[]) })),
+        ("claim", vec![diamond(), Op::SubmitSolo(member(&[]))], Op::Claim { max: 4, lease: 30 }),
+        ("renew", claimed(), Op::Renew { lease: 0, length: 90 }),
+        ("complete", claimed(), Op::Complete { lease: 0 }),
+        ("complete at an epoch's beginning", [claimed(), vec![Op::Forget]].concat(), Op::Complete { lease: 0 }),
+        ("fail with a retry", claimed(), Op::Fail { lease: 0, retryable: true }),
+        ("fail for good", claimed(), Op::Fail { lease: 0, retryable: false }),
+        ("fail the last attempt", retried, Op::Fail { lease: 1, retryable: true }),
+        ("cancel an execution", vec![diamond()], Op::CancelExecution { execution: 1 }),
+        ("cancel a running execution", claimed(), Op::CancelExecution { execution: 0 }),
+        ("cancel a flow", claimed(), Op::CancelFlow { flow: 0 }),
+        ("sweep timeouts", due(15), Op::Sweep),
+        ("sweep leases and delays", due(35), Op::Sweep),
+        ("sweep deadlines", due(70), Op::Sweep),
+        ("reconcile", claimed(), Op::Reconcile),
+        ("resolve", claimed(), Op::Resolve),
+    ]
+}
+
+#[test]
+fn every_call_that_fails_at_any_command_amounts_to_the_whole_or_to_nothing() {
+    for (name, before, call) in calls() {
+        // Beyond its last command a fault is met by nothing, and the call must simply succeed.
+        for command in 0..70 {
+            for stop in [false, true] {
+                let fault = Op::Fault { command, stop };
+                let history = [before.clone(), vec![fault, call.clone()]].concat();
+                let run = std::panic::catch_unwind(|| check(&history));
+                assert!(run.is_ok(), "{name}: see above for the history that fails");
+            }
+        }
+    }
+}
