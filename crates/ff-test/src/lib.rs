@@ -10,6 +10,7 @@
 
 pub mod cases;
 mod fixture;
+pub mod fuzz;
 pub mod simulation;
 
 pub use fixture::Fixture;
@@ -184,7 +185,7 @@ mod tests {
     }
 }
 
-/// The example of the project's README, which must compile.
+/// The example of the project's README, which must run.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
