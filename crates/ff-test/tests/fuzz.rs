@@ -13,11 +13,10 @@ type Seed = (String, Vec<u8>);
 
 fn corpus(target: &str) -> Vec<Seed> {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
-    let mut seeds: Vec<Seed> = fs::read_dir(directory)
-        .unwrap()
-        .map(|file| file.unwrap())
-        .map(|file| (file.file_name().into_string().unwrap(), fs::read(file.path()).unwrap()))
-        .collect();
+    let files = fs::read_dir(directory).expect("each target has a corpus").map(|file| file.expect("it is listed"));
+    let read = |path| fs::read(path).expect("a file of the corpus is read");
+    let mut seeds: Vec<Seed> =
+        files.map(|file| (file.file_name().to_string_lossy().into_owned(), read(file.path()))).collect();
     seeds.sort();
     seeds
 }
