@@ -25,7 +25,7 @@ pub(super) struct Execution {
     ready_at: u64,
     eligible_at: u64,
     pub(super) deadline_at: u64,
-    lease_expires_at: u64,
+    pub(super) lease_expires_at: u64,
     timeout_at: u64,
 }
 

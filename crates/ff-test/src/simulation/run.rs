@@ -313,6 +313,10 @@ impl<'a> Run<'a> {
                 expected.reason
             );
             ensure!(found.outcome == expected.ended(), "{id}: outcome {:?}", found.outcome);
+            if expected.state == PublicState::Active {
+                let (found, expected) = (self.world.lease_expires_at(*id), expected.lease_expires_at);
+                ensure!(found == Some(expected), "{id}: the lease runs out at {found:?}, expected {expected}");
+            }
         }
         self.logs_agree()?;
         self.indexes_agree()

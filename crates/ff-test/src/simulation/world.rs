@@ -11,7 +11,7 @@ use ff_core::{
     FlowSubmission, LaneId, LogId, Namespace, Partition, PartitionCount, Scope, StateConflict, WorkerId,
 };
 use ff_core::{Claim, ControlBackend, MaintenanceBackend, SubmitBackend, SweepPolicy, WorkBackend};
-use ff_embedded::{Clock, EmbeddedBackend, Fault, KeyValue, VirtualClock};
+use ff_embedded::{Clock, EmbeddedBackend, Fault, KeyValue, Value, VirtualClock};
 use ff_script::keys;
 use futures::FutureExt;
 
@@ -101,6 +101,15 @@ impl World {
 
     pub(super) fn describe(&self, id: ExecutionId) -> Result<ExecutionSnapshot, EngineError> {
         now(self.backend.describe_execution(id))
+    }
+
+    /// When the lease of an execution runs out (ms), which no description tells.
+    pub(super) fn lease_expires_at(&self, id: ExecutionId) -> Option<u64> {
+        let core = keys::execution_core(id);
+        match self.backend.host().command(&["HGET", &core, "lease_expires_at"]) {
+            Ok(Value::Bulk(text)) => std::str::from_utf8(&text).ok()?.parse().ok(),
+            _ => None,
+        }
     }
 
     pub(super) fn sweep(&self, retention: Duration) -> Result<bool, EngineError> {
