@@ -123,6 +123,15 @@ impl EngineError {
     }
 }
 
+/// At most 80 characters of what was given, so that a message stays a line.
+pub(crate) fn shown(text: &str) -> String {
+    let mut short: String = text.chars().take(80).flat_map(char::escape_debug).collect();
+    if text.chars().count() > 80 {
+        short.push('…');
+    }
+    short
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize, de};
 use uuid::Uuid;
 
-use crate::{EngineError, Namespace, Partition, PartitionCount};
+use crate::{EngineError, Namespace, Partition, PartitionCount, error::shown};
 
 /// The root of all ids that are derived from an idempotency key (a UUIDv5 namespace, drawn once for this project).
 const IDEMPOTENCY_ROOT: Uuid = Uuid::from_u128(0x8f1d_62c4_5a0b_4d7e_9c35_e2b7_4f60_a918);
@@ -21,15 +21,6 @@ fn parse_uuid(kind: &str, whole: &str, text: &str, expected: &str) -> Result<Uui
         Ok(uuid) if text.len() == 36 && text == uuid.to_string() => Ok(uuid),
         _ => Err(EngineError::invalid(format!("{kind} id `{}`", shown(whole)), format!("expected {expected}"))),
     }
-}
-
-/// At most 80 characters of what was given, so that a message stays a line.
-fn shown(text: &str) -> String {
-    let mut short: String = text.chars().take(80).flat_map(char::escape_debug).collect();
-    if text.chars().count() > 80 {
-        short.push('…');
-    }
-    short
 }
 
 /// The identity of a flow: a uuid, printed hyphenated in lower case.

@@ -4,15 +4,14 @@ use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::EngineError;
+use crate::{EngineError, error::shown};
 
 /// Names appear inside keys, sorted-set members and JSON, so they are kept to characters that need no escaping there.
 fn checked(kind: &'static str, text: &str, longest: usize) -> Result<Arc<str>, EngineError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.:/@".contains(c);
     if text.is_empty() || text.len() > longest || !text.chars().all(allowed) {
-        let shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
         return Err(EngineError::invalid(
-            format!("{kind} `{shown}`"),
+            format!("{kind} `{}`", shown(text)),
             format!("expected 1 to {longest} of the characters A-Z a-z 0-9 _ - . : / @"),
         ));
     }
@@ -131,9 +130,8 @@ impl Tags {
         for (key, value) in &map {
             let clean = !key.chars().chain(value.chars()).any(char::is_control);
             if key.is_empty() || key.len() > 128 || value.len() > 256 || !clean {
-                let shown: String = key.chars().take(80).flat_map(char::escape_debug).collect();
                 return Err(EngineError::invalid(
-                    format!("tag `{shown}`"),
+                    format!("tag `{}`", shown(key)),
                     "keys are 1 to 128 bytes, values up to 256 bytes, neither with control characters",
                 ));
             }

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{EngineError, Partition};
+use crate::{EngineError, Partition, error::shown};
 
 /// An entry of a completion log: the epoch of its writer and the number within it, counted from 0 without holes.
 ///
@@ -30,7 +30,7 @@ impl FromStr for EntryId {
     fn from_str(text: &str) -> Result<Self, EngineError> {
         let parts = text.split_once('-').and_then(|(epoch, seq)| Some((epoch.parse().ok()?, seq.parse().ok()?)));
         let (epoch, seq) = parts.ok_or_else(|| {
-            EngineError::invalid(format!("log entry id `{}`", text.escape_debug()), "expected `<epoch>-<seq>`")
+            EngineError::invalid(format!("log entry id `{}`", shown(text)), "expected `<epoch>-<seq>`")
         })?;
         Ok(Self { epoch, seq })
     }

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::EngineError;
+use crate::{EngineError, error::shown};
 
 macro_rules! states {
     ($(#[$doc:meta])* $type:ident, $kind:literal { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
@@ -41,7 +41,7 @@ macro_rules! states {
             fn from_str(text: &str) -> Result<Self, EngineError> {
                 Self::ALL.iter().copied().find(|state| state.as_str() == text).ok_or_else(|| {
                     let known: Vec<_> = Self::ALL.iter().map(|state| state.as_str()).collect();
-                    EngineError::invalid(format!("{} `{text}`", $kind), format!("expected one of {}", known.join(", ")))
+                    EngineError::invalid(format!("{} `{}`", $kind, shown(text)), format!("expected one of {}", known.join(", ")))
                 })
             }
         }

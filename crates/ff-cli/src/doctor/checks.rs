@@ -189,7 +189,8 @@ fn permissions(permissions: &Told<Vec<Permission>>) -> Vec<Finding> {
     let permissions = match permissions {
         Ok(permissions) => permissions,
         Err(why) => {
-            let fix = "grant +acl|whoami +acl|dryrun for a look; a program that lacks a permission is told when it needs it";
+            let fix =
+                "grant +acl|whoami +acl|dryrun for a look; a program that lacks a permission is told when it needs it";
             return vec![Finding::unknown(TOPIC, why, fix)];
         }
     };

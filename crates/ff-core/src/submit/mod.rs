@@ -9,7 +9,7 @@ mod topology;
 pub use spec::{Backoff, ExecutionSpec};
 pub use topology::FlowTopology;
 
-use crate::{EngineError, ExecutionId, FlowId, Namespace};
+use crate::{EngineError, ExecutionId, FlowId, Namespace, error::shown};
 
 /// A flow: executions that are accepted all at once or not at all.
 ///
@@ -140,8 +140,8 @@ impl ExecutionSubmission {
         match self.execution.needs.first() {
             None => Ok(()),
             Some(need) => Err(EngineError::invalid(
-                format!("execution `{}`", self.execution.name.escape_debug()),
-                format!("it needs `{}`, but only members of a flow can need others", need.escape_debug()),
+                format!("execution `{}`", shown(&self.execution.name)),
+                format!("it needs `{}`, but only members of a flow can need others", shown(need)),
             )),
         }
     }
@@ -193,9 +193,8 @@ impl SubmittedExecution {
 
 fn check_text(kind: &str, text: &str) -> Result<(), EngineError> {
     if text.is_empty() || text.len() > limits::NAME_BYTES || text.chars().any(char::is_control) {
-        let shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
         let expected = format!("expected 1 to {} bytes without control characters", limits::NAME_BYTES);
-        return Err(EngineError::invalid(format!("{kind} `{shown}`"), expected));
+        return Err(EngineError::invalid(format!("{kind} `{}`", shown(text)), expected));
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{check_text, limits};
-use crate::{EngineError, LaneId, Tags};
+use crate::{EngineError, LaneId, Tags, error::shown};
 
 /// How long a failed attempt's retry waits: `initial`, doubled with every further failure, at most `max`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,8 +148,7 @@ impl ExecutionSpec {
 
     pub(super) fn validate(&self) -> Result<(), EngineError> {
         check_text("execution name", &self.name)?;
-        let refuse =
-            |reason: String| Err(EngineError::invalid(format!("execution `{}`", self.name.escape_debug()), reason));
+        let refuse = |reason: String| Err(EngineError::invalid(format!("execution `{}`", shown(&self.name)), reason));
         if self.payload.len() > limits::PAYLOAD_BYTES {
             return refuse(format!(
                 "its payload has {} bytes, at most {} are allowed; store it elsewhere and pass a reference",

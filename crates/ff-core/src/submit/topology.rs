@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{ExecutionSpec, limits};
-use crate::EngineError;
+use crate::{EngineError, error::shown};
 
 /// The dependencies of a flow, as indices into its executions. Free of cycles.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,7 @@ impl FlowTopology {
         let mut index_of = HashMap::with_capacity(executions.len());
         for (index, execution) in executions.iter().enumerate() {
             if index_of.insert(execution.name.as_str(), index).is_some() {
-                let name = execution.name.escape_debug();
+                let name = shown(&execution.name);
                 return Err(EngineError::invalid(
                     format!("execution `{name}`"),
                     "the name occurs twice in the flow; names are unique within one",
@@ -34,8 +34,8 @@ impl FlowTopology {
             for need in &execution.needs {
                 indices.push(*index_of.get(need.as_str()).ok_or_else(|| {
                     EngineError::invalid(
-                        format!("execution `{}`", execution.name.escape_debug()),
-                        format!("it needs `{}`, which is not in the flow", need.escape_debug()),
+                        format!("execution `{}`", shown(&execution.name)),
+                        format!("it needs `{}`, which is not in the flow", shown(need)),
                     )
                 })?);
             }
@@ -73,11 +73,8 @@ impl FlowTopology {
         let Some(stuck) = unmet.iter().position(|unmet| *unmet > 0) else {
             return Ok(());
         };
-        let cycle: Vec<_> = self
-            .cycle_before(stuck, &unmet)
-            .into_iter()
-            .map(|index| executions[index].name.escape_debug().to_string())
-            .collect();
+        let cycle: Vec<_> =
+            self.cycle_before(stuck, &unmet).into_iter().map(|index| shown(&executions[index].name)).collect();
         Err(EngineError::invalid(
             format!("the cycle {}", cycle.join(" -> ")),
             "executions that need each other can never run; remove one of these dependencies",

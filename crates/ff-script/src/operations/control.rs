@@ -103,8 +103,8 @@ impl<H: ScriptHost> Operations<H> {
         let mut reader = Reader::new("cancel flow", &reply);
         match reader.text()? {
             "ok" => {
-                total.cancelled += reader.number::<u32>()?;
-                total.already_ended += reader.number::<u32>()?;
+                total.cancelled = total.cancelled.saturating_add(reader.number()?);
+                total.already_ended = total.already_ended.saturating_add(reader.number()?);
                 reader.optional_number()
             }
             "ended" => {

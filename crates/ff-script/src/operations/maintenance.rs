@@ -96,7 +96,7 @@ impl<H: ScriptHost> Operations<H> {
         let discarded = self.discard(partition, &suspects).await?;
         Ok(ReconcileReport {
             examined,
-            repaired: repaired + discarded,
+            repaired: repaired.saturating_add(discarded),
             next: next.map(|uuid| ReconcileCursor(ExecutionId::from_parts(partition, uuid))),
         })
     }
