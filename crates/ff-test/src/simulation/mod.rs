@@ -1,5 +1,5 @@
 //! Simulation: random histories of operations on the library in process, under a clock that moves when told, with calls
-//! interrupted at exact commands, checked against an independent [model](self::model) and against invariants.
+//! interrupted at exact commands, checked against an independent model and against invariants.
 //!
 //! - Each execution ends once and has one completion; it is promoted exactly when its needs allow; nothing is stuck
 //!   once the sweeps ran; indexes agree with states; retention leaves no key.
