@@ -102,9 +102,12 @@ pub(crate) fn file(name: &str, content: &str) -> (tempfile::TempDir, String) {
     (directory, path)
 }
 
-/// How many keys the server holds.
-pub(crate) async fn keys(server: &ff_testserver::TestServer) -> i64 {
-    server.command(&["DBSIZE"]).await.unwrap().int().unwrap()
+/// The keys on a server, but for the lists of processes that wait for work, which belong to no flow.
+pub(crate) async fn keys(server: &ff_testserver::TestServer) -> Vec<String> {
+    let keys = server.command(&["KEYS", "*"]).await.unwrap();
+    let mut keys: Vec<_> = keys.items().iter().map(|key| key.text()).filter(|key| !key.ends_with(":waiters")).collect();
+    keys.sort();
+    keys
 }
 
 /// A server that answers as one of a version that is too old, as far as it is asked before it is refused.
