@@ -1,6 +1,7 @@
 //! Developer commands, run as `cargo xtask <command>`. Each prints what it runs; nothing here is part of the product.
 #![forbid(unsafe_code)]
 
+mod conformance;
 mod provision;
 mod run;
 mod serve;
@@ -30,6 +31,8 @@ enum Command {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// The conformance suite on every set-up, and the table of backends in the README from its result
+    Conformance,
     /// The rules of this repository that no other tool knows
     Tidy,
     /// Reassembles the Lua library from its sources
@@ -83,6 +86,7 @@ fn run(command: Command) -> Result<()> {
             let chosen = provision::provide()?;
             Cargo::new("test").args(test_scope(&args)).args(args).envs(chosen.env()).run()
         }
+        Command::Conformance => conformance::conformance(),
         Command::Tidy => tidy::tidy(),
         Command::Script => Cargo::new("run").args(["--quiet", "-p", "ff-script", "--example", "assemble"]).run(),
         Command::Demo { args } => serve::demo(&args),

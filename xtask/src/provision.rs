@@ -52,16 +52,23 @@ pub(crate) fn provide() -> Result<Chosen> {
         say("using the shared server that FF_TEST_VALKEY_URL names");
         return Ok(Chosen::Shared);
     }
-    match variable("FF_TEST_PROVIDER").as_deref() {
-        Some("process") => process(),
-        Some("docker") if daemon_answers() => docker(),
-        Some("docker") => bail!("FF_TEST_PROVIDER=docker, but no Docker daemon answers"),
-        Some(other) => bail!("FF_TEST_PROVIDER={other} is unknown; use docker or process, or leave it unset"),
+    match variable("FF_TEST_PROVIDER") {
+        Some(provider) => provide_from(&provider),
         None if daemon_answers() => docker().or_else(|error| {
             say(&format!("no server through Docker: {error:#}"));
             process()
         }),
         None => process(),
+    }
+}
+
+/// Makes sure that there is a server to start from this provider, `docker` or `process`.
+pub(crate) fn provide_from(provider: &str) -> Result<Chosen> {
+    match provider {
+        "process" => process(),
+        "docker" if daemon_answers() => docker(),
+        "docker" => bail!("servers are to come from Docker, but no daemon answers"),
+        other => bail!("FF_TEST_PROVIDER={other} is unknown; use docker or process, or leave it unset"),
     }
 }
 

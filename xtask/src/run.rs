@@ -1,6 +1,7 @@
 //! Running other programs from the root of the workspace, aloud.
 
 use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -37,16 +38,35 @@ impl Cargo {
 
     /// Runs it, after printing it.
     pub(crate) fn run(self) -> Result<()> {
-        let shown = format!("cargo {}", self.args.join(" "));
-        eprintln!("$ {shown}");
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-        let status = Command::new(cargo)
-            .args(&self.args)
-            .envs(self.env)
-            .current_dir(root())
-            .status()
-            .context("running cargo")?;
+        let shown = self.shown();
+        let status = self.announced().status().context("running cargo")?;
         check(&shown, status)
+    }
+
+    /// Runs it, after printing it, and gives what it wrote to stdout, which is passed on too; whether it succeeded is
+    /// for that text to say.
+    pub(crate) fn read(self) -> Result<String> {
+        let mut child = self.announced().stdout(Stdio::piped()).spawn().context("running cargo")?;
+        let mut text = String::new();
+        for line in child.stdout.take().into_iter().flat_map(|stdout| BufReader::new(stdout).lines()) {
+            let line = line.context("reading what cargo writes")?;
+            println!("{line}");
+            text.push_str(&line);
+            text.push('\n');
+        }
+        child.wait().context("running cargo")?;
+        Ok(text)
+    }
+
+    fn shown(&self) -> String {
+        format!("cargo {}", self.args.join(" "))
+    }
+
+    fn announced(self) -> Command {
+        eprintln!("$ {}", self.shown());
+        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+        command.args(&self.args).envs(self.env).current_dir(root());
+        command
     }
 }
 

@@ -41,8 +41,8 @@ pub use fixture::Fixture;
 /// ff_test::conformance_suite!(start, without: [leases, retries]);
 /// ```
 ///
-/// `lifecycle`, `dependencies`, `leases`, `retries`, `cancel`, `lag` and `bad_input` can be declared. `delivery` and
-/// `filter` cannot, since no user could rely on a backend without them:
+/// Every concern of [`CASES`] can be declared but `delivery` and `filter`: no user could rely on a backend that loses or
+/// repeats completions, or that shows one tenant what is another's.
 ///
 /// ```compile_fail
 /// # async fn start() -> (std::sync::Arc<dyn ff_core::EngineBackend>, ()) {
@@ -56,94 +56,11 @@ macro_rules! conformance_suite {
         $crate::conformance_suite!($start, without: []);
     };
     ($start:ident, without: [$($lacking:ident),* $(,)?]) => {
-        $($crate::conformance_suite!(@may_lack $lacking);)*
-        $crate::conformance_suite!(@all $start [$($lacking)*]);
+        $(const _: () = $crate::may_lack(stringify!($lacking));)*
+        $crate::all_cases!(conformance_suite @tests [$start [$($lacking)*]]);
     };
-    (@may_lack lifecycle) => {};
-    (@may_lack dependencies) => {};
-    (@may_lack leases) => {};
-    (@may_lack retries) => {};
-    (@may_lack cancel) => {};
-    (@may_lack lag) => {};
-    (@may_lack bad_input) => {};
-    (@may_lack delivery) => {
-        compile_error!("`delivery` cannot be left out: a backend that loses or repeats completions is none");
-    };
-    (@may_lack filter) => {
-        compile_error!("`filter` cannot be left out: a filter that is ignored shows one tenant what is another's");
-    };
-    (@may_lack $other:ident) => {
-        compile_error!(concat!(
-            "`", stringify!($other), "` is no concern of the suite; those that can be left out are lifecycle, ",
-            "dependencies, leases, retries, cancel, lag and bad_input"
-        ));
-    };
-    (@all $start:ident $lacking:tt) => {
-        $crate::conformance_suite!(@concern $start $lacking delivery {
-            a_completion_committed_right_after_subscribing_arrives
-            a_completion_carries_what_was_submitted_and_what_became_of_it
-            every_subscription_gets_every_completion_once_and_in_commit_order
-            a_solo_execution_is_not_announced
-            a_slow_reader_gets_everything_and_delays_nobody
-            dropping_a_stream_leaves_the_others_alone
-            a_large_result_is_announced_by_its_length
-        });
-        $crate::conformance_suite!(@concern $start $lacking filter {
-            a_namespace_filter_passes_its_tenant_and_nothing_else
-            a_tag_filter_passes_exactly_its_value
-            both_conditions_of_a_filter_must_hold
-            the_noop_filter_passes_everything
-        });
-        $crate::conformance_suite!(@concern $start $lacking lifecycle {
-            a_solo_execution_runs_from_submission_to_its_result
-            higher_priority_is_claimed_first_then_older
-            a_delayed_execution_waits_for_its_time
-            a_deadline_ends_an_execution_that_nobody_claimed
-            a_deadline_ends_an_execution_that_is_running
-            a_repeated_submission_under_one_key_is_the_same_flow
-            a_key_used_for_other_content_is_a_conflict
-            what_does_not_exist_is_not_found
-            work_of_another_lane_is_not_handed_out
-            a_waiting_process_is_signalled_when_work_arrives
-        });
-        $crate::conformance_suite!(@concern $start $lacking dependencies {
-            a_dependent_starts_only_when_all_its_needs_succeeded
-            a_failed_need_skips_everything_behind_it
-            completions_follow_the_order_of_the_dependencies
-            a_fan_out_beyond_the_bound_of_a_call_is_promoted_to_the_last
-            a_skip_beyond_the_bound_of_a_call_reaches_the_last
-            the_largest_flow_is_accepted_in_one_call
-        });
-        $crate::conformance_suite!(@concern $start $lacking leases {
-            a_worker_whose_lease_ran_out_is_fenced_off
-            a_renewed_lease_does_not_run_out
-            leases_exhausted_end_an_execution
-            a_repeated_completion_by_its_owner_gives_the_same_answer
-            a_lost_lease_is_reported_at_renewal
-        });
-        $crate::conformance_suite!(@concern $start $lacking retries {
-            a_retryable_failure_is_tried_again_after_its_backoff
-            attempts_exhausted_end_an_execution
-            a_permanent_failure_ends_at_once
-            an_attempt_that_takes_too_long_counts_as_failed
-            a_repeated_failure_report_gives_the_same_answer
-        });
-        $crate::conformance_suite!(@concern $start $lacking cancel {
-            a_cancelled_execution_takes_its_dependents_along
-            cancelling_a_running_execution_fences_its_worker_off
-            cancelling_what_has_ended_changes_nothing
-            a_cancelled_flow_ends_every_member_that_has_not_ended
-        });
-        $crate::conformance_suite!(@concern $start $lacking lag {
-            a_slow_reader_with_a_filter_gets_all_that_passes
-            a_reader_that_falls_behind_twice_loses_nothing
-            a_slow_reader_that_gives_up_leaves_the_others_alone
-        });
-        $crate::conformance_suite!(@concern $start $lacking bad_input {
-            a_refused_submission_writes_nothing
-            an_id_of_another_deployment_is_refused
-            a_result_beyond_the_limit_is_refused_and_the_lease_stays
-        });
+    (@tests [$start:ident $lacking:tt] $($concern:ident $cases:tt)+) => {
+        $($crate::conformance_suite!(@concern $start $lacking $concern $cases);)+
     };
     (@concern $start:ident [$($lacking:ident)*] $concern:ident { $($case:ident)+ }) => {
         mod $concern {
@@ -162,6 +79,120 @@ macro_rules! conformance_suite {
     };
 }
 
+/// Hands the list of all cases, by concern, to another macro of this crate, after what that one is given.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! all_cases {
+    ($then:ident $($given:tt)*) => {
+        $crate::$then! {
+            $($given)*
+            delivery {
+                a_completion_committed_right_after_subscribing_arrives
+                a_completion_carries_what_was_submitted_and_what_became_of_it
+                every_subscription_gets_every_completion_once_and_in_commit_order
+                a_solo_execution_is_not_announced
+                a_slow_reader_gets_everything_and_delays_nobody
+                dropping_a_stream_leaves_the_others_alone
+                a_large_result_is_announced_by_its_length
+            }
+            filter {
+                a_namespace_filter_passes_its_tenant_and_nothing_else
+                a_tag_filter_passes_exactly_its_value
+                both_conditions_of_a_filter_must_hold
+                the_noop_filter_passes_everything
+            }
+            lifecycle {
+                a_solo_execution_runs_from_submission_to_its_result
+                higher_priority_is_claimed_first_then_older
+                a_delayed_execution_waits_for_its_time
+                a_deadline_ends_an_execution_that_nobody_claimed
+                a_deadline_ends_an_execution_that_is_running
+                a_repeated_submission_under_one_key_is_the_same_flow
+                a_key_used_for_other_content_is_a_conflict
+                what_does_not_exist_is_not_found
+                work_of_another_lane_is_not_handed_out
+                a_waiting_process_is_signalled_when_work_arrives
+            }
+            dependencies {
+                a_dependent_starts_only_when_all_its_needs_succeeded
+                a_failed_need_skips_everything_behind_it
+                completions_follow_the_order_of_the_dependencies
+                a_fan_out_beyond_the_bound_of_a_call_is_promoted_to_the_last
+                a_skip_beyond_the_bound_of_a_call_reaches_the_last
+                the_largest_flow_is_accepted_in_one_call
+            }
+            leases {
+                a_worker_whose_lease_ran_out_is_fenced_off
+                a_renewed_lease_does_not_run_out
+                leases_exhausted_end_an_execution
+                a_repeated_completion_by_its_owner_gives_the_same_answer
+                a_lost_lease_is_reported_at_renewal
+            }
+            retries {
+                a_retryable_failure_is_tried_again_after_its_backoff
+                attempts_exhausted_end_an_execution
+                a_permanent_failure_ends_at_once
+                an_attempt_that_takes_too_long_counts_as_failed
+                a_repeated_failure_report_gives_the_same_answer
+            }
+            cancel {
+                a_cancelled_execution_takes_its_dependents_along
+                cancelling_a_running_execution_fences_its_worker_off
+                cancelling_what_has_ended_changes_nothing
+                a_cancelled_flow_ends_every_member_that_has_not_ended
+            }
+            lag {
+                a_slow_reader_with_a_filter_gets_all_that_passes
+                a_reader_that_falls_behind_twice_loses_nothing
+                a_slow_reader_that_gives_up_leaves_the_others_alone
+            }
+            bad_input {
+                a_refused_submission_writes_nothing
+                an_id_of_another_deployment_is_refused
+                a_result_beyond_the_limit_is_refused_and_the_lease_stays
+            }
+        }
+    };
+}
+
+/// Makes a value of the list.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! names_of_cases {
+    ($($concern:ident { $($case:ident)+ })+) => {
+        &[$((stringify!($concern), &[$(stringify!($case)),+])),+]
+    };
+}
+
+/// The concerns, and the cases of each.
+pub const CASES: &[(&str, &[&str])] = all_cases!(names_of_cases);
+
+/// Stops the compilation where a concern cannot be left out.
+#[doc(hidden)]
+pub const fn may_lack(concern: &str) {
+    assert!(!is(concern, "delivery"), "`delivery` cannot be left out: without it a backend is none");
+    assert!(!is(concern, "filter"), "`filter` cannot be left out: without it a tenant sees what is another's");
+    let mut index = 0;
+    while index < CASES.len() {
+        if is(concern, CASES[index].0) {
+            return;
+        }
+        index += 1;
+    }
+    panic!("what is left out is no concern of the suite; they are the names in `ff_test::CASES`");
+}
+
+const fn is(text: &str, other: &str) -> bool {
+    let (text, other) = (text.as_bytes(), other.as_bytes());
+    let mut same = text.len() == other.len();
+    let mut index = 0;
+    while same && index < text.len() {
+        same = text[index] == other[index];
+        index += 1;
+    }
+    same
+}
+
 /// Whether a backend has declared that it lacks a concern; says so when it has.
 #[doc(hidden)]
 #[must_use]
@@ -175,13 +206,37 @@ pub fn is_skipped(lacking: &[&str], concern: &str, case: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_skipped;
+    use super::{CASES, is_skipped};
 
     #[test]
     fn a_declared_concern_is_skipped_and_no_other() {
         assert!(is_skipped(&["leases", "retries"], "retries", "case"));
         assert!(!is_skipped(&["leases", "retries"], "filter", "case"));
         assert!(!is_skipped(&[], "retries", "case"));
+    }
+
+    #[test]
+    fn the_table_of_backends_in_the_readme_has_every_case() {
+        let readme = include_str!("../../../README.md");
+        let rows: Vec<Vec<_>> = readme
+            .lines()
+            .skip_while(|line| !line.starts_with("| concern |"))
+            .skip(2)
+            .map_while(|line| line.strip_prefix("| ")?.strip_suffix(" |"))
+            .map(|row| row.split(" | ").collect())
+            .collect();
+        let concerns: Vec<_> = rows.iter().map(|row| row[0]).collect();
+        let mut expected: Vec<_> = CASES.iter().map(|(concern, _)| *concern).collect();
+        expected.sort_unstable();
+        assert_eq!(concerns, expected, "write it anew with `cargo xtask conformance`");
+        for (concern, cases) in CASES {
+            let row = rows.iter().find(|row| row[0] == *concern).expect("its concern was found");
+            for cell in &row[1..] {
+                let total = cell.split_once('/').map(|(_, total)| total.to_owned());
+                let current = total.is_none_or(|total| total == cases.len().to_string());
+                assert!(current, "{concern} has {} cases, not {cell}: `cargo xtask conformance`", cases.len());
+            }
+        }
     }
 }
 
