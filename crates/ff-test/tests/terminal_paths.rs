@@ -43,6 +43,12 @@ impl Path {
         Self::Skip,
     ];
 
+    /// Every path of members of flows, and of solo executions.
+    fn of_every_scope() -> impl Iterator<Item = (Self, Scope)> {
+        let both = |path| [(path, Scope::Flows), (path, Scope::Solo)];
+        Self::ALL.into_iter().flat_map(both).filter(|(path, scope)| path.exists_for(*scope))
+    }
+
     /// A solo execution has no flow to be cancelled and nothing it could need.
     fn exists_for(self, scope: Scope) -> bool {
         scope == Scope::Flows || !matches!(self, Self::CancelFlow | Self::Skip)
@@ -144,40 +150,35 @@ async fn every_end_is_recorded_once_and_announced_once_where_it_belongs() {
     let stand = Stand::start().await;
     let mut of_flows = stand.listen(keys::FLOW_CHANNEL).await;
     let mut of_solo = stand.listen(keys::SOLO_CHANNEL).await;
-    for path in Path::ALL {
-        for scope in [Scope::Flows, Scope::Solo] {
-            if !path.exists_for(scope) {
+    for (path, scope) in Path::of_every_scope() {
+        stand.command(&["FLUSHALL"]).await;
+        let fixture = Fixture::new(stand.backend.clone());
+        let mut subject = Subject::submit(&fixture, path, scope).await;
+        let other = if scope == Scope::Flows { Scope::Solo } else { Scope::Flows };
+        for round in ["first", "repeated"] {
+            subject.end(path).await;
+            // The need that failed is a completion of its own.
+            let entries = if path == Path::Skip { 2 } else { 1 };
+            let case = format!("{path:?}, {scope:?}, {round} call");
+            assert_eq!(stand.log_length(subject.id, scope).await, entries, "{case}: log entries");
+            assert_eq!(stand.log_length(subject.id, other).await, 0, "{case}: entries in the other log");
+            let mut pushes = of_flows.drain(&stand, keys::FLOW_CHANNEL).await;
+            let mut other_pushes = of_solo.drain(&stand, keys::SOLO_CHANNEL).await;
+            if scope == Scope::Solo {
+                std::mem::swap(&mut pushes, &mut other_pushes);
+            }
+            assert_eq!(other_pushes.len(), 0, "{case}: announced on the other channel");
+            let own: Vec<_> = pushes.iter().filter(|push| push["execution_id"] == subject.id.to_string()).collect();
+            if round == "repeated" {
+                assert_eq!(pushes.len(), 0, "{case}: announced again");
                 continue;
             }
-            stand.command(&["FLUSHALL"]).await;
-            let fixture = Fixture::new(stand.backend.clone());
-            let mut subject = Subject::submit(&fixture, path, scope).await;
-            let other = if scope == Scope::Flows { Scope::Solo } else { Scope::Flows };
-            for round in ["first", "repeated"] {
-                subject.end(path).await;
-                // The need that failed is a completion of its own.
-                let entries = if path == Path::Skip { 2 } else { 1 };
-                let case = format!("{path:?}, {scope:?}, {round} call");
-                assert_eq!(stand.log_length(subject.id, scope).await, entries, "{case}: log entries");
-                assert_eq!(stand.log_length(subject.id, other).await, 0, "{case}: entries in the other log");
-                let mut pushes = of_flows.drain(&stand, keys::FLOW_CHANNEL).await;
-                let mut other_pushes = of_solo.drain(&stand, keys::SOLO_CHANNEL).await;
-                if scope == Scope::Solo {
-                    std::mem::swap(&mut pushes, &mut other_pushes);
-                }
-                assert_eq!(other_pushes.len(), 0, "{case}: announced on the other channel");
-                let own: Vec<_> = pushes.iter().filter(|push| push["execution_id"] == subject.id.to_string()).collect();
-                if round == "repeated" {
-                    assert_eq!(pushes.len(), 0, "{case}: announced again");
-                    continue;
-                }
-                assert_eq!((pushes.len(), own.len()), (usize::try_from(entries).unwrap(), 1), "{case}: pushes");
-                let (outcome, reason) = path.outcome();
-                assert_eq!(own[0]["outcome"], outcome, "{case}");
-                assert_eq!(own[0]["reason"].as_str(), reason, "{case}");
-                assert_eq!(own[0]["pos"], stand.field(subject.id, "log_pos").await, "{case}");
-                assert_eq!(own[0].get("flow_id").is_some(), scope == Scope::Flows, "{case}");
-            }
+            assert_eq!((pushes.len(), own.len()), (usize::try_from(entries).unwrap(), 1), "{case}: pushes");
+            let (outcome, reason) = path.outcome();
+            assert_eq!(own[0]["outcome"], outcome, "{case}");
+            assert_eq!(own[0]["reason"].as_str(), reason, "{case}");
+            assert_eq!(own[0]["pos"], stand.field(subject.id, "log_pos").await, "{case}");
+            assert_eq!(own[0].get("flow_id").is_some(), scope == Scope::Flows, "{case}");
         }
     }
 }
@@ -185,20 +186,15 @@ async fn every_end_is_recorded_once_and_announced_once_where_it_belongs() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_ended_execution_leaves_no_trace_in_any_index() {
     let stand = Stand::start().await;
-    for path in Path::ALL {
-        for scope in [Scope::Flows, Scope::Solo] {
-            if !path.exists_for(scope) {
-                continue;
-            }
-            stand.command(&["FLUSHALL"]).await;
-            let fixture = Fixture::new(stand.backend.clone());
-            let mut subject = Subject::submit(&fixture, path, scope).await;
-            subject.end(path).await;
-            let tag = subject.id.partition();
-            for index in ["ready", "delayed", "leases", "deadlines", "open", "pending"] {
-                let left = stand.command(&["ZCARD", &format!("ff:part:{tag}:{index}")]).await.int();
-                assert_eq!(left, Some(0), "{path:?}, {scope:?}: entries left in {index}");
-            }
+    for (path, scope) in Path::of_every_scope() {
+        stand.command(&["FLUSHALL"]).await;
+        let fixture = Fixture::new(stand.backend.clone());
+        let mut subject = Subject::submit(&fixture, path, scope).await;
+        subject.end(path).await;
+        let tag = subject.id.partition();
+        for index in ["ready", "delayed", "leases", "deadlines", "open", "pending"] {
+            let left = stand.command(&["ZCARD", &format!("ff:part:{tag}:{index}")]).await.int();
+            assert_eq!(left, Some(0), "{path:?}, {scope:?}: entries left in {index}");
         }
     }
 }
