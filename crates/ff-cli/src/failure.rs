@@ -1,6 +1,6 @@
 //! How a command ends when it does not succeed: one line for people and an exit code for scripts.
 
-use std::{fmt, process::ExitCode};
+use std::{borrow::Cow, fmt, process::ExitCode};
 
 use ff_core::EngineError;
 
@@ -68,7 +68,19 @@ impl From<EngineError> for CliError {
 
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&one_line(&self.message))
+        f.write_str(&shortened(&one_line(&self.message)))
+    }
+}
+
+/// A message that what it quotes made long loses its middle: what it is about stands at its beginning, and where that
+/// is at its end.
+fn shortened(line: &str) -> Cow<'_, str> {
+    const HEAD: usize = 600;
+    const TAIL: usize = 300;
+    let Some((head, _)) = line.char_indices().nth(HEAD) else { return line.into() };
+    match line.char_indices().rev().nth(TAIL - 1) {
+        Some((tail, _)) if tail > head => format!("{} … {}", &line[..head], &line[tail..]).into(),
+        _ => line.into(),
     }
 }
 
@@ -94,6 +106,17 @@ mod tests {
     fn a_message_is_one_line_without_control_characters() {
         let error = CliError::usage("flow.yaml", "bad\n  at line 3\u{1b}[31m");
         assert_eq!(error.to_string(), "flow.yaml: bad at line 3\\u{1b}[31m");
+    }
+
+    #[test]
+    fn a_message_is_short_and_keeps_its_beginning_and_its_end() {
+        let said = |length| CliError::usage("flow.yaml", format!("{} at line 3", "ä".repeat(length))).to_string();
+        assert_eq!(said(500), format!("flow.yaml: {} at line 3", "ä".repeat(500)));
+        for length in [560, 860, 880, 900, 100_000] {
+            let said = said(length);
+            assert!(said.starts_with("flow.yaml: ä") && said.ends_with("ä at line 3"), "{said}");
+            assert!(said.chars().count() <= 903, "{}", said.chars().count());
+        }
     }
 
     #[test]

@@ -1,74 +1,8 @@
-//! The program `ff`: runs flows, watches their completions, and looks after the server they live on.
-//!
-//! It never decides a transition and spells no key: all it does goes through the traits of `ff-core`.
+//! The program `ff`; what it does is in the library beside it.
 #![forbid(unsafe_code)]
 
-mod cancel;
-mod cli;
-mod connect;
-mod crew;
-mod demo;
-mod describe;
-mod doctor;
-mod failure;
-mod flow_file;
-mod out;
-mod plan;
-mod run;
-mod script;
-mod signals;
-mod target;
-mod text;
-mod watch;
-mod wfformat;
-mod work;
-
-use std::{io::IsTerminal, process::ExitCode};
-
-use clap::Parser;
-use tracing_subscriber::EnvFilter;
-
-use crate::{
-    cli::{Cli, Command},
-    failure::CliError,
-};
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) if error.use_stderr() => return report(&cli::usage_error(&error)),
-        Err(help) => {
-            out::text(&help.render().to_string());
-            return ExitCode::SUCCESS;
-        }
-    };
-    let filter = EnvFilter::try_from_env("FF_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    let coloured = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(coloured).init();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return report(&CliError::failed("the program cannot start its threads", error)),
-    };
-    let outcome = runtime.block_on(execute(cli));
-    // What still waits for the server or a terminal must not hold the end up.
-    runtime.shutdown_background();
-    outcome.unwrap_or_else(|error| report(&error))
-}
-
-async fn execute(cli: Cli) -> Result<ExitCode, CliError> {
-    let connect = &cli.connect;
-    match cli.command {
-        Command::Run(args) => run::run(args, connect).await,
-        Command::Watch(args) => watch::watch(args, connect).await,
-        Command::Describe(args) => describe::describe(&args, connect).await,
-        Command::Cancel(args) => cancel::cancel(&args, connect).await,
-        Command::Demo(args) => demo::demo(&args, connect).await,
-        Command::Script(command) => script::script(&command, connect).await,
-        Command::Doctor(args) => doctor::doctor(&args, connect).await,
-    }
-}
-
-fn report(error: &CliError) -> ExitCode {
-    eprintln!("ff: {error}");
-    error.exit_code()
+    ff_cli::main()
 }

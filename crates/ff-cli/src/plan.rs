@@ -13,6 +13,8 @@ pub(crate) const RUN_TAG: &str = "ff.run";
 pub(crate) const NAME_TAG: &str = "ff.name";
 /// Tag keys that begin so are `ff`'s own.
 pub(crate) const RESERVED_TAGS: &str = "ff.";
+/// How many tags a file may put on an execution, so that `ff`'s own find room beside them.
+pub(crate) const FILE_TAGS: usize = 30;
 
 /// Larger files are refused unread.
 const FILE_BYTES: u64 = 64 * 1024 * 1024;
@@ -35,8 +37,16 @@ impl Plan {
     /// # Errors
     /// A line that names the file and what is wrong in it, with the place where the format tells it.
     pub(crate) fn load(path: &Path, time_scale: Option<f64>) -> Result<Self, CliError> {
-        let text = read(path)?;
-        let shown = path.display();
+        Self::parse(path, read(path)?, time_scale)
+    }
+
+    /// The same of what was read from the file.
+    ///
+    /// # Errors
+    /// As [`Plan::load`].
+    pub(crate) fn parse(path: &Path, bytes: Vec<u8>, time_scale: Option<f64>) -> Result<Self, CliError> {
+        let about_it = |error: CliError| error.about(path.display());
+        let text = String::from_utf8(bytes).map_err(|_| CliError::usage(path.display(), "it is not UTF-8 text"))?;
         let plan = if is_wfformat(path, &text) {
             let scale = time_scale.unwrap_or(1.0);
             if !(scale.is_finite() && scale >= 0.0) {
@@ -45,18 +55,30 @@ impl Plan {
                     "expected a number from 0 up, such as 0.01",
                 ));
             }
-            wfformat::parse(&text, scale).map_err(|error| error.about(shown))?
+            wfformat::parse(&text, scale).map_err(about_it)?
         } else if time_scale.is_some() {
             return Err(CliError::usage(
                 "--time-scale",
-                format!("{shown} is not a recorded workflow (WfFormat); commands cannot be sped up, leave it out"),
+                format!(
+                    "{} is not a recorded workflow (WfFormat); commands cannot be sped up, leave it out",
+                    path.display()
+                ),
             ));
         } else {
-            flow_file::parse(&text).map_err(|error| error.about(shown))?
+            flow_file::parse(&text).map_err(about_it)?
         };
-        let checked = plan.submission(Uuid::nil(), None).and_then(|flow| Ok(flow.topology()?));
-        checked.map_err(|error| error.about(path.display()))?;
+        plan.check().map_err(about_it)?;
         Ok(plan)
+    }
+
+    /// Refuses what no server would take: first what the file says, then that with what `ff` adds to it.
+    fn check(&self) -> Result<(), CliError> {
+        let mut flow = FlowSubmission::new(Namespace::default_namespace());
+        flow.name.clone_from(&self.name);
+        flow.executions.clone_from(&self.executions);
+        flow.topology()?;
+        self.submission(Uuid::nil(), None)?.topology()?;
+        Ok(())
     }
 
     /// The flow to submit for this run: on a lane of its own, tagged with the run, and safe to submit again.
@@ -81,11 +103,11 @@ impl Plan {
             Some(lane) => LaneId::new(&format!("{lane}/run-{run}")),
             None => LaneId::new(&format!("run-{run}")),
         };
-        lane.map_err(CliError::from)
+        lane.map_err(|error| CliError::from(error).about("the lane of a run, below the one that the file names"))
     }
 }
 
-fn read(path: &Path) -> Result<String, CliError> {
+fn read(path: &Path) -> Result<Vec<u8>, CliError> {
     let refuse = |why: String| CliError::usage(path.display(), why);
     let mut bytes = Vec::new();
     let source: Box<dyn Read> = if path == Path::new("-") {
@@ -98,7 +120,7 @@ fn read(path: &Path) -> Result<String, CliError> {
     if bytes.len() as u64 > FILE_BYTES {
         return Err(refuse(format!("it is larger than {} MiB; a flow has at most 1000 executions", FILE_BYTES >> 20)));
     }
-    String::from_utf8(bytes).map_err(|_| refuse("it is not UTF-8 text".to_owned()))
+    Ok(bytes)
 }
 
 /// By extension where there is one that tells, otherwise by content: JSON that has a workflow in it.
@@ -111,63 +133,5 @@ fn is_wfformat(path: &Path, text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn example(name: &str) -> Plan {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(name);
-        Plan::load(&path, None).unwrap_or_else(|error| panic!("{error}"))
-    }
-
-    #[test]
-    fn every_example_is_a_valid_flow() {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
-        let mut names = Vec::new();
-        for entry in fs::read_dir(directory).unwrap() {
-            let name = entry.unwrap().file_name().into_string().unwrap();
-            if name.ends_with(".yaml") || name.ends_with(".json") {
-                assert!(!example(&name).executions.is_empty(), "{name}");
-                names.push(name);
-            }
-        }
-        for expected in
-            ["hello.yaml", "build-and-test.yaml", "fan-out.yaml", "nightly-report.yaml", "wfformat-small.json"]
-        {
-            assert!(names.iter().any(|name| name == expected), "{expected} is missing");
-        }
-    }
-
-    #[test]
-    fn the_format_is_told_by_extension_and_else_by_content() {
-        assert!(is_wfformat(Path::new("a.json"), ""));
-        assert!(!is_wfformat(Path::new("a.yml"), "{\"workflow\": 1}"));
-        assert!(is_wfformat(Path::new("-"), " {\"workflow\": {}}"));
-        assert!(!is_wfformat(Path::new("-"), "{executions: {}}"));
-    }
-
-    #[test]
-    fn a_run_gets_its_own_lane_and_tags_whatever_the_file_says() {
-        let run = Uuid::from_u128(7);
-        let mut plan = example("hello.yaml");
-        plan.lane = Some(LaneId::new("batch").unwrap());
-        let flow = plan.submission(run, None).unwrap();
-        assert!(flow.executions.iter().all(|execution| execution.tags.get(RUN_TAG) == Some(&run.to_string())));
-        assert!(flow.executions.iter().all(|execution| execution.lane.as_str() == format!("batch/run-{run}")));
-        assert_eq!(flow.executions[0].tags.get(NAME_TAG), Some(flow.executions[0].name.as_str()));
-    }
-
-    #[test]
-    fn a_time_scale_for_commands_and_a_senseless_one_are_refused() {
-        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
-        let error = Plan::load(&examples.join("hello.yaml"), Some(0.1)).unwrap_err().to_string();
-        assert!(error.contains("--time-scale"), "{error}");
-        let error = Plan::load(&examples.join("wfformat-small.json"), Some(f64::NAN)).unwrap_err().to_string();
-        assert!(error.contains("NaN"), "{error}");
-    }
-
-    #[test]
-    fn a_file_that_is_not_there_is_named() {
-        let error = Plan::load(Path::new("no/such/flow.yaml"), None).unwrap_err().to_string();
-        assert!(error.starts_with("no/such/flow.yaml: cannot be read"), "{error}");
-    }
-}
+#[path = "plan_tests.rs"]
+mod tests;

@@ -80,8 +80,15 @@ pub(crate) fn parse(text: &str, scale: f64) -> Result<Plan, CliError> {
         let work = Work::Sleep { micros: micros.round() as u64 };
         executions.push(ExecutionSpec::new(task.id).needs(needs).priority(priority(run)).payload(work.to_payload()));
     }
-    let name = instance.name.map(|name| name.chars().filter(|c| !c.is_control()).take(200).collect::<String>());
-    Ok(Plan { name: name.filter(|name| !name.is_empty()), namespace: None, lane: None, simulated: true, executions })
+    let name = instance.name.map(|name| fitting(&name)).filter(|name| !name.is_empty());
+    Ok(Plan { name, namespace: None, lane: None, simulated: true, executions })
+}
+
+/// As much of a workflow's name as a flow's may have.
+fn fitting(name: &str) -> String {
+    let mut fitting: String = name.chars().filter(|c| !c.is_control()).collect();
+    fitting.truncate(fitting.floor_char_boundary(limits::NAME_BYTES));
+    fitting
 }
 
 fn shown(id: &str) -> String {
@@ -178,6 +185,13 @@ mod tests {
         assert_eq!(Work::from_payload(&plan.executions[0].payload).unwrap(), Work::Sleep { micros: 25_000 });
         assert_eq!((plan.executions[0].priority, plan.executions[1].priority), (20, 0));
         assert_eq!(plan.executions[1].needs, ["a1"], "named on both sides, needed once");
+    }
+
+    #[test]
+    fn a_long_name_is_cut_to_what_a_flow_may_have() {
+        let long = document(&both(A, B), &both(RUN_A, RUN_B)).replace("\"t\"", &format!("\"\\n{}\"", "ä€".repeat(99)));
+        let name = parse(&long, 1.0).unwrap().name.unwrap();
+        assert!(name.starts_with("ä€ä") && (253..=256).contains(&name.len()), "{} bytes: {name}", name.len());
     }
 
     #[test]

@@ -9,17 +9,19 @@
 //!   report: { run: ./report.sh, needs: [fetch], timeout: 5m }
 //! ```
 
+mod anchors;
 mod value;
+mod weight;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use ff_core::{Backoff, ExecutionSpec, LaneId, Namespace, Tags};
+use ff_core::{Backoff, ExecutionSpec, LaneId, Namespace, Tags, limits};
 use serde::Deserialize;
 
 use self::value::{Executions, Names, Scalars, Span};
 use crate::{
     failure::CliError,
-    plan::{Plan, RESERVED_TAGS},
+    plan::{FILE_TAGS, Plan, RESERVED_TAGS},
     work::Work,
 };
 
@@ -60,6 +62,14 @@ struct ExecutionEntry {
 /// # Errors
 /// What is wrong, with line and column where YAML tells them.
 pub(crate) fn parse(text: &str) -> Result<Plan, CliError> {
+    if text.len() > limits::SUBMISSION_BYTES {
+        let why = format!(
+            "it is larger than {} MiB, which is what the payloads of a flow may be",
+            limits::SUBMISSION_BYTES >> 20
+        );
+        return Err(CliError::usage("not a valid flow", why));
+    }
+    weight::check(text).and_then(|()| anchors::check(text)).map_err(malformed)?;
     let file: FlowFile = if text.contains("<<:") {
         // Merge keys are resolved on the tree, which knows no lines any more.
         let mut tree: serde_norway::Value = serde_norway::from_str(text).map_err(malformed)?;
@@ -69,9 +79,20 @@ pub(crate) fn parse(text: &str) -> Result<Plan, CliError> {
         serde_norway::from_str(text).map_err(malformed)?
     };
     let mut executions = Vec::with_capacity(file.executions.0.len());
+    let mut payload_bytes = 0;
     for (name, entry) in file.executions.0 {
         let about = format!("execution `{}`", name.escape_debug());
-        executions.push(entry.into_spec(name, &file.env.0).map_err(|error| error.about(about))?);
+        let spec = entry.into_spec(name, &file.env.0).map_err(|error| error.about(&about))?;
+        payload_bytes += spec.payload.len();
+        // The flow's env stands in every payload, so their sum may be a thousand times the file.
+        if payload_bytes > limits::SUBMISSION_BYTES {
+            let allowed = format!("at most {} are allowed in a flow", limits::SUBMISSION_BYTES);
+            return Err(CliError::usage(
+                about,
+                format!("with it, commands and env take {payload_bytes} bytes; {allowed}"),
+            ));
+        }
+        executions.push(spec);
     }
     Ok(Plan { name: file.name, namespace: file.namespace, lane: file.lane, simulated: false, executions })
 }
@@ -105,6 +126,10 @@ impl ExecutionEntry {
         if let Some(key) = self.tags.0.keys().find(|key| key.starts_with(RESERVED_TAGS)) {
             let why = format!("tags that begin with `{RESERVED_TAGS}` are set by ff itself; choose another key");
             return Err(CliError::usage(format!("tag `{}`", key.escape_debug()), why));
+        }
+        if self.tags.0.len() > FILE_TAGS {
+            let why = format!("at most {FILE_TAGS} are allowed, beside those of ff itself");
+            return Err(CliError::usage(format!("{} tags", self.tags.0.len()), why));
         }
         let attempts = self.retries.checked_add(1).ok_or_else(|| CliError::usage("retries", "too many"))?;
         let mut spec = ExecutionSpec::new(name)
