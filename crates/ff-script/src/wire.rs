@@ -171,9 +171,7 @@ fn field<'a>(fields: &'a [(Bytes, Bytes)], name: &[u8]) -> Option<&'a Bytes> {
 #[cfg(test)]
 mod tests {
     use ff_core::Partition;
-    use proptest::prelude::*;
-    use serde_json::{Map, Value, json};
-    use uuid::Uuid;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -186,46 +184,6 @@ mod tests {
 
     fn push(value: &Value) -> Result<Decoded, WireError> {
         decode_push(Scope::Flows, value.to_string().as_bytes())
-    }
-
-    /// What the library writes for a completion: the object of the push, and the fields of the log entry.
-    fn written(decoded: &Decoded) -> (Vec<u8>, Vec<(Bytes, Bytes)>) {
-        let payload = &decoded.payload;
-        let mut object = Map::new();
-        let mut put = |name: &str, value: Value| object.insert(name.to_owned(), value);
-        put("execution_id", json!(payload.execution_id));
-        put("outcome", json!(payload.outcome.as_str()));
-        put("attempt", json!(payload.attempt));
-        put("gen", json!(payload.generation));
-        payload.flow_id.map(|flow| put("flow_id", json!(flow)));
-        payload.produced_at_ms.map(|at| put("at", json!(at)));
-        payload.namespace.as_ref().map(|ns| put("ns", json!(ns)));
-        payload.lane.as_ref().map(|lane| put("lane", json!(lane)));
-        payload.reason.as_ref().map(|reason| put("reason", json!(**reason)));
-        payload.result_len.map(|len| put("result_len", json!(len)));
-        if !payload.tags.is_empty() {
-            put("tags", json!(payload.tags));
-        }
-        if payload.dependents_pending {
-            put("pending", json!(true));
-        }
-        let mut fields = vec![(Bytes::from("e"), Bytes::from(Value::Object(object.clone()).to_string()))];
-        if let Some(position) = payload.position {
-            object.insert("pos".into(), json!(position.entry.to_string()));
-        }
-        if let Some(prev) = decoded.prev {
-            let text = match prev {
-                Predecessor::Start => "none".to_owned(),
-                Predecessor::Entry(id) => id.to_string(),
-            };
-            object.insert("prev".into(), json!(text));
-            fields.push((Bytes::from("prev"), Bytes::from(text)));
-        }
-        if let Some(result) = &payload.payload_bytes {
-            object.insert("result".into(), json!(std::str::from_utf8(result).unwrap()));
-            fields.push((Bytes::from("result"), result.clone()));
-        }
-        (Value::Object(object).to_string().into_bytes(), fields)
     }
 
     #[test]
@@ -281,60 +239,5 @@ mod tests {
         let elsewhere = LogId { partition: Partition::new(8), scope: Scope::Flows };
         assert!(matches!(decode_entry(elsewhere, entry, &fields), Err(WireError::WrongLog { .. })));
         assert!(matches!(decode_entry(log(), entry, &[]), Err(WireError::Field("e"))));
-    }
-
-    prop_compose! {
-        fn completion()(
-            ids: (u128, u128),
-            flow: bool,
-            outcome in prop::sample::select(vec![Outcome::Success, Outcome::Failed, Outcome::Skipped, Outcome::Expired]),
-            at in prop::option::of(0u64..=u64::from(u32::MAX) << 12),
-            counts: (u32, u32),
-            named: bool,
-            result in prop::option::of(".*"),
-            result_len in prop::option::of(0u64..1 << 40),
-            reason in prop::option::of(".*"),
-            tags in prop::collection::btree_map("[a-z\"\\\\é]{1,8}", "\\PC{0,16}", 0..4),
-            pending: bool,
-            entry: (u64, u64),
-            prev in prop::option::of(prop::option::of(any::<(u64, u64)>())),
-        ) -> Decoded {
-            let id = |(epoch, seq)| EntryId { epoch, seq };
-            let execution = ExecutionId::from_parts(Partition::new(7), Uuid::from_u128(ids.0));
-            let flow = flow.then(|| FlowId::from_uuid(Uuid::from_u128(ids.1)));
-            let mut payload = CompletionPayload::new(execution, flow, outcome);
-            payload.produced_at_ms = at;
-            payload.attempt = counts.0;
-            payload.generation = counts.1;
-            payload.namespace = named.then(|| Namespace::new("team/a").unwrap());
-            payload.lane = named.then(LaneId::default_lane);
-            payload.payload_bytes = result.map(Bytes::from);
-            payload.result_len = result_len;
-            payload.reason = reason.map(Into::into);
-            payload.tags = Tags::new(tags).unwrap();
-            payload.dependents_pending = pending;
-            payload.position = Some(Position { log: log(), entry: id(entry) });
-            Decoded { payload, prev: prev.map(|prev| prev.map_or(Predecessor::Start, |e| Predecessor::Entry(id(e)))) }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn push_and_log_entry_decode_to_what_was_written(decoded in completion()) {
-            let (push, fields) = written(&decoded);
-            let entry = decoded.payload.position.unwrap().entry;
-            prop_assert_eq!(&decode_push(Scope::Flows, &push).unwrap(), &decoded);
-            prop_assert_eq!(&decode_entry(log(), entry, &fields).unwrap(), &decoded);
-        }
-
-        #[test]
-        fn no_bytes_panic_the_decoder(bytes in prop::collection::vec(any::<u8>(), 0..200), decoded in completion(), cut: u16, flip: u8) {
-            let _ = decode_push(Scope::Flows, &bytes);
-            let (mut push, _) = written(&decoded);
-            let at = usize::from(cut) % push.len();
-            push[at] ^= flip;
-            let _ = decode_push(Scope::Flows, &push);
-            let _ = decode_push(Scope::Flows, &push[..at]);
-        }
     }
 }

@@ -79,8 +79,8 @@ fn fields_of(bytes: &[u8]) -> Fields {
     fields
 }
 
-/// Writes a completion again, both ways, and reads it back.
-fn survives_the_wire(log: LogId, mut decoded: Decoded) {
+/// Writes a completion both ways and reads it back.
+pub fn survives_the_wire(log: LogId, mut decoded: Decoded) {
     let (push, _) = written(&decoded);
     assert_eq!(decode_push(log.scope, &push).expect("what was written is read"), decoded);
     // An entry always has a position, so it stands somewhere.
@@ -108,7 +108,8 @@ fn written(decoded: &Decoded) -> (Vec<u8>, Fields) {
         ("result_len", json!(payload.result_len)),
         ("pending", json!(payload.dependents_pending)),
     ];
-    let mut object: Map<_, _> = common.map(|(name, value)| (name.to_owned(), value)).into_iter().collect();
+    let known = common.into_iter().filter(|(_, value)| !value.is_null());
+    let mut object: Map<_, _> = known.map(|(name, value)| (name.to_owned(), value)).collect();
     let mut fields = vec![(Bytes::from("e"), Bytes::from(Value::Object(object.clone()).to_string()))];
     if let Some(position) = payload.position {
         object.insert("pos".into(), json!(position.entry.to_string()));
