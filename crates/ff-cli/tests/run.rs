@@ -3,7 +3,10 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{BufRead, BufReader},
+    time::{Duration, Instant},
+};
 
 use ff_testserver::TestServer;
 use support::{Finished, command, example, ff, file, finish};
@@ -114,21 +117,29 @@ async fn ctrl_c_cancels_the_flow_and_ends_its_commands() {
     let server = TestServer::start().await.unwrap();
     let (_directory, path) = file("flow.yaml", "executions: {a: {run: 'sleep 300'}, b: {run: 'true', needs: a}}");
     let child = command(&["run", &path, "--json", "--url", server.url()]).spawn().unwrap();
-    let pid = child.id().to_string();
-    loop {
-        let leases = server.command(&["EVAL", LEASES, "0"]).await.unwrap();
-        if leases.int().is_some_and(|held| held > 0) {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until_running(&server).await;
     let started = Instant::now();
-    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    interrupt(&child);
     let finished = finish(child).await;
     assert_eq!(finished.code, 130, "{finished:?}");
     assert!(started.elapsed() < Duration::from_secs(10));
     let summary = summary(&finished);
     assert_eq!((summary["outcomes"]["cancelled"].as_u64(), summary["state"].as_str()), (Some(2), Some("cancelled")));
+}
+
+fn interrupt(child: &std::process::Child) {
+    assert!(std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+}
+
+/// Waits until an execution has been claimed.
+async fn until_running(server: &TestServer) {
+    loop {
+        let leases = server.command(&["EVAL", LEASES, "0"]).await.unwrap();
+        if leases.int().is_some_and(|held| held > 0) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// How many executions are held under a lease.
@@ -182,15 +193,44 @@ async fn a_run_whose_server_is_gone_can_still_be_left() {
     let server = TestServer::start().await.unwrap();
     let (_directory, path) = file("flow.yaml", "executions: {a: {run: sleep 60}}");
     let child = command(&["run", &path, "--url", server.url()]).spawn().unwrap();
-    let pid = child.id().to_string();
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    until_running(&server).await;
     server.kill().await.unwrap();
-    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    interrupt(&child);
     let started = Instant::now();
     let finished = finish(child).await;
     assert_eq!(finished.code, 130, "{finished:?}");
     assert!(finished.stderr.lines().last().unwrap().contains("not confirmed"), "{finished:?}");
     assert!(started.elapsed() < Duration::from_secs(40), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_second_ctrl_c_does_not_wait_for_a_server_that_is_gone() {
+    let server = TestServer::start().await.unwrap();
+    let (_directory, path) = file("flow.yaml", "executions: {a: {run: sleep 60}}");
+    let mut child = command(&["run", &path, "--url", server.url()]).spawn().unwrap();
+    until_running(&server).await;
+    server.kill().await.unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    interrupt(&child);
+    let child = tokio::task::spawn_blocking(move || {
+        let mut shown = String::new();
+        while !shown.contains("Ctrl-C again") {
+            assert!(stdout.read_line(&mut shown).unwrap() > 0, "{shown}");
+        }
+        interrupt(&child);
+        child
+    });
+    let finished = finish(child.await.unwrap()).await;
+    assert_eq!(finished.code, 130, "{finished:?}");
+    assert!(finished.stderr.contains("interrupted again"), "{finished:?}");
+}
+
+#[tokio::test]
+async fn commands_do_not_learn_how_the_server_is_reached() {
+    let server = TestServer::start().await.unwrap();
+    let (_directory, path) = file("flow.yaml", "executions: {a: {run: 'echo \"<$FF_URL>\"'}}");
+    let child = command(&["run", &path, "--json"]).env("FF_URL", server.url()).spawn().unwrap();
+    assert_eq!(finish(child).await.ok().json()[0]["payload_bytes"], "<>\n");
 }
 
 fn many(count: usize) -> String {

@@ -132,7 +132,7 @@ impl Session {
             tokio::select! {
                 // Attempts first: a completion can only follow them.
                 biased;
-                () = interrupts.next() => self.interrupted().await?,
+                () = interrupts.next() => self.interrupted(interrupts).await?,
                 Some(event) = events.recv() => self.event(event),
                 Some(completion) = completions.next() => self.completion(&completion),
                 error = crew.worker_ended() => return Err(error),
@@ -176,15 +176,17 @@ impl Session {
     }
 
     /// The first Ctrl-C cancels the flow and waits for its end, the second does not wait.
-    async fn interrupted(&mut self) -> Result<(), CliError> {
+    async fn interrupted(&mut self, interrupts: &mut Interrupts) -> Result<(), CliError> {
         if self.cancelled_at.is_some() {
-            let why = "interrupted again; it may still be ending, see `ff describe`";
-            return Err(CliError::cancelled(format!("flow {}", self.flow_id), why));
+            return Err(self.interrupted_again());
         }
         self.cancelled_at = Some(Instant::now());
         self.view.announce("cancelling; Ctrl-C again to leave at once");
         // First the flow, so that the attempts that are stopped next are not taken for failures to retry.
-        let asked = timeout(CANCEL_PATIENCE, self.cancel_flow()).await;
+        let asked = tokio::select! {
+            asked = timeout(CANCEL_PATIENCE, self.cancel_flow()) => asked,
+            () = interrupts.next() => return Err(self.interrupted_again()),
+        };
         self.stop.cancel();
         match asked {
             Ok(Ok(())) => Ok(()),
@@ -193,6 +195,11 @@ impl Session {
             }
             Err(_) => Err(self.not_confirmed()),
         }
+    }
+
+    fn interrupted_again(&self) -> CliError {
+        let why = "interrupted again; it may still be ending, see `ff describe`";
+        CliError::cancelled(format!("flow {}", self.flow_id), why)
     }
 
     async fn cancel_flow(&self) -> Result<(), EngineError> {
