@@ -188,6 +188,15 @@ mod tests {
     }
 
     #[test]
+    fn priorities_of_other_schedulers_are_brought_within_ours() {
+        for (recorded, expected) in [("1e9", limits::PRIORITY), ("-5", 0), ("7.9", 7)] {
+            let run = RUN_A.replace("\"priority\": 20", &format!("\"priority\": {recorded}"));
+            let plan = parse(&document(&both(A, B), &both(&run, RUN_B)), 1.0).unwrap();
+            assert_eq!(plan.executions[0].priority, expected, "{recorded}");
+        }
+    }
+
+    #[test]
     fn a_long_name_is_cut_to_what_a_flow_may_have() {
         let long = document(&both(A, B), &both(RUN_A, RUN_B)).replace("\"t\"", &format!("\"\\n{}\"", "ä€".repeat(99)));
         let name = parse(&long, 1.0).unwrap().name.unwrap();

@@ -104,6 +104,18 @@ async fn what_has_ended_already_is_not_cancelled() {
 }
 
 #[tokio::test]
+async fn the_user_of_the_command_line_comes_before_the_one_of_the_url() {
+    let server = TestServer::start().await.unwrap();
+    let acl = ["ACL", "SETUSER", "ann", "on", ">pw", "~*", "&*", "+@all"];
+    assert!(!server.command(&acl).await.unwrap().is_error());
+    let url = format!("redis://bob:other@127.0.0.1:{}", server.port());
+    let (_directory, path) = file("password", "pw\n");
+    let watch = ["watch", "--for", "1ms", "--url", &url, "--password-file", &path];
+    ff(&[&watch[..], &["--username", "ann"]].concat()).await.ok();
+    ff(&watch).await.refused(3, &["password"]);
+}
+
+#[tokio::test]
 async fn every_command_speaks_tls_with_client_certificates() {
     let server = TestServer::builder().tls_client_auth().build().await.unwrap();
     let tls = server.tls().unwrap();

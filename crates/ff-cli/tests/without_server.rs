@@ -36,6 +36,15 @@ async fn a_flow_runs_without_a_server_and_its_json_stays_clean() {
 }
 
 #[tokio::test]
+async fn the_namespace_of_the_command_line_comes_before_the_files() {
+    let (_directory, path) = file("flow.yaml", "namespace: red\nexecutions: {a: {run: 'true'}}\n");
+    for (args, namespace) in [(&[][..], "red"), (&["--namespace", "blue"], "blue")] {
+        let finished = ok_here(ff(&[&["run", path.as_str(), "--json"], args].concat()).await);
+        assert_eq!(finished.json()[1]["namespace"], namespace);
+    }
+}
+
+#[tokio::test]
 async fn every_example_runs_without_a_server() {
     for name in ["fan-out.yaml", "nightly-report.yaml"] {
         ok_here(ff(&["run", &example(name), "--workers", "8"]).await);

@@ -227,6 +227,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn no_more_partitions_are_worked_on_at_once_than_allowed() {
+        let backend = Scripted::new(4);
+        backend.script(|script| script.resolve_takes = Duration::from_secs(10));
+        let _task = dispatching(&backend).await;
+        (0..3).for_each(|partition| backend.push(completion(partition, true)));
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        assert_eq!(backend.resolved().len(), 2);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(backend.resolved().len(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_failing_partition_is_tried_again_and_does_not_hold_up_the_others() {
         let backend = Scripted::new(4);
         backend.script(|script| script.errors.extend((0..7).map(|_| ("resolve_dependents 1", transport()))));

@@ -296,6 +296,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_round_goes_on_at_the_cursor_at_which_the_last_one_failed() {
+        let backend = Scripted::new(1);
+        backend.script(|script| {
+            script.resolve_takes = Duration::from_secs(1);
+            script.reconcile(0, [Some(cursor(7)), None]);
+        });
+        tokio::spawn(DependencyReconciler::new(Arc::clone(&backend)).run(CancellationToken::new()));
+        backend.until(|calls| reconciled(calls).len() == 1).await;
+        backend.script(|script| script.errors.push_back(("resolve_dependents", transport())));
+        backend.until(|calls| reconciled(calls).len() == 2).await;
+        assert_eq!(backend.resolved().len(), 3, "one of them failed");
+        assert!(backend.calls().contains(&Call::Reconcile(0, Some(cursor(7)))));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn with_another_partition_count_recorded_nothing_is_touched() {
         let backend = Scripted::new(3);
         let conflict = || EngineError::Conflict { what: "partition count".into(), reason: "it is 8".into() };

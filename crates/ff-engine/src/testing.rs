@@ -44,6 +44,8 @@ pub(crate) struct Script {
     pub(crate) lost: HashSet<Lease>,
     pub(crate) resolve_takes: Duration,
     pub(crate) claim_takes: Duration,
+    pub(crate) renew_takes: Duration,
+    pub(crate) await_takes: Duration,
     resolve: HashMap<u16, VecDeque<ResolveReport>>,
     sweep: HashMap<u16, VecDeque<SweepReport>>,
     reconcile: HashMap<u16, VecDeque<Option<ReconcileCursor>>>,
@@ -204,7 +206,9 @@ impl WorkBackend for Scripted {
     }
 
     async fn await_work(&self, _lane: &LaneId, partitions: &[Partition]) -> Result<Vec<Partition>, EngineError> {
-        let state = self.called(Call::AwaitWork, "await_work", None)?;
+        let takes = self.called(Call::AwaitWork, "await_work", None)?.script.await_takes;
+        sleep(takes).await;
+        let state = self.state();
         let has_work =
             |partition: &Partition| state.script.work.get(&partition.number()).is_some_and(|work| !work.is_empty());
         Ok(partitions.iter().copied().filter(has_work).collect())
@@ -221,6 +225,8 @@ impl WorkBackend for Scripted {
     }
 
     async fn renew(&self, leases: &[Lease], _lease: Duration) -> Result<Vec<RenewOutcome>, EngineError> {
+        let takes = self.state().script.renew_takes;
+        sleep(takes).await;
         let state = self.called(Call::Renew(leases.to_vec()), "renew", None)?;
         let outcome = |lease: &Lease| match state.script.lost.contains(lease) {
             true => RenewOutcome::LeaseLost,

@@ -213,6 +213,13 @@ executions:
     }
 
     #[test]
+    fn a_backoff_beyond_the_usual_longest_wait_is_kept() {
+        let plan = parse("executions:\n  a: {run: x, backoff: 10m}\n  b: {run: x, backoff: 1s}\n").unwrap();
+        let longest: Vec<_> = plan.executions.iter().map(|spec| spec.backoff.max.as_secs()).collect();
+        assert_eq!(longest, [600, 300]);
+    }
+
+    #[test]
     fn a_list_of_executions_does_as_well() {
         let plan = parse("executions:\n  - {name: a, run: 'true'}\n  - {name: b, run: 'true', needs: [a]}\n").unwrap();
         assert_eq!((plan.executions[0].name.as_str(), plan.executions[1].name.as_str()), ("a", "b"));

@@ -31,6 +31,23 @@ async fn executions_that_a_claim_brings_during_shutdown_are_run_and_not_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_claim_brings_after_the_grace_is_not_begun() {
+    let backend = one_execution(1);
+    backend.script(|script| script.claim_takes = Duration::from_secs(5));
+    let begun = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&begun);
+    let handler = move |context| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        done(context)
+    };
+    let builder = Worker::builder().drain_grace(Duration::from_secs(1)).cancel_grace(Duration::from_secs(1));
+    let worker = start(&backend, builder.handler(handler)).await;
+    sleep(Duration::from_secs(1)).await;
+    let calls = worker.stop().await;
+    assert_eq!((claims(&calls), begun.load(Ordering::SeqCst)), (vec![(0, 16)], 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_outlives_the_grace_is_cancelled_and_left_to_its_lease() {
     let backend = one_execution(1);
     backend.script(|script| script.work([execution(lease(2), "stubborn")]));

@@ -104,6 +104,38 @@ async fn a_lease_that_cannot_be_renewed_is_given_up_when_it_runs_out_and_not_bef
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_renewed_lease_counts_from_when_its_renewal_was_sent() {
+    let backend = one_execution(1);
+    backend.script(|script| script.renew_takes = Duration::from_secs(5));
+    let started = Instant::now();
+    let builder = Worker::builder().lease(LEASE).concurrency(1).handler(obeys_cancellation);
+    let _worker = start(&backend, builder).await;
+    backend.until(|calls| count(calls, |call| matches!(call, Call::Renew(_))) == 1).await;
+    backend.script(|script| {
+        script.work([execution(lease(2), "two")]);
+        script.errors.extend((0..1_000).map(|_| ("renew", transport())));
+    });
+    backend.ready(0);
+    backend.until(|calls| claims(calls).iter().filter(|(_, max)| *max > 0).count() == 2).await;
+    // Sent after a third of the first lease; the answer that came later changes nothing.
+    let given_up = LEASE / 3 + LEASE;
+    assert!((given_up..given_up + Duration::from_secs(1)).contains(&started.elapsed()), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_is_repeated_after_the_lease_ran_out_here_while_the_server_may_still_take_it() {
+    let backend = one_execution(1);
+    backend.script(|script| {
+        script.errors.extend((0..1_000).flat_map(|_| [("complete", transport()), ("renew", transport())]));
+    });
+    let _worker = start(&backend, Worker::builder().lease(2 * LEASE).handler(done)).await;
+    sleep(2 * LEASE + Duration::from_secs(10)).await;
+    let tries = reports(&backend.calls());
+    sleep(LEASE).await;
+    assert!(reports(&backend.calls()) > tries, "{tries} tries");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_unanswered_report_is_repeated_while_the_lease_is_kept() {
     let backend = one_execution(1);
     backend.script(|script| script.errors.extend((0..12).map(|_| ("complete", transport()))));

@@ -68,6 +68,16 @@ async fn a_rescan_signal_asks_all_partitions_again_also_when_that_fails_first() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_rescan_signal_during_a_scan_asks_once_more_as_soon_as_that_is_over() {
+    let backend = Scripted::new(8);
+    backend.script(|script| script.await_takes = Duration::from_secs(3));
+    let _worker = start(&backend, Worker::builder().handler(done)).await;
+    backend.signal(WorkSignal::Rescan);
+    sleep(Duration::from_secs(4)).await;
+    assert_eq!(count(&backend.calls(), |call| *call == Call::AwaitWork), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn signals_that_end_are_subscribed_anew() {
     let backend = Scripted::new(8);
     let _worker = start(&backend, Worker::builder().handler(done)).await;
