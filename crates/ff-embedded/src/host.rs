@@ -165,7 +165,15 @@ impl EmbeddedHost {
 
     /// Makes a command of the next call go wrong. One call at a time: the fault is forgotten when that call ends.
     pub fn inject(&self, fault: Fault) {
-        self.lock().shared.lock().fault = Some(fault);
+        let machine = self.lock();
+        let mut running = machine.shared.lock();
+        (running.fault, running.fault_met) = (Some(fault), false);
+    }
+
+    /// Whether the last injected fault has come about: not if the call had fewer commands.
+    #[must_use]
+    pub fn fault_was_met(&self) -> bool {
+        self.lock().shared.lock().fault_met
     }
 
     /// How many commands the last call has executed, one that was made to fail among them.

@@ -29,6 +29,23 @@ fn the_host_knows_exactly_the_commands_that_the_library_uses() {
     assert_eq!(computed, 1, "a command whose name is computed escapes this test, but for the one in `chunked`");
 }
 
+#[test]
+fn a_function_that_creates_a_key_beyond_its_keys_fails_also_if_it_goes_on() {
+    let library = "#!lua name=creator\n\
+        redis.register_function('create', function(_, ARGV) return redis.call('HSET', ARGV[1], 'a', '1') end)\n\
+        redis.register_function('try', function(_, ARGV) redis.pcall('ZADD', ARGV[1], '1', 'a') return 'fine' end)\n";
+    let host = EmbeddedHost::new(Clock::Real, 1);
+    host.load(library).unwrap();
+    for function in ["create", "try"] {
+        let error = host.call(function, &["declared"], &["other"]).unwrap_err();
+        assert!(error.text().contains("creates the key 'other'"), "{error}");
+    }
+    assert!(host.snapshot().is_empty());
+    host.command(&["HSET", "other", "b", "1"]).unwrap();
+    host.call("create", &["declared"], &["other"]).expect("a key that is there may be changed");
+    host.call("create", &["new"], &["new"]).expect("a key that is declared may be created");
+}
+
 /// A flow of independent members in one partition, on a clock of its own.
 struct Stand {
     backend: EmbeddedBackend,

@@ -21,7 +21,7 @@ mod zset_tests;
 
 use std::{fmt, sync::Arc};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use entry::{Data, Kind};
 pub use snapshot::{KeyValue, StreamEntry};
@@ -107,6 +107,10 @@ pub(crate) struct Keyspace {
     created: u64,
     /// The streams that were appended to since [`Keyspace::take_appended`].
     appended: Vec<Box<[u8]>>,
+    /// While a function runs: its KEYS, the only keys that it may create.
+    declared: Option<FxHashSet<Box<[u8]>>>,
+    /// The creation that was refused in the present call, whether or not the function made something of the error.
+    undeclared: Option<CommandError>,
     listeners: Arc<dyn Listeners>,
 }
 
@@ -125,6 +129,8 @@ impl Keyspace {
             random: fastrand::Rng::with_seed(seed),
             created: 0,
             appended: Vec::new(),
+            declared: None,
+            undeclared: None,
             listeners: Arc::new(Nobody),
         }
     }
@@ -136,6 +142,19 @@ impl Keyspace {
     /// Sets what `TIME` tells, in microseconds since 1970-01-01 UTC.
     pub(crate) const fn set_time(&mut self, now_us: u64) {
         self.now_us = now_us;
+    }
+
+    /// From here on only these keys can be created. A server of a cluster could not know to which node another one
+    /// belongs, so that also a single one should never be asked to.
+    pub(crate) fn begin_call<K: AsRef<[u8]>>(&mut self, declared: &[K]) {
+        self.declared = Some(declared.iter().map(|key| key.as_ref().into()).collect());
+        self.undeclared = None;
+    }
+
+    /// Lets all keys be created again, and returns the creation that was refused, if one was.
+    pub(crate) fn end_call(&mut self) -> Option<CommandError> {
+        self.declared = None;
+        self.undeclared.take()
     }
 
     /// The names of all commands.
@@ -173,6 +192,11 @@ impl Keyspace {
 
     fn get_or_create<T: Kind>(&mut self, key: &[u8]) -> Result<&mut T, CommandError> {
         if !self.data.contains_key(key) {
+            if self.declared.as_ref().is_some_and(|declared| !declared.contains(key)) {
+                let error = CommandError::undeclared(key);
+                self.undeclared = Some(error.clone());
+                return Err(error);
+            }
             self.created += 1;
             self.data.insert(key.into(), T::create(self.created));
         }

@@ -89,6 +89,12 @@ impl CommandError {
         Self::new(format!("ERR wrong number of arguments for '{command}' command"))
     }
 
+    /// A function was about to create a key that its caller had not declared.
+    pub(crate) fn undeclared(key: &[u8]) -> Self {
+        let key = String::from_utf8_lossy(key);
+        Self::new(format!("ERR the function creates the key '{key}', which is not among its KEYS"))
+    }
+
     /// The error as the server sends it.
     #[must_use]
     pub fn text(&self) -> &str {

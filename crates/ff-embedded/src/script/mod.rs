@@ -31,6 +31,8 @@ pub(crate) struct Running {
     /// Commands that the present call, or else the last one, has executed.
     pub(crate) commands: u64,
     pub(crate) fault: Option<Fault>,
+    /// Whether the last fault has come about.
+    pub(crate) fault_met: bool,
     /// Outside a call no command can be executed.
     in_call: bool,
 }
@@ -41,7 +43,8 @@ pub(crate) struct Shared(Arc<Mutex<Running>>);
 
 impl Shared {
     pub(crate) fn new(keys: Keyspace) -> Self {
-        let running = Running { keys, access: Access::Full, commands: 0, fault: None, in_call: false };
+        let running =
+            Running { keys, access: Access::Full, commands: 0, fault: None, fault_met: false, in_call: false };
         Self(Arc::new(Mutex::new(running)))
     }
 
@@ -119,7 +122,8 @@ impl Script {
         self.loading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs a function at the time `now_us`. What it wrote before an error stays.
+    /// Runs a function at the time `now_us`. What it wrote before an error stays. One that tries to create a key beyond
+    /// `keys` fails, also if it goes on regardless.
     pub(crate) fn call<K: AsRef<[u8]>, A: AsRef<[u8]>>(
         &self,
         function: &str,
@@ -133,12 +137,16 @@ impl Script {
             let text = "ERR Can not execute a script with write flag using *_ro command.";
             return Err(CommandError::fixed(text));
         }
-        self.begin(if registered.no_writes { Access::ReadOnly } else { Access::Full }, now_us);
+        self.begin(if registered.no_writes { Access::ReadOnly } else { Access::Full }, keys, now_us);
         let answer = self.run_function(&registered.callback, keys, args);
         let mut running = self.shared.lock();
         running.in_call = false;
         running.fault = None;
+        let undeclared = running.keys.end_call();
         drop(running);
+        if let Some(error) = undeclared {
+            return Err(error);
+        }
         match answer {
             Ok((true, value)) => convert::reply(&value),
             Ok((false, raised)) => Err(convert::raised(&raised, Some(function))),
@@ -146,9 +154,10 @@ impl Script {
         }
     }
 
-    fn begin(&self, access: Access, now_us: u64) {
+    fn begin<K: AsRef<[u8]>>(&self, access: Access, keys: &[K], now_us: u64) {
         let mut running = self.shared.lock();
         running.keys.set_time(now_us);
+        running.keys.begin_call(keys);
         running.access = access;
         running.commands = 0;
         running.in_call = true;
@@ -197,6 +206,7 @@ fn call_function(lua: &Lua, shared: Shared, on_error: OnError) -> mlua::Result<F
         }
         running.commands += 1;
         if let Some(fault) = running.fault.as_ref().filter(|fault| fault.command() == running.commands) {
+            running.fault_met = true;
             return if fault.stops() { Err(failure::raise(fault.text())) } else { refuse(fault.text()) };
         }
         let args: Vec<&[u8]> = args.iter().map(AsRef::as_ref).collect();
