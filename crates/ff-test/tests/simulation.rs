@@ -54,6 +54,7 @@ fn calls() -> Vec<(&'static str, Vec<Op>, Op)> {
         ("submit a solo execution", vec![], Op::SubmitSolo(Member { delay: 10, deadline: 90, ..member(&[]) })),
         ("claim", vec![diamond(), Op::SubmitSolo(member(&[]))], Op::Claim { max: 4, lease: 30 }),
         ("renew", claimed(), Op::Renew { lease: 0, length: 90 }),
+        ("shorten a lease", claimed(), Op::Renew { lease: 0, length: 5 }),
         ("complete", claimed(), Op::Complete { lease: 0 }),
         ("complete at an epoch's beginning", [claimed(), vec![Op::Forget]].concat(), Op::Complete { lease: 0 }),
         ("fail with a retry", claimed(), Op::Fail { lease: 0, retryable: true }),
@@ -77,7 +78,8 @@ fn every_call_that_fails_at_any_command_amounts_to_the_whole_or_to_nothing() {
         for command in 0..70 {
             for stop in [false, true] {
                 let fault = Op::Fault { command, stop };
-                let history = [before.clone(), vec![fault, call.clone()]].concat();
+                let later = [Op::Advance { millis: 10 }, Op::Sweep];
+                let history = [before.clone(), vec![fault, call.clone()], later.to_vec()].concat();
                 let run = std::panic::catch_unwind(|| check(&history));
                 assert!(run.is_ok(), "{name}: see above for the history that fails");
             }

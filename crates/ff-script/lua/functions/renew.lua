@@ -4,6 +4,21 @@
 -- reply  per execution '1' renewed, '0' lease lost
 -- errors WRONGTYPE
 -- flags  allow-oom
+-- The entry in `leases` is never later than the lease in the core, also when this call is interrupted: the sweep puts
+-- right one that is too early, but would not look at one that is too late.
+local function extend(call, execution, lease_ms)
+  local timeout_at = ff.base.num(execution.timeout_at)
+  local expires, before = call.now + lease_ms, ff.base.num(execution.lease_expires_at)
+  local due_at = ff.base.int(ff.execution.lease_due(expires, timeout_at))
+  if expires < before then
+    redis.call('ZADD', call.partition.leases, due_at, execution.uuid)
+  end
+  redis.call('HSET', execution.core, 'lease_expires_at', ff.base.int(expires))
+  if expires >= before then
+    redis.call('ZADD', call.partition.leases, due_at, execution.uuid)
+  end
+end
+
 local function renew(KEYS, ARGV)
   local lease_ms = tonumber(ARGV[1])
   local call = ff.call.begin(KEYS, '0 0 0')
@@ -20,10 +35,7 @@ local function renew(KEYS, ARGV)
     end
   end
   for _, execution in ipairs(held) do
-    local expires = call.now + lease_ms
-    redis.call('HSET', execution.core, 'lease_expires_at', ff.base.int(expires))
-    local due_at = ff.execution.lease_due(expires, ff.base.num(execution.timeout_at))
-    redis.call('ZADD', call.partition.leases, ff.base.int(due_at), execution.uuid)
+    extend(call, execution, lease_ms)
   end
   return reply
 end
