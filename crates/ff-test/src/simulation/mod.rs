@@ -2,7 +2,9 @@
 //! interrupted at exact commands, checked against an independent model and against invariants.
 //!
 //! - Each execution ends once and has one completion; it is promoted exactly when its needs allow; nothing is stuck
-//!   once the sweeps ran; indexes agree with states; retention leaves no key.
+//!   once the sweeps ran; indexes and flows agree with states; retention leaves no key.
+//! - A reader can prove of each log entry that it follows the one before it.
+//! - What is submitted again is there once. No call creates a key beyond its KEYS (the host fails one that does).
 //! - A call that is interrupted at any command amounts, after the sweeps and the reconciler, to the whole call or to
 //!   nothing.
 //!
@@ -11,18 +13,22 @@
 mod model;
 mod op;
 mod run;
+mod stage;
 mod world;
 
 use std::{
+    collections::BTreeSet,
     fmt,
+    ops::Range,
     time::{Duration, Instant},
 };
 
 pub use op::{Member, Op};
+pub use stage::{Contents, InProcess, Stage};
 
 use op::Generator;
 use run::Run;
-use world::World;
+use uuid::Uuid;
 
 /// What a simulation has covered.
 #[derive(Debug, Clone, Copy)]
@@ -80,14 +86,66 @@ impl fmt::Display for Counterexample {
 /// # Errors
 /// The first [`Counterexample`].
 pub fn simulate(first_seed: u64, count: u64, limit: Duration) -> Result<Report, Box<Counterexample>> {
+    let stage = InProcess::new(first_seed, Uuid::nil());
+    let seeds = first_seed..first_seed.saturating_add(count);
+    over(
+        seeds,
+        limit,
+        |seed| Generator::new(seed).history(),
+        |seed, history| Run::new(&stage, seed).whole(history).map(drop),
+    )
+}
+
+/// Simulates as [`simulate`] does, in process and on `stage`, whose keys are deleted first. Beyond what is checked of
+/// each, all keys of both must hold the same after the last operation, after all times have passed, and after
+/// everything was cancelled: states, indexes and logs, with their times and positions. Calls are not interrupted, which
+/// only the host in process can do.
+///
+/// # Errors
+/// The first [`Counterexample`].
+pub fn simulate_beside(
+    stage: &impl Stage,
+    first_seed: u64,
+    count: u64,
+    limit: Duration,
+) -> Result<Report, Box<Counterexample>> {
+    let in_process = InProcess::new(first_seed, stage.listener());
+    let seeds = first_seed..first_seed.saturating_add(count);
+    let drawn = |seed| {
+        let mut history = Generator::new(seed).history();
+        history.retain(|op| !matches!(op, Op::Fault { .. }));
+        history
+    };
+    over(seeds, limit, drawn, |seed, history| {
+        // What the library remembers of earlier histories decides where an epoch begins.
+        in_process.forget();
+        stage.forget();
+        let ours = Run::new(&in_process, seed).recording().whole(history)?;
+        let theirs = Run::new(stage, seed).recording().whole(history).map_err(|what| format!("beside: {what}"))?;
+        ours.looks.iter().zip(&theirs.looks).try_for_each(|(ours, theirs)| same(ours, theirs))
+    })
+}
+
+fn same(ours: &Contents, theirs: &Contents) -> Result<(), String> {
+    let keys: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+    let Some(key) = keys.into_iter().find(|key| ours.get(*key) != theirs.get(*key)) else { return Ok(()) };
+    let (ours, theirs) = (ours.get(key), theirs.get(key));
+    Err(format!("the key {} holds {ours:?} in process and {theirs:?} beside", String::from_utf8_lossy(key)))
+}
+
+/// Runs the history of each seed.
+fn over(
+    seeds: Range<u64>,
+    limit: Duration,
+    drawn: impl Fn(u64) -> Vec<Op>,
+    run: impl Fn(u64, &[Op]) -> Result<(), String>,
+) -> Result<Report, Box<Counterexample>> {
     let start = Instant::now();
-    let world = World::new(first_seed);
-    let mut report = Report { first_seed, histories: 0, operations: 0, elapsed: Duration::ZERO };
-    while report.histories < count && start.elapsed() < limit {
-        let seed = first_seed + report.histories;
-        let history = Generator::new(seed).history();
-        if Run::new(&world, seed).whole(&history).is_err() {
-            return Err(Box::new(shrunk(&world, seed, history)));
+    let mut report = Report { first_seed: seeds.start, histories: 0, operations: 0, elapsed: Duration::ZERO };
+    for seed in seeds.take_while(|_| start.elapsed() < limit) {
+        let history = drawn(seed);
+        if run(seed, &history).is_err() {
+            return Err(Box::new(shrunk(seed, history, |history| run(seed, history).err())));
         }
         report.histories += 1;
         report.operations += history.len() as u64;
@@ -105,20 +163,27 @@ pub fn replay(history: &str) {
     check(&history);
 }
 
-/// Runs one history.
+/// Runs one history in process.
 ///
 /// # Panics
 /// When library and model disagree.
 pub fn check(history: &[Op]) {
-    let world = World::new(0);
-    if let Err(what) = Run::new(&world, 0).whole(history) {
+    if let Err(what) = try_on(&InProcess::new(0, Uuid::nil()), history) {
         panic!("{what}\n{history:#?}");
     }
 }
 
+/// Runs one history on a stage, whose keys are deleted first. Returns whether each of its faults has come about; one at
+/// a command that its call does not have does not.
+///
+/// # Errors
+/// What library and model do not agree on.
+pub fn try_on(stage: &impl Stage, history: &[Op]) -> Result<bool, String> {
+    Run::new(stage, 0).whole(history).map(|record| record.unmet_faults == 0)
+}
+
 /// Takes operations out, in ever smaller pieces, as long as what is left still fails.
-fn shrunk(world: &World, seed: u64, mut history: Vec<Op>) -> Counterexample {
-    let fails = |history: &[Op]| Run::new(world, seed).whole(history).err();
+fn shrunk(seed: u64, mut history: Vec<Op>, fails: impl Fn(&[Op]) -> Option<String>) -> Counterexample {
     let mut piece = history.len() / 2;
     while piece > 0 {
         let mut at = 0;

@@ -1,7 +1,7 @@
 //! A second opinion: the state machine written again, in Rust, from the documentation and not from the Lua. It knows
 //! no keys, no indexes and no order of writes; only what must be true after each operation.
 
-use ff_core::{Outcome, PublicState};
+use ff_core::{FlowState, Outcome, PublicState};
 
 use super::op::Member;
 
@@ -188,6 +188,32 @@ impl Model {
         self.expire();
     }
 
+    /// Whether something will still happen by itself: a lease, a delay or a deadline runs out.
+    pub(super) fn waits_for_time(&self) -> bool {
+        use PublicState::{Active, Delayed};
+        let waits = |e: &Execution| matches!(e.state, Active | Delayed) || (e.ended().is_none() && e.deadline_at > 0);
+        self.executions.iter().any(waits)
+    }
+
+    /// Whether an execution is beyond its deadline and has not ended.
+    pub(super) fn is_overdue(&self, id: usize) -> bool {
+        let execution = self.executions.get(id);
+        execution.is_some_and(|e| e.ended().is_none() && e.deadline_at > 0 && e.deadline_at <= self.now)
+    }
+
+    /// Where an execution might as well have been skipped as have expired, takes what was found.
+    pub(super) fn settle_overdue(&mut self, id: usize, found: PublicState) {
+        let e = &mut self.executions[id];
+        let reason = |state| match state {
+            PublicState::Expired => Some("deadline_exceeded"),
+            PublicState::Skipped => Some("dependency_failed"),
+            _ => None,
+        };
+        if let (Some(_), Some(reason)) = (reason(e.state), reason(found)) {
+            (e.state, e.reason) = (found, Some(reason.to_owned()));
+        }
+    }
+
     fn due(&self, at: impl Fn(&Execution) -> Option<u64>) -> Vec<usize> {
         let mut due: Vec<_> = (0..self.executions.len())
             .filter_map(|id| Some((at(&self.executions[id])?, self.executions[id].uuid.clone(), id)))
@@ -229,8 +255,21 @@ impl Model {
         }
     }
 
-    pub(super) fn flow_count(&self) -> usize {
-        self.flows.len()
+    /// The state of a flow, and how many of its members have not ended.
+    pub(super) fn flow_state(&self, flow: usize) -> (FlowState, usize) {
+        let flow = &self.flows[flow];
+        let members = || flow.members.iter().map(|id| &self.executions[*id]);
+        let open = members().filter(|member| member.ended().is_none()).count();
+        let state = if open > 0 {
+            FlowState::Running
+        } else if flow.cancelled {
+            FlowState::Cancelled
+        } else if members().any(|member| matches!(member.state, PublicState::Failed | PublicState::Expired)) {
+            FlowState::Failed
+        } else {
+            FlowState::Success
+        };
+        (state, open)
     }
 
     pub(super) fn in_state(&self, state: PublicState) -> Vec<usize> {

@@ -31,6 +31,7 @@ pub struct Member {
 pub enum Op {
     SubmitFlow(Vec<Member>),
     SubmitSolo(Member),
+    Resubmit { submission: u32 },
     Claim { max: u32, lease: u64 },
     Complete { lease: u32 },
     Fail { lease: u32, retryable: bool },
@@ -85,7 +86,8 @@ impl Generator {
             72..74 => Op::CancelFlow { flow: pick },
             74..84 => Op::Advance { millis: rng.u64(1..150) },
             84..86 => Op::StepBack { millis: rng.u64(1..100) },
-            86..94 => Op::Sweep,
+            86..92 => Op::Sweep,
+            92..94 => Op::Resubmit { submission: pick },
             94..96 => Op::Reconcile,
             96..98 => Op::Resolve,
             98 => Op::Trim { keep: rng.u32(0..10) },

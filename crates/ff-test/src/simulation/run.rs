@@ -4,36 +4,57 @@ use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use ff_core::{
-    CancelOutcome, ControlBackend, EngineError, ExecutionId, FailOutcome, Failure, FlowId, Lease, PublicState,
-    RenewOutcome, Scope, WorkBackend,
+    CancelOutcome, ControlBackend, EngineError, ExecutionId, FailOutcome, Failure, FlowId, FlowState, Lease,
+    PublicState, RenewOutcome, Scope, WorkBackend,
 };
 
 use super::{
     model::{Answer, Model},
     op::{Member, Op},
-    world::{EPOCH, World, answer, now},
+    stage::{Contents, Stage},
+    world::{EPOCH, Entry, Seen, World, answer},
 };
 
 /// Longer than any time that a history sets.
 const LONG: Duration = Duration::from_secs(3_600);
 const RETENTION: Duration = Duration::from_secs(24 * 3_600);
+/// Sweeps at the end of a history until all times have passed, and beyond the last of them.
+const MAX_ROUNDS: u32 = 40;
+const QUIET_ROUNDS: u32 = 2;
 
 /// What does not agree, for people.
 type Disagreement = String;
 
+/// What is left of a run.
+pub(super) struct Record {
+    /// What all keys held, if that was wanted.
+    pub(super) looks: Vec<Contents>,
+    /// Faults at commands that their calls did not have.
+    pub(super) unmet_faults: usize,
+}
+
 /// The state of a run.
-pub(super) struct Run<'a> {
-    world: &'a World,
+pub(super) struct Run<'a, S> {
+    world: World<'a, S>,
     tag: u64,
     model: Model,
     ids: Vec<ExecutionId>,
     flows: Vec<FlowId>,
     leases: Vec<(usize, Lease)>,
-    submissions: usize,
+    submissions: Vec<Submission>,
     fault: Option<(u32, bool)>,
+    unmet_faults: usize,
     /// Whether a call was interrupted: what it left is put right later, so that some orders are no longer fixed.
     interrupted: bool,
     trimmed: bool,
+    looks: Option<Vec<Contents>>,
+}
+
+/// What was submitted, and what became of it.
+struct Submission {
+    members: Vec<Member>,
+    flow: Option<FlowId>,
+    ids: Vec<ExecutionId>,
 }
 
 macro_rules! ensure {
@@ -44,8 +65,9 @@ macro_rules! ensure {
     };
 }
 
-impl<'a> Run<'a> {
-    pub(super) fn new(world: &'a World, tag: u64) -> Self {
+impl<'a, S: Stage> Run<'a, S> {
+    pub(super) fn new(stage: &'a S, tag: u64) -> Self {
+        let world = World { stage };
         world.wipe();
         let model = Model::at(EPOCH);
         Self {
@@ -55,20 +77,36 @@ impl<'a> Run<'a> {
             ids: Vec::new(),
             flows: Vec::new(),
             leases: Vec::new(),
-            submissions: 0,
+            submissions: Vec::new(),
             fault: None,
+            unmet_faults: 0,
             interrupted: false,
             trimmed: false,
+            looks: None,
         }
     }
 
+    /// Keeps what all keys hold after the last operation and twice later, to be compared with another stage.
+    pub(super) fn recording(self) -> Self {
+        Self { looks: Some(Vec::new()), ..self }
+    }
+
     /// Runs a history to its end, and then until nothing is left.
-    pub(super) fn whole(mut self, history: &[Op]) -> Result<(), Disagreement> {
+    pub(super) fn whole(mut self, history: &[Op]) -> Result<Record, Disagreement> {
         for (number, op) in history.iter().enumerate() {
             self.step(op).map_err(|what| format!("operation {number} ({op:?}): {what}"))?;
         }
+        self.executions_agree(|id| self.world.described(id)).map_err(|what| format!("as described: {what}"))?;
         self.agree().map_err(|what| format!("after the last operation: {what}"))?;
-        self.wind_up().map_err(|what| format!("winding up: {what}"))
+        self.record();
+        self.wind_up().map_err(|what| format!("winding up: {what}"))?;
+        Ok(Record { looks: self.looks.unwrap_or_default(), unmet_faults: self.unmet_faults })
+    }
+
+    fn record(&mut self) {
+        if let Some(looks) = &mut self.looks {
+            looks.push(self.world.stage.snapshot());
+        }
     }
 
     fn step(&mut self, op: &Op) -> Result<(), Disagreement> {
@@ -79,7 +117,7 @@ impl<'a> Run<'a> {
                 self.world.trim(*keep);
                 self.trimmed = true;
             }
-            Op::Forget => self.world.forget(),
+            Op::Forget => self.world.stage.forget(),
             Op::Fault { command, stop } => self.fault = Some((*command, *stop)),
             _ => return self.call(op),
         }
@@ -88,7 +126,7 @@ impl<'a> Run<'a> {
 
     fn move_clock(&mut self, to: u64) {
         self.model.now = to;
-        self.world.clock.set_millis(to);
+        self.world.stage.set_clock(to);
     }
 
     /// A call of the library. If it was interrupted, what is left must amount to it, or to nothing.
@@ -96,16 +134,22 @@ impl<'a> Run<'a> {
         let Some((command, stop)) = self.fault.take() else {
             return self.act(op, false)?.map_err(|error| format!("it was refused: {error}"));
         };
+        if !self.world.inject(command, stop) {
+            return self.call(op);
+        }
         let before = self.model.clone();
-        self.world.inject(command, stop);
         let outcome = self.act(op, true);
-        self.world.clear_fault();
+        let was_met = self.world.fault_was_met();
         let outcome = outcome?;
+        if !was_met {
+            self.unmet_faults += 1;
+            return outcome.map_err(|error| format!("it was refused: {error}"));
+        }
         self.interrupted = true;
         self.heal()?;
-        let mut possible = vec![std::mem::replace(&mut self.model, before)];
+        let mut possible = vec![std::mem::replace(&mut self.model, before.clone())];
         if *op == Op::Sweep {
-            let mut late = self.model.clone();
+            let mut late = before.clone();
             late.sweep_deadlines_last();
             possible.push(late);
         }
@@ -115,6 +159,7 @@ impl<'a> Run<'a> {
         let mut complaints = Vec::new();
         for mut candidate in possible {
             candidate.sweep();
+            self.settle_overdue(&before, &mut candidate)?;
             self.model = candidate;
             match self.agree() {
                 Ok(()) => return Ok(()),
@@ -126,6 +171,18 @@ impl<'a> Run<'a> {
             command + 1,
             complaints.join(" / ")
         ))
+    }
+
+    /// A dependent that is beyond its deadline when an interrupted call should have skipped it is skipped or expires,
+    /// whichever comes first: the call's completion, or the sweep.
+    fn settle_overdue(&self, before: &Model, after: &mut Model) -> Result<(), Disagreement> {
+        for (index, id) in self.ids.iter().enumerate() {
+            if before.is_overdue(index) && after.executions[index].ended().is_some() {
+                let found = self.world.stored(*id).map_err(|error| format!("{id} cannot be read: {error}"))?;
+                after.settle_overdue(index, found.state);
+            }
+        }
+        Ok(())
     }
 
     /// What an interrupted call may amount to, other than to the whole: nothing, or the first few claims.
@@ -140,15 +197,18 @@ impl<'a> Run<'a> {
         (0..claimable.len().max(1)).map(first).collect()
     }
 
-    /// What the engine does all the time.
+    /// What the engine does all the time, until it finds nothing more to do.
     fn heal(&self) -> Result<(), Disagreement> {
         let refused = |error: EngineError| format!("maintenance was refused: {error}");
-        for _ in 0..3 {
-            while self.world.sweep(RETENTION).map_err(refused)? {}
-            self.world.resolve().map_err(refused)?;
-            self.world.reconcile().map_err(refused)?;
+        for _ in 0..MAX_ROUNDS {
+            let mut busy = self.world.sweep(RETENTION).map_err(refused)?;
+            busy |= self.world.resolve().map_err(refused)?;
+            busy |= self.world.reconcile().map_err(refused)? > 0;
+            if !busy {
+                return Ok(());
+            }
         }
-        Ok(())
+        Err("maintenance finds something to do over and over".to_owned())
     }
 
     /// Does it on both sides. The inner error is the library's; the outer one is a disagreement.
@@ -156,21 +216,22 @@ impl<'a> Run<'a> {
         match op {
             Op::SubmitFlow(members) => self.submit(members, true),
             Op::SubmitSolo(member) => self.submit(std::slice::from_ref(member), false),
+            Op::Resubmit { submission } => self.resubmit(*submission),
             Op::Claim { max, lease } => self.claim(*max, *lease, faulty),
             Op::Complete { lease } => self.as_owner(*lease, |world, model, id, lease| {
-                let real = now(world.backend().complete(lease, Bytes::new())).map(|()| None);
+                let real = world.stage.wait(world.stage.backend().complete(lease, Bytes::new())).map(|()| None);
                 (real, model.complete(id, lease.attempt))
             }),
             Op::Fail { lease, retryable } => self.as_owner(*lease, |world, model, id, lease| {
                 let failure = if *retryable { Failure::retryable("it broke") } else { Failure::permanent("it broke") };
-                let real = now(world.backend().fail(lease, &failure)).map(|outcome| match outcome {
+                let real = world.stage.wait(world.stage.backend().fail(lease, &failure)).map(|outcome| match outcome {
                     FailOutcome::Retry { after } => Some(after),
                     FailOutcome::Ended => None,
                 });
                 (real, model.fail(id, lease.attempt, "it broke", *retryable))
             }),
             Op::Renew { lease, length } => self.as_owner(*lease, |world, model, id, lease| {
-                let real = now(world.backend().renew(&[*lease], Duration::from_millis(*length)));
+                let real = world.stage.wait(world.stage.backend().renew(&[*lease], Duration::from_millis(*length)));
                 let real = real.and_then(|outcomes| match outcomes[0] {
                     RenewOutcome::Renewed => Ok(None),
                     RenewOutcome::LeaseLost => Err(EngineError::State {
@@ -192,14 +253,13 @@ impl<'a> Run<'a> {
                 ensure!(clean, "the reconciler found something to repair though no call was interrupted");
                 Ok(repaired.map(drop))
             }
-            Op::Resolve => Ok(self.world.resolve()),
+            Op::Resolve => Ok(self.world.resolve().map(drop)),
             Op::Advance { .. } | Op::StepBack { .. } | Op::Trim { .. } | Op::Forget | Op::Fault { .. } => Ok(Ok(())),
         }
     }
 
     fn submit(&mut self, members: &[Member], is_flow: bool) -> Result<Result<(), EngineError>, Disagreement> {
-        let key = format!("{}-{}", self.tag, self.submissions);
-        self.submissions += 1;
+        let key = self.key(self.submissions.len());
         let submitted = self.world.submit(&key, members, is_flow);
         // An interrupted submission is repeated, as its caller would do; the model decides if it is there.
         let (flow, ids) = match submitted {
@@ -216,8 +276,30 @@ impl<'a> Run<'a> {
         };
         self.model.submit(members, ids.iter().map(|id| id.uuid().to_string()).collect(), is_flow);
         self.flows.extend(flow);
-        self.ids.extend(ids);
+        self.ids.extend(ids.iter().copied());
+        self.submissions.push(Submission { members: members.to_vec(), flow, ids });
         Ok(Ok(()))
+    }
+
+    /// The idempotency key of a submission.
+    fn key(&self, submission: usize) -> String {
+        format!("{}-{submission}", self.tag)
+    }
+
+    /// A submission that is repeated answers as the first time and changes nothing.
+    fn resubmit(&mut self, pick: u32) -> Result<Result<(), EngineError>, Disagreement> {
+        if self.submissions.is_empty() {
+            return Ok(Ok(()));
+        }
+        let number = pick as usize % self.submissions.len();
+        let Submission { members, flow, ids } = &self.submissions[number];
+        match self.world.submit(&self.key(number), members, flow.is_some()) {
+            Ok(found) => {
+                ensure!(found == (*flow, ids.clone()), "it answered {found:?}, expected {flow:?} and {ids:?}");
+                Ok(Ok(()))
+            }
+            Err(error) => Ok(Err(error)),
+        }
     }
 
     fn claim(&mut self, max: u32, lease: u64, faulty: bool) -> Result<Result<(), EngineError>, Disagreement> {
@@ -246,13 +328,13 @@ impl<'a> Run<'a> {
     fn as_owner(
         &mut self,
         pick: u32,
-        act: impl FnOnce(&World, &mut Model, usize, &Lease) -> (Result<Option<Duration>, EngineError>, Answer),
+        act: impl FnOnce(&World<'_, S>, &mut Model, usize, &Lease) -> (Result<Option<Duration>, EngineError>, Answer),
     ) -> Result<Result<(), EngineError>, Disagreement> {
         if self.leases.is_empty() {
             return Ok(Ok(()));
         }
         let (id, lease) = self.leases[pick as usize % self.leases.len()];
-        let (real, expected) = act(self.world, &mut self.model, id, &lease);
+        let (real, expected) = act(&self.world, &mut self.model, id, &lease);
         match answer(real) {
             Ok(found) => {
                 ensure!(found == expected, "it answered {found:?}, expected {expected:?}");
@@ -267,7 +349,7 @@ impl<'a> Run<'a> {
             return Ok(Ok(()));
         }
         let id = pick as usize % self.ids.len();
-        let real = now(self.world.backend().cancel_execution(self.ids[id], "stop"));
+        let real = self.world.stage.wait(self.world.stage.backend().cancel_execution(self.ids[id], "stop"));
         let expected = self.model.cancel_execution(id, "stop");
         let found = match real {
             Ok(CancelOutcome::Cancelled) => ff_core::Outcome::Cancelled,
@@ -283,7 +365,7 @@ impl<'a> Run<'a> {
             return Ok(Ok(()));
         }
         let flow = pick as usize % self.flows.len();
-        let real = now(self.world.backend().cancel_flow(self.flows[flow], "stop"));
+        let real = self.world.stage.wait(self.world.stage.backend().cancel_flow(self.flows[flow], "stop"));
         let expected = self.model.cancel_flow(flow, "stop");
         let found = match real {
             Ok(cancelled) => cancelled.cancelled as usize,
@@ -293,10 +375,17 @@ impl<'a> Run<'a> {
         Ok(Ok(()))
     }
 
-    /// Whether library and model agree in everything that can be seen.
+    /// Whether library and model agree in everything that is stored.
     fn agree(&self) -> Result<(), Disagreement> {
+        self.executions_agree(|id| self.world.stored(id))?;
+        self.flows_agree()?;
+        self.logs_agree()?;
+        self.indexes_agree()
+    }
+
+    fn executions_agree(&self, look: impl Fn(ExecutionId) -> Result<Seen, EngineError>) -> Result<(), Disagreement> {
         for (id, expected) in self.ids.iter().zip(&self.model.executions) {
-            let found = self.world.describe(*id).map_err(|error| format!("{id} cannot be described: {error}"))?;
+            let found = look(*id).map_err(|error| format!("{id} cannot be described: {error}"))?;
             ensure!(found.state == expected.state, "{id} is {}, expected {}", found.state, expected.state);
             ensure!(
                 (found.attempt, found.failures) == (expected.attempt, expected.failures),
@@ -307,24 +396,41 @@ impl<'a> Run<'a> {
                 expected.failures
             );
             ensure!(
-                found.reason.as_deref() == expected.reason.as_deref(),
+                found.reason == expected.reason,
                 "{id} ended because of {:?}, expected {:?}",
                 found.reason,
                 expected.reason
             );
             ensure!(found.outcome == expected.ended(), "{id}: outcome {:?}", found.outcome);
             if expected.state == PublicState::Active {
-                let (found, expected) = (self.world.lease_expires_at(*id), expected.lease_expires_at);
-                ensure!(found == Some(expected), "{id}: the lease runs out at {found:?}, expected {expected}");
+                let (found, expected) = (found.lease_expires_at, expected.lease_expires_at);
+                ensure!(found == expected, "{id}: the lease runs out at {found}, expected {expected}");
+            }
+            if expected.state == PublicState::Blocked {
+                let (found, expected) = (found.unmet, expected.unmet);
+                ensure!(found as usize == expected, "{id} lacks {found} needs, expected {expected}");
             }
         }
-        self.logs_agree()?;
-        self.indexes_agree()
+        Ok(())
+    }
+
+    fn flows_agree(&self) -> Result<(), Disagreement> {
+        for (index, flow) in self.flows.iter().enumerate() {
+            let found = self.world.flow(*flow).map_err(|error| format!("the flow {flow} cannot be read: {error}"))?;
+            let expected = self.model.flow_state(index);
+            ensure!(found == expected, "the flow {flow} and its open members are {found:?}, expected {expected:?}");
+        }
+        Ok(())
     }
 
     fn logs_agree(&self) -> Result<(), Disagreement> {
         for scope in [Scope::Flows, Scope::Solo] {
             let log = self.world.log(scope);
+            let gap = log.windows(2).find(|pair| !pair[0].leads_to(&pair[1]));
+            ensure!(gap.is_none(), "in the log of {scope:?} a reader cannot tell that one follows the other: {gap:?}");
+            let begins = self.trimmed || log.first().is_none_or(Entry::begins);
+            ensure!(begins, "a reader cannot tell that the log of {scope:?} begins with {:?}", log.first());
+            let log: Vec<_> = log.into_iter().map(|entry| entry.uuid).collect();
             let mut expected: Vec<_> = self
                 .model
                 .completions
@@ -382,21 +488,32 @@ impl<'a> Run<'a> {
     /// Lets all times pass, ends what is open, and lets retention take everything.
     fn wind_up(&mut self) -> Result<(), Disagreement> {
         let refused = |error: EngineError| format!("it was refused: {error}");
-        for round in 0..40 {
+        let mut quiet = 0;
+        for round in 0..MAX_ROUNDS {
+            quiet = if self.model.waits_for_time() { 0 } else { quiet + 1 };
+            if quiet > QUIET_ROUNDS {
+                break;
+            }
             self.move_clock(self.model.now + 50 * (1 << round.min(6)));
             self.model.sweep();
-            while self.world.sweep(RETENTION).map_err(refused)? {}
+            self.world.sweep(RETENTION).map_err(refused)?;
         }
         self.agree().map_err(|what| format!("after all times have passed: {what}"))?;
-        for flow in 0..self.model.flow_count() {
-            self.cancel_flow(u32::try_from(flow).unwrap_or(0))?.map_err(refused)?;
+        self.record();
+        for flow in 0..self.flows.len() {
+            if self.model.flow_state(flow).0 == FlowState::Running {
+                self.cancel_flow(u32::try_from(flow).unwrap_or(0))?.map_err(refused)?;
+            }
         }
         for id in 0..self.ids.len() {
-            self.cancel_execution(u32::try_from(id).unwrap_or(0))?.map_err(refused)?;
+            if self.model.executions[id].ended().is_none() {
+                self.cancel_execution(u32::try_from(id).unwrap_or(0))?.map_err(refused)?;
+            }
         }
         self.agree().map_err(|what| format!("after everything was cancelled: {what}"))?;
+        self.record();
         self.move_clock(self.model.now + u64::try_from((RETENTION + LONG).as_millis()).unwrap_or(0));
-        while self.world.sweep(RETENTION).map_err(refused)? {}
+        self.world.sweep(RETENTION).map_err(refused)?;
         let left = self.world.leftovers();
         ensure!(left.is_empty(), "keys are left after retention: {left:?}");
         Ok(())

@@ -1,68 +1,71 @@
-//! The backend as the simulation drives it: one partition, a clock that moves when told, faults at an exact command.
+//! A stage as the simulation drives it: the operations with their arguments, and what can be seen afterwards.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
-use bytes::Bytes;
 use ff_core::{
-    Backoff, ClaimRequest, EngineError, ExecutionId, ExecutionSnapshot, ExecutionSpec, ExecutionSubmission, FlowId,
-    FlowSubmission, LaneId, LogId, Namespace, Partition, PartitionCount, Scope, StateConflict, WorkerId,
+    Backoff, Claim, ClaimRequest, ControlBackend, EngineError, EntryId, ExecutionId, ExecutionSpec,
+    ExecutionSubmission, FlowId, FlowState, FlowSubmission, LaneId, LogId, MaintenanceBackend, Namespace, Outcome,
+    Partition, PublicState, Scope, StateConflict, SubmitBackend, SweepPolicy, WorkBackend, WorkerId,
 };
-use ff_core::{Claim, ControlBackend, MaintenanceBackend, SubmitBackend, SweepPolicy, WorkBackend};
-use ff_embedded::{Clock, EmbeddedBackend, Fault, KeyValue, Value, VirtualClock};
+use ff_embedded::{Fault, Value};
 use ff_script::keys;
-use futures::FutureExt;
 
 use super::{
     model::{Answer, needs_of},
     op::Member,
+    stage::Stage,
 };
 
 /// The only partition.
-pub(super) const PARTITION: Partition = Partition::new(0);
+const PARTITION: Partition = Partition::new(0);
 /// When every history begins (ms).
 pub(super) const EPOCH: u64 = 1_700_000_000_000;
 
-pub(super) struct World {
-    backend: EmbeddedBackend,
-    pub(super) clock: VirtualClock,
+pub(super) struct World<'a, S> {
+    pub(super) stage: &'a S,
 }
 
 /// The indexes of the partition by name, each with the uuids that it holds.
 pub(super) type Indexes = BTreeMap<&'static str, BTreeSet<String>>;
 
-impl World {
-    pub(super) fn new(seed: u64) -> Self {
-        let clock = VirtualClock::at_millis(EPOCH);
-        let one = PartitionCount::new(1).expect("one partition is allowed");
-        let builder = EmbeddedBackend::builder().partitions(one).seed(seed).clock(Clock::Virtual(clock.clone()));
-        Self { backend: builder.build().expect("a fresh host has no other partition count"), clock }
-    }
+/// What is compared of an execution.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) state: PublicState,
+    pub(super) outcome: Option<Outcome>,
+    pub(super) reason: Option<String>,
+    pub(super) attempt: u32,
+    pub(super) failures: u32,
+    pub(super) unmet: u32,
+    pub(super) lease_expires_at: u64,
+}
 
+impl<S: Stage> World<'_, S> {
     /// Forgets all keys, for the next history.
     pub(super) fn wipe(&self) {
-        for key in self.backend.host().snapshot().keys() {
-            self.backend.host().command(&[b"DEL".as_slice(), key]).expect("a key can be deleted");
+        for key in self.stage.snapshot().keys() {
+            self.stage.command(&["DEL", text(key)]);
         }
-        self.clock.set_millis(EPOCH);
+        self.stage.set_clock(EPOCH);
     }
 
     /// The `command`-th command of the next call (from 0) ends it, or is refused, which the library may handle.
-    pub(super) fn inject(&self, command: u32, stop: bool) {
+    /// Returns whether such a thing can be had here.
+    pub(super) fn inject(&self, command: u32, stop: bool) -> bool {
         let at = u64::from(command) + 1;
-        self.backend.host().inject(if stop { Fault::stop(at) } else { Fault::refuse(at) });
+        let fault = if stop { Fault::stop(at) } else { Fault::refuse(at) };
+        self.stage.host().map(|host| host.inject(fault)).is_some()
     }
 
-    /// Spends a fault that no call has met.
-    pub(super) fn clear_fault(&self) {
-        // Whether this call meets it or not is all the same.
-        let _ = self.backend.host().call::<&str, &str>("ff1_version", &[], &[]);
-    }
-
-    pub(super) fn forget(&self) {
-        self.backend.host().forget_variables();
+    /// Whether the injected fault has come about; one that has not is forgotten.
+    pub(super) fn fault_was_met(&self) -> bool {
+        let Some(host) = self.stage.host() else { return false };
+        // This call executes no command.
+        let _ = host.call::<&str, &str>("ff1_version", &[], &[]);
+        host.fault_was_met()
     }
 
     pub(super) fn submit(
@@ -74,19 +77,19 @@ impl World {
         let namespace = Namespace::default_namespace();
         if !is_flow {
             let submission = ExecutionSubmission::new(namespace, spec(&members[0], 0)).idempotency_key(key);
-            let solo = now(self.backend.submit_execution(&submission))?;
+            let solo = self.stage.wait(self.stage.backend().submit_execution(&submission))?;
             return Ok((None, vec![solo.execution_id]));
         }
         let flow = members.iter().enumerate().fold(FlowSubmission::new(namespace), |flow, (index, member)| {
             let needs = needs_of(member, index).into_iter().map(|need| need.to_string());
             flow.execution(spec(member, index).needs(needs))
         });
-        let submitted = now(self.backend.submit_flow(&flow.idempotency_key(key)))?;
+        let submitted = self.stage.wait(self.stage.backend().submit_flow(&flow.idempotency_key(key)))?;
         Ok((Some(submitted.flow_id), submitted.executions.into_iter().map(|(_, id)| id).collect()))
     }
 
     pub(super) fn claim(&self, max: u32, lease: u64) -> Result<Claim, EngineError> {
-        now(self.backend.claim(&ClaimRequest {
+        self.stage.wait(self.stage.backend().claim(&ClaimRequest {
             worker: WorkerId::new("simulated").expect("the name is valid"),
             lane: LaneId::default_lane(),
             partition: PARTITION,
@@ -95,83 +98,125 @@ impl World {
         }))
     }
 
-    pub(super) fn backend(&self) -> &EmbeddedBackend {
-        &self.backend
+    /// An execution as the library describes it, with what no description tells.
+    pub(super) fn described(&self, id: ExecutionId) -> Result<Seen, EngineError> {
+        let found = self.stage.wait(self.stage.backend().describe_execution(id))?;
+        Ok(Seen {
+            state: found.state,
+            outcome: found.outcome,
+            reason: found.reason.map(|reason| reason.to_string()),
+            attempt: found.attempt,
+            failures: found.failures,
+            unmet: found.unmet_needs,
+            lease_expires_at: self.stored(id)?.lease_expires_at,
+        })
     }
 
-    pub(super) fn describe(&self, id: ExecutionId) -> Result<ExecutionSnapshot, EngineError> {
-        now(self.backend.describe_execution(id))
+    /// An execution as its core has it, read without the library.
+    pub(super) fn stored(&self, id: ExecutionId) -> Result<Seen, EngineError> {
+        let names = [
+            "public_state",
+            "terminal_outcome",
+            "failure_reason",
+            "current_attempt_index",
+            "failures",
+            "unmet_needs",
+            "lease_expires_at",
+            "log_pos",
+        ];
+        let values = self.fields(&keys::execution_core(id), names);
+        let text = |index: usize| values.get(index).map(bytes_of).map(text).filter(|text| !text.is_empty());
+        let number = |index| text(index).map_or(Ok(0), str::parse::<u64>).unwrap_or(u64::MAX);
+        let small = |index| u32::try_from(number(index)).unwrap_or(u32::MAX);
+        let state: PublicState = text(0).unwrap_or("absent").parse()?;
+        // One whose completion is not recorded counts as not ended.
+        let half_written = state.outcome().is_some() && text(7).is_none();
+        Ok(Seen {
+            state: if half_written { PublicState::Active } else { state },
+            outcome: text(1).filter(|outcome| !half_written && *outcome != "none").map(Outcome::from_wire),
+            reason: text(2).map(str::to_owned),
+            attempt: small(3),
+            failures: small(4),
+            unmet: small(5),
+            lease_expires_at: number(6),
+        })
     }
 
-    /// When the lease of an execution runs out (ms), which no description tells.
-    pub(super) fn lease_expires_at(&self, id: ExecutionId) -> Option<u64> {
-        let core = keys::execution_core(id);
-        match self.backend.host().command(&["HGET", &core, "lease_expires_at"]) {
-            Ok(Value::Bulk(text)) => std::str::from_utf8(&text).ok()?.parse().ok(),
-            _ => None,
+    /// The state of a flow, and how many of its members have not ended.
+    pub(super) fn flow(&self, flow: FlowId) -> Result<(FlowState, usize), EngineError> {
+        let values = self.fields(&keys::flow_core(PARTITION, flow), ["state", "remaining"]);
+        let text = |index: usize| values.get(index).map(bytes_of).map_or("", text);
+        Ok((text(0).parse()?, text(1).parse().unwrap_or(usize::MAX)))
+    }
+
+    fn fields<const N: usize>(&self, key: &str, names: [&str; N]) -> Vec<Value<'static>> {
+        let args: Vec<&str> = ["HMGET", key].into_iter().chain(names).collect();
+        if let Value::Array(values) = self.stage.command(&args) { values } else { Vec::new() }
+    }
+
+    /// Sweeps until nothing more is due; returns whether anything was.
+    pub(super) fn sweep(&self, retention: Duration) -> Result<bool, EngineError> {
+        let mut busy = false;
+        loop {
+            let policy = SweepPolicy { retention };
+            let reports = self.stage.wait(self.stage.backend().sweep(&[PARTITION], &policy))?;
+            let report = reports[0];
+            busy |= report.released + report.reclaimed + report.ended + report.resolved + report.removed > 0;
+            if !report.more {
+                return Ok(busy);
+            }
         }
     }
 
-    pub(super) fn sweep(&self, retention: Duration) -> Result<bool, EngineError> {
-        now(self.backend.sweep(&[PARTITION], &SweepPolicy { retention })).map(|reports| reports[0].more)
-    }
-
     pub(super) fn reconcile(&self) -> Result<u32, EngineError> {
-        now(self.backend.reconcile(PARTITION, None, 1_000)).map(|report| report.repaired)
+        self.stage.wait(self.stage.backend().reconcile(PARTITION, None, 1_000)).map(|report| report.repaired)
     }
 
-    pub(super) fn resolve(&self) -> Result<(), EngineError> {
-        while now(self.backend.resolve_dependents(PARTITION))?.more {}
-        Ok(())
+    /// Works off what is pending; returns whether anything was.
+    pub(super) fn resolve(&self) -> Result<bool, EngineError> {
+        let mut busy = false;
+        loop {
+            let report = self.stage.wait(self.stage.backend().resolve_dependents(PARTITION))?;
+            busy |= report.resolved > 0;
+            if !report.more {
+                return Ok(busy);
+            }
+        }
     }
 
     /// Cuts both logs.
     pub(super) fn trim(&self, keep: u32) {
         for scope in [Scope::Flows, Scope::Solo] {
-            let log = keys::completion_log(LogId { partition: PARTITION, scope });
-            let keep = keep.to_string();
-            let trimmed = self.backend.host().command(&["XTRIM", &log, "MAXLEN", &keep]);
-            trimmed.expect("a log can be trimmed");
+            self.stage.command(&["XTRIM", &log_key(scope), "MAXLEN", &keep.to_string()]);
         }
     }
 
-    /// The uuids in a log, in its order.
-    pub(super) fn log(&self, scope: Scope) -> Vec<String> {
-        let key = keys::completion_log(LogId { partition: PARTITION, scope });
-        match self.backend.host().snapshot().remove(key.as_bytes()) {
-            Some(KeyValue::Stream { entries, .. }) => entries.iter().map(|entry| announced(&entry.fields)).collect(),
-            _ => Vec::new(),
-        }
+    /// A log's entries, in its order.
+    pub(super) fn log(&self, scope: Scope) -> Vec<Entry> {
+        let Value::Array(entries) = self.stage.command(&["XRANGE", &log_key(scope), "-", "+"]) else {
+            return Vec::new();
+        };
+        entries.iter().map(Entry::read).collect()
     }
 
     pub(super) fn indexes(&self) -> Indexes {
-        let snapshot = self.backend.host().snapshot();
         let names = ["ready", "delayed", "leases", "deadlines", "open", "pending", "ended"];
-        let index = |name: &&'static str| {
-            let key = keys::partition_block(PARTITION)
-                .into_iter()
-                .find(|key| key.ends_with(&format!(":{name}")))
-                .expect("the block holds it");
-            let members = match snapshot.get(key.as_bytes()) {
-                Some(KeyValue::SortedSet(members)) => members.iter().map(|(member, _)| uuid_of(member)).collect(),
+        let block = keys::partition_block(PARTITION);
+        let index = |(name, key): (&'static str, &String)| {
+            let members = match self.stage.command(&["ZRANGE", key, "0", "-1"]) {
+                Value::Array(members) => members.iter().map(|member| uuid_in(bytes_of(member))).collect(),
                 _ => BTreeSet::new(),
             };
-            (*name, members)
+            (name, members)
         };
-        names.iter().map(index).collect()
+        names.into_iter().zip(&block).map(index).collect()
     }
 
     /// The keys that are left when everything has been forgotten: those that a deployment always has are not named.
     pub(super) fn leftovers(&self) -> Vec<String> {
         let lasting = |key: &str| key == keys::DEPLOYMENT || key.ends_with(":waiters") || key.contains(":completions");
-        let keys = self.backend.host().snapshot();
-        keys.keys().map(|key| String::from_utf8_lossy(key).into_owned()).filter(|key| !lasting(key)).collect()
+        self.stage.snapshot().keys().map(|key| text(key).to_owned()).filter(|key| !lasting(key)).collect()
     }
-}
-
-/// On this host every call is answered at once.
-pub(super) fn now<T>(call: impl Future<Output = T>) -> T {
-    call.now_or_never().expect("an embedded host does not wait")
 }
 
 /// The model's word for an answer to the owner of a lease; an error that is none is returned.
@@ -198,16 +243,59 @@ fn spec(member: &Member, index: usize) -> ExecutionSpec {
     spec
 }
 
-fn uuid_of(member: &Bytes) -> String {
-    let text = String::from_utf8_lossy(member);
-    text[text.len() - 36..].to_owned()
+fn log_key(scope: Scope) -> String {
+    keys::completion_log(LogId { partition: PARTITION, scope })
 }
 
-/// The uuid of the execution that a log entry speaks of.
-fn announced(fields: &[(Bytes, Bytes)]) -> String {
-    let event = fields.iter().find(|(name, _)| name.as_ref() == b"e").map(|(_, event)| event);
-    let event: serde_json::Value =
-        event.and_then(|event| serde_json::from_slice(event).ok()).expect("an entry holds an event");
-    let id = event["execution_id"].as_str().expect("an event names its execution");
-    id[id.len() - 36..].to_owned()
+/// What the library writes is text.
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("the library writes text")
+}
+
+fn bytes_of<'a>(value: &'a Value<'_>) -> &'a [u8] {
+    if let Value::Bulk(bytes) = value { bytes } else { &[] }
+}
+
+/// The uuid at the end of an index's member.
+fn uuid_in(member: &[u8]) -> String {
+    let member = text(member);
+    member[member.len() - 36..].to_owned()
+}
+
+/// One entry of a log.
+#[derive(Debug)]
+pub(super) struct Entry {
+    id: EntryId,
+    /// On an epoch's first entry, the one before it.
+    prev: Option<String>,
+    /// The uuid of the execution that ended.
+    pub(super) uuid: String,
+}
+
+impl Entry {
+    fn read(entry: &Value<'_>) -> Self {
+        let Value::Array(entry) = entry else { panic!("a log holds entries, not {entry:?}") };
+        let [id, Value::Array(fields)] = &entry[..] else { panic!("an entry has an id and fields: {entry:?}") };
+        let field = |name: &[u8]| fields.chunks_exact(2).find(|pair| bytes_of(&pair[0]) == name).map(|pair| &pair[1]);
+        let event = field(b"e").and_then(|event| serde_json::from_slice::<serde_json::Value>(bytes_of(event)).ok());
+        let event = event.expect("an entry holds an event");
+        Self {
+            id: text(bytes_of(id)).parse().expect("an entry has an id"),
+            prev: field(b"prev").map(|prev| text(bytes_of(prev)).to_owned()),
+            uuid: uuid_in(event["execution_id"].as_str().expect("an event names its execution").as_bytes()),
+        }
+    }
+
+    /// Whether a reader who has nothing can tell that this is a log's first entry.
+    pub(super) fn begins(&self) -> bool {
+        self.prev.as_deref() == Some("none")
+    }
+
+    /// Whether a reader who has this entry can tell that `next` follows it.
+    pub(super) fn leads_to(&self, next: &Self) -> bool {
+        match &next.prev {
+            Some(prev) => *prev == self.id.to_string(),
+            None => (next.id.epoch, next.id.seq) == (self.id.epoch, self.id.seq + 1),
+        }
+    }
 }
