@@ -64,6 +64,14 @@ impl Builder {
         self
     }
 
+    /// Lets the server's wall clock stand at this time, in milliseconds since 1970-01-01 UTC, until
+    /// [`TestServer::set_clock`] moves it. Such a server is a process of this machine, also where Docker gives the
+    /// others, and needs a C compiler.
+    pub fn clock_at(mut self, millis: u64) -> Self {
+        self.options.clock = Some(millis);
+        self
+    }
+
     /// Runs this program, whatever the environment says.
     pub fn program(mut self, program: impl Into<PathBuf>) -> Self {
         self.choice = Some(Choice::Process { program: program.into() });
@@ -96,6 +104,13 @@ impl Builder {
             }
             return Ok(TestServer::shared(SharedServer::acquire(&url).await?));
         }
+        let choice = match (options.needs_process(), choice) {
+            (Some(what), Choice::Docker { .. }) => {
+                let program = provider::program().ok_or(Error::NeedsProcess { what })?;
+                Choice::Process { program }
+            }
+            (_, choice) => choice,
+        };
         let mut tries = 1;
         loop {
             match TestServer::private(&choice, &options).await {

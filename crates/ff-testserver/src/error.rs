@@ -69,6 +69,25 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
+    /// A library to be preloaded did not compile.
+    #[error("compiling the preloaded library {name}: {output}")]
+    Compile {
+        /// The library.
+        name: String,
+        /// What the compiler said.
+        output: String,
+    },
+    /// The option needs a server that is a process of this machine.
+    #[error(
+        "{what} needs a server that is a process of this machine; run scripts/fetch-valkey.sh or install valkey-server"
+    )]
+    NeedsProcess {
+        /// The option or the action.
+        what: &'static str,
+    },
+    /// The clock of a server that goes by the machine's was to be set.
+    #[error("this server goes by the machine's clock; start it with Builder::clock_at")]
+    NoClock,
     /// No free port was found.
     #[error("no free port between {from} and {to}")]
     NoPort {

@@ -38,6 +38,7 @@ mod docker;
 mod error;
 mod options;
 mod port;
+mod preload;
 mod process;
 mod provider;
 mod raw;

@@ -10,6 +10,8 @@ pub(crate) struct Options {
     pub(crate) unix_socket: bool,
     pub(crate) persistent: bool,
     pub(crate) replica_of: Option<Primary>,
+    /// Where the server's wall clock stands until it is set (ms).
+    pub(crate) clock: Option<u64>,
 }
 
 /// The server that a replica follows.
@@ -32,9 +34,15 @@ impl Options {
             (self.unix_socket, "unix_socket()"),
             (self.persistent, "persistent()"),
             (self.replica_of.is_some(), "replica_of()"),
+            (self.clock.is_some(), "clock_at()"),
         ]
         .into_iter()
         .find_map(|(asked, what)| asked.then_some(what))
+    }
+
+    /// The first option that only a process of this machine can give.
+    pub(crate) fn needs_process(&self) -> Option<&'static str> {
+        self.clock.is_some().then_some("clock_at()")
     }
 }
 

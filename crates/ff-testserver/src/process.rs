@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::error::{Doing, Error, Result};
 use crate::options::{Layout, Options, server_args};
 use crate::port::Port;
+use crate::preload::{self, Preload, SetClock};
 use crate::tls::TlsFiles;
 use crate::watch::{Watch, end};
 
@@ -26,7 +27,15 @@ pub(crate) struct ProcessServer {
     program: PathBuf,
     args: Vec<String>,
     dir: TempDir,
+    preloads: Vec<Preload>,
     running: Option<Running>,
+}
+
+/// What comes with a server as a process.
+#[derive(Debug)]
+pub(crate) struct Extras {
+    pub(crate) tls: Option<TlsFiles>,
+    pub(crate) clock: Option<SetClock>,
 }
 
 #[derive(Debug)]
@@ -37,16 +46,13 @@ struct Running {
 
 impl ProcessServer {
     /// Prepares the directory and the arguments; nothing runs yet.
-    pub(crate) fn new(
-        program: &Path,
-        options: &Options,
-        plain: &Port,
-        tls: Option<&Port>,
-    ) -> Result<(Self, Option<TlsFiles>)> {
+    pub(crate) fn new(program: &Path, options: &Options, plain: &Port, tls: Option<&Port>) -> Result<(Self, Extras)> {
         let dir = tempfile::Builder::new().prefix("ff-valkey-").tempdir().doing("making a data directory")?;
         let data = dir.path().join("data");
         std::fs::create_dir(&data).doing("making a data directory")?;
         let tls_files = options.tls.then(|| TlsFiles::generate(dir.path())).transpose()?;
+        let clock = options.clock.map(|millis| SetClock::new(dir.path(), millis)).transpose()?;
+        let (clock, preloads): (Option<_>, Option<_>) = clock.unzip();
         let path = |path: &Path| path.to_string_lossy().into_owned();
         let layout = Layout {
             plain_port: plain.number(),
@@ -58,7 +64,9 @@ impl ProcessServer {
             primary: options.replica_of.as_ref().map(|primary| ("127.0.0.1".to_owned(), primary.port)),
         };
         let args = server_args(options, &layout);
-        Ok((Self { program: program.to_owned(), args, dir, running: None }, tls_files))
+        let preloads = preloads.into_iter().collect();
+        let server = Self { program: program.to_owned(), args, dir, preloads, running: None };
+        Ok((server, Extras { tls: tls_files, clock }))
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -79,6 +87,7 @@ impl ProcessServer {
         let errors = log.try_clone().doing("opening the server's log")?;
         let mut server = Command::new(&self.program)
             .args(&self.args)
+            .envs(preload::environment(&self.preloads))
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
             .stdout(log)

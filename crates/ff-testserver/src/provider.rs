@@ -129,13 +129,22 @@ pub(crate) async fn chosen() -> Result<Choice> {
         .cloned()
 }
 
+/// The program for a server that has to be a process, whatever gives the others.
+pub(crate) fn program() -> Option<PathBuf> {
+    Env::read().program.map(PathBuf::from).or_else(find_program)
+}
+
+/// Where the workspace's builds go.
+pub(crate) fn target() -> PathBuf {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from)
+}
+
 /// A server on the `PATH`, else one unpacked under the target directory.
 fn find_program() -> Option<PathBuf> {
     let on_path = std::env::var_os("PATH")
         .and_then(|path| std::env::split_paths(&path).map(|dir| dir.join("valkey-server")).find(|file| file.is_file()));
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
-    on_path.or_else(|| Some(target.join("valkey/bin/valkey-server")).filter(|file| file.is_file()))
+    on_path.or_else(|| Some(target().join("valkey/bin/valkey-server")).filter(|file| file.is_file()))
 }
 
 #[cfg(test)]

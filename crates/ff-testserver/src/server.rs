@@ -11,7 +11,8 @@ use crate::docker::DockerServer;
 use crate::error::{Error, Result};
 use crate::options::{Options, Primary};
 use crate::port::Port;
-use crate::process::ProcessServer;
+use crate::preload::SetClock;
+use crate::process::{Extras, ProcessServer};
 use crate::provider::{Choice, Provider};
 use crate::raw::{RawClient, Reply};
 use crate::shared::SharedServer;
@@ -34,6 +35,7 @@ pub struct TestServer {
     port: u16,
     control: Control,
     tls: Option<TlsFiles>,
+    clock: Option<SetClock>,
     unix_socket: Option<PathBuf>,
     container_address: Option<String>,
     running: Mutex<Running>,
@@ -73,14 +75,14 @@ impl TestServer {
     pub(crate) async fn private(choice: &Choice, options: &Options) -> Result<Self> {
         let plain = Port::lease()?;
         let tls_port = options.tls.then(Port::lease).transpose()?;
-        let (provider, running, tls) = match choice {
+        let (provider, running, Extras { tls, clock }) = match choice {
             Choice::Docker { image } => {
                 let (server, tls) = DockerServer::new(image, options, &plain, tls_port.as_ref()).await?;
-                (Provider::Docker, Running::Docker(Box::new(server)), tls)
+                (Provider::Docker, Running::Docker(Box::new(server)), Extras { tls, clock: None })
             }
             Choice::Process { program } => {
-                let (server, tls) = ProcessServer::new(program, options, &plain, tls_port.as_ref())?;
-                (Provider::Process, Running::Process(server), tls)
+                let (server, extras) = ProcessServer::new(program, options, &plain, tls_port.as_ref())?;
+                (Provider::Process, Running::Process(server), extras)
             }
             Choice::Shared { .. } => return Err(Error::NeedsPrivate { what: "a private server" }),
         };
@@ -93,6 +95,7 @@ impl TestServer {
             port,
             control,
             tls,
+            clock,
             unix_socket: running.socket().filter(|_| options.unix_socket),
             container_address: None,
             running: Mutex::new(running),
@@ -117,6 +120,7 @@ impl TestServer {
                 password: shared.password(),
             },
             tls: None,
+            clock: None,
             unix_socket: None,
             container_address: None,
             running: Mutex::new(Running::Shared(shared)),
@@ -189,6 +193,16 @@ impl TestServer {
     /// When the server is a shared one, or Docker refuses.
     pub async fn resume(&self) -> Result<()> {
         self.running.lock().await.resume().await
+    }
+
+    /// Sets the wall clock of a server with [`Builder::clock_at`], in milliseconds since 1970-01-01 UTC, also back. The
+    /// server has it when this returns, about a millisecond later. It stands to the millisecond: some servers count the
+    /// microseconds within it.
+    ///
+    /// # Errors
+    /// When the server goes by the machine's clock.
+    pub fn set_clock(&self, millis: u64) -> Result<()> {
+        self.clock.as_ref().ok_or(Error::NoClock)?.set(millis)
     }
 
     /// A plain connection, authenticated, also where [`url`](Self::url) is TLS.

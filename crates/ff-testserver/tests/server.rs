@@ -43,6 +43,29 @@ async fn servers_at_the_same_time_are_strangers() {
     assert_eq!(get(&two, "key").await, Reply::Nil);
 }
 
+/// In milliseconds.
+async fn time(server: &TestServer) -> u64 {
+    let reply = server.command(&["TIME"]).await.unwrap();
+    let number = |index: usize| reply.items()[index].text().parse::<u64>().unwrap();
+    1_000 * number(0) + number(1) / 1_000
+}
+
+#[tokio::test]
+async fn a_clock_stands_until_it_is_set_and_outlives_a_restart() {
+    let server = TestServer::builder().clock_at(1_700_000_000_123).build().await.unwrap();
+    assert_eq!(time(&server).await, 1_700_000_000_123);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(time(&server).await, 1_700_000_000_123, "it stands");
+    for millis in [1_800_000_000_001, 1_700_000_000_000, 5_000] {
+        server.set_clock(millis).unwrap();
+        assert_eq!(time(&server).await, millis);
+    }
+    server.restart().await.unwrap();
+    assert_eq!(time(&server).await, 5_000);
+    let other = TestServer::start().await.unwrap();
+    assert!(matches!(other.set_clock(0), Err(Error::NoClock)));
+}
+
 #[tokio::test]
 async fn a_restart_keeps_port_and_persistent_data() {
     let server = TestServer::builder().persistent().build().await.unwrap();

@@ -1,0 +1,81 @@
+//! Libraries in C that are loaded into a server before all others, to put it in a situation that no test could wait
+//! for. They are compiled when they are first asked for; each reads what it needs from variables of its own.
+
+use std::{
+    fs::File,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use crate::error::{Doing, Error, Result};
+use crate::provider::target;
+
+/// Newer servers ask for the wall clock at most once a millisecond and count on by themselves in between.
+const SEEN_AFTER: Duration = Duration::from_micros(1_050);
+
+/// A library, and the variables that it reads.
+#[derive(Debug)]
+pub(crate) struct Preload {
+    pub(crate) library: PathBuf,
+    pub(crate) variables: Vec<(&'static str, PathBuf)>,
+}
+
+/// The variables of a process that loads these libraries.
+pub(crate) fn environment(preloads: &[Preload]) -> Vec<(&'static str, PathBuf)> {
+    if preloads.is_empty() {
+        return Vec::new();
+    }
+    let libraries: Vec<_> = preloads.iter().map(|preload| preload.library.to_string_lossy()).collect();
+    let variables = preloads.iter().flat_map(|preload| preload.variables.iter().cloned());
+    variables.chain([("LD_PRELOAD", libraries.join(":").into())]).collect()
+}
+
+/// Compiles `source` into a library of that name under the target directory.
+pub(crate) fn compiled(name: &str, source: &str) -> Result<PathBuf> {
+    let dir = target().join("preload");
+    std::fs::create_dir_all(&dir).doing("making the directory for preloaded libraries")?;
+    let dir = tempfile::Builder::new().prefix(name).tempdir_in(&dir).doing("compiling a preloaded library")?;
+    let (text, made) = (dir.path().join(format!("{name}.c")), dir.path().join("made.so"));
+    std::fs::write(&text, source).doing("compiling a preloaded library")?;
+    let cc = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let output = Command::new(&cc)
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .args([&made, &text])
+        .output()
+        .map_err(|source| Error::Spawn { program: PathBuf::from(&cc), source })?;
+    if !output.status.success() {
+        let output = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(Error::Compile { name: name.to_owned(), output });
+    }
+    // Made under a name of its own and then moved: servers that run keep the one they have.
+    let library = dir.path().with_file_name(format!("{name}.so"));
+    std::fs::rename(&made, &library).doing("compiling a preloaded library")?;
+    Ok(library)
+}
+
+/// The wall clock of a server, which stands until it is set.
+#[derive(Debug)]
+pub(crate) struct SetClock(File);
+
+impl SetClock {
+    /// A clock that stands at `millis`, in a file of this directory, and what makes a server go by it.
+    pub(crate) fn new(dir: &Path, millis: u64) -> Result<(Self, Preload)> {
+        let path = dir.join("clock");
+        let clock = Self(File::create(&path).doing("making a clock")?);
+        clock.set(millis)?;
+        let library = compiled("clock", include_str!("../preload/clock.c"))?;
+        Ok((clock, Preload { library, variables: vec![("FF_TEST_CLOCK", path)] }))
+    }
+
+    /// Sets the clock, in milliseconds since 1970-01-01 UTC; every server sees it when this returns.
+    pub(crate) fn set(&self, millis: u64) -> Result<()> {
+        let mut both = [0; 16];
+        both[..8].copy_from_slice(&millis.to_ne_bytes());
+        both[8..].copy_from_slice(&(!millis).to_ne_bytes());
+        self.0.write_all_at(&both, 0).doing("setting a clock")?;
+        std::thread::sleep(SEEN_AFTER);
+        Ok(())
+    }
+}
