@@ -60,6 +60,9 @@ enum Command {
         /// Stop after this many minutes
         #[arg(long, default_value_t = 1)]
         minutes: u64,
+        /// Replay each history, without interruptions, on a real server whose clock is set, and compare all keys
+        #[arg(long)]
+        replay: bool,
     },
     /// The benchmarks, against a server that is found or fetched first
     Bench {
@@ -91,10 +94,15 @@ fn run(command: Command) -> Result<()> {
         Command::Script => Cargo::new("run").args(["--quiet", "-p", "ff-script", "--example", "assemble"]).run(),
         Command::Demo { args } => serve::demo(&args),
         Command::Server { args } => serve::server(args),
-        Command::Simulate { seed, count, minutes } => Cargo::new("run")
-            .args(["--quiet", "--release", "-p", "ff-test", "--example", "simulate", "--"])
-            .args([seed, count, minutes].map(|number| number.to_string()))
-            .run(),
+        Command::Simulate { seed, count, minutes, replay } => {
+            let env = if replay { provision::process()?.env() } else { Vec::new() };
+            Cargo::new("run")
+                .args(["--quiet", "--release", "-p", "ff-test", "--example", "simulate", "--"])
+                .args(replay.then_some("replay"))
+                .args([seed, count, minutes].map(|number| number.to_string()))
+                .envs(env)
+                .run()
+        }
         Command::Bench { args } => {
             let chosen = provision::provide()?;
             Cargo::new("bench").args(["-p", "ff-benches"]).args(args).envs(chosen.env()).run()

@@ -24,6 +24,8 @@ pub(crate) enum Chosen {
     Shared,
     Docker {
         image: String,
+        /// For the servers that have to be processes of this machine.
+        program: Option<PathBuf>,
     },
     Process {
         program: PathBuf,
@@ -35,8 +37,13 @@ impl Chosen {
     pub(crate) fn env(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::Shared => Vec::new(),
-            Self::Docker { image } => {
-                vec![("FF_TEST_PROVIDER", "docker".into()), ("FF_VALKEY_IMAGE", image.clone())]
+            Self::Docker { image, program } => {
+                let program =
+                    program.iter().map(|program| ("FF_VALKEY_SERVER", program.to_string_lossy().into_owned()));
+                [("FF_TEST_PROVIDER", "docker".into()), ("FF_VALKEY_IMAGE", image.clone())]
+                    .into_iter()
+                    .chain(program)
+                    .collect()
             }
             Self::Process { program } => vec![
                 ("FF_TEST_PROVIDER", "process".into()),
@@ -94,7 +101,8 @@ fn docker() -> Result<Chosen> {
     Ok(use_image(LOCAL_IMAGE))
 }
 
-fn process() -> Result<Chosen> {
+/// Makes sure that there is a server to start as a process of this machine, with a clock that can be set.
+pub(crate) fn process() -> Result<Chosen> {
     let program = program()?;
     say(&format!("servers are processes of {}", program.display()));
     Ok(Chosen::Process { program })
@@ -111,7 +119,8 @@ fn program() -> Result<PathBuf> {
 
 fn use_image(image: &str) -> Chosen {
     say(&format!("servers are Docker containers of {image}"));
-    Chosen::Docker { image: image.to_owned() }
+    let program = program().map_err(|error| say(&format!("none as a process, which some tests need: {error:#}"))).ok();
+    Chosen::Docker { image: image.to_owned(), program }
 }
 
 fn say(line: &str) {
@@ -156,8 +165,12 @@ mod tests {
     fn the_choice_is_told_in_the_variables_of_the_tests() {
         assert!(Chosen::Shared.env().is_empty());
         assert_eq!(
-            Chosen::Docker { image: "a:b".into() }.env(),
+            Chosen::Docker { image: "a:b".into(), program: None }.env(),
             [("FF_TEST_PROVIDER", "docker".to_owned()), ("FF_VALKEY_IMAGE", "a:b".to_owned())]
+        );
+        assert_eq!(
+            Chosen::Docker { image: "a:b".into(), program: Some("/x".into()) }.env()[2],
+            ("FF_VALKEY_SERVER", "/x".to_owned())
         );
         assert_eq!(
             Chosen::Process { program: "/x".into() }.env(),

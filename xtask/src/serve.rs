@@ -36,7 +36,7 @@ pub(crate) fn server(args: Vec<String>) -> Result<()> {
 fn builder() -> Result<Builder> {
     Ok(match provision::provide()? {
         Chosen::Shared => TestServer::builder(),
-        Chosen::Docker { image } => TestServer::builder().image(image),
+        Chosen::Docker { image, .. } => TestServer::builder().image(image),
         Chosen::Process { program } => TestServer::builder().program(program),
     })
 }

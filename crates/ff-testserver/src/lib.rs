@@ -24,6 +24,9 @@
 //! unpacked under `target/valkey/` (`scripts/fetch-valkey.sh`), Docker with an image to be pulled. A test never goes
 //! to the network while a local server would do.
 //!
+//! [`Builder::clock_at`] gives a server whose wall clock stands until [`TestServer::set_clock`] moves it. A library that
+//! is compiled on the spot (`preload/clock.c`) tells it the time, so it is always a process.
+//!
 //! # What is left behind
 //!
 //! Nothing when the value is dropped, as on a panic; and nothing when the test program is killed, since a shell beside
