@@ -10,23 +10,28 @@
 
 pub mod backend;
 mod completion;
+mod cursor;
 mod error;
 mod filter;
+mod gap;
 mod id;
 mod name;
 mod partition;
 mod payload;
 mod position;
-mod reader;
+pub mod reader;
 mod snapshot;
 mod state;
 mod submit;
+mod subscription;
 mod work;
 
 pub use backend::{ControlBackend, EngineBackend, MaintenanceBackend, SubmitBackend, WorkBackend};
 pub use completion::{CompletionBackend, CompletionStream};
+pub use cursor::Cursor;
 pub use error::{EngineError, StateConflict};
 pub use filter::ScannerFilter;
+pub use gap::{Gap, GapCause};
 pub use id::{ExecutionId, FlowId};
 pub use name::{LaneId, Namespace, Tags, WorkerId};
 pub use partition::{Partition, PartitionCount};
@@ -38,6 +43,10 @@ pub use state::{FlowState, LifecyclePhase, Outcome, PublicState};
 pub use submit::{
     Backoff, ExecutionSpec, ExecutionSubmission, FlowSubmission, FlowTopology, SubmittedExecution, SubmittedFlow,
     limits,
+};
+pub use subscription::{
+    Frame, Lag, LagProbe, Overflow, Start, SubscribeBackend, SubscribeOptions, Subscription, SubscriptionScope,
+    SubscriptionSource, SubscriptionStats,
 };
 pub use work::{
     CancelOutcome, Claim, ClaimRequest, ClaimedExecution, FailOutcome, Failure, FlowCancellation, Lease,

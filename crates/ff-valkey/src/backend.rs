@@ -8,7 +8,8 @@ use std::sync::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use ff_core::{
-    CompletionBackend, CompletionStream, EngineError, LaneId, PartitionCount, ScannerFilter, Scope, WorkSignals,
+    CompletionBackend, CompletionStream, EngineError, LaneId, LogCursor, PartitionCount, ScannerFilter, Scope, Start,
+    SubscribeBackend, SubscribeOptions, Subscription, WorkSignals,
 };
 use ff_script::{keys, loader, operations::Operations};
 use fred::types::Message;
@@ -19,9 +20,11 @@ use crate::{
     ValkeyConfig, ValkeyHost,
     bare::{self, ServerAttributes},
     connection::{Connection, LastError, Task},
-    hub::Hub,
+    hub::{Hub, Joined},
+    lag::ServerLag,
     source::ServerLogs,
-    subscriber::{Listener, Subscriber},
+    stream::{Completions, Frames},
+    subscriber::{Listener, Subscriber, SubscriberHandle},
     value,
     wake::WakeUps,
 };
@@ -61,14 +64,39 @@ struct Receiver {
     listener: Uuid,
     wake_channel: String,
     flows: Arc<Hub>,
+    solo: Arc<Hub>,
     wake_ups: WakeUps,
+}
+
+impl Receiver {
+    const fn hub(&self, scope: Scope) -> &Arc<Hub> {
+        match scope {
+            Scope::Flows => &self.flows,
+            Scope::Solo => &self.solo,
+        }
+    }
 }
 
 /// The subscriber's connection and the tasks that live with it, until backend and streams are gone.
 struct Running {
     subscribed: Arc<AtomicBool>,
     connection: Connection,
-    _tasks: [Task; 4],
+    subscriber: SubscriberHandle,
+    /// Solo executions are listened to from the first time that somebody asks for them.
+    solo: OnceCell<[Task; 3]>,
+    _tasks: Vec<Task>,
+}
+
+/// The tasks that keep a hub going, once it was started.
+fn hub_tasks(hub: &Arc<Hub>, subscriber: &SubscriberHandle) -> [Task; 3] {
+    let (listening, subscriber) = (hub.clone(), subscriber.clone());
+    let renew = async move {
+        loop {
+            listening.deaf().await;
+            subscriber.reconnect().await;
+        }
+    };
+    [Task::spawn(hub.clone().read_logs()), Task::spawn(hub.clone().tell_checkpoints()), Task::spawn(renew)]
 }
 
 /// How a backend is.
@@ -87,6 +115,10 @@ pub struct Health {
     pub lagging: usize,
     /// Events of other publishers that wait for what filters ask of the server.
     pub held: usize,
+    /// The server's time (ms since 1970-01-01 UTC) up to which every completion of flows that was committed has been put
+    /// into the queue of every live subscription. Moves on about every 2 s while all is well; `None` before the first
+    /// subscription.
+    pub complete_as_of_ms: Option<u64>,
 }
 
 impl ValkeyBackend {
@@ -119,10 +151,12 @@ impl ValkeyBackend {
         let listener = Uuid::new_v4();
         let operations = Operations::new(host.clone(), partitions, host.config().log_policy, listener);
         let logs = Arc::new(ServerLogs(host.clone()));
+        let hub = |scope| Arc::new(Hub::new(scope, partitions, host.config(), logs.clone()));
         let receiver = Arc::new(Receiver {
             listener,
             wake_channel: keys::wake_channel(listener),
-            flows: Arc::new(Hub::new(Scope::Flows, partitions, host.config(), logs)),
+            flows: hub(Scope::Flows),
+            solo: hub(Scope::Solo),
             wake_ups: WakeUps::default(),
         });
         Self { inner: Arc::new(Inner { host, operations, receiver, running: OnceCell::new() }) }
@@ -144,8 +178,9 @@ impl ValkeyBackend {
     #[must_use]
     pub fn health(&self) -> Health {
         let running = self.inner.running.get();
-        let flows = &self.inner.receiver.flows;
+        let Receiver { flows, solo, .. } = &*self.inner.receiver;
         let (subscriptions, lagging) = flows.counts();
+        let (_, lagging_solo) = solo.counts();
         let subscribed =
             |running: &Arc<Running>| running.subscribed.load(Ordering::Relaxed) && running.connection.is_connected();
         Health {
@@ -153,8 +188,9 @@ impl ValkeyBackend {
             subscribed: running.is_some_and(subscribed),
             last_error: self.inner.host.last_error().get(),
             subscriptions,
-            lagging,
+            lagging: lagging + lagging_solo,
             held: flows.bare().len(),
+            complete_as_of_ms: flows.complete_as_of(),
         }
     }
 
@@ -178,15 +214,41 @@ impl ValkeyBackend {
         let last_error: LastError = host.last_error();
         let subscriber = Subscriber::open(host.config(), channels, last_error).await?;
         let subscribed = subscriber.subscribed();
-        let (connection, pump, keep) = subscriber.run(receiver.clone());
+        let handle = subscriber.handle();
+        let (connection, run) = subscriber.run(receiver.clone());
         // From here on messages are taken, so that what is published while the heads are read is not missed.
-        let pump = Task::spawn(pump);
+        let mut tasks: Vec<Task> = run.into_iter().map(Task::spawn).collect();
         receiver.flows.start().await?;
-        let keep = Task::spawn(keep);
-        let reader = Task::spawn(receiver.flows.clone().read_logs());
+        tasks.extend(hub_tasks(&receiver.flows, &handle));
         let attributes = Arc::new(ServerAttributes(host.clone()));
-        let bare = Task::spawn(bare::decide(receiver.flows.clone(), attributes));
-        Ok(Arc::new(Running { subscribed, connection, _tasks: [pump, keep, reader, bare] }))
+        tasks.push(Task::spawn(bare::decide(receiver.flows.clone(), attributes)));
+        Ok(Arc::new(Running { subscribed, connection, subscriber: handle, solo: OnceCell::new(), _tasks: tasks }))
+    }
+
+    /// Everything that subscriptions to this scope need, started with the first of them.
+    async fn listening(&self, scope: Scope) -> Result<Arc<Running>, EngineError> {
+        let running = self.running().await?;
+        if scope == Scope::Solo {
+            let solo = &self.inner.receiver.solo;
+            let start = async || {
+                running.subscriber.add_channel(keys::SOLO_CHANNEL).await?;
+                solo.start().await?;
+                Ok::<_, EngineError>(hub_tasks(solo, &running.subscriber))
+            };
+            running.solo.get_or_try_init(start).await?;
+        }
+        Ok(running)
+    }
+
+    async fn join(
+        &self,
+        scope: Scope,
+        options: &Arc<SubscribeOptions>,
+        framed: bool,
+        from: Option<Arc<[LogCursor]>>,
+    ) -> Result<Joined, EngineError> {
+        let running = self.listening(scope).await?;
+        self.inner.receiver.hub(scope).subscribe(options, framed, from, running)
     }
 }
 
@@ -204,19 +266,28 @@ impl std::fmt::Debug for ValkeyBackend {
 
 impl Listener for Receiver {
     fn messages(&self, messages: &mut dyn Iterator<Item = Message>) {
-        let completions = messages.filter_map(|message| {
+        let mut solo = Vec::new();
+        let flows = messages.filter_map(|message| {
             let payload: Bytes = value::string(message.value)?;
-            if *message.channel == *self.wake_channel {
-                self.wake_ups.woken(&payload);
-                return None;
+            if *message.channel == *keys::FLOW_CHANNEL {
+                return Some(payload);
             }
-            Some(payload)
+            if *message.channel == *keys::SOLO_CHANNEL {
+                solo.push(payload);
+            } else {
+                self.wake_ups.woken(&payload);
+            }
+            None
         });
-        self.flows.pushed(completions);
+        self.flows.pushed(flows);
+        if !solo.is_empty() {
+            self.solo.pushed(solo.into_iter());
+        }
     }
 
     fn missed(&self) {
         self.flows.missed();
+        self.solo.missed();
         self.wake_ups.rescan();
     }
 }
@@ -228,7 +299,28 @@ impl CompletionBackend for ValkeyBackend {
     }
 
     async fn subscribe_completions_filtered(&self, filter: &ScannerFilter) -> Result<CompletionStream, EngineError> {
-        let running = self.running().await?;
-        self.inner.receiver.flows.subscribe(filter, running)
+        let options = Arc::new(SubscribeOptions::new().filter(filter.clone()));
+        Ok(Box::pin(Completions::new(self.join(Scope::Flows, &options, false, None).await?)))
+    }
+}
+
+#[async_trait]
+impl SubscribeBackend for ValkeyBackend {
+    async fn subscribe(&self, options: &SubscribeOptions) -> Result<Subscription, EngineError> {
+        let partitions = self.inner.operations.partition_count();
+        if let Start::After(cursor) = &options.start {
+            cursor.check(partitions, options.scope)?;
+        }
+        let options = Arc::new(options.clone());
+        let mut joined = Vec::new();
+        for scope in options.scope.logs() {
+            let from = match &options.start {
+                Start::After(cursor) => cursor.logs(*scope).cloned(),
+                Start::Earliest => Some(vec![LogCursor::earliest(); usize::from(partitions.get())].into()),
+                _ => None,
+            };
+            joined.push((*scope, self.join(*scope, &options, true, from).await?));
+        }
+        Ok(Subscription::new(Frames::new(joined, Arc::new(ServerLag::new(self.inner.host.clone())))))
     }
 }

@@ -1,24 +1,41 @@
-//! A subscription whose queue was full reads the log by itself, at the pace of whoever polls it, and goes live again.
+//! A subscription that is behind reads the log by itself, at the pace of whoever polls it, and goes live.
 //!
-//! It starts from the hub's vector as it stood before the event that found no room, and reads up to where the hub
-//! stands, never beyond: so it cannot overtake the hub, and once its vector is the hub's it has everything. Room in
-//! the queue is reserved before anything is read, so what is read goes straight into it: no page waits in memory for a
-//! reader that does not poll, and nothing is read for one.
+//! It starts from a cursor, or from the hub's vector as it stood before the event that found no room, and reads up to
+//! where the hub stands, never beyond: so it cannot overtake the hub, and once its vector is the hub's it has
+//! everything. Room in the queue is reserved before anything is read, so what is read goes straight into it: no page
+//! waits in memory for a reader that does not poll, and nothing is read for one.
 //!
 //! Meeting a live end by reading alone would take until the log is quiet. So when half of the queue is free and the
 //! ring of recent events holds what is missing, that is put into the queue under the hub's lock and the subscription
 //! is live. Half a queue of room keeps it from falling back at the next event.
+//!
+//! # Where it and the hub differ in one log
+//!
+//! | the subscription | the log | what it does |
+//! | --- | --- | --- |
+//! | is behind | holds what lies between | takes it |
+//! | is behind | no longer holds what lies between | a gap, trimmed, up to the hub |
+//! | is behind | has lost what the subscription has | a gap, rewritten; it goes back and reads on |
+//! | is behind | does not know where the hub stands | waits: the hub finds that out itself |
+//! | has passed where the hub stands | has lost what the subscription has | a gap, rewritten; it goes back |
+//! | has passed where the hub stands | knows it | waits: the hub has yet to come there |
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use ff_core::{EngineError, LogCursor, ScannerFilter, Verdict};
-use tokio::sync::mpsc::{PermitIterator, Sender};
+use ff_core::{
+    EngineError, Gap, GapCause, LogCursor, SubscribeOptions,
+    reader::{LogReading, Step},
+};
 
 use crate::{
     backoff::Backoff,
-    fanout::{Lagged, Queued, SubscriptionId, warn_gap},
+    fanout::{Lagged, SubscriptionId, warn_gap},
     hub::{Hub, State},
-    reading::{GapCause, LogReading, Step},
+    queue::{Item, Queue, Room},
     source::PageRead,
     telemetry,
     vector::Shown,
@@ -26,12 +43,16 @@ use crate::{
 
 /// How many logs one subscription reads with one round trip, and at most how many entries of all of them.
 const LOGS_AT_ONCE: usize = 16;
-const ENTRIES_AT_ONCE: usize = 512;
+const ENTRIES_AT_ONCE: usize = 2048;
+/// How often it tells how far it has come.
+const CHECKPOINTS: Duration = Duration::from_secs(1);
 
 struct CatchUp {
     hub: Arc<Hub>,
     id: SubscriptionId,
-    filter: ScannerFilter,
+    options: Arc<SubscribeOptions>,
+    framed: bool,
+    queue: Arc<Queue>,
     vector: Vec<LogCursor>,
     /// Logs in the middle of a look-up.
     readings: HashMap<usize, LogReading>,
@@ -40,6 +61,7 @@ struct CatchUp {
     /// The last round came near the hub in all it read: what is missing may be recent.
     near: bool,
     waiting: Backoff,
+    told: Instant,
 }
 
 /// What became of a page.
@@ -48,8 +70,8 @@ enum Taken {
     Done,
     /// The log's epochs must be looked up first.
     LookUp,
-    /// The subscription has what the hub does not have yet.
-    Ahead,
+    /// Only the hub can go on.
+    Wait,
 }
 
 /// One log to read, and where the hub stood in it.
@@ -61,16 +83,14 @@ struct Target {
 
 /// Runs until the subscription is live or gone.
 pub(crate) async fn run(hub: Arc<Hub>, lagged: Lagged) {
-    let Lagged { id, filter, queue, vector } = lagged;
-    let mut catch_up = CatchUp::new(hub, id, filter, vector.to_vec());
-    drop(vector);
+    let mut catch_up = CatchUp::new(hub, lagged);
     let mut backoff = Backoff::reconnect();
     loop {
-        match catch_up.round(&queue).await {
+        match catch_up.round().await {
             Ok(true) => return,
             Ok(false) => backoff = Backoff::reconnect(),
             Err(error) => {
-                tracing::warn!(%error, ?id, "catching up from the log failed; trying again");
+                tracing::warn!(%error, id = ?catch_up.id, "catching up from the log failed; trying again");
                 backoff.pause().await;
             }
         }
@@ -78,67 +98,88 @@ pub(crate) async fn run(hub: Arc<Hub>, lagged: Lagged) {
 }
 
 impl CatchUp {
-    fn new(hub: Arc<Hub>, id: SubscriptionId, filter: ScannerFilter, vector: Vec<LogCursor>) -> Self {
-        let waiting = Backoff::reconnect();
-        Self { hub, id, filter, vector, readings: HashMap::new(), turn: 0, near: true, waiting }
+    fn new(hub: Arc<Hub>, lagged: Lagged) -> Self {
+        let Lagged { id, options, framed, queue, vector } = lagged;
+        Self {
+            hub,
+            id,
+            options,
+            framed,
+            queue,
+            vector: vector.to_vec(),
+            readings: HashMap::new(),
+            turn: 0,
+            near: true,
+            waiting: Backoff::reconnect(),
+            told: Instant::now(),
+        }
     }
 
     /// Reads once. `true` when the subscription is live or gone.
-    async fn round(&mut self, queue: &Sender<Queued>) -> Result<bool, EngineError> {
-        let room = (queue.max_capacity() / 2).clamp(1, ENTRIES_AT_ONCE);
-        let Ok(mut permits) = queue.reserve_many(room).await else { return Ok(true) };
+    async fn round(&mut self) -> Result<bool, EngineError> {
+        let wanted = (self.queue.capacity() / 2).clamp(1, ENTRIES_AT_ONCE);
+        let mut room = self.queue.reserve(wanted).await;
+        self.checkpoint();
         let hub = self.hub.clone();
-        let Some(targets) = hub.with_state(|state| self.join_or_plan(state, room, &mut permits)) else {
+        let Some(targets) = hub.with_state(|state| self.join_or_plan(state, wanted, &mut room)) else {
             return Ok(true);
         };
-        self.near = true;
-        if targets.is_empty() {
-            drop(permits);
-            self.wait_for_hub().await;
-            return Ok(false);
-        }
-        let reads: Vec<PageRead> = targets.iter().map(|target| target.read).collect();
-        let pages = {
-            let _turn = hub.catch_up_turn().await;
-            hub.source().pages(&reads).await?
-        };
+        let (ahead, behind): (Vec<Target>, Vec<Target>) = targets.into_iter().partition(|target| self.is_ahead(target));
+        let mut progress = false;
         let mut look_up = Vec::new();
-        let mut ahead = true;
-        for (target, page) in targets.iter().zip(pages) {
+        self.near = true;
+        for (target, page) in behind.iter().zip(self.pages(&behind).await?) {
             self.near &= page.len() < target.read.limit;
-            let taken = self.take(target, &page, &mut permits);
-            ahead &= taken == Taken::Ahead;
+            let taken = self.take(target, &page, &mut room);
+            progress |= taken != Taken::Wait;
             if taken == Taken::LookUp {
-                look_up.push(target.index);
+                look_up.push(target);
             }
         }
-        drop(permits);
-        if ahead {
-            self.wait_for_hub().await;
-        } else {
-            self.waiting = Backoff::reconnect();
+        drop(room);
+        for target in look_up {
+            self.look_up(target).await?;
         }
-        for target in targets.iter().filter(|target| look_up.contains(&target.index)) {
-            let ends = hub.source().epochs(target.read.log).await?;
-            let cursor = &self.vector[target.index];
-            self.readings.entry(target.index).or_insert_with(|| LogReading::from(cursor)).resolve(cursor, &ends);
+        for target in &ahead {
+            progress |= self.look_up(target).await?;
+            self.readings.remove(&target.index);
+        }
+        if progress {
+            self.waiting = Backoff::reconnect();
+        } else {
+            hub.missed();
+            self.waiting.pause().await;
         }
         Ok(false)
     }
 
-    /// The subscription follows a history that the hub has yet to see: nothing may have been pushed of it.
-    async fn wait_for_hub(&mut self) {
-        self.hub.missed();
-        self.waiting.pause().await;
+    async fn pages(&self, targets: &[Target]) -> Result<Vec<Vec<Shown>>, EngineError> {
+        if targets.is_empty() {
+            return Ok(Vec::new());
+        }
+        let reads: Vec<PageRead> = targets.iter().map(|target| target.read).collect();
+        let _turn = self.hub.catch_up_turn().await;
+        self.hub.source().pages(&reads).await
+    }
+
+    /// Whether the subscription has passed where the hub stood.
+    fn is_ahead(&self, target: &Target) -> bool {
+        match target.hub.last() {
+            Some(last) => self.vector[target.index].has(last),
+            None => true,
+        }
+    }
+
+    /// Tells now and then how far it has come, room or not: whoever filters may see nothing else for long.
+    fn checkpoint(&mut self) {
+        if self.framed && self.told.elapsed() >= CHECKPOINTS {
+            self.told = Instant::now();
+            self.queue.push_always(Item::Checkpoint(self.vector.as_slice().into()));
+        }
     }
 
     /// Goes live if that is possible now (`None`), or says what to read.
-    fn join_or_plan(
-        &mut self,
-        state: &mut State,
-        room: usize,
-        permits: &mut PermitIterator<'_, Queued>,
-    ) -> Option<Vec<Target>> {
+    fn join_or_plan(&mut self, state: &mut State, wanted: usize, room: &mut Room) -> Option<Vec<Target>> {
         let hub = state.vector.cursors();
         let logs = hub.len();
         let behind: Vec<usize> = (0..logs)
@@ -148,28 +189,23 @@ impl CatchUp {
         let recent =
             if self.near || behind.is_empty() { state.fanout.ring().after(&behind, &self.vector) } else { None };
         if let Some(recent) = recent {
-            let wanted: Vec<Queued> =
-                recent.into_iter().filter(|event| self.filter.matches_completion(event)).cloned().collect();
-            if wanted.len() <= room {
-                telemetry::count(telemetry::DELIVERED, wanted.len() as u64);
-                for (event, permit) in wanted.into_iter().zip(permits) {
-                    permit.send(event);
+            let recent: Vec<_> = recent.into_iter().filter(|event| self.options.wants(event)).cloned().collect();
+            if recent.len() <= wanted {
+                telemetry::count(telemetry::DELIVERED, recent.len() as u64);
+                for event in recent {
+                    room.push(Item::Event(event));
+                }
+                if self.framed {
+                    self.queue.push_always(Item::Checkpoint(state.vector.snapshot()));
                 }
                 state.fanout.go_live(self.id);
                 return None;
             }
         }
-        // After a rewrite it can have read on while the hub has yet to; the hub will come to it.
-        let behind: Vec<usize> = behind
-            .into_iter()
-            .filter(|index| {
-                hub[*index].last().is_none_or(|last| self.vector[*index].judge(last, None) != Verdict::Duplicate)
-            })
-            .collect();
-        let limit = (room / behind.len().clamp(1, LOGS_AT_ONCE)).max(1);
+        let limit = (wanted / behind.len().clamp(1, LOGS_AT_ONCE)).max(1);
         let targets: Vec<Target> = behind
             .into_iter()
-            .take(LOGS_AT_ONCE.min(room))
+            .take(LOGS_AT_ONCE.min(wanted))
             .map(|index| {
                 let after = self.readings.get(&index).map_or_else(|| self.vector[index].last(), LogReading::after);
                 let read = PageRead { log: state.vector.log(index), after, up_to: hub[index].last(), limit };
@@ -181,10 +217,10 @@ impl CatchUp {
     }
 
     /// Takes a page of one log.
-    fn take(&mut self, target: &Target, page: &[Shown], permits: &mut PermitIterator<'_, Queued>) -> Taken {
-        let cursor = &mut self.vector[target.index];
-        let mut reading = self.readings.remove(&target.index).unwrap_or_else(|| LogReading::from(cursor));
+    fn take(&mut self, target: &Target, page: &[Shown], room: &mut Room) -> Taken {
         let log = target.read.log;
+        let cursor = &mut self.vector[target.index];
+        let mut reading = self.readings.remove(&target.index).unwrap_or_else(|| LogReading::from(log, cursor));
         let mut delivered = 0;
         for shown in page {
             let before = cursor.last();
@@ -196,33 +232,59 @@ impl CatchUp {
                     return Taken::LookUp;
                 }
                 Step::Deliver(gap) => {
-                    if let Some(cause) = gap {
-                        telemetry::count_cause(telemetry::GAPS, cause.as_str(), 1);
-                        warn_gap(log, cause, before, Some(shown.entry));
-                    }
-                    let event = shown.event.as_ref().filter(|event| self.filter.matches_completion(event));
-                    // There are as many permits as entries were asked for.
-                    if let Some((event, permit)) = event.and_then(|event| Some((event, permits.next()?))) {
-                        permit.send(event.clone());
+                    let after = gap.map_or(before, |gap| Some(gap.through));
+                    gap.iter().for_each(|gap| tell(&self.queue, self.framed, gap));
+                    let Some(event) = &shown.event else {
+                        let gap = Gap { log, after, through: shown.entry, cause: GapCause::Unreadable };
+                        tell(&self.queue, self.framed, &gap);
+                        continue;
+                    };
+                    // There is as much room as entries were asked for.
+                    if self.options.wants(event) && room.push(Item::Event(event.clone())) {
                         delivered += 1;
                     }
                 }
             }
         }
         telemetry::count(telemetry::DELIVERED, delivered);
-        let ended = page.len() < target.read.limit && cursor.last() != target.hub.last();
-        let unresolved = target.hub.last().is_some_and(|last| ended && !reading.is_resolved_for(last));
-        if !ended || unresolved {
+        let Some(hub) = target.hub.last() else { return Taken::Done };
+        if page.len() == target.read.limit || cursor.last() == Some(hub) {
             self.readings.insert(target.index, reading);
-            return if unresolved { Taken::LookUp } else { Taken::Done };
+            return Taken::Done;
         }
-        // The log holds nothing between here and where the hub stands. But what is here, the hub must have had.
-        if cursor.last().is_some_and(|last| target.hub.judge(last, None) != Verdict::Duplicate) {
-            return Taken::Ahead;
+        // The log holds nothing between here and where the hub stands.
+        if !reading.is_resolved_for(hub) {
+            self.readings.insert(target.index, reading);
+            return Taken::LookUp;
         }
-        telemetry::count_cause(telemetry::GAPS, GapCause::Trimmed.as_str(), 1);
-        warn_gap(log, GapCause::Trimmed, cursor.last(), target.hub.last());
-        *cursor = target.hub.clone();
+        if !reading.log_had(hub) {
+            return Taken::Wait;
+        }
+        if !cursor.is_earliest() {
+            tell(&self.queue, self.framed, &Gap { log, after: cursor.last(), through: hub, cause: GapCause::Trimmed });
+        }
+        cursor.advance(hub);
         Taken::Done
+    }
+
+    /// Looks up a log's epochs. Returns whether the subscription had something that the log has lost.
+    async fn look_up(&mut self, target: &Target) -> Result<bool, EngineError> {
+        let ends = self.hub.source().epochs(target.read.log).await?;
+        let cursor = &mut self.vector[target.index];
+        let reading = self.readings.entry(target.index).or_insert_with(|| LogReading::from(target.read.log, cursor));
+        let undone = reading.resolve(cursor, &ends);
+        if let Some(gap) = &undone {
+            tell(&self.queue, self.framed, gap);
+        }
+        Ok(undone.is_some())
+    }
+}
+
+/// Says that completions are missing: to the subscription if it takes that, room or not, and to operators.
+fn tell(queue: &Queue, framed: bool, gap: &Gap) {
+    telemetry::count_cause(telemetry::GAPS, gap.cause.as_str(), 1);
+    warn_gap(gap);
+    if framed {
+        queue.push_always(Item::Gap(Arc::new(*gap)));
     }
 }

@@ -4,48 +4,57 @@
 //!
 //! ```text
 //! Live --its queue is full--> CatchingUp --its vector meets the hub's, or the ring holds the rest--> Live
+//!  (it may also begin as CatchingUp, from a cursor or from the earliest entries)
 //! ```
 //!
 //! A live subscription has no vector of its own: it stands where the hub stands. The event that finds its queue full
 //! freezes a copy of the hub's vector as it was before that event; from then on the hub leaves the subscription alone
-//! and it reads the log itself, at its own pace. The copy is made once per event, however many queues were full.
+//! and it reads the log itself, at its own pace. The copy is made once per event, however many queues were full. Who
+//! asked for the oldest to be dropped, or to be closed, stays out of this.
 //!
 //! Subscriptions are grouped by filter, and groups by the namespace that their filter names, so that an event is
-//! matched once per distinct filter and only against filters that can want it.
+//! matched once per distinct filter and only against filters that can want it. Those that want certain executions are
+//! found by the execution.
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
-use ff_core::{CompletionPayload, EntryId, LogCursor, LogId, Namespace, ScannerFilter};
-use tokio::{
-    sync::mpsc::{Sender, error::TrySendError},
-    task::AbortHandle,
+use ff_core::{
+    CompletionPayload, EntryId, ExecutionId, Gap, GapCause, LogCursor, LogId, Namespace, Overflow, ScannerFilter,
+    SubscribeOptions,
 };
+use tokio::task::AbortHandle;
 
-use crate::{reading::GapCause, ring::Ring, telemetry, vector::Deliver};
+use crate::{
+    queue::{Item, Queue},
+    ring::Ring,
+    telemetry,
+    vector::Deliver,
+};
 
 /// One subscription of this process. Numbers only grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SubscriptionId(u64);
 
-/// What a queue carries.
-pub(crate) type Queued = Arc<CompletionPayload>;
-
-/// A subscription whose queue was full.
+/// A subscription that reads the log from here on.
 #[derive(Debug)]
 pub(crate) struct Lagged {
     pub(crate) id: SubscriptionId,
-    pub(crate) filter: ScannerFilter,
-    pub(crate) queue: Sender<Queued>,
+    pub(crate) options: Arc<SubscribeOptions>,
+    /// Whether it takes more than completions.
+    pub(crate) framed: bool,
+    pub(crate) queue: Arc<Queue>,
     /// Up to where it has everything.
     pub(crate) vector: Arc<[LogCursor]>,
 }
 
 #[derive(Debug)]
 struct Subscription {
-    queue: Sender<Queued>,
+    options: Arc<SubscribeOptions>,
+    framed: bool,
+    queue: Arc<Queue>,
     state: State,
 }
 
@@ -53,6 +62,8 @@ struct Subscription {
 enum State {
     Live,
     CatchingUp(Option<AbortHandle>),
+    /// Its policy ended it.
+    Closed,
 }
 
 #[derive(Debug)]
@@ -66,7 +77,10 @@ struct Group {
 pub(crate) struct Fanout {
     /// By the namespace that the filter names.
     groups: HashMap<Option<Namespace>, Vec<Group>>,
-    filters: HashMap<SubscriptionId, ScannerFilter>,
+    /// Those that want certain executions only.
+    picking: BTreeMap<SubscriptionId, Subscription>,
+    picked: HashMap<ExecutionId, Vec<SubscriptionId>>,
+    options: HashMap<SubscriptionId, Arc<SubscribeOptions>>,
     next: u64,
     lagging: usize,
     ring: Ring,
@@ -80,9 +94,7 @@ pub(crate) struct Counts {
     delivered: u64,
     filtered: u64,
     duplicates: u64,
-    trimmed: u64,
-    rewritten: u64,
-    unreadable: u64,
+    gaps: [u64; GapCause::ALL.len()],
     unknown: u64,
     lagged: u64,
     dropped: u64,
@@ -93,59 +105,107 @@ impl Counts {
         telemetry::count(telemetry::DELIVERED, self.delivered);
         telemetry::count(telemetry::FILTERED, self.filtered);
         telemetry::count(telemetry::DUPLICATES, self.duplicates);
-        telemetry::count_cause(telemetry::GAPS, "trimmed", self.trimmed);
-        telemetry::count_cause(telemetry::GAPS, "rewritten", self.rewritten);
-        telemetry::count(telemetry::MALFORMED, self.unreadable);
+        for (cause, count) in GapCause::ALL.iter().zip(self.gaps) {
+            telemetry::count_cause(telemetry::GAPS, cause.as_str(), count);
+        }
+        telemetry::count(telemetry::MALFORMED, self.gaps[GapCause::Unreadable as usize]);
         telemetry::count(telemetry::UNKNOWN, self.unknown);
         telemetry::count(telemetry::LAGGED, self.lagged);
         telemetry::count_cause(telemetry::DROPPED, "queue", self.dropped);
     }
 }
 
+/// Where a subscription begins, and what it takes.
+#[derive(Debug)]
+pub(crate) struct Joining {
+    pub(crate) options: Arc<SubscribeOptions>,
+    pub(crate) framed: bool,
+    pub(crate) queue: Arc<Queue>,
+    /// From where it reads the log; where the hub stands if none.
+    pub(crate) from: Option<Arc<[LogCursor]>>,
+}
+
 impl Fanout {
-    /// Adds a live subscription: it gets what is delivered from now on.
-    pub(crate) fn join(&mut self, filter: &ScannerFilter, queue: Sender<Queued>) -> SubscriptionId {
+    /// Adds a subscription: it gets what is delivered from now on, or reads what it lacks of that.
+    pub(crate) fn join(&mut self, joining: Joining) -> SubscriptionId {
+        let Joining { options, framed, queue, from } = joining;
         let id = SubscriptionId(self.next);
         self.next += 1;
-        let groups = self.groups.entry(filter.namespace.clone()).or_default();
-        let at = groups.iter().position(|group| group.filter == *filter).unwrap_or_else(|| {
-            groups.push(Group { filter: filter.clone(), members: BTreeMap::new() });
+        self.options.insert(id, options.clone());
+        let mut subscription = Subscription { options: options.clone(), framed, queue, state: State::Live };
+        match from {
+            Some(vector) => subscription.catch_up(id, vector, &mut self.newly_lagged, &mut self.lagging),
+            None if framed => subscription.queue.push_always(Item::CaughtUp),
+            None => {}
+        }
+        if let Some(only) = &options.only {
+            for execution in &**only {
+                self.picked.entry(*execution).or_default().push(id);
+            }
+            self.picking.insert(id, subscription);
+            return id;
+        }
+        let groups = self.groups.entry(options.filter.namespace.clone()).or_default();
+        let at = groups.iter().position(|group| group.filter == options.filter).unwrap_or_else(|| {
+            groups.push(Group { filter: options.filter.clone(), members: BTreeMap::new() });
             groups.len() - 1
         });
-        groups[at].members.insert(id, Subscription { queue, state: State::Live });
-        self.filters.insert(id, filter.clone());
+        groups[at].members.insert(id, subscription);
         id
     }
 
     /// Removes a subscription and ends its catching up.
     pub(crate) fn leave(&mut self, id: SubscriptionId) {
-        let Some(filter) = self.filters.remove(&id) else { return };
-        let Some(groups) = self.groups.get_mut(&filter.namespace) else { return };
-        if let Some(at) = groups.iter().position(|group| group.filter == filter) {
-            if let Some(gone) = groups[at].members.remove(&id)
-                && let State::CatchingUp(task) = gone.state
-            {
-                self.lagging -= 1;
-                if let Some(task) = task {
-                    task.abort();
+        let Some(options) = self.options.remove(&id) else { return };
+        let gone = match &options.only {
+            Some(only) => self.leave_picked(id, &**only),
+            None => self.leave_group(id, &options.filter),
+        };
+        if let Some(State::CatchingUp(task)) = gone.map(|gone| gone.state) {
+            self.lagging -= 1;
+            if let Some(task) = task {
+                task.abort();
+            }
+        }
+        if self.options.is_empty() {
+            self.ring.clear();
+            self.options.shrink_to_fit();
+            self.groups.shrink_to_fit();
+            self.picked.shrink_to_fit();
+        }
+    }
+
+    fn leave_picked<'a>(
+        &mut self,
+        id: SubscriptionId,
+        only: impl IntoIterator<Item = &'a ExecutionId>,
+    ) -> Option<Subscription> {
+        for execution in only {
+            if let Some(waiting) = self.picked.get_mut(execution) {
+                waiting.retain(|other| *other != id);
+                if waiting.is_empty() {
+                    self.picked.remove(execution);
                 }
             }
-            if groups[at].members.is_empty() {
-                groups.swap_remove(at);
-            }
+        }
+        self.picking.remove(&id)
+    }
+
+    fn leave_group(&mut self, id: SubscriptionId, filter: &ScannerFilter) -> Option<Subscription> {
+        let groups = self.groups.get_mut(&filter.namespace)?;
+        let at = groups.iter().position(|group| group.filter == *filter)?;
+        let gone = groups[at].members.remove(&id);
+        if groups[at].members.is_empty() {
+            groups.swap_remove(at);
         }
         if groups.is_empty() {
             self.groups.remove(&filter.namespace);
         }
-        if self.filters.is_empty() {
-            self.ring.clear();
-            self.filters.shrink_to_fit();
-            self.groups.shrink_to_fit();
-        }
+        gone
     }
 
     pub(crate) fn subscriptions(&self) -> usize {
-        self.filters.len()
+        self.options.len()
     }
 
     pub(crate) fn lagging(&self) -> usize {
@@ -179,6 +239,10 @@ impl Fanout {
             && matches!(subscription.state, State::CatchingUp(_))
         {
             subscription.state = State::Live;
+            subscription.queue.set_catching_up(false);
+            if subscription.framed {
+                subscription.queue.push_always(Item::CaughtUp);
+            }
             self.lagging -= 1;
         }
     }
@@ -188,9 +252,12 @@ impl Fanout {
     }
 
     fn find(&mut self, id: SubscriptionId) -> Option<&mut Subscription> {
-        let filter = self.filters.get(&id)?;
-        let groups = self.groups.get_mut(&filter.namespace)?;
-        groups.iter_mut().find(|group| group.filter == *filter)?.members.get_mut(&id)
+        let options = self.options.get(&id)?;
+        if options.only.is_some() {
+            return self.picking.get_mut(&id);
+        }
+        let groups = self.groups.get_mut(&options.filter.namespace)?;
+        groups.iter_mut().find(|group| group.filter == options.filter)?.members.get_mut(&id)
     }
 
     /// The filters of all subscriptions, each once.
@@ -202,62 +269,136 @@ impl Fanout {
     /// `horizon`. A full queue loses it: nothing could bring it back later without endangering the order.
     pub(crate) fn deliver_bare(
         &mut self,
-        event: &Queued,
+        event: &Arc<CompletionPayload>,
         horizon: SubscriptionId,
         wanted: impl Fn(&ScannerFilter) -> bool,
     ) {
         for group in self.groups.values().flatten().filter(|group| wanted(&group.filter)) {
             for (_, member) in group.members.range(..horizon) {
-                match member.queue.try_send(event.clone()) {
-                    Ok(()) => self.counts.delivered += 1,
-                    Err(TrySendError::Full(_)) => self.counts.dropped += 1,
-                    Err(TrySendError::Closed(_)) => {}
+                if matches!(member.state, State::Closed) {
+                    continue;
+                }
+                if member.queue.push(Item::Event(event.clone())) {
+                    self.counts.delivered += 1;
+                } else {
+                    self.counts.dropped += 1;
                 }
             }
         }
     }
 
-    fn offer(&mut self, event: &Queued, before: &[LogCursor]) {
-        let mut frozen: Option<Arc<[LogCursor]>> = None;
-        let mut delivered = 0;
+    fn offer(&mut self, event: &Arc<CompletionPayload>, before: &[LogCursor]) {
+        let mut offering = Offering::new(before);
         let candidates = match &event.namespace {
             None => [self.groups.get_mut(&None), None],
             named => self.groups.get_disjoint_mut([&None, named]),
         };
         for group in candidates.into_iter().flatten().flatten() {
-            if !group.filter.matches_completion(event) {
-                continue;
-            }
-            for (id, member) in &mut group.members {
-                if !matches!(member.state, State::Live) {
-                    continue;
-                }
-                match member.queue.try_send(event.clone()) {
-                    Ok(()) => delivered += 1,
-                    Err(TrySendError::Closed(_)) => {}
-                    Err(TrySendError::Full(_)) => {
-                        member.state = State::CatchingUp(None);
-                        self.lagging += 1;
-                        self.counts.lagged += 1;
-                        self.newly_lagged.push(Lagged {
-                            id: *id,
-                            filter: group.filter.clone(),
-                            queue: member.queue.clone(),
-                            vector: frozen.get_or_insert_with(|| before.into()).clone(),
-                        });
-                    }
+            if group.filter.matches_completion(event) {
+                for (id, member) in &mut group.members {
+                    offering.offer(*id, member, || Item::Event(event.clone()));
                 }
             }
         }
+        for id in self.picked.get(&event.execution_id).into_iter().flatten() {
+            if let Some(member) = self.picking.get_mut(id).filter(|member| member.options.wants(event)) {
+                offering.offer(*id, member, || Item::Event(event.clone()));
+            }
+        }
+        let delivered = offering.delivered;
+        self.close_offering(offering.end());
         self.counts.delivered += delivered;
-        let live = (self.filters.len() - self.lagging) as u64;
+        let live = (self.options.len() - self.lagging) as u64;
         self.counts.filtered += live.saturating_sub(delivered);
+    }
+
+    fn close_offering(&mut self, newly_lagged: Vec<Lagged>) {
+        self.lagging += newly_lagged.len();
+        self.counts.lagged += newly_lagged.len() as u64;
+        self.newly_lagged.extend(newly_lagged);
+    }
+
+    fn all(&mut self) -> impl Iterator<Item = (&SubscriptionId, &mut Subscription)> {
+        self.groups.values_mut().flatten().flat_map(|group| &mut group.members).chain(&mut self.picking)
+    }
+
+    /// Tells all live subscriptions that take more than completions where the hub stands.
+    pub(crate) fn checkpoint(&mut self, vector: &Arc<[LogCursor]>) {
+        for (_, member) in self.all() {
+            if member.framed && matches!(member.state, State::Live) {
+                // Whose queue is full learns of it with the next one.
+                member.queue.push(Item::Checkpoint(vector.clone()));
+            }
+        }
+    }
+}
+
+impl Subscription {
+    /// Leaves it to itself from `vector` on.
+    fn catch_up(
+        &mut self,
+        id: SubscriptionId,
+        vector: Arc<[LogCursor]>,
+        newly_lagged: &mut Vec<Lagged>,
+        lagging: &mut usize,
+    ) {
+        newly_lagged.push(self.lagged(id, vector));
+        *lagging += 1;
+    }
+
+    fn lagged(&mut self, id: SubscriptionId, vector: Arc<[LogCursor]>) -> Lagged {
+        self.state = State::CatchingUp(None);
+        self.queue.set_catching_up(true);
+        Lagged { id, options: self.options.clone(), framed: self.framed, queue: self.queue.clone(), vector }
+    }
+}
+
+/// One item on its way to several subscriptions.
+struct Offering<'a> {
+    before: &'a [LogCursor],
+    frozen: Option<Arc<[LogCursor]>>,
+    delivered: u64,
+    newly_lagged: Vec<Lagged>,
+}
+
+impl<'a> Offering<'a> {
+    const fn new(before: &'a [LogCursor]) -> Self {
+        Self { before, frozen: None, delivered: 0, newly_lagged: Vec::new() }
+    }
+
+    fn offer(&mut self, id: SubscriptionId, member: &mut Subscription, item: impl Fn() -> Item) {
+        if !matches!(member.state, State::Live) {
+            return;
+        }
+        if member.queue.push(item()) {
+            self.delivered += 1;
+            return;
+        }
+        member.queue.note_overflow();
+        match member.options.overflow {
+            Overflow::DropOldest => {
+                member.queue.push_dropping(item());
+                self.delivered += 1;
+            }
+            Overflow::Close => {
+                member.queue.close();
+                member.state = State::Closed;
+            }
+            _ => {
+                let vector = self.frozen.get_or_insert_with(|| self.before.into()).clone();
+                self.newly_lagged.push(member.lagged(id, vector));
+            }
+        }
+    }
+
+    fn end(self) -> Vec<Lagged> {
+        self.newly_lagged
     }
 }
 
 impl Deliver for Fanout {
     fn deliver(&mut self, event: &Arc<CompletionPayload>, before: &[LogCursor]) {
-        if self.filters.is_empty() {
+        if self.options.is_empty() {
             return;
         }
         self.offer(event, before);
@@ -267,17 +408,16 @@ impl Deliver for Fanout {
         }
     }
 
-    fn gap(&mut self, log: LogId, cause: GapCause, after: Option<EntryId>, next: EntryId) {
-        match cause {
-            GapCause::Trimmed => self.counts.trimmed += 1,
-            GapCause::Rewritten => self.counts.rewritten += 1,
+    fn gap(&mut self, gap: &Gap, before: &[LogCursor]) {
+        self.counts.gaps[gap.cause as usize] += 1;
+        warn_gap(gap);
+        self.ring.forget(usize::from(gap.log.partition.number()));
+        let shared = Arc::new(*gap);
+        let mut offering = Offering::new(before);
+        for (id, member) in self.all().filter(|(_, member)| member.framed) {
+            offering.offer(*id, member, || Item::Gap(shared.clone()));
         }
-        warn_gap(log, cause, after, Some(next));
-    }
-
-    fn unreadable(&mut self, log: LogId, entry: EntryId) {
-        self.counts.unreadable += 1;
-        tracing::warn!(%log, %entry, "a log entry is no completion; it is left out");
+        self.close_offering(offering.end());
     }
 
     fn duplicate(&mut self) {
@@ -290,11 +430,10 @@ impl Deliver for Fanout {
     }
 }
 
-pub(crate) fn warn_gap(log: LogId, cause: GapCause, after: Option<EntryId>, next: Option<EntryId>) {
-    let shown = |entry: Option<EntryId>| entry.map_or_else(|| "-".to_owned(), |entry| entry.to_string());
+pub(crate) fn warn_gap(gap: &Gap) {
     tracing::warn!(
-        %log, cause = cause.as_str(), after = shown(after), next = shown(next),
-        "the log does not hold what follows; completions are missing or were undone"
+        log = %gap.log, cause = gap.cause.as_str(), after = gap.after.map(tracing::field::display),
+        through = %gap.through, "completions are missing or were undone"
     );
 }
 

@@ -15,7 +15,11 @@
 //! ```
 //!
 //! A subscription joins at the hub's vector under the lock; between the two no time passes, so it gets everything
-//! committed from then on, by whichever way it comes.
+//! committed from then on, by whichever way it comes. One that starts from a cursor begins as one that is behind.
+//!
+//! Pushes are not trusted to come. Every [`COMPARE_EVERY`] the heads of all logs of which nothing was heard are read
+//! and compared. So the last event of a quiet log is not missed, a connection that is alive and delivers nothing is
+//! found (and made anew), and so is a log that has lost its tail, also when nothing was appended to it since.
 //!
 //! # When something fails
 //!
@@ -26,25 +30,28 @@
 //! | a push is repeated, or comes late | duplicate: it is counted and dropped |
 //! | a push does not follow | its log is read after the cursor |
 //! | a read fails | again after a pause, for ever; pushes of that log wait (bounded; beyond that it is read again) |
-//! | the log no longer holds what follows | the gap is counted and warned of; delivery goes on after it |
-//! | the log's history is another one | the newest common entry is found by the log's epochs; reading goes on after it |
-//! | a queue is full | that subscription catches up by itself |
+//! | the connection is alive and nothing comes | the comparison finds heads beyond the cursors; their logs are read; if nothing at all was heard by the next comparison, the connection is made anew |
+//! | the log no longer holds what follows | a gap with the exact range; delivery goes on after it |
+//! | the log has lost what was delivered | the newest common entry is found by the log's epochs; a gap over what was undone; delivery goes on after the common entry |
+//! | an entry is no completion | a gap of one position |
+//! | a queue is full | that subscription catches up by itself (or drops its oldest, or ends, if it asked for that) |
 //! | nobody polls a stream | its queue stays full; nothing is read for it until there is room |
 //! | a stream is dropped | it is removed under the lock; its catching up is aborted |
 
 use std::{
+    num::NonZeroUsize,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
-use ff_core::{CompletionPayload, CompletionStream, EngineError, PartitionCount, ScannerFilter, Scope};
+use ff_core::{CompletionPayload, EngineError, LogCursor, PartitionCount, ScannerFilter, Scope, SubscribeOptions};
 use ff_script::wire;
 use tokio::{
-    sync::{Notify, Semaphore, mpsc},
+    sync::{Notify, Semaphore},
     time::Instant,
 };
 
@@ -53,11 +60,11 @@ use crate::{
     backoff::Backoff,
     bare::BareEvents,
     catchup,
-    fanout::{Fanout, SubscriptionId},
+    fanout::{Fanout, Joining, SubscriptionId},
+    queue::Queue,
     source::{LogSource, PageRead},
-    stream::Completions,
     telemetry,
-    vector::{Shown, Vector, Work},
+    vector::{Comparison, Shown, Vector, Work},
 };
 
 /// How many logs the hub reads with one round trip, and how many entries of each.
@@ -68,6 +75,11 @@ const CATCH_UPS_AT_ONCE: usize = 8;
 /// The pause before a log is read again that did not show what was pushed.
 const LATER: Duration = Duration::from_millis(50);
 
+/// How often heads are compared.
+const COMPARE_EVERY: Duration = Duration::from_secs(2);
+/// How often subscriptions are told where they stand.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+
 /// The subscriptions to one scope of completions.
 pub(crate) struct Hub {
     scope: Scope,
@@ -77,7 +89,12 @@ pub(crate) struct Hub {
     state: Mutex<State>,
     /// The reader has something to do.
     reader: Notify,
+    /// All heads are to be compared at once: something may have been missed.
     compare_heads: AtomicBool,
+    /// Messages that came, of any kind.
+    heard: AtomicU64,
+    /// The connection delivers nothing although there is something.
+    deaf: Notify,
     catch_up_turns: Semaphore,
     bare: BareEvents,
 }
@@ -102,6 +119,8 @@ impl Hub {
             state: Mutex::new(State { vector: Vector::new(scope, partitions), fanout: Fanout::default() }),
             reader: Notify::new(),
             compare_heads: AtomicBool::new(false),
+            heard: AtomicU64::new(0),
+            deaf: Notify::new(),
             catch_up_turns: Semaphore::new(CATCH_UPS_AT_ONCE),
             bare: BareEvents::default(),
         }
@@ -137,6 +156,7 @@ impl Hub {
         let mut positioned = Vec::new();
         let mut bare = Vec::new();
         for message in messages {
+            self.heard.fetch_add(1, Ordering::Relaxed);
             match wire::decode_push(self.scope, &message) {
                 Ok(decoded) => match decoded.payload.position {
                     Some(position) => {
@@ -192,8 +212,8 @@ impl Hub {
     /// As for a read.
     pub(crate) async fn start(self: &Arc<Self>) -> Result<(), EngineError> {
         let logs = self.lock().vector.logs();
-        let heads = self.source.heads(&logs).await?;
-        self.with_state(|State { vector, fanout }| vector.heads(&heads, fanout));
+        let (at_ms, starts) = self.source.starts(&logs).await?;
+        self.with_state(|State { vector, fanout }| vector.starts(at_ms, &starts, fanout));
         Ok(())
     }
 
@@ -203,13 +223,46 @@ impl Hub {
         self.reader.notify_one();
     }
 
+    /// Returns when the connection was found to deliver nothing although there is something.
+    pub(crate) async fn deaf(&self) {
+        self.deaf.notified().await;
+    }
+
+    /// Compares heads with where the cursors stand. Returns whether one lies beyond what was heard of.
+    async fn compare(self: &Arc<Self>, all: bool) -> Result<bool, EngineError> {
+        let asked: Comparison = self.lock().vector.compare(all);
+        let heads = self.source.heads(&asked.logs).await?;
+        Ok(self.with_state(|State { vector, .. }| vector.heads(&asked, &heads)))
+    }
+
     /// The task that reads logs for the hub.
     pub(crate) async fn read_logs(self: Arc<Self>) {
         let mut backoff = Backoff::reconnect();
         let mut last_later = Instant::now();
+        let mut next_compare = Instant::now() + COMPARE_EVERY;
+        // How much was heard when the last comparison found something unheard of.
+        let mut unheard: Option<u64> = None;
         loop {
-            let done = if self.compare_heads.swap(false, Ordering::AcqRel) {
-                self.start().await.inspect_err(|_| self.compare_heads.store(true, Ordering::Release))
+            let all = self.compare_heads.swap(false, Ordering::AcqRel);
+            let done = if all || Instant::now() >= next_compare {
+                let heard = self.heard.load(Ordering::Relaxed);
+                if !all && unheard.take() == Some(heard) {
+                    telemetry::count(telemetry::DEAF, 1);
+                    tracing::warn!("the subscriber's connection delivers nothing; making it anew");
+                    self.deaf.notify_one();
+                }
+                let compared = self.compare(all).await;
+                next_compare = Instant::now() + COMPARE_EVERY;
+                match compared {
+                    Ok(beyond) => {
+                        unheard = beyond.then_some(heard);
+                        Ok(())
+                    }
+                    Err(error) => {
+                        self.compare_heads.fetch_or(all, Ordering::AcqRel);
+                        Err(error)
+                    }
+                }
             } else {
                 let (work, later) = {
                     let vector = &mut self.lock().vector;
@@ -226,7 +279,8 @@ impl Hub {
                         Ok(())
                     }
                     (true, false) => {
-                        self.reader.notified().await;
+                        // Woken, or time to compare.
+                        let _ = tokio::time::timeout_at(next_compare, self.reader.notified()).await;
                         Ok(())
                     }
                 }
@@ -238,6 +292,21 @@ impl Hub {
                     backoff.pause().await;
                 }
             }
+        }
+    }
+
+    /// The task that tells subscriptions where they stand.
+    pub(crate) async fn tell_checkpoints(self: Arc<Self>) {
+        let mut told: Option<Arc<[LogCursor]>> = None;
+        loop {
+            tokio::time::sleep(CHECKPOINT_EVERY).await;
+            self.with_state(|State { vector, fanout }| {
+                let now = vector.snapshot();
+                if told.as_ref().is_none_or(|told| !Arc::ptr_eq(told, &now)) {
+                    fanout.checkpoint(&now);
+                    told = Some(now);
+                }
+            });
         }
     }
 
@@ -261,33 +330,44 @@ impl Hub {
         for work in work {
             if let Work::Epochs(log) = *work {
                 let ends = self.source.epochs(log).await?;
-                self.with_state(|State { vector, .. }| vector.epochs(log, &ends));
+                self.with_state(|State { vector, fanout }| vector.epochs(log, &ends, fanout));
             }
         }
         Ok(())
     }
 
-    /// Opens a subscription at the hub's vector. `keep` is kept for as long as the stream lives.
+    /// Opens a subscription: at `from`, or where the hub stands. `keep` is kept for as long as the membership lives.
     ///
     /// # Errors
     /// [`EngineError::ResourceExhausted`] at the configured number.
     pub(crate) fn subscribe(
         self: &Arc<Self>,
-        filter: &ScannerFilter,
+        options: &Arc<SubscribeOptions>,
+        framed: bool,
+        from: Option<Arc<[LogCursor]>>,
         keep: Arc<dyn Send + Sync>,
-    ) -> Result<CompletionStream, EngineError> {
-        let (queue, events) = mpsc::channel(self.capacity);
-        let joined = self.with_state(|State { fanout, .. }| {
+    ) -> Result<Joined, EngineError> {
+        let queue = Queue::new(options.capacity.map_or(self.capacity, NonZeroUsize::get));
+        let joined = self.with_state(|State { fanout, vector }| {
             let room = fanout.subscriptions() < self.max_subscriptions;
-            room.then(|| (fanout.join(filter, queue), fanout.subscriptions()))
+            room.then(|| {
+                let start = from.clone().unwrap_or_else(|| vector.snapshot());
+                let id = fanout.join(Joining { options: options.clone(), framed, queue: queue.clone(), from });
+                (id, start, fanout.subscriptions())
+            })
         });
-        let Some((id, subscriptions)) = joined else {
+        let Some((id, start, subscriptions)) = joined else {
             let reason =
                 format!("this process has {} of them; raise max_subscriptions or drop some", self.max_subscriptions);
             return Err(EngineError::ResourceExhausted { resource: "subscriptions", reason });
         };
         telemetry::level(telemetry::SUBSCRIPTIONS, subscriptions);
-        Ok(Box::pin(Completions::new(events, Membership { hub: self.clone(), id, _keep: keep })))
+        Ok(Joined { queue, start, membership: Membership { hub: self.clone(), id, _keep: keep } })
+    }
+
+    /// The time of the server (ms) up to which all that was committed has been handed to the subscriptions.
+    pub(crate) fn complete_as_of(&self) -> Option<u64> {
+        self.lock().vector.complete_as_of()
     }
 
     /// The number of subscriptions, and of those that read for themselves.
@@ -295,6 +375,14 @@ impl Hub {
         let state = self.lock();
         (state.fanout.subscriptions(), state.fanout.lagging())
     }
+}
+
+/// What a new subscription holds.
+pub(crate) struct Joined {
+    pub(crate) queue: Arc<Queue>,
+    /// Where it starts.
+    pub(crate) start: Arc<[LogCursor]>,
+    pub(crate) membership: Membership,
 }
 
 /// A place among the hub's subscriptions; dropping it gives the place back.

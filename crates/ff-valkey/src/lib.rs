@@ -8,8 +8,8 @@
 //! | `host`, `value` | running functions of the library, and the shapes of replies |
 //! | `subscriber` | the one connection that receives |
 //! | `hub` | where pushes and log pages meet; start reading here |
-//! | `vector`, `reading` | how far this process is in every log, and how a log is read (pure) |
-//! | `fanout`, `ring` | from one event to many queues (pure) |
+//! | `vector` | how far this process is in every log (pure) |
+//! | `fanout`, `ring`, `queue` | from one event to many queues (pure) |
 //! | `catchup`, `stream` | a subscription that is behind, and one as its owner polls it |
 //! | `bare` | events of other publishers |
 //! | `wake` | signals that work has come |
@@ -27,7 +27,8 @@ mod fanout;
 mod host;
 mod hub;
 mod inspect;
-mod reading;
+mod lag;
+mod queue;
 mod ring;
 #[cfg(test)]
 mod simulated;

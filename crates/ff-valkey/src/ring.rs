@@ -42,19 +42,29 @@ impl Ring {
         }
     }
 
+    /// Forgets the events of one log: a reader that was before what comes now has to ask the log.
+    pub(crate) fn forget(&mut self, index: usize) {
+        self.recent.retain(|recent| recent.index != index);
+        self.bytes = self.recent.iter().map(|recent| recent.bytes).sum();
+    }
+
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }
 
     /// Everything that was delivered of the logs `behind` after the positions in `vector`, in order; `None` if it no
-    /// longer is all here.
+    /// longer is all here, or if it holds something that the reader knows to be undone.
     pub(crate) fn after(&self, behind: &[usize], vector: &[LogCursor]) -> Option<Vec<&Arc<CompletionPayload>>> {
         let mut found: HashMap<usize, bool> = behind.iter().map(|index| (*index, false)).collect();
         let mut missing = Vec::new();
         for recent in &self.recent {
             let Some(found) = found.get_mut(&recent.index) else { continue };
-            *found |= recent.before == vector[recent.index].last();
+            let cursor = &vector[recent.index];
+            *found |= recent.before == cursor.last();
             if *found {
+                if recent.event.position.is_some_and(|position| cursor.has(position.entry)) {
+                    return None;
+                }
                 missing.push(&recent.event);
             }
         }

@@ -1,8 +1,14 @@
 //! A completion log as a server keeps it, with what can happen to it, for tests of what reads it.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
-use ff_core::{CompletionPayload, EntryId, ExecutionId, LogId, Namespace, Outcome, Position, Predecessor};
+use ff_core::{
+    CompletionPayload, EntryId, ExecutionId, Gap, GapCause, LogCursor, LogId, Namespace, Outcome, Position,
+    Predecessor, reader::epoch_ends,
+};
 use uuid::Uuid;
 
 use crate::vector::Shown;
@@ -17,8 +23,12 @@ pub(crate) struct Server {
     epochs: Vec<(u64, Predecessor)>,
     /// Epochs of all processes that ever wrote: no two share one.
     used: BTreeSet<u64>,
+    /// Whoever wrote last is gone.
+    deserted: bool,
     next: u64,
     step: u64,
+    /// Every entry that there ever was, with the one before it.
+    before: HashMap<EntryId, Option<EntryId>>,
 }
 
 impl Server {
@@ -28,8 +38,8 @@ impl Server {
 
     /// Numbers its events from `first` on by `step`.
     pub(crate) fn numbered(log: LogId, first: u64, step: u64) -> Self {
-        let (history, epochs, used) = Default::default();
-        Self { log, history, trimmed: 0, epochs, used, next: first, step }
+        let (history, epochs, used, before) = Default::default();
+        Self { log, history, trimmed: 0, epochs, used, deserted: false, next: first, step, before }
     }
 
     pub(crate) const fn next(&self) -> u64 {
@@ -57,7 +67,9 @@ impl Server {
         let last = self.history.last().map(|(id, ..)| *id);
         let epoch = self.epochs.last().map(|(epoch, _)| *epoch);
         match (last, epoch) {
-            (Some(last), Some(epoch)) if last.epoch == epoch => self.add(EntryId { epoch, seq: last.seq + 1 }, None),
+            (Some(last), Some(epoch)) if last.epoch == epoch && !self.deserted => {
+                self.add(EntryId { epoch, seq: last.seq + 1 }, None)
+            }
             _ => self.begin_epoch(10),
         }
     }
@@ -65,6 +77,8 @@ impl Server {
     fn add(&mut self, entry: EntryId, prev: Option<Predecessor>) -> Shown {
         let number = self.next;
         self.next += self.step;
+        self.deserted = false;
+        self.before.insert(entry, self.history.last().map(|(id, ..)| *id));
         self.history.push((entry, prev, number));
         Shown { entry, prev, event: Some(event(self.log, Some(entry), number)) }
     }
@@ -83,12 +97,26 @@ impl Server {
     /// Another process takes over: in order, or one that had not seen the last `lost` entries and whose clock may be
     /// behind.
     pub(crate) fn take_over(&mut self, lost: usize, behind: bool) -> Shown {
+        self.lose(lost);
+        let newest = self.used.last().copied().unwrap_or(0);
+        self.begin_epoch(if behind { 1 } else { newest + 10 })
+    }
+
+    /// The last entries are undone, and nobody writes for now.
+    pub(crate) fn lose(&mut self, lost: usize) {
+        self.deserted = true;
         self.history.truncate(self.history.len().saturating_sub(lost));
         self.trimmed = self.trimmed.min(self.history.len());
         let last = self.history.last().map(|(id, ..)| *id);
         self.epochs.retain(|(epoch, _)| last.is_some_and(|last| *epoch <= last.epoch));
-        let newest = self.used.last().copied().unwrap_or(0);
-        self.begin_epoch(if behind { 1 } else { newest + 10 })
+    }
+
+    /// Where a reader stands that has everything.
+    pub(crate) fn start(&self) -> LogCursor {
+        match self.history.last() {
+            Some((last, ..)) => LogCursor::at_end(&epoch_ends(&self.epochs, Some(*last))),
+            None => LogCursor::default(),
+        }
     }
 
     pub(crate) fn page(&self, after: Option<EntryId>, up_to: Option<EntryId>, limit: usize) -> Vec<Shown> {
@@ -99,7 +127,119 @@ impl Server {
     }
 
     pub(crate) fn ends(&self) -> Vec<EntryId> {
-        crate::reading::epoch_ends(&self.epochs, self.head())
+        epoch_ends(&self.epochs, self.head())
+    }
+}
+
+/// What one reader of one log was given, judged against what became of the log: nothing twice, nothing silent, no gap
+/// wider than the loss.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    /// Where the reader began.
+    start: Option<EntryId>,
+    /// What it has that was not undone, in order: entries, and whether they were delivered or given up.
+    chain: Vec<(EntryId, bool)>,
+    delivered: HashSet<EntryId>,
+    undone: Vec<EntryId>,
+}
+
+impl Account {
+    pub(crate) fn starting_after(start: Option<EntryId>) -> Self {
+        Self { start, ..Self::default() }
+    }
+
+    pub(crate) fn delivered(&mut self, entry: EntryId) -> Result<(), String> {
+        self.chain.push((entry, true));
+        if self.delivered.insert(entry) { Ok(()) } else { Err(format!("{entry} came twice")) }
+    }
+
+    fn last(&self) -> Option<EntryId> {
+        self.chain.last().map(|(entry, _)| *entry).or(self.start)
+    }
+
+    /// Takes a declared gap, as the log stands now.
+    pub(crate) fn gap(&mut self, gap: &Gap, server: &Server) -> Result<(), String> {
+        let last = self.last();
+        if gap.cause.is_undone() {
+            if last != Some(gap.through) {
+                return Err(format!("{gap}: the reader was at {last:?}"));
+            }
+            while self.last() != gap.after {
+                match self.chain.pop() {
+                    Some((entry, delivered)) => self.undone.extend(delivered.then_some(entry)),
+                    // What lies before the reader's start was undone as well.
+                    None => {
+                        self.start = gap.after;
+                        break;
+                    }
+                }
+            }
+            return Ok(());
+        }
+        if gap.cause != GapCause::Trimmed {
+            return Err(format!("{gap}: nothing here causes that"));
+        }
+        if gap.after != last {
+            return Err(format!("{gap}: the reader was at {last:?}"));
+        }
+        // From its end back to where the reader was, along what the log once was.
+        let mut covered = Vec::new();
+        let mut at = Some(gap.through);
+        while at != gap.after {
+            let entry = at.ok_or_else(|| format!("{gap}: it does not follow {:?}", gap.after))?;
+            if server.holds(entry) {
+                return Err(format!("{gap}: the log still holds {entry}"));
+            }
+            covered.push((entry, false));
+            at = *server.before.get(&entry).ok_or_else(|| format!("{gap}: there never was {entry}"))?;
+        }
+        self.chain.extend(covered.into_iter().rev());
+        Ok(())
+    }
+
+    /// At the end, when the reader has seen all that there is.
+    pub(crate) fn settle(&self, server: &Server) -> Result<(), String> {
+        if let Some(wrong) = self.undone.iter().find(|entry| server.tells_of(**entry)) {
+            return Err(format!("{wrong} was declared undone and is not"));
+        }
+        let history = server.history.iter().map(|(id, ..)| *id);
+        let from = match self.start {
+            Some(start) => server.history.iter().position(|(id, ..)| *id == start).map(|at| at + 1),
+            None => Some(0),
+        };
+        let from = from.ok_or_else(|| format!("the reader's start {:?} was undone without a word", self.start))?;
+        let expected: Vec<EntryId> = history.skip(from).collect();
+        let found: Vec<EntryId> = self.chain.iter().map(|(entry, _)| *entry).collect();
+        if expected == found {
+            return Ok(());
+        }
+        let same = expected.iter().zip(&found).take_while(|(expected, found)| expected == found).count();
+        let (wanted, came) = (&expected[same..], &found[same..]);
+        Err(format!("after {same} entries: expected {wanted:?}, found {came:?}"))
+    }
+}
+
+impl Server {
+    fn holds(&self, entry: EntryId) -> bool {
+        self.entries().iter().any(|(id, ..)| *id == entry)
+    }
+
+    fn tells_of(&self, entry: EntryId) -> bool {
+        self.history.iter().any(|(id, ..)| *id == entry)
+    }
+
+    /// The entry before this one.
+    pub(crate) fn before(&self, entry: EntryId) -> Option<EntryId> {
+        self.before.get(&entry).copied().flatten()
+    }
+
+    /// The entry before the oldest one that is there.
+    pub(crate) fn before_first(&self) -> Option<EntryId> {
+        self.history[..self.trimmed].last().map(|(id, ..)| *id)
+    }
+
+    pub(crate) fn last(&self) -> Option<EntryId> {
+        self.history.last().map(|(id, ..)| *id)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use ff_core::{EngineError, EntryId, LogId};
+use ff_core::{EngineError, EntryId, LogCursor, LogId, Partition, Scope, reader::epoch_ends};
 use ff_script::keys;
 use fred::{
     error::Error,
@@ -11,7 +11,12 @@ use fred::{
     types::{ClusterHash, CustomCommand, Value},
 };
 
-use crate::{ValkeyHost, reading::epoch_ends, value, vector::Shown};
+use crate::{
+    ValkeyHost,
+    lag::LogFacts,
+    value,
+    vector::{Heads, Shown},
+};
 
 /// Which entries of a log to read.
 #[derive(Debug, Clone, Copy)]
@@ -27,8 +32,10 @@ pub(crate) struct PageRead {
 /// Where logs are read: the primary, or a simulation.
 #[async_trait]
 pub(crate) trait LogSource: Send + Sync + 'static {
-    /// The last entry of each log.
-    async fn heads(&self, logs: &[LogId]) -> Result<Vec<Option<EntryId>>, EngineError>;
+    /// The server's time (ms), and then where each log stands, with its history.
+    async fn starts(&self, logs: &[LogId]) -> Result<(u64, Vec<LogCursor>), EngineError>;
+    /// The server's time, and then the last entry of each log.
+    async fn heads(&self, logs: &[LogId]) -> Result<Heads, EngineError>;
     /// One page of each of several logs, with one round trip.
     async fn pages(&self, reads: &[PageRead]) -> Result<Vec<Vec<Shown>>, EngineError>;
     /// The last entries of a log's epochs, newest first.
@@ -55,12 +62,97 @@ impl ServerLogs {
     }
 }
 
+impl ServerLogs {
+    /// The logs of a scope of so many partitions.
+    pub(crate) fn all(scope: Scope, partitions: usize) -> Vec<LogId> {
+        let numbers = 0..u16::try_from(partitions).unwrap_or(u16::MAX);
+        numbers.map(|number| LogId { partition: Partition::new(number), scope }).collect()
+    }
+
+    /// What logs tell about themselves, and about the entry after a position in each.
+    pub(crate) async fn facts(&self, of: &[(LogId, Option<EntryId>)]) -> Result<Vec<LogFacts>, EngineError> {
+        const OP: &str = "reading what the completion logs hold";
+        if of.is_empty() {
+            return Ok(Vec::new());
+        }
+        let commands = |(log, after): &(LogId, Option<EntryId>)| {
+            let page = |after| page_command(&PageRead { log: *log, after, up_to: None, limit: 1 });
+            let length = ("XLEN", vec![keys::completion_log(*log).into()]);
+            [head_command(*log), epochs_command(*log), page(None), page(*after), length]
+        };
+        let answers = self.ask(OP, of.iter().flat_map(commands).collect()).await?;
+        let mut answers = answers.into_iter();
+        let mut next = || answers.next().unwrap_or(Value::Null);
+        let mut facts = |log: LogId| {
+            let at = |value: Value| -> Option<(Option<EntryId>, Option<u64>)> {
+                let entry = value::entries(value)?.into_iter().next();
+                let shown = entry.map(|(id, fields)| value::shown(log, id, &fields));
+                let at = shown.as_ref().and_then(|shown| shown.event.as_ref()?.produced_at_ms);
+                Some((shown.map(|shown| shown.entry), at))
+            };
+            let (head, last_at) = at(next())?;
+            let ends = epoch_ends(&value::epochs(next())?, head);
+            let ((_, first_at), (_, unread_at)) = (at(next())?, at(next())?);
+            let len = std::str::from_utf8(&value::string(next())?).ok()?.parse().ok()?;
+            Some(LogFacts { ends, len, first_at, last_at, unread_at })
+        };
+        of.iter().map(|(log, _)| facts(*log)).collect::<Option<_>>().ok_or_else(|| malformed(OP))
+    }
+
+    /// The id of the last entry that each of these logs was ever given; `None` where the log is not there.
+    async fn last_ids(&self, op: &str, logs: impl Iterator<Item = LogId>) -> Result<Vec<Option<EntryId>>, EngineError> {
+        let pipeline = self.0.reads().pipeline();
+        let mut asked = 0;
+        for log in logs {
+            let command = CustomCommand::new_static("XINFO", ClusterHash::Offset(1), false);
+            let args: Vec<Value> = vec!["STREAM".into(), keys::completion_log(log).into()];
+            let queued: Result<(), Error> = pipeline.custom(command, args).await;
+            queued.map_err(|error| self.0.doing(op).failed(error))?;
+            asked += 1;
+        }
+        if asked == 0 {
+            return Ok(Vec::new());
+        }
+        let answers = pipeline.try_all::<Value>().await;
+        let last = |answer: Result<Value, Error>| match answer {
+            Ok(info) => Ok(value::last_generated_id(info)),
+            Err(error) if error.details().contains("no such key") => Ok(None),
+            Err(error) => Err(self.0.doing(op).failed(error)),
+        };
+        let last: Vec<_> = answers.into_iter().map(last).collect::<Result<_, _>>()?;
+        if last.len() == asked { Ok(last) } else { Err(malformed(op)) }
+    }
+}
+
 fn malformed(op: &str) -> EngineError {
     EngineError::transport(op, "the server's answer has an unknown shape")
 }
 
-fn head_command(log: LogId) -> (&'static str, Vec<Value>) {
+type Command = (&'static str, Vec<Value>);
+
+fn time_command() -> Command {
+    ("TIME", Vec::new())
+}
+
+fn time_of(value: Value) -> Option<u64> {
+    let parts = value::strings(value)?;
+    let number = |at: usize| std::str::from_utf8(parts.get(at)?).ok()?.parse::<u64>().ok();
+    Some(number(0)? * 1000 + number(1)? / 1000)
+}
+
+fn epochs_command(log: LogId) -> Command {
+    ("HGETALL", vec![keys::log_epochs(log).into()])
+}
+
+fn head_command(log: LogId) -> Command {
     ("XREVRANGE", vec![keys::completion_log(log).into(), "+".into(), "-".into(), "COUNT".into(), "1".into()])
+}
+
+fn page_command(read: &PageRead) -> Command {
+    let from = read.after.map_or_else(|| "-".to_owned(), |after| format!("({after}"));
+    let to = read.up_to.map_or_else(|| "+".to_owned(), |up_to| up_to.to_string());
+    let limit = read.limit.to_string();
+    ("XRANGE", vec![keys::completion_log(read.log).into(), from.into(), to.into(), "COUNT".into(), limit.into()])
 }
 
 fn head_of(value: Value) -> Option<Option<EntryId>> {
@@ -69,24 +161,42 @@ fn head_of(value: Value) -> Option<Option<EntryId>> {
 
 #[async_trait]
 impl LogSource for ServerLogs {
-    async fn heads(&self, logs: &[LogId]) -> Result<Vec<Option<EntryId>>, EngineError> {
+    async fn starts(&self, logs: &[LogId]) -> Result<(u64, Vec<LogCursor>), EngineError> {
+        const OP: &str = "reading where the completion logs stand";
+        let heads = logs.iter().map(|log| head_command(*log));
+        // After the heads, see `epoch_ends`.
+        let epochs = logs.iter().map(|log| epochs_command(*log));
+        let mut answers = self.ask(OP, std::iter::once(time_command()).chain(heads).chain(epochs).collect()).await?;
+        let epochs: Option<Vec<_>> = answers.split_off(1 + logs.len()).into_iter().map(value::epochs).collect();
+        let heads: Option<Vec<_>> = answers.split_off(1).into_iter().map(head_of).collect();
+        let at_ms = answers.pop().and_then(time_of);
+        let (Some(at_ms), Some(mut heads), Some(epochs)) = (at_ms, heads, epochs) else { return Err(malformed(OP)) };
+        // A log that was trimmed to nothing still knows which entry was its last.
+        let empty: Vec<usize> = (0..logs.len()).filter(|at| heads[*at].is_none() && !epochs[*at].is_empty()).collect();
+        let last = self.last_ids(OP, empty.iter().map(|at| logs[*at])).await?;
+        for (at, last) in empty.into_iter().zip(last) {
+            heads[at] = last;
+        }
+        let cursor = |(head, epochs): (&Option<EntryId>, &Vec<_>)| match head {
+            Some(head) => LogCursor::at_end(&epoch_ends(epochs, Some(*head))),
+            None => LogCursor::default(),
+        };
+        Ok((at_ms, heads.iter().zip(&epochs).map(cursor).collect()))
+    }
+
+    async fn heads(&self, logs: &[LogId]) -> Result<Heads, EngineError> {
         const OP: &str = "reading the heads of the completion logs";
-        let answers = self.ask(OP, logs.iter().map(|log| head_command(*log)).collect()).await?;
-        answers.into_iter().map(head_of).collect::<Option<_>>().ok_or_else(|| malformed(OP))
+        let heads = logs.iter().map(|log| head_command(*log));
+        let mut answers = self.ask(OP, std::iter::once(time_command()).chain(heads).collect()).await?;
+        let heads: Option<Vec<_>> = answers.split_off(1).into_iter().map(head_of).collect();
+        let at_ms = answers.pop().and_then(time_of);
+        let (Some(at_ms), Some(heads)) = (at_ms, heads) else { return Err(malformed(OP)) };
+        Ok(Heads { at_ms, heads })
     }
 
     async fn pages(&self, reads: &[PageRead]) -> Result<Vec<Vec<Shown>>, EngineError> {
         const OP: &str = "reading completion logs";
-        let command = |read: &PageRead| {
-            let from = read.after.map_or_else(|| "-".to_owned(), |after| format!("({after}"));
-            let to = read.up_to.map_or_else(|| "+".to_owned(), |up_to| up_to.to_string());
-            let limit = read.limit.to_string();
-            (
-                "XRANGE",
-                vec![keys::completion_log(read.log).into(), from.into(), to.into(), "COUNT".into(), limit.into()],
-            )
-        };
-        let answers = self.ask(OP, reads.iter().map(command).collect()).await?;
+        let answers = self.ask(OP, reads.iter().map(page_command).collect()).await?;
         let page = |(read, answer): (&PageRead, Value)| {
             let entries = value::entries(answer)?;
             Some(entries.iter().map(|(id, fields)| value::shown(read.log, *id, fields)).collect())
@@ -96,9 +206,9 @@ impl LogSource for ServerLogs {
 
     async fn epochs(&self, log: LogId) -> Result<Vec<EntryId>, EngineError> {
         const OP: &str = "reading the epochs of a completion log";
-        let hash = ("HGETALL", vec![keys::log_epochs(log).into()]);
-        let answers = self.ask(OP, vec![hash, head_command(log)]).await?;
-        let [epochs, head] = <[Value; 2]>::try_from(answers).map_err(|_| malformed(OP))?;
+        // The head first, see `epoch_ends`.
+        let answers = self.ask(OP, vec![head_command(log), epochs_command(log)]).await?;
+        let [head, epochs] = <[Value; 2]>::try_from(answers).map_err(|_| malformed(OP))?;
         let epochs = value::epochs(epochs).ok_or_else(|| malformed(OP))?;
         Ok(epoch_ends(&epochs, head_of(head).ok_or_else(|| malformed(OP))?))
     }

@@ -9,10 +9,18 @@
 //! After a reconnect nothing is subscribed. The task here subscribes again, with the same barrier, and tells the hub,
 //! which compares the logs' heads with what it has: what was published meanwhile is in the logs. It never gives up; what
 //! is in the way shows in warnings, in metrics and in the backend's health.
+//!
+//! A connection whose other end is gone without a word stays open for minutes. So it is asked with a PING every
+//! [`PING_EVERY`], and made anew when neither an answer nor any message came within [`PING_LIMIT`]: in a flood of
+//! messages the answer may be late, and the messages prove as much.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use ff_core::EngineError;
@@ -38,6 +46,10 @@ use crate::{
 /// Messages that wait in this process for the pump; what exceeds it is read from the logs.
 const MESSAGE_CAPACITY: usize = 8192;
 
+/// How often the connection is asked whether it is there, and how long its silence is borne.
+const PING_EVERY: Duration = Duration::from_secs(1);
+const PING_LIMIT: Duration = Duration::from_millis(1_500);
+
 /// What the rest of the process does with what the connection tells.
 pub(crate) trait Listener: Send + Sync + 'static {
     /// Messages in the order of their arrival, as many as are at hand.
@@ -59,7 +71,12 @@ pub(crate) struct Subscriber {
 struct Shared {
     client: Client,
     config: Arc<ValkeyConfig>,
-    channels: Arc<[String]>,
+    /// All that is subscribed to, again after every reconnect.
+    channels: Arc<Mutex<Vec<String>>>,
+    /// The channel that is nobody else's.
+    own: Arc<str>,
+    /// Messages that came.
+    heard: Arc<AtomicU64>,
     barriers: Arc<AtomicU64>,
     subscribed: Arc<AtomicBool>,
     last_error: LastError,
@@ -83,19 +100,14 @@ impl Subscriber {
         let shared = Shared {
             client: connection.get().clone(),
             config: Arc::new(config.clone()),
-            channels: channels.into(),
+            own: channels.last().map_or("", String::as_str).into(),
+            channels: Arc::new(Mutex::new(channels)),
+            heard: Arc::default(),
             barriers: Arc::default(),
             subscribed: Arc::default(),
             last_error,
         };
-        loop {
-            while reconnects.try_recv().is_ok() {}
-            shared.establish().await?;
-            // The barrier may have been answered by a newer connection than the one that was subscribed.
-            if reconnects.is_empty() {
-                break;
-            }
-        }
+        shared.subscribe_now(&mut reconnects, &shared.own).await?;
         shared.subscribed.store(true, Ordering::Relaxed);
         Ok(Self { shared, connection, messages, reconnects })
     }
@@ -105,22 +117,59 @@ impl Subscriber {
         self.shared.subscribed.clone()
     }
 
-    /// The connection to keep, and two tasks to run: one hands on messages, one subscribes again after reconnects.
-    pub(crate) fn run<L: Listener>(
-        self,
-        listener: Arc<L>,
-    ) -> (Connection, impl Future<Output = ()> + Send, impl Future<Output = ()> + Send) {
-        let pump = pump(self.messages, listener.clone());
-        let keep = self.shared.keep(self.reconnects, listener);
-        (self.connection, pump, keep)
+    /// The means to speak to the connection later.
+    pub(crate) fn handle(&self) -> SubscriberHandle {
+        SubscriberHandle(self.shared.clone())
+    }
+
+    /// The connection to keep, and what to run as tasks: one hands on messages, one subscribes again after reconnects,
+    /// one watches over the connection.
+    pub(crate) fn run<L: Listener>(self, listener: Arc<L>) -> (Connection, [BoxedTask; 3]) {
+        let Self { shared, connection, messages, reconnects } = self;
+        let pump = pump(messages, listener.clone(), shared.heard.clone());
+        let (keep, watch) = (shared.clone().keep(reconnects, listener), shared.watch());
+        (connection, [Box::pin(pump), Box::pin(keep), Box::pin(watch)])
     }
 }
 
-async fn pump<L: Listener>(mut messages: Receiver<Message>, listener: Arc<L>) {
+type BoxedTask = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Speaks to the subscriber's connection.
+#[derive(Debug, Clone)]
+pub(crate) struct SubscriberHandle(Shared);
+
+impl SubscriberHandle {
+    /// Subscribes to one more channel; the server has acknowledged it when this returns.
+    ///
+    /// # Errors
+    /// As for [`Subscriber::open`].
+    pub(crate) async fn add_channel(&self, channel: &str) -> Result<(), EngineError> {
+        let Self(shared) = self;
+        let mut reconnects = shared.client.reconnect_rx();
+        // Others may subscribe to the channel, so a channel of this process's own comes with it as the witness.
+        let witness = format!("{}:{channel}", shared.own);
+        shared.channels().extend([channel.to_owned(), witness.clone()]);
+        let added = shared.subscribe_now(&mut reconnects, &witness).await;
+        if added.is_err() {
+            // The server refuses all channels of a command together.
+            shared.channels().retain(|other| other != channel && *other != witness);
+        }
+        added
+    }
+
+    /// Makes the connection anew.
+    pub(crate) async fn reconnect(&self) {
+        self.0.reconnect().await;
+    }
+}
+
+async fn pump<L: Listener>(mut messages: Receiver<Message>, listener: Arc<L>, heard: Arc<AtomicU64>) {
     /// One lock for many messages, but not so many that others wait for it.
     const AT_ONCE: usize = 64;
     loop {
-        match messages.recv().await {
+        let received = messages.recv().await;
+        heard.fetch_add(1, Ordering::Relaxed);
+        match received {
             Ok(first) => {
                 let mut overrun = 0;
                 let mut more = std::iter::from_fn(|| match messages.try_recv() {
@@ -162,7 +211,7 @@ impl Shared {
             let mut backoff = Backoff::reconnect();
             loop {
                 while reconnects.try_recv().is_ok() {}
-                match self.establish().await {
+                match self.establish(&self.own).await {
                     Ok(()) if reconnects.is_empty() => break,
                     Ok(()) => {}
                     Err(error) => {
@@ -178,36 +227,73 @@ impl Shared {
         }
     }
 
-    /// Subscribes and waits for the server's acknowledgement.
-    async fn establish(&self) -> Result<(), EngineError> {
-        let op = format!("subscribing to {}", self.channels.join(" and "));
+    fn channels(&self) -> MutexGuard<'_, Vec<String>> {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Subscribes on a connection that is still the same when the server has acknowledged it.
+    async fn subscribe_now(&self, reconnects: &mut Receiver<Server>, witness: &str) -> Result<(), EngineError> {
+        loop {
+            while reconnects.try_recv().is_ok() {}
+            self.establish(witness).await?;
+            // The barrier may have been answered by a newer connection than the one that was subscribed.
+            if reconnects.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Asks again and again whether the server is there.
+    async fn watch(self) {
+        loop {
+            tokio::time::sleep(PING_EVERY).await;
+            if !self.client.is_connected() {
+                continue;
+            }
+            let heard = self.heard.load(Ordering::Relaxed);
+            let ping = CustomCommand::new_static("PING", ClusterHash::Random, false);
+            let answer = self.client.custom::<Value, Value>(ping, vec![Value::from("ff-alive")]);
+            if tokio::time::timeout(PING_LIMIT, answer).await.is_err() && self.heard.load(Ordering::Relaxed) == heard {
+                telemetry::count(telemetry::DEAD, 1);
+                tracing::warn!(limit = ?PING_LIMIT, "the subscriber's connection does not answer; making it anew");
+                self.reconnect().await;
+            }
+        }
+    }
+
+    async fn reconnect(&self) {
+        if let Err(error) = self.client.force_reconnection().await {
+            tracing::debug!(%error, "dropping the subscriber's connection failed");
+        }
+    }
+
+    /// Subscribes and waits for the server's acknowledgement. All channels are granted or refused together; `witness` is
+    /// the one that is asked about.
+    async fn establish(&self, witness: &str) -> Result<(), EngineError> {
+        let channels = self.channels().clone();
+        let op = format!("subscribing to {}", channels.join(" and "));
         let doing = Doing::command(&op, &self.config);
         // A SUBSCRIBE that the library repeats by itself would come after the barrier. This join polls in order.
         let client = self.client.with_options(&Options { max_attempts: Some(1), ..Options::default() });
         let barrier = format!("ff-barrier-{}", self.barriers.fetch_add(1, Ordering::Relaxed));
         let ping = CustomCommand::new_static("PING", ClusterHash::Random, false);
-        let (subscribed, answer): (Result<(), Error>, Result<Value, Error>) = futures::join!(
-            client.subscribe(self.channels.to_vec()),
-            client.custom(ping, vec![Value::from(barrier.as_str())])
-        );
+        let (subscribed, answer): (Result<(), Error>, Result<Value, Error>) =
+            futures::join!(client.subscribe(channels), client.custom(ping, vec![Value::from(barrier.as_str())]));
         subscribed.map_err(|error| doing.failed(error))?;
         let answer = answer.map_err(|error| doing.failed(error))?;
         if value::string(answer).is_some_and(|answer| answer == barrier.as_bytes()) {
-            return if self.is_refused().await { Err(doing.denied("NOPERM for a channel")) } else { Ok(()) };
+            return if self.is_refused(witness).await { Err(doing.denied("NOPERM for a channel")) } else { Ok(()) };
         }
         // Answers and commands are out of step on this connection.
-        if let Err(error) = self.client.force_reconnection().await {
-            tracing::debug!(%error, "dropping the subscriber's connection failed");
-        }
+        self.reconnect().await;
         Err(EngineError::transport(op, "the connection answered something else than was asked"))
     }
 
-    /// Whether the server has no subscriber of this process's own channel. Who may not ask has to rely on the barrier.
-    async fn is_refused(&self) -> bool {
-        let Some(own) = self.channels.last() else { return false };
+    /// Whether the server has no subscriber of a channel. Who may not ask has to rely on the barrier.
+    async fn is_refused(&self, channel: &str) -> bool {
         let command = CustomCommand::new_static("PUBSUB", ClusterHash::Random, false);
         let answer: Result<Value, Error> =
-            self.client.custom(command, vec![Value::from("NUMSUB"), Value::from(own.as_str())]).await;
+            self.client.custom(command, vec![Value::from("NUMSUB"), Value::from(channel)]).await;
         let subscribers = answer.ok().and_then(value::pairs).and_then(|pairs| Some(pairs.first()?.1.clone()));
         subscribers.is_some_and(|count| count == "0".as_bytes())
     }

@@ -8,7 +8,7 @@ pub const DELIVERED: &str = "ff_completion_delivered_total";
 pub const FILTERED: &str = "ff_completion_filtered_total";
 /// Completions shown again after they had been passed.
 pub const DUPLICATES: &str = "ff_completion_duplicates_total";
-/// Places at which a log no longer holds what follows the reader; label `cause`: `trimmed` or `rewritten`.
+/// Declared gaps; label `cause`: `trimmed`, `history_rewritten`, `log_recreated`, `unreadable` or `overflow`.
 pub const GAPS: &str = "ff_completion_gaps_total";
 /// Pushes whose entry the log did not show, even after several reads.
 pub const UNKNOWN: &str = "ff_completion_unknown_total";
@@ -22,6 +22,10 @@ pub const LAGGED: &str = "ff_subscription_lagged_total";
 pub const SUBSCRIPTIONS: &str = "ff_subscriptions";
 /// How often the subscriber's connection came back.
 pub const RECONNECTS: &str = "ff_subscriber_reconnects_total";
+/// How often the subscriber's connection was made anew because it did not answer.
+pub const DEAD: &str = "ff_subscriber_dead_total";
+/// How often the subscriber's connection was made anew because it delivered nothing.
+pub const DEAF: &str = "ff_subscriber_deaf_total";
 /// Pushes lost inside this process before they were looked at; the log is read in their place.
 pub const OVERRUN: &str = "ff_subscriber_overrun_total";
 /// Events without a position that wait for what a filter needs.

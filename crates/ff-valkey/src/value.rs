@@ -65,6 +65,22 @@ pub(crate) fn pairs(value: Value) -> Option<Fields> {
     }
 }
 
+/// `last-generated-id` of the reply of XINFO STREAM, unless the stream has never held anything.
+pub(crate) fn last_generated_id(info: Value) -> Option<EntryId> {
+    let value = match info {
+        Value::Map(map) => map.inner().into_iter().find(|(key, _)| key.as_bytes() == b"last-generated-id")?.1,
+        Value::Array(items) => {
+            let mut items = items.into_iter();
+            std::iter::from_fn(|| Some((items.next()?, items.next()?)))
+                .find(|(key, _)| string(key.clone()).is_some_and(|key| key == "last-generated-id".as_bytes()))?
+                .1
+        }
+        _ => return None,
+    };
+    let id: EntryId = std::str::from_utf8(&string(value)?).ok()?.parse().ok()?;
+    (id != EntryId { epoch: 0, seq: 0 }).then_some(id)
+}
+
 /// An entry of `log` as readers take it. One that is no completion keeps its place.
 pub(crate) fn shown(log: LogId, entry: EntryId, fields: &[(Bytes, Bytes)]) -> Shown {
     match wire::decode_entry(log, entry, fields) {

@@ -3,10 +3,13 @@
 //! # States of a log
 //!
 //! ```text
-//! Starting --heads--> Live --push that does not follow, or a head beyond the cursor--> Reading
-//!                      ^                                                                  |
-//!                      +--- end of the log reached, and every held push is accounted for -+
+//! Starting --starts--> Live --push that does not follow, or a head that is not the cursor's--> Reading
+//!                       ^                                                                         |
+//!                       +------ end of the log reached, and every held push is accounted for -----+
 //! ```
+//!
+//! A head that lies beyond the cursor means that entries were not pushed; one that was passed long ago, or none at all,
+//! that the log may have lost what was delivered. Only the log's epochs tell, so they are looked up.
 //!
 //! While a log is read its pushes are held, not delivered: they would overtake what is being read. At the end of the
 //! log they are judged again in the order in which they came. What is known by then is dropped, what follows is
@@ -15,9 +18,11 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use ff_core::{CompletionPayload, EntryId, LogCursor, LogId, Partition, PartitionCount, Predecessor, Scope, Verdict};
-
-use crate::reading::{GapCause, LogReading, Step};
+use ff_core::{
+    CompletionPayload, EntryId, Gap, GapCause, LogCursor, LogId, Partition, PartitionCount, Predecessor, Scope,
+    Verdict,
+    reader::{LogReading, Step},
+};
 
 /// How many pushes of logs that are being read are held; what exceeds it is read from the log.
 const HELD_PUSHES: usize = 4096;
@@ -38,9 +43,8 @@ pub(crate) struct Shown {
 pub(crate) trait Deliver {
     /// `before` is the vector up to and excluding this event.
     fn deliver(&mut self, event: &Arc<CompletionPayload>, before: &[LogCursor]);
-    /// Entries are missing, or cannot be read.
-    fn gap(&mut self, log: LogId, cause: GapCause, after: Option<EntryId>, next: EntryId);
-    fn unreadable(&mut self, log: LogId, entry: EntryId);
+    /// Entries are missing, or were undone. `before` is the vector up to and excluding them.
+    fn gap(&mut self, gap: &Gap, before: &[LogCursor]);
     fn duplicate(&mut self);
     /// A push was given up.
     fn unknown(&mut self, log: LogId, entry: EntryId);
@@ -92,8 +96,10 @@ struct Held {
 enum Claim {
     /// The entry itself, pushed.
     Push(Shown),
-    /// Its id only: the head of the log, or a push that was not kept.
+    /// Its id only: a push that was not kept.
     Id(EntryId),
+    /// Its id only: the head of the log at this time of the server (ms).
+    Head(EntryId, u64),
 }
 
 /// The cursors of all logs of one scope.
@@ -105,6 +111,28 @@ pub(crate) struct Vector {
     /// Logs in [`Mode::Reading`], in the order in which they are served.
     reading: VecDeque<usize>,
     held: usize,
+    /// The time of the server (ms) up to which everything of each log has been delivered.
+    complete_as_of: Vec<u64>,
+    /// The logs of which a push was delivered since the heads were last compared.
+    confirmed: Vec<bool>,
+    /// The logs that were seen to be empty, and why is known.
+    empty: Vec<bool>,
+    snapshot: Option<Arc<[LogCursor]>>,
+}
+
+/// What the heads were compared with: where the cursors stood when they were asked for.
+#[derive(Debug)]
+pub(crate) struct Comparison {
+    pub(crate) logs: Vec<LogId>,
+    before: Arc<[LogCursor]>,
+}
+
+/// The last entry of each log that was asked about.
+#[derive(Debug)]
+pub(crate) struct Heads {
+    /// The server's time (ms), taken before the heads.
+    pub(crate) at_ms: u64,
+    pub(crate) heads: Vec<Option<EntryId>>,
 }
 
 impl Vector {
@@ -116,7 +144,22 @@ impl Vector {
             modes: (0..logs).map(|_| Mode::Starting(Held::default())).collect(),
             reading: VecDeque::new(),
             held: 0,
+            complete_as_of: vec![0; logs],
+            confirmed: vec![false; logs],
+            empty: vec![false; logs],
+            snapshot: None,
         }
+    }
+
+    /// The cursors as they stand, shared until one of them moves.
+    pub(crate) fn snapshot(&mut self) -> Arc<[LogCursor]> {
+        self.snapshot.get_or_insert_with(|| self.cursors.as_slice().into()).clone()
+    }
+
+    /// The time of the server (ms) up to which everything committed has been delivered; `None` before all logs were
+    /// read.
+    pub(crate) fn complete_as_of(&self) -> Option<u64> {
+        self.complete_as_of.iter().copied().min().filter(|at| *at > 0)
     }
 
     pub(crate) fn cursors(&self) -> &[LogCursor] {
@@ -149,9 +192,12 @@ impl Vector {
         match &mut self.modes[index] {
             Mode::Live => match self.cursors[index].judge(shown.entry, shown.prev) {
                 Verdict::Duplicate => out.duplicate(),
-                Verdict::Deliver => self.deliver(index, &shown, out),
+                Verdict::Deliver => {
+                    self.confirmed[index] = true;
+                    self.deliver(index, &shown, out);
+                }
                 Verdict::ReadLog => {
-                    self.start_reading(index, Held::default());
+                    self.start_reading(index, Want::Page);
                     self.hold(index, shown);
                 }
             },
@@ -160,28 +206,66 @@ impl Vector {
         true
     }
 
-    /// Takes the heads of all logs, read after the subscription was acknowledged: the first ones are where this
-    /// process begins, later ones show which logs have gone on meanwhile.
-    pub(crate) fn heads(&mut self, heads: &[Option<EntryId>], out: &mut impl Deliver) {
-        for (index, head) in heads.iter().enumerate().take(self.cursors.len()) {
-            match &mut self.modes[index] {
-                Mode::Starting(held) => {
-                    let held = std::mem::take(held);
-                    self.cursors[index] = LogCursor::after(*head);
-                    self.modes[index] = Mode::Live;
-                    self.settle_start(index, held, out);
-                }
-                Mode::Live | Mode::Reading(_) => {
-                    let Some(head) = *head else { continue };
-                    if self.cursors[index].judge(head, None) == Verdict::Duplicate {
-                        continue;
-                    }
+    /// Takes where all logs stand, read after the subscription was acknowledged: there this process begins.
+    pub(crate) fn starts(&mut self, at_ms: u64, starts: &[LogCursor], out: &mut impl Deliver) {
+        for (index, start) in starts.iter().enumerate().take(self.cursors.len()) {
+            let Mode::Starting(held) = &mut self.modes[index] else { continue };
+            let mut held = std::mem::take(held);
+            held.seen_by_read = 0;
+            self.modes[index] = Mode::Live;
+            self.set(index, start.clone());
+            self.complete_as_of[index] = at_ms;
+            self.empty[index] = start.last().is_none();
+            let reading = self.reading_from(index, held, Want::Page);
+            self.settle(index, reading, out);
+        }
+    }
+
+    /// Which heads to compare: of all logs, or of those of which nothing was heard since the last time.
+    pub(crate) fn compare(&mut self, all: bool) -> Comparison {
+        let confirmed = std::mem::replace(&mut self.confirmed, vec![false; self.cursors.len()]);
+        let logs = (0..self.cursors.len()).filter(|index| all || !confirmed[*index]).map(|index| self.log(index));
+        Comparison { logs: logs.collect(), before: self.snapshot() }
+    }
+
+    /// Takes the heads that were asked for. Returns whether one of them lies beyond what was heard of.
+    pub(crate) fn heads(&mut self, asked: &Comparison, heads: &Heads) -> bool {
+        let mut beyond = false;
+        for (log, head) in asked.logs.iter().zip(&heads.heads) {
+            let Some(index) = self.index(*log) else { continue };
+            let was_empty = std::mem::replace(&mut self.empty[index], head.is_none());
+            let before = &asked.before[index];
+            match *head {
+                _ if matches!(self.modes[index], Mode::Starting(_)) => {}
+                Some(head) if before.last() == Some(head) => self.complete_up_to(index, heads.at_ms),
+                // It was passed before it was asked for: the log has lost what followed.
+                Some(head) if before.has(head) => self.look_up(index),
+                Some(head) if self.cursors[index].has(head) => self.complete_up_to(index, heads.at_ms),
+                Some(head) => {
+                    beyond |= matches!(self.modes[index], Mode::Live);
                     if matches!(self.modes[index], Mode::Live) {
-                        self.start_reading(index, Held::default());
+                        self.start_reading(index, Want::Page);
                     }
-                    self.claim(index, Claim::Id(head));
+                    self.claim(index, Claim::Head(head, heads.at_ms));
                 }
+                None if before.last().is_none() || was_empty => self.complete_up_to(index, heads.at_ms),
+                // Trimmed to nothing, or deleted.
+                None => self.look_up(index),
             }
+        }
+        beyond
+    }
+
+    fn complete_up_to(&mut self, index: usize, at_ms: u64) {
+        if matches!(self.modes[index], Mode::Live) {
+            let known = &mut self.complete_as_of[index];
+            *known = at_ms.max(*known);
+        }
+    }
+
+    fn look_up(&mut self, index: usize) {
+        if matches!(self.modes[index], Mode::Live) {
+            self.start_reading(index, Want::Epochs);
         }
     }
 
@@ -226,9 +310,8 @@ impl Vector {
     pub(crate) fn page(&mut self, log: LogId, page: &[Shown], is_last: bool, out: &mut impl Deliver) {
         let Some((index, mut reading)) = self.take_reading(log) else { return };
         for shown in page {
-            let before = self.cursors[index].last();
-            let mut cursor = self.cursors[index].clone();
-            match reading.at.step(&mut cursor, shown.entry, shown.prev) {
+            let mut moved = self.cursors[index].clone();
+            match reading.at.step(&mut moved, shown.entry, shown.prev) {
                 Step::Skip => {}
                 Step::LookUp => {
                     reading.want = Want::Epochs;
@@ -236,8 +319,8 @@ impl Vector {
                     return;
                 }
                 Step::Deliver(gap) => {
-                    if let Some(cause) = gap {
-                        out.gap(log, cause, before, shown.entry);
+                    if let Some(gap) = gap {
+                        self.pass_gap(index, &gap, out);
                     }
                     self.deliver(index, shown, out);
                 }
@@ -247,25 +330,54 @@ impl Vector {
         if is_last { self.settle(index, reading, out) } else { self.put_back(index, reading) }
     }
 
-    /// Takes the ends of a log's epochs.
-    pub(crate) fn epochs(&mut self, log: LogId, ends: &[EntryId]) {
+    /// Takes the ends of a log's epochs, newest first.
+    pub(crate) fn epochs(&mut self, log: LogId, ends: &[EntryId], out: &mut impl Deliver) {
         let Some((index, mut reading)) = self.take_reading(log) else { return };
-        reading.at.resolve(&self.cursors[index], ends);
+        let mut back = self.cursors[index].clone();
+        if let Some(undone) = reading.at.resolve(&mut back, ends) {
+            out.gap(&undone, &self.cursors);
+            self.set(index, back);
+        }
         reading.want = Want::Page;
         self.put_back(index, reading);
     }
 
     fn deliver(&mut self, index: usize, shown: &Shown, out: &mut impl Deliver) {
-        match &shown.event {
-            Some(event) => out.deliver(event, &self.cursors),
-            None => out.unreadable(self.log(index), shown.entry),
+        let Some(event) = &shown.event else {
+            let cause = GapCause::Unreadable;
+            let after = self.cursors[index].last();
+            return self.pass_gap(index, &Gap { log: self.log(index), after, through: shown.entry, cause }, out);
+        };
+        out.deliver(event, &self.cursors);
+        self.advance(index, shown.entry);
+        if let Some(at) = event.produced_at_ms {
+            let known = &mut self.complete_as_of[index];
+            *known = at.max(*known);
         }
-        self.cursors[index].advance(shown.entry);
     }
 
-    fn start_reading(&mut self, index: usize, held: Held) {
-        let at = LogReading::from(&self.cursors[index]);
-        self.modes[index] = Mode::Reading(Reading { at, held, want: Want::Page, retries: 0 });
+    fn pass_gap(&mut self, index: usize, gap: &Gap, out: &mut impl Deliver) {
+        out.gap(gap, &self.cursors);
+        self.advance(index, gap.through);
+    }
+
+    fn advance(&mut self, index: usize, entry: EntryId) {
+        self.cursors[index].advance(entry);
+        self.empty[index] = false;
+        self.snapshot = None;
+    }
+
+    fn set(&mut self, index: usize, cursor: LogCursor) {
+        self.cursors[index] = cursor;
+        self.snapshot = None;
+    }
+
+    fn reading_from(&self, index: usize, held: Held, want: Want) -> Reading {
+        Reading { at: LogReading::from(self.log(index), &self.cursors[index]), held, want, retries: 0 }
+    }
+
+    fn start_reading(&mut self, index: usize, want: Want) {
+        self.modes[index] = Mode::Reading(self.reading_from(index, Held::default(), want));
         self.reading.push_back(index);
     }
 
@@ -302,12 +414,6 @@ impl Vector {
         }
     }
 
-    fn settle_start(&mut self, index: usize, mut held: Held, out: &mut impl Deliver) {
-        held.seen_by_read = 0;
-        let reading = Reading { at: LogReading::from(&self.cursors[index]), held, want: Want::Page, retries: 0 };
-        self.settle(index, reading, out);
-    }
-
     /// The log was read to its end: judges what was held meanwhile, and goes live if all of it is accounted for.
     fn settle(&mut self, index: usize, mut reading: Reading, out: &mut impl Deliver) {
         if let Some(newest) = reading.held.overflow {
@@ -322,27 +428,33 @@ impl Vector {
             self.held -= 1;
             let (entry, prev) = match &claim {
                 Claim::Push(shown) => (shown.entry, shown.prev),
-                Claim::Id(entry) => (*entry, None),
+                Claim::Id(entry) | Claim::Head(entry, _) => (*entry, None),
             };
             match (self.cursors[index].judge(entry, prev), &claim) {
+                (Verdict::Duplicate, Claim::Head(_, at_ms)) => {
+                    let known = &mut self.complete_as_of[index];
+                    *known = (*at_ms).max(*known);
+                }
                 (Verdict::Duplicate, _) => {}
                 (Verdict::Deliver, Claim::Push(shown)) => {
                     self.deliver(index, shown, out);
-                    reading.at = LogReading::from(&self.cursors[index]);
+                    reading.at = LogReading::from(self.log(index), &self.cursors[index]);
                 }
-                (Verdict::ReadLog, _) | (Verdict::Deliver, Claim::Id(_)) => match reading.next_want(entry) {
-                    Some(want) => {
-                        if want == Want::Later {
-                            reading.at = LogReading::from(&self.cursors[index]);
+                (Verdict::ReadLog, _) | (Verdict::Deliver, Claim::Id(_) | Claim::Head(..)) => {
+                    match reading.next_want(entry) {
+                        Some(want) => {
+                            if want == Want::Later {
+                                reading.at = LogReading::from(self.log(index), &self.cursors[index]);
+                            }
+                            reading.want = want;
+                            reading.held.claims.push_front(claim);
+                            self.held += 1;
+                            self.put_back(index, reading);
+                            return;
                         }
-                        reading.want = want;
-                        reading.held.claims.push_front(claim);
-                        self.held += 1;
-                        self.put_back(index, reading);
-                        return;
+                        None => out.unknown(self.log(index), entry),
                     }
-                    None => out.unknown(self.log(index), entry),
-                },
+                }
             }
             reading.held.seen_by_read = reading.held.seen_by_read.saturating_sub(1);
             reading.retries = 0;

@@ -12,12 +12,19 @@
 //! shown: an epoch passed, seq <= passed  -> duplicate
 //! anything else                          -> read the log after `last`
 //! ```
+//!
+//! [`LogReading`] is that reading of the log, and finds what of the reader's history the log no longer tells.
 
-use std::collections::VecDeque;
+mod reading;
+
+use std::sync::Arc;
+
+pub use reading::{LogReading, Step, epoch_ends};
 
 use crate::{EntryId, Predecessor};
 
-/// How many epochs a cursor remembers beyond its own. An older duplicate costs one read of the log, nothing else.
+/// How many epochs a cursor remembers beyond its own. An older duplicate costs one read of the log, nothing else; a
+/// rewrite that reaches further back is declared from the log's beginning.
 const REMEMBERED_EPOCHS: usize = 8;
 
 /// What a reader does with an entry that it is shown.
@@ -31,37 +38,100 @@ pub enum Verdict {
     ReadLog,
 }
 
-/// How far a reader has come in one log.
+/// Where a reader stands in a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Place {
+    /// Before the log's first entry, of which it misses none.
+    #[default]
+    Start,
+    /// Before whatever the log still holds: what was removed earlier is not missed.
+    Earliest,
+    /// After this entry.
+    After(EntryId),
+}
+
+/// How far a reader has come in one log. Cloning copies no history.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogCursor {
-    last: Option<EntryId>,
+    place: Place,
     /// The last entries of the epochs passed before the current one, newest last.
-    passed: VecDeque<EntryId>,
+    passed: Arc<[EntryId]>,
+    /// The last entries of epochs of which something was undone, newest last.
+    undone: Arc<[EntryId]>,
 }
 
 impl LogCursor {
-    /// A reader that has everything up to and including `last`, or nothing of an empty log.
+    /// A reader that has everything up to and including `last`, or nothing of a log that never held anything.
     #[must_use]
-    pub const fn after(last: Option<EntryId>) -> Self {
-        Self { last, passed: VecDeque::new() }
+    pub fn after(last: Option<EntryId>) -> Self {
+        Self::with_history(last, &[])
+    }
+
+    /// A reader that wants whatever the log still holds.
+    #[must_use]
+    pub fn earliest() -> Self {
+        Self { place: Place::Earliest, ..Self::default() }
+    }
+
+    /// As [`LogCursor::after`]; `passed` are the last entries of the epochs before that of `last`, newest last, as far
+    /// as they are known.
+    #[must_use]
+    pub fn with_history(last: Option<EntryId>, passed: &[EntryId]) -> Self {
+        Self::restored(last, passed, &[])
+    }
+
+    /// As it was: `undone` is what [`LogCursor::undone`] gave.
+    pub(crate) fn restored(last: Option<EntryId>, passed: &[EntryId], undone: &[EntryId]) -> Self {
+        Self {
+            place: last.map_or(Place::Start, Place::After),
+            passed: newest(passed.iter().copied()),
+            undone: newest(undone.iter().copied()),
+        }
+    }
+
+    /// A reader at the end of a log whose epochs ended like this, newest first.
+    #[must_use]
+    pub fn at_end(ends: &[EntryId]) -> Self {
+        let history: Vec<EntryId> = ends.iter().skip(1).rev().copied().collect();
+        Self::with_history(ends.first().copied(), &history)
     }
 
     /// The newest entry that the reader has.
     #[must_use]
     pub const fn last(&self) -> Option<EntryId> {
-        self.last
+        match self.place {
+            Place::After(last) => Some(last),
+            Place::Start | Place::Earliest => None,
+        }
+    }
+
+    /// The ends of earlier epochs that the reader knows to have passed, newest last.
+    #[must_use]
+    pub fn passed(&self) -> &[EntryId] {
+        &self.passed
+    }
+
+    /// The ends of epochs of which the reader had something that was undone, newest last.
+    pub(crate) fn undone(&self) -> &[EntryId] {
+        &self.undone
+    }
+
+    /// Whether the reader takes whatever comes first.
+    #[must_use]
+    pub const fn is_earliest(&self) -> bool {
+        matches!(self.place, Place::Earliest)
     }
 
     /// What to do with the entry `shown`; `prev` is what an epoch's first entry says of the log before it.
     #[must_use]
     pub fn judge(&self, shown: EntryId, prev: Option<Predecessor>) -> Verdict {
-        if self.has_passed(shown) {
+        if self.has(shown) {
             return Verdict::Duplicate;
         }
-        let follows = match (self.last, prev) {
-            (Some(last), _) if shown.epoch == last.epoch => last.seq.checked_add(1) == Some(shown.seq),
-            (Some(last), Some(prev)) => prev == Predecessor::Entry(last),
-            (None, Some(prev)) => prev == Predecessor::Start,
+        let follows = match (self.place, prev) {
+            (Place::After(last), _) if shown.epoch == last.epoch => last.seq.checked_add(1) == Some(shown.seq),
+            (Place::After(last), Some(prev)) => prev == Predecessor::Entry(last),
+            (Place::Start | Place::Earliest, Some(prev)) => prev == Predecessor::Start,
             (_, None) => false,
         };
         if follows { Verdict::Deliver } else { Verdict::ReadLog }
@@ -69,18 +139,60 @@ impl LogCursor {
 
     /// Moves the reader to `entry`, which it now has.
     pub fn advance(&mut self, entry: EntryId) {
-        if let Some(last) = self.last.filter(|last| last.epoch != entry.epoch) {
-            if self.passed.len() == REMEMBERED_EPOCHS {
-                self.passed.pop_front();
-            }
-            self.passed.push_back(last);
+        if let Some(last) = self.last().filter(|last| last.epoch != entry.epoch) {
+            self.passed = newest(self.passed.iter().copied().chain([last]));
         }
-        self.last = Some(entry);
+        self.place = Place::After(entry);
     }
 
-    fn has_passed(&self, shown: EntryId) -> bool {
-        self.last.iter().chain(&self.passed).any(|last| last.epoch == shown.epoch && shown.seq <= last.seq)
+    /// Takes the reader back to `common`, the newest of its entries that the log still tells of. What it had beyond
+    /// stays known as undone, so that late news of it is no news.
+    pub fn rewind(&mut self, common: Option<EntryId>) {
+        let had: Vec<EntryId> = self.passed.iter().copied().chain(self.last()).collect();
+        let kept = common.map_or(0, |common| had.iter().take_while(|end| end.epoch != common.epoch).count());
+        self.undone = newest(self.undone.iter().chain(&had[kept..]).copied());
+        self.passed = newest(had[..kept].iter().copied());
+        self.place = common.map_or(Place::Start, Place::After);
     }
+
+    /// Whether the reader knows to have passed this entry.
+    #[must_use]
+    pub fn has(&self, shown: EntryId) -> bool {
+        let is_passed = |end: &EntryId| end.epoch == shown.epoch && shown.seq <= end.seq;
+        self.had_of(shown.epoch).is_some_and(|last| shown.seq <= last) || self.undone.iter().any(is_passed)
+    }
+
+    /// The greatest number of an epoch that the reader has had and that was not undone.
+    fn had_of(&self, epoch: u64) -> Option<u64> {
+        let mut lineage = self.last().into_iter().chain(self.passed.iter().copied());
+        lineage.find(|last| last.epoch == epoch).map(|last| last.seq)
+    }
+
+    /// The newest entry that the reader has had and that a log whose epochs ended like this (newest first) has had too.
+    #[must_use]
+    pub fn common_with(&self, ends: &[EntryId]) -> Option<EntryId> {
+        ends.iter().find_map(|end| {
+            let had = self.had_of(end.epoch)?;
+            Some(EntryId { epoch: end.epoch, seq: had.min(end.seq) })
+        })
+    }
+
+    /// How many entries a log whose epochs ended like this (newest first) has had beyond this reader, as far as the ends
+    /// tell: an epoch that is not among them counts as empty.
+    #[must_use]
+    pub fn unread(&self, ends: &[EntryId]) -> u64 {
+        ends.iter()
+            .map(|end| match self.had_of(end.epoch) {
+                Some(had) => end.seq.saturating_sub(had),
+                None => end.seq.saturating_add(1),
+            })
+            .fold(0, u64::saturating_add)
+    }
+}
+
+fn newest(ends: impl Iterator<Item = EntryId>) -> Arc<[EntryId]> {
+    let ends: Vec<EntryId> = ends.collect();
+    ends[ends.len().saturating_sub(REMEMBERED_EPOCHS)..].into()
 }
 
 #[cfg(test)]

@@ -1,0 +1,290 @@
+//! How one log is read when pushes alone do not tell what follows.
+//!
+//! Reading after the cursor's id finds everything as long as the log still tells the history that the reader knows. It
+//! may not: a failover to a replica that lagged takes entries back, and the new primary goes on in an epoch whose
+//! number can even be smaller. So an entry that does not follow the cursor is not believed at once. The log's epochs
+//! are looked up, and the newest entry that reader and log have both had is where they part:
+//!
+//! 1. What the reader has beyond it was undone: a gap, [`GapCause::HistoryRewritten`], or [`GapCause::LogRecreated`]
+//!    when they have nothing in common. The reader goes back to the common entry and reads on from there.
+//! 2. What then comes first and still does not follow is what the log still holds: all between was removed, a gap,
+//!    [`GapCause::Trimmed`].
+
+use crate::{EntryId, Gap, GapCause, LogCursor, LogId, Predecessor, Verdict};
+
+/// What to do with an entry that the log shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// It is the next one; the entries of this range are missing before it. The cursor has moved.
+    Deliver(Option<Gap>),
+    /// The reader has it.
+    Skip,
+    /// It does not follow: look up the log's epochs, [`LogReading::resolve`], and read again.
+    LookUp,
+}
+
+/// The reading of one log, from a cursor on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogReading {
+    log: LogId,
+    after: Option<EntryId>,
+    /// What the epochs are, or were, looked up for.
+    asked: Option<EntryId>,
+    /// The ends of the log's epochs, newest first, since they were looked up for that.
+    ends: Option<Vec<EntryId>>,
+}
+
+impl LogReading {
+    /// A reading that begins after `cursor`.
+    #[must_use]
+    pub const fn from(log: LogId, cursor: &LogCursor) -> Self {
+        Self { log, after: cursor.last(), asked: None, ends: None }
+    }
+
+    /// The id after which the next page begins.
+    #[must_use]
+    pub const fn after(&self) -> Option<EntryId> {
+        self.after
+    }
+
+    /// Whether the epochs were looked up since something said that the log holds `entry`. If not, they are to be.
+    pub fn is_resolved_for(&mut self, entry: EntryId) -> bool {
+        if self.asked != Some(entry) {
+            (self.asked, self.ends) = (Some(entry), None);
+        }
+        self.ends.is_some()
+    }
+
+    /// Whether the epochs that were looked up are those of the history to which `entry` belongs. An epoch is one
+    /// writer's, so what lies before any entry of it never changes.
+    fn tells_of(&self, entry: EntryId) -> bool {
+        self.ends.iter().flatten().any(|end| end.epoch == entry.epoch)
+    }
+
+    /// Whether the log, when its epochs were last looked up, had had `entry`.
+    #[must_use]
+    pub fn log_had(&self, entry: EntryId) -> bool {
+        self.ends.iter().flatten().any(|end| end.epoch == entry.epoch && entry.seq <= end.seq)
+    }
+
+    /// Takes the next entry of a page; moves `cursor` when it is to be delivered.
+    pub fn step(&mut self, cursor: &mut LogCursor, entry: EntryId, prev: Option<Predecessor>) -> Step {
+        let gap = match cursor.judge(entry, prev) {
+            Verdict::Duplicate => {
+                self.after = Some(entry);
+                return Step::Skip;
+            }
+            Verdict::Deliver => None,
+            Verdict::ReadLog if cursor.is_earliest() => None,
+            Verdict::ReadLog if self.tells_of(entry) || self.is_resolved_for(entry) => self.before(cursor, entry, prev),
+            Verdict::ReadLog => return Step::LookUp,
+        };
+        cursor.advance(entry);
+        *self = Self { log: self.log, after: Some(entry), asked: None, ends: None };
+        Step::Deliver(gap)
+    }
+
+    /// The entries between the cursor and `entry`, which the log no longer holds.
+    fn before(&self, cursor: &LogCursor, entry: EntryId, prev: Option<Predecessor>) -> Option<Gap> {
+        let through = match (entry.seq.checked_sub(1), prev) {
+            (Some(seq), _) => Some(EntryId { epoch: entry.epoch, seq }),
+            (None, Some(Predecessor::Entry(prev))) => Some(prev),
+            (None, Some(Predecessor::Start)) => None,
+            // It does not say; the ends of the epochs do.
+            (None, None) => {
+                let older = self.ends.iter().flatten().skip_while(|end| end.epoch != entry.epoch);
+                older.skip(1).copied().next()
+            }
+        };
+        let through = through.filter(|through| !cursor.has(*through))?;
+        Some(Gap { log: self.log, after: cursor.last(), through, cause: GapCause::Trimmed })
+    }
+
+    /// Takes the ends of the log's epochs, newest first. If the log's history is no longer the reader's, takes `cursor`
+    /// back to the newest entry that both have had, and returns what the reader has beyond it.
+    pub fn resolve(&mut self, cursor: &mut LogCursor, ends: &[EntryId]) -> Option<Gap> {
+        let common = cursor.common_with(ends);
+        let undone = cursor.last().filter(|_| common != cursor.last()).map(|through| Gap {
+            log: self.log,
+            after: common,
+            through,
+            cause: if common.is_some() { GapCause::HistoryRewritten } else { GapCause::LogRecreated },
+        });
+        if undone.is_some() {
+            cursor.rewind(common);
+        }
+        self.after = cursor.last();
+        self.ends = Some(ends.to_vec());
+        undone
+    }
+}
+
+/// The last entries of a log's epochs, newest first, from its head and its hash of epochs (each with the entry before
+/// it), of which the head was read first: an epoch that began in between is known by its beginning only.
+///
+/// Without a head (a log trimmed to nothing) the end of the newest epoch is not known; nothing is left to be read of
+/// it, so any end serves.
+#[must_use]
+pub fn epoch_ends(epochs: &[(u64, Predecessor)], head: Option<EntryId>) -> Vec<EntryId> {
+    let before = epochs.iter().filter_map(|(_, prev)| match prev {
+        Predecessor::Entry(id) => Some(*id),
+        Predecessor::Start => None,
+    });
+    let unknown_end = if head.is_some() { 0 } else { u64::MAX };
+    let newest = epochs.iter().map(|(epoch, _)| *epoch).max().map(|epoch| EntryId { epoch, seq: unknown_end });
+    // Within one log as it stands, epochs only grow.
+    let mut ends: Vec<EntryId> = head.into_iter().chain(before).chain(newest).collect();
+    ends.sort_unstable_by(|a, b| b.cmp(a));
+    ends.dedup_by_key(|end| end.epoch);
+    ends
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Partition, Scope};
+
+    const LOG: LogId = LogId { partition: Partition::new(3), scope: Scope::Flows };
+
+    fn id(epoch: u64, seq: u64) -> EntryId {
+        EntryId { epoch, seq }
+    }
+
+    fn having(ends: &[EntryId]) -> LogCursor {
+        let mut cursor = LogCursor::default();
+        for end in ends {
+            cursor.advance(*end);
+        }
+        cursor
+    }
+
+    fn gap(cause: GapCause, after: Option<EntryId>, through: EntryId) -> Option<Gap> {
+        Some(Gap { log: LOG, after, through, cause })
+    }
+
+    #[test]
+    fn the_common_entry_is_the_cursor_while_the_log_tells_the_same_history() {
+        let cursor = having(&[id(5, 3)]);
+        assert_eq!(cursor.common_with(&[id(5, 9)]), Some(id(5, 3)));
+        assert_eq!(cursor.common_with(&[id(9, 2), id(5, 3)]), Some(id(5, 3)));
+    }
+
+    #[test]
+    fn an_undone_epoch_is_stepped_over_even_when_its_number_is_greater() {
+        let cursor = having(&[id(40, 9), id(100, 3)]);
+        assert_eq!(cursor.common_with(&[id(50, 9), id(40, 7)]), Some(id(40, 7)));
+        assert_eq!(cursor.common_with(&[id(110, 2), id(50, 9), id(40, 9)]), Some(id(40, 9)));
+    }
+
+    #[test]
+    fn the_ends_of_epochs_come_from_the_links_and_the_head() {
+        let epochs = [(5, Predecessor::Start), (9, Predecessor::Entry(id(5, 1))), (12, Predecessor::Entry(id(9, 0)))];
+        assert_eq!(epoch_ends(&epochs, Some(id(12, 4))), [id(12, 4), id(9, 0), id(5, 1)]);
+        assert_eq!(epoch_ends(&epochs, None)[0], id(12, u64::MAX));
+        assert_eq!(epoch_ends(&[], Some(id(7, 7))), [id(7, 7)]);
+        assert_eq!(epoch_ends(&[], None), []);
+    }
+
+    #[test]
+    fn an_epoch_that_began_between_the_two_looks_hides_nothing_of_the_one_before() {
+        let epochs = [(5, Predecessor::Start), (9, Predecessor::Entry(id(5, 4)))];
+        assert_eq!(epoch_ends(&epochs, Some(id(5, 2))), [id(9, 0), id(5, 4)]);
+    }
+
+    #[test]
+    fn entries_that_were_trimmed_away_are_one_gap_and_reading_goes_on() {
+        let mut cursor = having(&[id(5, 3)]);
+        let mut reading = LogReading::from(LOG, &cursor);
+        assert_eq!(reading.step(&mut cursor, id(5, 9), None), Step::LookUp);
+        assert_eq!(reading.resolve(&mut cursor, &[id(5, 10)]), None);
+        assert_eq!(reading.after(), Some(id(5, 3)));
+        let trimmed = gap(GapCause::Trimmed, Some(id(5, 3)), id(5, 8));
+        assert_eq!(reading.step(&mut cursor, id(5, 9), None), Step::Deliver(trimmed));
+        assert_eq!(reading.step(&mut cursor, id(5, 10), None), Step::Deliver(None));
+        assert_eq!(cursor.last(), Some(id(5, 10)));
+    }
+
+    #[test]
+    fn trimming_that_goes_on_while_the_epochs_are_looked_up_does_not_hold_the_reader_up() {
+        let mut cursor = having(&[id(5, 3)]);
+        let mut reading = LogReading::from(LOG, &cursor);
+        assert_eq!(reading.step(&mut cursor, id(5, 9), None), Step::LookUp);
+        assert_eq!(reading.resolve(&mut cursor, &[id(5, 10)]), None);
+        let trimmed = gap(GapCause::Trimmed, Some(id(5, 3)), id(5, 19));
+        assert_eq!(reading.step(&mut cursor, id(5, 20), None), Step::Deliver(trimmed));
+    }
+
+    #[test]
+    fn a_gap_up_to_an_epochs_first_entry_ends_with_the_entry_before_it() {
+        for (prev, through) in [(Some(Predecessor::Entry(id(5, 6))), id(5, 6)), (None, id(5, 6))] {
+            let mut cursor = having(&[id(5, 3)]);
+            let mut reading = LogReading::from(LOG, &cursor);
+            assert_eq!(reading.step(&mut cursor, id(9, 0), prev), Step::LookUp);
+            assert_eq!(reading.resolve(&mut cursor, &[id(9, 0), id(5, 6)]), None);
+            let trimmed = gap(GapCause::Trimmed, Some(id(5, 3)), through);
+            assert_eq!(reading.step(&mut cursor, id(9, 0), prev), Step::Deliver(trimmed));
+        }
+    }
+
+    #[test]
+    fn a_lost_tail_is_a_gap_at_once_and_reading_goes_on_after_the_common_entry() {
+        let mut cursor = having(&[id(40, 9), id(100, 3)]);
+        let mut reading = LogReading::from(LOG, &cursor);
+        assert_eq!(reading.step(&mut cursor, id(110, 0), Some(Predecessor::Entry(id(50, 1)))), Step::LookUp);
+        let undone = gap(GapCause::HistoryRewritten, Some(id(40, 7)), id(100, 3));
+        assert_eq!(reading.resolve(&mut cursor, &[id(110, 0), id(50, 1), id(40, 7)]), undone);
+        assert_eq!((reading.after(), cursor.last()), (Some(id(40, 7)), Some(id(40, 7))));
+        let rest = [
+            (id(50, 0), Some(Predecessor::Entry(id(40, 7))), Step::Deliver(None)),
+            (id(50, 1), None, Step::Deliver(None)),
+            (id(110, 0), Some(Predecessor::Entry(id(50, 1))), Step::Deliver(None)),
+            (id(50, 0), None, Step::Skip),
+        ];
+        for (entry, prev, expected) in rest {
+            assert_eq!(reading.step(&mut cursor, entry, prev), expected, "{entry}");
+        }
+        for late in [id(100, 2), id(40, 8)] {
+            assert_eq!(cursor.judge(late, None), Verdict::Duplicate, "late news of what was undone");
+        }
+    }
+
+    #[test]
+    fn a_lost_tail_and_a_trimmed_head_are_two_gaps() {
+        let mut cursor = having(&[id(40, 9)]);
+        let mut reading = LogReading::from(LOG, &cursor);
+        assert_eq!(reading.step(&mut cursor, id(50, 5), None), Step::LookUp);
+        let undone = gap(GapCause::HistoryRewritten, Some(id(40, 7)), id(40, 9));
+        assert_eq!(reading.resolve(&mut cursor, &[id(50, 6), id(40, 7)]), undone);
+        let trimmed = gap(GapCause::Trimmed, Some(id(40, 7)), id(50, 4));
+        assert_eq!(reading.step(&mut cursor, id(50, 5), None), Step::Deliver(trimmed));
+    }
+
+    #[test]
+    fn a_log_made_anew_is_a_gap_over_everything_that_the_reader_had() {
+        let mut cursor = having(&[id(5, 3)]);
+        let mut reading = LogReading::from(LOG, &cursor);
+        assert_eq!(reading.resolve(&mut cursor, &[]), gap(GapCause::LogRecreated, None, id(5, 3)));
+        assert_eq!(reading.resolve(&mut cursor, &[]), None, "once");
+        assert_eq!(reading.step(&mut cursor, id(9, 0), Some(Predecessor::Start)), Step::Deliver(None));
+    }
+
+    #[test]
+    fn a_reader_of_an_empty_log_misses_what_was_trimmed_and_one_from_the_earliest_does_not() {
+        let mut cursor = LogCursor::default();
+        let mut reading = LogReading::from(LOG, &cursor);
+        assert_eq!(reading.step(&mut cursor, id(7, 4), None), Step::LookUp);
+        assert_eq!(reading.resolve(&mut cursor, &[id(7, 9)]), None);
+        let trimmed = gap(GapCause::Trimmed, None, id(7, 3));
+        assert_eq!(reading.step(&mut cursor, id(7, 4), None), Step::Deliver(trimmed));
+        let mut cursor = LogCursor::earliest();
+        let mut reading = LogReading::from(LOG, &cursor);
+        assert_eq!(reading.step(&mut cursor, id(7, 4), None), Step::Deliver(None));
+    }
+
+    #[test]
+    fn what_is_unread_is_counted_over_epochs() {
+        let cursor = having(&[id(5, 3)]);
+        assert_eq!(cursor.unread(&[id(5, 3)]), 0);
+        assert_eq!(cursor.unread(&[id(9, 1), id(5, 5)]), 4);
+    }
+}

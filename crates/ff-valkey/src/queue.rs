@@ -1,0 +1,224 @@
+//! The queue between the hub and who polls a subscription. Bounded; who puts into it never waits, unless it asked for
+//! room beforehand, and who polls it never holds anybody up.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use ff_core::{CompletionPayload, EntryId, Gap, LogCursor, LogId};
+use futures::task::AtomicWaker;
+use tokio::{sync::Notify, task::coop};
+
+/// What a queue carries.
+#[derive(Debug, Clone)]
+pub(crate) enum Item {
+    Event(Arc<CompletionPayload>),
+    Gap(Arc<Gap>),
+    CaughtUp,
+    /// The cursors of all logs of the scope.
+    Checkpoint(Arc<[LogCursor]>),
+}
+
+/// What a poll gives.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    Item(Item),
+    /// Everything of this log up to this entry that was in the queue was dropped from it.
+    Dropped(LogId, EntryId),
+}
+
+#[derive(Debug)]
+pub(crate) struct Queue {
+    capacity: usize,
+    inner: Mutex<Inner>,
+    reader: AtomicWaker,
+    room: Notify,
+    catching_up: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    items: VecDeque<Item>,
+    /// Places that are promised.
+    reserved: usize,
+    awaited: bool,
+    /// Nothing comes any more.
+    closed: bool,
+    dropped: BTreeMap<LogId, EntryId>,
+    counts: QueueCounts,
+}
+
+/// What has happened to a queue.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct QueueCounts {
+    pub(crate) overflows: u64,
+    pub(crate) dropped: u64,
+    pub(crate) queued: usize,
+}
+
+impl Queue {
+    pub(crate) fn new(capacity: usize) -> Arc<Self> {
+        Arc::new(Self {
+            capacity: capacity.max(1),
+            inner: Mutex::default(),
+            reader: AtomicWaker::new(),
+            room: Notify::new(),
+            catching_up: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Whether its subscription reads the log by itself; for who asks only.
+    pub(crate) fn catching_up(&self) -> bool {
+        self.catching_up.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_catching_up(&self, catching_up: bool) {
+        self.catching_up.store(catching_up, Ordering::Relaxed);
+    }
+
+    pub(crate) fn counts(&self) -> QueueCounts {
+        let inner = self.lock();
+        QueueCounts { queued: inner.items.len(), ..inner.counts }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing under the lock leaves it half-changed.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts an item in; `false` if there is no room.
+    pub(crate) fn push(&self, item: Item) -> bool {
+        let inner = self.lock();
+        if inner.items.len() + inner.reserved >= self.capacity {
+            return false;
+        }
+        self.put(inner, item);
+        true
+    }
+
+    /// Puts an item in, room or not: for the few that must not be lost.
+    pub(crate) fn push_always(&self, item: Item) {
+        self.put(self.lock(), item);
+    }
+
+    /// Puts an item in, in the place of the oldest event if there is no room.
+    pub(crate) fn push_dropping(&self, item: Item) {
+        let mut inner = self.lock();
+        while inner.items.len() >= self.capacity {
+            let Some(oldest) = inner.items.iter().position(|item| !matches!(item, Item::Gap(_))) else { break };
+            if let Some(Item::Event(event)) = inner.items.remove(oldest) {
+                inner.counts.dropped += 1;
+                if let Some(position) = event.position {
+                    inner.dropped.insert(position.log, position.entry);
+                }
+            }
+        }
+        self.put(inner, item);
+    }
+
+    fn put(&self, mut inner: MutexGuard<'_, Inner>, item: Item) {
+        inner.items.push_back(item);
+        drop(inner);
+        self.reader.wake();
+    }
+
+    pub(crate) fn note_overflow(&self) {
+        self.lock().counts.overflows += 1;
+    }
+
+    /// What is queued is the last.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.reader.wake();
+    }
+
+    /// Waits until `count` items find room (at most the capacity), and keeps that room.
+    pub(crate) async fn reserve(self: &Arc<Self>, count: usize) -> Room {
+        let count = count.clamp(1, self.capacity);
+        loop {
+            let made = self.room.notified();
+            {
+                let mut inner = self.lock();
+                if inner.items.len() + inner.reserved + count <= self.capacity {
+                    inner.reserved += count;
+                    return Room { queue: self.clone(), left: count };
+                }
+                inner.awaited = true;
+            }
+            made.await;
+        }
+    }
+
+    /// The next item; `None` when it is closed and empty.
+    pub(crate) fn poll(&self, context: &mut Context<'_>) -> Poll<Option<Taken>> {
+        // Others on this thread have their turn although there is always something here.
+        let turn = ready!(coop::poll_proceed(context));
+        if let Some(taken) = self.take() {
+            turn.made_progress();
+            return Poll::Ready(taken);
+        }
+        // Registered before the second look, so that what comes in between wakes this task.
+        self.reader.register(context.waker());
+        match self.take() {
+            Some(taken) => {
+                turn.made_progress();
+                Poll::Ready(taken)
+            }
+            None => Poll::Pending,
+        }
+    }
+
+    fn take(&self) -> Option<Option<Taken>> {
+        let mut inner = self.lock();
+        if let Some((log, entry)) = inner.dropped.pop_first() {
+            return Some(Some(Taken::Dropped(log, entry)));
+        }
+        let Some(item) = inner.items.pop_front() else { return inner.closed.then_some(None) };
+        let made_room = std::mem::take(&mut inner.awaited);
+        drop(inner);
+        if made_room {
+            self.room.notify_one();
+        }
+        Some(Some(Taken::Item(item)))
+    }
+}
+
+/// Room in a queue; what is not used is given back.
+#[derive(Debug)]
+pub(crate) struct Room {
+    queue: Arc<Queue>,
+    left: usize,
+}
+
+impl Room {
+    /// Puts an item in; `false` if the room is used up.
+    pub(crate) fn push(&mut self, item: Item) -> bool {
+        if self.left == 0 {
+            return false;
+        }
+        self.left -= 1;
+        let mut inner = self.queue.lock();
+        inner.reserved -= 1;
+        self.queue.put(inner, item);
+        true
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.queue.lock().reserved -= self.left;
+    }
+}
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;
