@@ -15,10 +15,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    CancelOutcome, Claim, ClaimRequest, CompletionBackend, EngineError, ExecutionId, ExecutionSnapshot,
+    CancelOutcome, Claim, ClaimRequest, EngineError, ExecutionId, ExecutionSnapshot,
     ExecutionSubmission, FailOutcome, Failure, FlowCancellation, FlowId, FlowSnapshot, FlowSubmission, LaneId, Lease,
     Partition, PartitionCount, ReconcileCursor, ReconcileReport, RenewOutcome, ResolveReport, SubmittedExecution,
-    SubmittedFlow, SweepPolicy, SweepReport, WorkSignals,
+    SubmittedFlow, SubscribeBackend, SweepPolicy, SweepReport, WorkSignals,
 };
 
 /// Accepts flows and solo executions.
@@ -156,10 +156,10 @@ pub trait MaintenanceBackend: Send + Sync + 'static {
 }
 
 /// A backend that offers everything.
-pub trait EngineBackend: CompletionBackend + SubmitBackend + WorkBackend + ControlBackend + MaintenanceBackend {}
+pub trait EngineBackend: SubscribeBackend + SubmitBackend + WorkBackend + ControlBackend + MaintenanceBackend {}
 
 impl<B> EngineBackend for B where
-    B: CompletionBackend + SubmitBackend + WorkBackend + ControlBackend + MaintenanceBackend
+    B: SubscribeBackend + SubmitBackend + WorkBackend + ControlBackend + MaintenanceBackend
 {
 }
 

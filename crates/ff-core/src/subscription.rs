@@ -31,12 +31,15 @@ pub trait SubscribeBackend: CompletionBackend {
     /// Subscribes. Completions committed after this returns arrive, whatever the start.
     ///
     /// # Errors
-    /// As [`CompletionBackend::subscribe_completions`]; [`EngineError::InvalidInput`] for a cursor of another deployment
+    /// [`EngineError::Unavailable`] where a backend does not offer it, which is the default; as [`CompletionBackend::subscribe_completions`]; [`EngineError::InvalidInput`] for a cursor of another deployment
     /// or scope.
     ///
     /// # Cancel safety
     /// Dropping the future opens no subscription.
-    async fn subscribe(&self, options: &SubscribeOptions) -> Result<Subscription, EngineError>;
+    async fn subscribe(&self, options: &SubscribeOptions) -> Result<Subscription, EngineError> {
+        let _ = options;
+        Err(EngineError::Unavailable { op: "subscribe" })
+    }
 }
 
 const _: fn(&dyn SubscribeBackend) = |_| {};

@@ -3,17 +3,20 @@
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use ff_core::{CompletionBackend, CompletionStream, EngineError, LaneId, PartitionCount, ScannerFilter, WorkSignals};
+use ff_core::{
+    CompletionBackend, CompletionStream, EngineError, Frame, LaneId, PartitionCount, ScannerFilter, Start,
+    SubscribeBackend, SubscribeOptions, Subscription, WorkSignals,
+};
 use ff_script::{
     SOURCE, keys,
     operations::{LogPolicy, Operations},
 };
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt};
 use uuid::Uuid;
 
 use crate::{
     Clock, EmbeddedHost,
-    completions::{self, Logs},
+    completions::{self, Frames, Logs},
     listeners::WakeUps,
 };
 
@@ -123,7 +126,7 @@ impl Builder {
         let wake_ups = Arc::new(WakeUps::default());
         host.switchboard().connect(keys::wake_channel(listener), &wake_ups);
         let operations = Operations::new(host.clone(), partitions, self.log_policy, listener);
-        let logs = Arc::new(Logs::of_flows(partitions));
+        let logs = Arc::new(Logs::new(partitions, self.log_policy));
         let inner = Inner { host, operations, logs, wake_ups, max_subscriptions: self.max_subscriptions };
         Ok(EmbeddedBackend { inner: Arc::new(inner) })
     }
@@ -149,6 +152,11 @@ impl EmbeddedBackend {
 
     fn operations(&self) -> &Operations<EmbeddedHost> {
         &self.inner.operations
+    }
+
+    fn frames(&self, options: &SubscribeOptions) -> Result<Frames, EngineError> {
+        let Inner { host, logs, max_subscriptions, .. } = &*self.inner;
+        completions::subscribe(host, logs, options, *max_subscriptions)
     }
 
     async fn signals(&self, lane: &LaneId) -> Result<WorkSignals, EngineError> {
@@ -180,7 +188,22 @@ impl CompletionBackend for EmbeddedBackend {
     }
 
     async fn subscribe_completions_filtered(&self, filter: &ScannerFilter) -> Result<CompletionStream, EngineError> {
-        let Inner { host, logs, max_subscriptions, .. } = &*self.inner;
-        completions::subscribe(host, logs, filter, *max_subscriptions)
+        let frames = self.frames(&SubscribeOptions::new().filter(filter.clone()))?;
+        Ok(Box::pin(frames.filter_map(|frame| async {
+            match frame {
+                Frame::Completion(completion) => Some(completion),
+                _ => None,
+            }
+        })))
+    }
+}
+
+#[async_trait]
+impl SubscribeBackend for EmbeddedBackend {
+    async fn subscribe(&self, options: &SubscribeOptions) -> Result<Subscription, EngineError> {
+        if let Start::After(cursor) = &options.start {
+            cursor.check(self.operations().partition_count(), options.scope)?;
+        }
+        self.frames(options).map(Subscription::new)
     }
 }

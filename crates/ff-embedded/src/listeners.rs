@@ -57,7 +57,7 @@ impl Switchboard {
 
 impl Listeners for Switchboard {
     fn announce(&self, channel: &[u8], message: &[u8]) -> usize {
-        if channel == keys::FLOW_CHANNEL.as_bytes() {
+        if channel == keys::FLOW_CHANNEL.as_bytes() || channel == keys::SOLO_CHANNEL.as_bytes() {
             return self.subscriptions.load(Ordering::Relaxed);
         }
         let wake_ups = lock(&self.wake_channels).get(channel).and_then(Weak::upgrade);

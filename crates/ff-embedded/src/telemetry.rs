@@ -1,12 +1,13 @@
 //! The names of all metrics of this crate: the same as those of a server's backend, for what there is here.
 
+use ff_core::GapCause;
 use metrics::{counter, gauge};
 
 /// Completions handed to subscriptions.
 pub const DELIVERED: &str = "ff_completion_delivered_total";
 /// Completions that a subscription's filter kept from it.
 pub const FILTERED: &str = "ff_completion_filtered_total";
-/// Places at which a log no longer holds what follows the reader; label `cause`: `trimmed`.
+/// Declared gaps; label `cause`: `trimmed`, `history_rewritten`, `log_recreated`, `unreadable` or `overflow`.
 pub const GAPS: &str = "ff_completion_gaps_total";
 /// Log entries that are no completions.
 pub const MALFORMED: &str = "ff_completion_malformed_total";
@@ -17,8 +18,8 @@ pub(crate) fn count(name: &'static str, by: u64) {
     counter!(name).increment(by);
 }
 
-pub(crate) fn count_gap() {
-    counter!(GAPS, "cause" => "trimmed").increment(1);
+pub(crate) fn count_gap(cause: GapCause) {
+    counter!(GAPS, "cause" => cause.as_str()).increment(1);
 }
 
 pub(crate) fn level(name: &'static str, value: usize) {

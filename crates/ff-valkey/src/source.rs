@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use ff_core::{EngineError, EntryId, LogCursor, LogId, Partition, Scope, reader::epoch_ends};
+use ff_core::{EngineError, EntryId, LogCursor, LogId, Partition, Scope, reader::{LogFacts, epoch_ends}};
 use ff_script::keys;
 use fred::{
     error::Error,
@@ -12,9 +12,7 @@ use fred::{
 };
 
 use crate::{
-    ValkeyHost,
-    lag::LogFacts,
-    value,
+    ValkeyHost, value,
     vector::{Heads, Shown},
 };
 

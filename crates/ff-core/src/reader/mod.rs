@@ -15,10 +15,12 @@
 //!
 //! [`LogReading`] is that reading of the log, and finds what of the reader's history the log no longer tells.
 
+mod lag;
 mod reading;
 
 use std::sync::Arc;
 
+pub use lag::LogFacts;
 pub use reading::{LogReading, Step, epoch_ends};
 
 use crate::{EntryId, Predecessor};

@@ -25,7 +25,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use entry::{Data, Kind};
 pub use snapshot::{KeyValue, StreamEntry};
-pub(crate) use stream::Stream;
+pub(crate) use hash::Hash;
+pub(crate) use stream::{Entry, Stream};
 pub use value::{CommandError, Value};
 
 /// Who hears what is announced on a channel.

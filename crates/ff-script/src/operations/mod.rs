@@ -11,7 +11,7 @@ mod work;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ff_core::{EngineError, ExecutionId, FlowId, Partition, PartitionCount};
+use ff_core::{EngineError, ExecutionId, FlowId, Partition, PartitionCount, Scope};
 use uuid::Uuid;
 
 use crate::{
@@ -40,6 +40,15 @@ impl Default for LogPolicy {
 }
 
 impl LogPolicy {
+    /// How many entries a log of this scope keeps.
+    #[must_use]
+    pub const fn entries(self, scope: Scope) -> u64 {
+        match scope {
+            Scope::Flows => self.flow_entries,
+            Scope::Solo => self.solo_entries,
+        }
+    }
+
     fn argument(self) -> Bytes {
         Bytes::from(format!("{} {} {}", self.flow_entries, self.solo_entries, self.inline_result_bytes))
     }
