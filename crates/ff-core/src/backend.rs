@@ -15,10 +15,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    CancelOutcome, Claim, ClaimRequest, EngineError, ExecutionId, ExecutionSnapshot,
-    ExecutionSubmission, FailOutcome, Failure, FlowCancellation, FlowId, FlowSnapshot, FlowSubmission, LaneId, Lease,
-    Partition, PartitionCount, ReconcileCursor, ReconcileReport, RenewOutcome, ResolveReport, SubmittedExecution,
-    SubmittedFlow, SubscribeBackend, SweepPolicy, SweepReport, WorkSignals,
+    CancelOutcome, Claim, ClaimRequest, EngineError, ExecutionId, ExecutionSnapshot, ExecutionSubmission, FailOutcome,
+    Failure, FlowCancellation, FlowId, FlowSnapshot, FlowSubmission, LaneId, Lease, Partition, PartitionCount,
+    ReconcileCursor, ReconcileReport, RenewOutcome, ResolveReport, SubmittedExecution, SubmittedFlow, SubscribeBackend,
+    SweepPolicy, SweepReport, WorkSignals,
 };
 
 /// Accepts flows and solo executions.
@@ -158,9 +158,7 @@ pub trait MaintenanceBackend: Send + Sync + 'static {
 /// A backend that offers everything.
 pub trait EngineBackend: SubscribeBackend + SubmitBackend + WorkBackend + ControlBackend + MaintenanceBackend {}
 
-impl<B> EngineBackend for B where
-    B: SubscribeBackend + SubmitBackend + WorkBackend + ControlBackend + MaintenanceBackend
-{
-}
+impl<B> EngineBackend for B where B: SubscribeBackend + SubmitBackend + WorkBackend + ControlBackend + MaintenanceBackend
+{}
 
 const _: fn(&dyn EngineBackend) = |_| {};

@@ -373,8 +373,7 @@ impl Reader {
         self.shared().stats.dropped += dropped;
         let place = &mut self.places[log];
         place.serial = serial;
-        let gap =
-            Gap { log: self.logs.names[log].0, after: place.cursor.last(), through, cause: GapCause::Overflow };
+        let gap = Gap { log: self.logs.names[log].0, after: place.cursor.last(), through, cause: GapCause::Overflow };
         self.pass(log, &gap);
     }
 
@@ -383,7 +382,11 @@ impl Reader {
         telemetry::count_gap(gap.cause);
         tracing::warn!(log = %gap.log, cause = %gap.cause, through = %gap.through, "completions are missing");
         let cursor = &mut self.places[log].cursor;
-        if gap.cause.is_undone() { cursor.rewind(gap.after) } else { cursor.advance(gap.through) }
+        if gap.cause.is_undone() {
+            cursor.rewind(gap.after)
+        } else {
+            cursor.advance(gap.through)
+        }
         self.places[log].reading = LogReading::from(gap.log, &self.places[log].cursor);
         let moved = Some((log, self.places[log].cursor.clone()));
         self.ready.push_back(Ready { frame: Some(Frame::Gap(*gap)), moved });
@@ -523,9 +526,7 @@ impl LagProbe for EmbeddedLag {
                 let (log, Some(stream)) = (name.0, stream(keys, &name.1)) else { continue };
                 let Some(cursors) = cursor.logs(log.scope) else { continue };
                 let cursor = &cursors[usize::from(log.partition.number())];
-                let at = |entry: &Entry| {
-                    wire::decode_entry(log, entry.id, &entry.fields).ok()?.payload.produced_at_ms
-                };
+                let at = |entry: &Entry| wire::decode_entry(log, entry.id, &entry.fields).ok()?.payload.produced_at_ms;
                 let unread = stream.iter().find(|entry| !cursor.has(entry.id));
                 let facts = LogFacts {
                     ends: ends(keys, name),

@@ -13,7 +13,7 @@ use ff_core::{
     ControlBackend, EngineError, ExecutionId, ExecutionSnapshot, ExecutionSubmission, FailOutcome, Failure,
     FlowCancellation, FlowId, FlowSnapshot, FlowSubmission, LaneId, Lease, MaintenanceBackend, Namespace, Partition,
     PartitionCount, ReconcileCursor, ReconcileReport, RenewOutcome, ResolveReport, SubmitBackend, SubmittedExecution,
-    SubmittedFlow, SweepPolicy, SweepReport, WorkBackend, WorkSignal, WorkSignals,
+    SubmittedFlow, SubscribeBackend, SweepPolicy, SweepReport, WorkBackend, WorkSignal, WorkSignals,
 };
 use futures::{StreamExt, channel::mpsc};
 use tokio::{sync::Notify, time::sleep};
@@ -195,6 +195,8 @@ impl CompletionBackend for Scripted {
         Ok(receiver.boxed())
     }
 }
+
+impl SubscribeBackend for Scripted {}
 
 #[async_trait]
 impl WorkBackend for Scripted {

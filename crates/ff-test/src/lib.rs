@@ -146,6 +146,18 @@ macro_rules! all_cases {
                 a_reader_that_falls_behind_twice_loses_nothing
                 a_slow_reader_that_gives_up_leaves_the_others_alone
             }
+            subscription {
+                the_earliest_start_replays_what_is_held_and_says_when_it_is_through
+                a_cursor_resumes_right_after_what_was_yielded
+                a_cursor_moves_on_although_the_filter_lets_nothing_pass
+                solo_executions_come_where_they_are_asked_for
+                only_the_executions_that_were_asked_for_come
+                a_filter_decides_alike_live_and_on_replay
+                a_full_queue_that_drops_its_oldest_says_which
+                a_full_queue_that_closes_ends_and_its_cursor_resumes
+                lag_tells_what_is_unread
+                a_cursor_of_another_scope_is_refused
+            }
             bad_input {
                 a_refused_submission_writes_nothing
                 an_id_of_another_deployment_is_refused

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use ff_core::{EngineError, EntryId, LogCursor, LogId, Partition, Scope, reader::{LogFacts, epoch_ends}};
+use ff_core::{
+    EngineError, EntryId, LogCursor, LogId, Partition, Scope,
+    reader::{LogFacts, epoch_ends},
+};
 use ff_script::keys;
 use fred::{
     error::Error,

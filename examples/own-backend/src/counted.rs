@@ -6,7 +6,9 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
-use ff_core::{CompletionBackend, CompletionStream, EngineError, ScannerFilter};
+use ff_core::{
+    CompletionBackend, CompletionStream, EngineError, ScannerFilter, SubscribeBackend, SubscribeOptions, Subscription,
+};
 use ff_embedded::EmbeddedBackend;
 use futures::StreamExt;
 
@@ -48,5 +50,13 @@ impl CompletionBackend for Counted {
     // Without this method the trait refuses every real filter: safe, but the suite does not accept it.
     async fn subscribe_completions_filtered(&self, filter: &ScannerFilter) -> Result<CompletionStream, EngineError> {
         Ok(self.count(self.inner.subscribe_completions_filtered(filter).await?))
+    }
+}
+
+#[async_trait]
+impl SubscribeBackend for Counted {
+    /// Not counted: an extended subscription has statistics of its own.
+    async fn subscribe(&self, options: &SubscribeOptions) -> Result<Subscription, EngineError> {
+        self.inner.subscribe(options).await
     }
 }

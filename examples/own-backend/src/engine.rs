@@ -8,8 +8,8 @@ use ff_core::{
     CancelOutcome, Claim, ClaimRequest, CompletionBackend, CompletionStream, ControlBackend, EngineError, ExecutionId,
     ExecutionSnapshot, ExecutionSubmission, FailOutcome, Failure, FlowCancellation, FlowId, FlowSnapshot,
     FlowSubmission, LaneId, Lease, MaintenanceBackend, Partition, PartitionCount, ReconcileCursor, ReconcileReport,
-    RenewOutcome, ResolveReport, ScannerFilter, SubmitBackend, SubmittedExecution, SubmittedFlow, SweepPolicy,
-    SweepReport, WorkBackend, WorkSignals,
+    RenewOutcome, ResolveReport, ScannerFilter, SubmitBackend, SubmittedExecution, SubmittedFlow, SubscribeBackend,
+    SubscribeOptions, Subscription, SweepPolicy, SweepReport, WorkBackend, WorkSignals,
 };
 use ff_embedded::EmbeddedBackend;
 
@@ -36,6 +36,13 @@ impl<C: CompletionBackend> CompletionBackend for OwnBackend<C> {
 
     async fn subscribe_completions_filtered(&self, filter: &ScannerFilter) -> Result<CompletionStream, EngineError> {
         self.completions.subscribe_completions_filtered(filter).await
+    }
+}
+
+#[async_trait]
+impl<C: SubscribeBackend> SubscribeBackend for OwnBackend<C> {
+    async fn subscribe(&self, options: &SubscribeOptions) -> Result<Subscription, EngineError> {
+        self.completions.subscribe(options).await
     }
 }
 

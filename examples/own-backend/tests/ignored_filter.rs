@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use ff_core::{CompletionBackend, CompletionStream, EngineBackend, EngineError, ScannerFilter};
+use ff_core::{CompletionBackend, CompletionStream, EngineBackend, EngineError, ScannerFilter, SubscribeBackend};
 use ff_embedded::EmbeddedBackend;
 use ff_test::cases::{delivery, filter};
 use own_backend::OwnBackend;
@@ -32,7 +32,10 @@ impl CompletionBackend for Unfiltered {
     }
 }
 
-fn over<C: CompletionBackend>(completions: fn(EmbeddedBackend) -> C) -> Arc<dyn EngineBackend> {
+impl SubscribeBackend for Leaky {}
+impl SubscribeBackend for Unfiltered {}
+
+fn over<C: SubscribeBackend>(completions: fn(EmbeddedBackend) -> C) -> Arc<dyn EngineBackend> {
     let engine = EmbeddedBackend::new();
     Arc::new(OwnBackend::new(completions(engine.clone()), engine))
 }

@@ -24,8 +24,8 @@ use std::{fmt, sync::Arc};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use entry::{Data, Kind};
-pub use snapshot::{KeyValue, StreamEntry};
 pub(crate) use hash::Hash;
+pub use snapshot::{KeyValue, StreamEntry};
 pub(crate) use stream::{Entry, Stream};
 pub use value::{CommandError, Value};
 

@@ -11,6 +11,7 @@ pub mod lag;
 pub mod leases;
 pub mod lifecycle;
 pub mod retries;
+pub mod subscription;
 
 use std::sync::Arc;
 
