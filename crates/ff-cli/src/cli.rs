@@ -1,9 +1,9 @@
 //! The command line.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use ff_core::Namespace;
+use ff_core::{Namespace, Start};
 
 use crate::{connect::ConnectArgs, failure::CliError};
 
@@ -60,6 +60,9 @@ pub(crate) struct RunArgs {
     /// The namespace, in place of the one in the file
     #[arg(long, value_name = "NS")]
     pub(crate) namespace: Option<Namespace>,
+    /// Serve Prometheus metrics at this address, such as 127.0.0.1:9187
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Keep what each attempt prints in a file in this directory
     #[arg(long, value_name = "DIR")]
     pub(crate) keep_outputs: Option<PathBuf>,
@@ -76,6 +79,19 @@ pub(crate) struct WatchArgs {
     /// Print one JSON object per completion
     #[arg(long)]
     pub(crate) json: bool,
+    /// Completions of solo executions too
+    #[arg(long)]
+    pub(crate) solo: bool,
+    /// Begin there: `now`, `earliest` (what the logs still hold), or a cursor that was printed or saved
+    #[arg(long, value_name = "WHERE", default_value = "now", value_parser = parse_start)]
+    pub(crate) from: Start,
+    /// Go on after the cursor in this file if it is there, and keep it up to date: about once a second, and at the end.
+    /// Who is killed in between repeats a second's completions and loses none
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cursor_file: Option<PathBuf>,
+    /// Serve Prometheus metrics at this address, such as 127.0.0.1:9187
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Stop after so many completions
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
@@ -144,6 +160,16 @@ fn parse_tag(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn parse_start(text: &str) -> Result<Start, String> {
+    match text {
+        "now" => Ok(Start::Now),
+        "earliest" => Ok(Start::Earliest),
+        cursor => {
+            cursor.parse().map(Start::After).map_err(|error| format!("{error}; expected now, earliest or a cursor"))
+        }
+    }
+}
+
 /// What clap says in several lines, as one.
 pub(crate) fn usage_error(error: &clap::Error) -> CliError {
     let text = error.render().to_string();
@@ -177,6 +203,7 @@ mod tests {
         assert!(refusal(&["run"]).contains("<FLOW>"));
         assert!(refusal(&["rum"]).contains("rum"));
         assert!(refusal(&["watch", "--tag", "blue"]).contains("KEY=VALUE"));
+        assert!(refusal(&["watch", "--from", "yesterday"]).contains("earliest"));
         assert!(refusal(&["run", "f", "--namespace", "a b"]).contains("a b"));
         assert!(refusal(&["demo", "--partitions", "0"]).contains('0'));
     }

@@ -8,6 +8,7 @@ mod cancel;
 mod cli;
 mod connect;
 mod crew;
+mod cursor_file;
 mod demo;
 mod describe;
 mod doctor;
@@ -15,6 +16,7 @@ mod failure;
 mod flow_file;
 #[doc(hidden)]
 pub mod fuzz;
+mod metrics;
 mod out;
 mod plan;
 mod run;

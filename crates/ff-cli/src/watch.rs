@@ -3,13 +3,16 @@
 use std::{future, process::ExitCode, time::Duration};
 
 use console::style;
-use ff_core::{CompletionPayload, Outcome, ScannerFilter};
+use ff_core::{CompletionPayload, Frame, Gap, Outcome, ScannerFilter, Start, SubscribeOptions, SubscriptionScope};
 use futures::StreamExt;
+use serde::Serialize;
 
 use crate::{
     cli::WatchArgs,
     connect::ConnectArgs,
+    cursor_file::CursorFile,
     failure::{CliError, one_line},
+    metrics,
     out::{self, Reader},
     plan::{NAME_TAG, RESERVED_TAGS},
     signals::Interrupts,
@@ -18,29 +21,54 @@ use crate::{
 
 pub(crate) async fn watch(args: WatchArgs, connect: &ConnectArgs) -> Result<ExitCode, CliError> {
     let mut interrupts = Interrupts::listen()?;
+    metrics::serve(args.metrics)?;
     let mut filter = ScannerFilter::new();
     filter.namespace = args.namespace;
     filter.instance_tag = args.tag;
-    let subscribing = async { Ok(connect.open_server().await?.subscribe_completions_filtered(&filter).await?) };
-    let mut completions = interrupts.or(subscribing).await?;
+    let file = args.cursor_file.map(CursorFile::new);
+    let saved = file.as_ref().map(CursorFile::read).transpose()?.flatten();
+    let scope = if args.solo { SubscriptionScope::FlowsAndSolo } else { SubscriptionScope::Flows };
+    let start = saved.map_or(args.from, Start::After);
+    let options = SubscribeOptions::new().filter(filter.clone()).scope(scope).start(start).name("watch");
+    let subscribing = async { Ok(connect.open_server().await?.subscribe(&options).await?) };
+    let mut frames = interrupts.or(subscribing).await?;
     eprintln!("ff: watching {}; Ctrl-C ends it", described(&filter));
     let end = time_is_up(args.duration);
     tokio::pin!(end);
     let mut left = args.count.unwrap_or(u64::MAX);
     while left > 0 {
-        let completion = tokio::select! {
-            completion = completions.next() => completion,
+        let frame = tokio::select! {
+            frame = frames.next() => frame,
             () = interrupts.next() => None,
             () = &mut end => None,
         };
-        let Some(completion) = completion else { break };
-        let reader = if args.json { out::json(&completion) } else { out::line(&line(&completion)) };
+        let reader = match frame {
+            None => break,
+            Some(Frame::Completion(completion)) => {
+                left -= 1;
+                if args.json { out::json(&completion) } else { out::line(&line(&completion)) }
+            }
+            Some(Frame::Gap(gap)) if args.json => out::json(&Missing { gap }),
+            Some(Frame::Gap(gap)) => out::line(&format!("{}  {gap}", style("missing").red())),
+            Some(Frame::Checkpoint(cursor)) => {
+                file.as_ref().map(|file| file.write(&cursor)).transpose()?;
+                Reader::Listening
+            }
+            Some(_) => Reader::Listening,
+        };
         if reader == Reader::Gone {
             break;
         }
-        left -= 1;
     }
+    let cursor = frames.close().await;
+    file.map(|file| file.write(&cursor)).transpose()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A gap as a line of JSON.
+#[derive(Serialize)]
+struct Missing {
+    gap: Gap,
 }
 
 async fn time_is_up(after: Option<Duration>) {

@@ -51,6 +51,61 @@ async fn watchers_see_what_their_filter_wants_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_watch_goes_on_where_the_one_before_it_ended() {
+    let server = TestServer::start().await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let cursor = directory.path().join("cursor").display().to_string();
+    let hello = example("hello.yaml");
+    let names = |finished: &support::Finished| -> Vec<String> {
+        finished.json().iter().map(|line| line["tags"]["ff.name"].as_str().unwrap().to_owned()).collect()
+    };
+    let first = watch(&server, &["--count", "1", "--cursor-file", &cursor]).await;
+    ff(&["run", &hello, "--url", server.url()]).await.ok();
+    assert_eq!(names(&finish(first).await.ok()), ["greet"]);
+    // While nobody watches.
+    ff(&["run", &hello, "--url", server.url()]).await.ok();
+    let second = watch(&server, &["--count", "3", "--cursor-file", &cursor]).await;
+    let mut rest = names(&finish(second).await.ok());
+    rest.sort();
+    assert_eq!(rest, ["greet", "reply", "reply"]);
+    let all = watch(&server, &["--count", "4", "--from", "earliest"]).await;
+    assert_eq!(names(&finish(all).await.ok()).len(), 4);
+    std::fs::write(&cursor, "ff1:garbled").unwrap();
+    let url = ["watch", "--cursor-file", &cursor, "--url", server.url()];
+    ff(&url).await.refused(2, &[&cursor, "garbled"]);
+}
+
+#[tokio::test]
+async fn metrics_are_served_while_watching() {
+    let server = TestServer::start().await.unwrap();
+    let address = {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap().to_string()
+    };
+    let mut watcher = watch(&server, &["--metrics", &address]).await;
+    ff(&["run", &example("hello.yaml"), "--url", server.url()]).await.ok();
+    let scrape = || {
+        let mut connection = std::net::TcpStream::connect(&address).unwrap();
+        std::io::Write::write_all(&mut connection, b"GET /metrics HTTP/1.1\r\nHost: ff\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        std::io::read_to_string(connection).unwrap()
+    };
+    let wanted =
+        ["ff_completion_delivered_total 2", "ff_subscription_lag_events", "ff_completion_complete_as_of_seconds"];
+    // Levels are told once a second.
+    let mut text = String::new();
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !wanted.iter().all(|wanted| text.contains(wanted)) {
+        assert!(std::time::Instant::now() < patience, "{text}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        text = scrape();
+    }
+    assert!(text.contains("subscription=\"watch\""), "{text}");
+    ff(&["watch", "--metrics", &address, "--url", server.url()]).await.refused(2, &["--metrics", &address]);
+    watcher.kill().unwrap();
+}
+
+#[tokio::test]
 async fn a_reader_that_goes_away_ends_the_watch_without_noise() {
     let server = TestServer::start().await.unwrap();
     let mut watcher = watch(&server, &[]).await;

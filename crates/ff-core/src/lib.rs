@@ -24,6 +24,7 @@ mod snapshot;
 mod state;
 mod submit;
 mod subscription;
+mod wait;
 mod work;
 
 pub use backend::{ControlBackend, EngineBackend, MaintenanceBackend, SubmitBackend, WorkBackend};
@@ -48,6 +49,7 @@ pub use subscription::{
     Frame, Lag, LagProbe, Overflow, Start, SubscribeBackend, SubscribeOptions, Subscription, SubscriptionScope,
     SubscriptionSource, SubscriptionStats,
 };
+pub use wait::{WaitBackend, WaitOptions};
 pub use work::{
     CancelOutcome, Claim, ClaimRequest, ClaimedExecution, FailOutcome, Failure, FlowCancellation, Lease,
     ReconcileCursor, ReconcileReport, RenewOutcome, ResolveReport, SweepPolicy, SweepReport, WorkSignal, WorkSignals,

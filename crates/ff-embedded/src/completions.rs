@@ -383,9 +383,9 @@ impl Reader {
         tracing::warn!(log = %gap.log, cause = %gap.cause, through = %gap.through, "completions are missing");
         let cursor = &mut self.places[log].cursor;
         if gap.cause.is_undone() {
-            cursor.rewind(gap.after)
+            cursor.rewind(gap.after);
         } else {
-            cursor.advance(gap.through)
+            cursor.advance(gap.through);
         }
         self.places[log].reading = LogReading::from(gap.log, &self.places[log].cursor);
         let moved = Some((log, self.places[log].cursor.clone()));

@@ -158,6 +158,15 @@ macro_rules! all_cases {
                 lag_tells_what_is_unread
                 a_cursor_of_another_scope_is_refused
             }
+            waiting {
+                what_has_ended_already_is_answered_at_once
+                what_ends_later_is_answered_with_its_result_however_large
+                an_end_at_the_very_time_of_the_call_is_not_missed
+                any_of_several_is_the_one_that_ends_and_all_come_in_the_order_asked_for
+                a_flow_is_waited_for_until_its_last_member
+                a_wait_ends_at_its_deadline_and_names_what_it_was_for
+                what_does_not_exist_is_not_waited_for_unless_that_is_asked_for
+            }
             bad_input {
                 a_refused_submission_writes_nothing
                 an_id_of_another_deployment_is_refused

@@ -202,6 +202,8 @@ impl CatchUp {
                 return None;
             }
         }
+        let unread = |index: &usize| hub[*index].last().map_or(0, |head| self.vector[*index].unread(&[head]));
+        self.queue.set_unread(behind.iter().map(unread).fold(0, u64::saturating_add));
         let limit = (wanted / behind.len().clamp(1, LOGS_AT_ONCE)).max(1);
         let targets: Vec<Target> = behind
             .into_iter()

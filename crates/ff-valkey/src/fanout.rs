@@ -322,6 +322,15 @@ impl Fanout {
         self.groups.values_mut().flatten().flat_map(|group| &mut group.members).chain(&mut self.picking)
     }
 
+    /// How many completions wait for the subscriptions of each name, those that have none together.
+    pub(crate) fn lags(&mut self) -> BTreeMap<Option<Arc<str>>, u64> {
+        let mut lags = BTreeMap::new();
+        for (_, member) in self.all() {
+            *lags.entry(member.options.name.clone()).or_default() += member.queue.lag();
+        }
+        lags
+    }
+
     /// Tells all live subscriptions that take more than completions where the hub stands.
     pub(crate) fn checkpoint(&mut self, vector: &Arc<[LogCursor]>) {
         for (_, member) in self.all() {

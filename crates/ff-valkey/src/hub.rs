@@ -39,6 +39,7 @@
 //! | a stream is dropped | it is removed under the lock; its catching up is aborted |
 
 use std::{
+    collections::BTreeSet,
     num::NonZeroUsize,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -295,18 +296,27 @@ impl Hub {
         }
     }
 
-    /// The task that tells subscriptions where they stand.
+    /// The task that tells subscriptions where they stand, and operators how far they are behind.
     pub(crate) async fn tell_checkpoints(self: Arc<Self>) {
         let mut told: Option<Arc<[LogCursor]>> = None;
+        let mut named = BTreeSet::new();
         loop {
             tokio::time::sleep(CHECKPOINT_EVERY).await;
-            self.with_state(|State { vector, fanout }| {
+            let (lags, complete_as_of) = self.with_state(|State { vector, fanout }| {
                 let now = vector.snapshot();
                 if told.as_ref().is_none_or(|told| !Arc::ptr_eq(told, &now)) {
                     fanout.checkpoint(&now);
                     told = Some(now);
                 }
+                (fanout.lags(), vector.complete_as_of())
             });
+            telemetry::complete_as_of(self.scope, complete_as_of);
+            // A name whose last subscription has gone is told of once more.
+            let gone: Vec<_> = named.iter().filter(|name| !lags.contains_key(*name)).cloned().collect();
+            for (name, lag) in lags.iter().map(|(name, lag)| (name, *lag)).chain(gone.iter().map(|name| (name, 0))) {
+                telemetry::lag(self.scope, name.as_ref(), lag);
+            }
+            named = lags.into_keys().collect();
         }
     }
 

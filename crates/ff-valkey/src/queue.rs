@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -39,6 +39,8 @@ pub(crate) struct Queue {
     reader: AtomicWaker,
     room: Notify,
     catching_up: AtomicBool,
+    /// Log entries that its subscription has yet to read, when it reads by itself.
+    unread: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -69,6 +71,7 @@ impl Queue {
             reader: AtomicWaker::new(),
             room: Notify::new(),
             catching_up: AtomicBool::new(false),
+            unread: AtomicU64::new(0),
         })
     }
 
@@ -83,6 +86,16 @@ impl Queue {
 
     pub(crate) fn set_catching_up(&self, catching_up: bool) {
         self.catching_up.store(catching_up, Ordering::Relaxed);
+        self.set_unread(0);
+    }
+
+    pub(crate) fn set_unread(&self, unread: u64) {
+        self.unread.store(unread, Ordering::Relaxed);
+    }
+
+    /// What waits to be polled, and what waits in the logs to be read for it.
+    pub(crate) fn lag(&self) -> u64 {
+        self.lock().items.len() as u64 + self.unread.load(Ordering::Relaxed)
     }
 
     pub(crate) fn counts(&self) -> QueueCounts {

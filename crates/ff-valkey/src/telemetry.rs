@@ -1,5 +1,8 @@
 //! The names of all metrics of this crate, each counted in one place.
 
+use std::sync::Arc;
+
+use ff_core::Scope;
 use metrics::{counter, gauge};
 
 /// Completions put into queues of subscriptions.
@@ -16,6 +19,12 @@ pub const UNKNOWN: &str = "ff_completion_unknown_total";
 pub const MALFORMED: &str = "ff_completion_malformed_total";
 /// Subscriptions that read the log because their queue was full.
 pub const LAGGING: &str = "ff_subscription_lagging";
+/// Completions that wait for the subscriptions of a name: in their queues, and in the logs that they read by themselves;
+/// labels `scope` (`flows` or `solo`) and `subscription` (empty for all that have no name). Once a second.
+pub const LAG: &str = "ff_subscription_lag_events";
+/// The server's time, in seconds since 1970-01-01 UTC, up to which every completion was put into the queues; label
+/// `scope`. An alert on its age finds whatever is wrong with the way from the server to the subscriptions.
+pub const COMPLETE_AS_OF: &str = "ff_completion_complete_as_of_seconds";
 /// How often a subscription's queue was full.
 pub const LAGGED: &str = "ff_subscription_lagged_total";
 /// Subscriptions of this process.
@@ -51,4 +60,26 @@ pub(crate) fn level(name: &'static str, value: usize) {
     // Far below 2^52.
     #[allow(clippy::cast_precision_loss)]
     gauge!(name).set(value as f64);
+}
+
+const fn scope_label(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Flows => "flows",
+        Scope::Solo => "solo",
+    }
+}
+
+// Far below 2^52.
+#[allow(clippy::cast_precision_loss)]
+pub(crate) fn lag(scope: Scope, name: Option<&Arc<str>>, lag: u64) {
+    let name = name.map_or_else(String::new, |name| name.to_string());
+    gauge!(LAG, "scope" => scope_label(scope), "subscription" => name).set(lag as f64);
+}
+
+// Far below 2^52.
+#[allow(clippy::cast_precision_loss)]
+pub(crate) fn complete_as_of(scope: Scope, at_ms: Option<u64>) {
+    if let Some(at_ms) = at_ms {
+        gauge!(COMPLETE_AS_OF, "scope" => scope_label(scope)).set(at_ms as f64 / 1000.0);
+    }
 }

@@ -35,7 +35,7 @@ use crate::{
     connect::ConnectArgs,
     crew::Crew,
     failure::{CliError, code},
-    out,
+    metrics, out,
     plan::{Plan, RUN_TAG},
     signals::Interrupts,
     text,
@@ -50,6 +50,7 @@ const TIMER_SLACK: Duration = Duration::from_millis(100);
 const SUBMIT_TRIES: u32 = 5;
 
 pub(crate) async fn run(args: RunArgs, connect: &ConnectArgs) -> Result<ExitCode, CliError> {
+    metrics::serve(args.metrics)?;
     let run = Uuid::now_v7();
     let plan = Plan::load(&args.flow, args.time_scale)?;
     let flow = plan.submission(run, args.namespace)?;

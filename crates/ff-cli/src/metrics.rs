@@ -1,0 +1,14 @@
+//! Metrics for Prometheus, for the commands that run long.
+
+use std::net::SocketAddr;
+
+use metrics_exporter_prometheus::PrometheusBuilder;
+
+use crate::failure::CliError;
+
+/// Serves this process's metrics over HTTP at `address`, if one is given.
+pub(crate) fn serve(address: Option<SocketAddr>) -> Result<(), CliError> {
+    let Some(address) = address else { return Ok(()) };
+    let served = PrometheusBuilder::new().with_http_listener(address).install();
+    served.map_err(|error| CliError::usage(format!("--metrics {address}"), error))
+}

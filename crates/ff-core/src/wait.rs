@@ -1,0 +1,242 @@
+//! Waiting for the end of executions and flows.
+
+use std::{collections::BTreeSet, num::NonZeroUsize, time::Duration};
+
+use async_trait::async_trait;
+use futures::{StreamExt, stream};
+
+use crate::{
+    ControlBackend, EngineError, ExecutionId, ExecutionSnapshot, FlowId, FlowSnapshot, FlowState, Frame,
+    SubscribeBackend, SubscribeOptions, Subscription, SubscriptionScope,
+};
+
+/// How many executions are looked at together.
+const LOOKS_AT_ONCE: usize = 32;
+/// How often something that no event tells of is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// How long to wait, and for what.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct WaitOptions {
+    /// The wait ends then, whatever happens.
+    pub deadline: Duration,
+    /// Whether something that does not exist may yet come, until the deadline.
+    pub may_be_missing: bool,
+}
+
+impl WaitOptions {
+    /// Waits at most so long from now. What does not exist is an error at once.
+    #[must_use]
+    pub const fn within(deadline: Duration) -> Self {
+        Self { deadline, may_be_missing: false }
+    }
+
+    /// Waits for what does not exist yet, too.
+    #[must_use]
+    pub const fn even_if_missing(self) -> Self {
+        Self { may_be_missing: true, ..self }
+    }
+}
+
+/// Waits for the end of members of flows and of solo executions, whether they have ended already or not. Offered by
+/// every backend that subscribes and describes.
+///
+/// Nothing is polled: a subscription for just these executions is opened first, and then they are looked at, so that no
+/// end falls in between. Results are those of the snapshots, whatever their size.
+///
+/// # Cancel safety
+/// Dropping a wait releases what it holds and changes nothing.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use ff_core::{EngineBackend, EngineError, ExecutionId, WaitBackend, WaitOptions};
+///
+/// async fn result(backend: &dyn EngineBackend, id: ExecutionId) -> Result<(), EngineError> {
+///     let ended = backend.wait_for(id, &WaitOptions::within(Duration::from_secs(30))).await?;
+///     println!("{:?}: {:?}", ended.outcome, ended.result);
+///     Ok(())
+/// }
+/// ```
+#[async_trait]
+pub trait WaitBackend: SubscribeBackend + ControlBackend {
+    /// Waits until an execution has ended.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] when it does not exist, [`EngineError::Timeout`] at the deadline, and what subscribing
+    /// and describing give.
+    async fn wait_for(&self, id: ExecutionId, options: &WaitOptions) -> Result<ExecutionSnapshot, EngineError> {
+        self.wait_for_any(&[id], options).await
+    }
+
+    /// Waits until one of several executions has ended.
+    ///
+    /// # Errors
+    /// As [`WaitBackend::wait_for`]; [`EngineError::InvalidInput`] for none at all.
+    async fn wait_for_any(&self, ids: &[ExecutionId], options: &WaitOptions) -> Result<ExecutionSnapshot, EngineError> {
+        let mut ended = limited(&named(ids)?, options, wait(self, ids, 1, options)).await?;
+        ended.pop().ok_or_else(|| EngineError::transport("waiting", "nothing has ended"))
+    }
+
+    /// Waits until all of several executions have ended; the answers are in the order of `ids`.
+    ///
+    /// # Errors
+    /// As [`WaitBackend::wait_for_any`].
+    async fn wait_for_all(
+        &self,
+        ids: &[ExecutionId],
+        options: &WaitOptions,
+    ) -> Result<Vec<ExecutionSnapshot>, EngineError> {
+        let distinct: BTreeSet<ExecutionId> = ids.iter().copied().collect();
+        let ended = limited(&named(ids)?, options, wait(self, ids, distinct.len(), options)).await?;
+        let of = |id: &ExecutionId| ended.iter().find(|snapshot| snapshot.execution_id == *id).cloned();
+        Ok(ids.iter().filter_map(of).collect())
+    }
+
+    /// Waits until a flow has ended.
+    ///
+    /// # Errors
+    /// As [`WaitBackend::wait_for`].
+    async fn wait_for_flow(&self, id: FlowId, options: &WaitOptions) -> Result<FlowSnapshot, EngineError> {
+        limited(&format!("flow {id}"), options, wait_for_flow(self, id, options)).await
+    }
+}
+
+impl<B: SubscribeBackend + ControlBackend + ?Sized> WaitBackend for B {}
+
+fn named(ids: &[ExecutionId]) -> Result<String, EngineError> {
+    match ids {
+        [] => Err(EngineError::invalid("no executions", "name at least one to wait for")),
+        [one] => Ok(format!("execution {one}")),
+        [first, rest @ ..] => Ok(format!("execution {first} and {} more", rest.len())),
+    }
+}
+
+async fn limited<T>(
+    what: &str,
+    options: &WaitOptions,
+    wait: impl Future<Output = Result<T, EngineError>>,
+) -> Result<T, EngineError> {
+    let timeout = |_| EngineError::Timeout { op: format!("waiting for {what}"), after: options.deadline };
+    tokio::time::timeout(options.deadline, wait).await.map_err(timeout)?
+}
+
+/// The executions that wait to end, and those that have.
+struct Waiting<'a, B: ?Sized> {
+    backend: &'a B,
+    may_be_missing: bool,
+    pending: BTreeSet<ExecutionId>,
+    ended: Vec<ExecutionSnapshot>,
+    /// Whether some of the pending may be solo executions.
+    solo: bool,
+}
+
+impl<B: ControlBackend + ?Sized> Waiting<'_, B> {
+    /// Looks at executions and takes those that have ended from the pending ones.
+    async fn look_at(&mut self, ids: Vec<ExecutionId>) -> Result<(), EngineError> {
+        let backend = self.backend;
+        let look = |id| async move { (id, backend.describe_execution(id).await) };
+        let looked: Vec<_> = stream::iter(ids).map(look).buffer_unordered(LOOKS_AT_ONCE).collect().await;
+        self.solo = false;
+        for (id, found) in looked {
+            match found {
+                Ok(snapshot) if snapshot.outcome.is_some() => {
+                    self.pending.remove(&id);
+                    self.ended.push(snapshot);
+                }
+                Ok(snapshot) => self.solo |= snapshot.flow_id.is_none(),
+                Err(EngineError::NotFound { .. }) if self.may_be_missing => self.solo = true,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_at_all(&mut self) -> Result<(), EngineError> {
+        self.look_at(self.pending.iter().copied().collect()).await
+    }
+}
+
+/// Waits until `wanted` of the executions have ended.
+async fn wait<B: SubscribeBackend + ControlBackend + ?Sized>(
+    backend: &B,
+    ids: &[ExecutionId],
+    wanted: usize,
+    options: &WaitOptions,
+) -> Result<Vec<ExecutionSnapshot>, EngineError> {
+    let pending = ids.iter().copied().collect();
+    let mut waiting =
+        Waiting { backend, may_be_missing: options.may_be_missing, pending, ended: Vec::new(), solo: false };
+    // Most often this is all; and it tells whether solo executions have to be listened to.
+    waiting.look_at_all().await?;
+    if waiting.ended.len() >= wanted {
+        return Ok(waiting.ended);
+    }
+    let scope = if waiting.solo { SubscriptionScope::FlowsAndSolo } else { SubscriptionScope::Flows };
+    let mut frames = listen(backend, &waiting.pending, scope).await?;
+    waiting.look_at_all().await?;
+    while waiting.ended.len() < wanted {
+        match frames.next().await {
+            Some(Frame::Completion(completion)) if waiting.pending.contains(&completion.execution_id) => {
+                waiting.look_at(vec![completion.execution_id]).await?;
+            }
+            // Something of the kind may be among what is missing.
+            Some(Frame::Gap(_)) => waiting.look_at_all().await?,
+            Some(_) => {}
+            None => return Err(EngineError::transport("waiting", "the subscription has ended")),
+        }
+    }
+    Ok(waiting.ended)
+}
+
+async fn listen<B: SubscribeBackend + ?Sized>(
+    backend: &B,
+    only: &BTreeSet<ExecutionId>,
+    scope: SubscriptionScope,
+) -> Result<Subscription, EngineError> {
+    // Room for each of them and a few other frames; more are no loss.
+    let capacity = NonZeroUsize::MIN.saturating_add(only.len() + 15);
+    let options = SubscribeOptions::new().only(only.iter().copied()).scope(scope).capacity(capacity);
+    backend.subscribe(&options).await
+}
+
+async fn wait_for_flow<B: SubscribeBackend + ControlBackend + ?Sized>(
+    backend: &B,
+    id: FlowId,
+    options: &WaitOptions,
+) -> Result<FlowSnapshot, EngineError> {
+    let mut flow = loop {
+        match backend.describe_flow(id).await {
+            Ok(flow) => break flow,
+            // Nothing announces that a flow was submitted.
+            Err(EngineError::NotFound { .. }) if options.may_be_missing => tokio::time::sleep(LOOK_AGAIN).await,
+            Err(error) => return Err(error),
+        }
+    };
+    if flow.state != FlowState::Running {
+        return Ok(flow);
+    }
+    let members: BTreeSet<ExecutionId> = flow.members.iter().map(|member| member.execution_id).collect();
+    let mut frames = listen(backend, &members, SubscriptionScope::Flows).await?;
+    loop {
+        flow = backend.describe_flow(id).await?;
+        if flow.state != FlowState::Running {
+            return Ok(flow);
+        }
+        let open = flow.members.iter().filter(|member| member.state.outcome().is_none());
+        let mut open: BTreeSet<ExecutionId> = open.map(|member| member.execution_id).collect();
+        if open.is_empty() {
+            // The last end was interrupted before it counted; who repairs that announces nothing.
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        while !open.is_empty() {
+            match frames.next().await {
+                Some(Frame::Completion(completion)) => drop(open.remove(&completion.execution_id)),
+                Some(Frame::Gap(_)) => break,
+                Some(_) => {}
+                None => return Err(EngineError::transport("waiting", "the subscription has ended")),
+            }
+        }
+    }
+}
