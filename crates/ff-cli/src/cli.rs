@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use ff_core::{Namespace, Start};
+use ff_script::permissions::Role;
 
 use crate::{connect::ConnectArgs, failure::CliError};
 
@@ -133,7 +134,7 @@ pub(crate) enum ScriptCommand {
         #[arg(long)]
         digest: bool,
     },
-    /// Load the library into the server, unless a newer one is there
+    /// Load the library into the server, unless a newer one is there; with --partitions, record their number too
     Load {
         /// Replace one of the same version whose text is another
         #[arg(long)]
@@ -141,6 +142,12 @@ pub(crate) enum ScriptCommand {
     },
     /// Compare the server's library with this program's
     Check,
+    /// Print the rules for ACL SETUSER that a user of these roles needs, see PERMISSIONS.md
+    Acl {
+        /// subscriber, submitter, worker or administrator
+        #[arg(required = true, value_name = "ROLE", value_parser = parse_role)]
+        roles: Vec<Role>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -151,6 +158,11 @@ pub(crate) struct DoctorArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn parse_role(text: &str) -> Result<Role, String> {
+    let expected = || format!("expected one of {}", Role::ALL.map(Role::name).join(", "));
+    Role::ALL.into_iter().find(|role| role.name() == text).ok_or_else(expected)
 }
 
 fn parse_tag(text: &str) -> Result<(String, String), String> {

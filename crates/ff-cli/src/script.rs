@@ -7,6 +7,8 @@ use ff_script::{
     assemble::{ABI_MAJOR, LIBRARY, VERSION},
     host::ScriptHost,
     loader::{self, LibraryState},
+    operations::Operations,
+    permissions,
 };
 use ff_valkey::ValkeyHost;
 
@@ -14,7 +16,7 @@ use crate::{
     cli::ScriptCommand,
     connect::ConnectArgs,
     failure::{CliError, code},
-    out,
+    out, text,
 };
 
 pub(crate) async fn script(command: &ScriptCommand, connect: &ConnectArgs) -> Result<ExitCode, CliError> {
@@ -24,7 +26,15 @@ pub(crate) async fn script(command: &ScriptCommand, connect: &ConnectArgs) -> Re
             let digest = loader::digest_of_source();
             out::text(&format!("{LIBRARY} version {VERSION} ABI {ABI_MAJOR} digest {digest}"));
         }
-        ScriptCommand::Load { replace } => load(&ValkeyHost::connect(connect.config()?).await?, *replace).await?,
+        ScriptCommand::Load { replace } => {
+            let host = ValkeyHost::connect(connect.config()?).await?;
+            load(&host, *replace).await?;
+            if let Some(wanted) = host.config().partition_count {
+                let count = Operations::join_deployment(&host, Some(wanted)).await?;
+                out::text(&format!("the deployment has {}", text::count(count.get().into(), "partition")));
+            }
+        }
+        ScriptCommand::Acl { roles } => out::text(&permissions::acl_rules(roles).join(" ")),
         ScriptCommand::Check => {
             return match connect.embedded()? {
                 Some(embedded) => check(&**embedded.host(), "in this process").await,

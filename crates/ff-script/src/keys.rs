@@ -12,6 +12,11 @@ pub const SOLO_CHANNEL: &str = "ff:solo:completions";
 /// The deployment's record: partition count and ABI.
 pub const DEPLOYMENT: &str = "ff:deployment";
 
+/// The pattern of all keys.
+pub const ALL_KEYS: &str = "ff:*";
+/// The pattern of the channels of [`wake_channel`].
+pub const WAKE_CHANNELS: &str = "ff:wake:*";
+
 /// Where a process is signalled that work has come. A message is `<lane> <partition number>`.
 #[must_use]
 pub fn wake_channel(listener: Uuid) -> String {

@@ -7,6 +7,7 @@ pub mod host;
 pub mod keys;
 pub mod loader;
 pub mod operations;
+pub mod permissions;
 pub mod wire;
 
 /// The library as a server loads it.

@@ -135,7 +135,8 @@ impl ValkeyBackend {
     /// # Errors
     /// [`EngineError::InvalidInput`] for what is wrong with the configuration, or for a server that is too old or evicts
     /// keys at will when its memory is full,
-    /// [`EngineError::PermissionDenied`] for wrong credentials, [`EngineError::Transport`] or [`EngineError::Timeout`]
+    /// [`EngineError::PermissionDenied`] for wrong credentials, or for a user who lacks a right of every role or finds a
+    /// deployment that is not prepared and may not prepare it, [`EngineError::Transport`] or [`EngineError::Timeout`]
     /// when no server answers there, [`EngineError::Conflict`] when the deployment has another partition count or the
     /// server another text of this version of the library.
     pub async fn connect_with(config: ValkeyConfig) -> Result<Self, EngineError> {
@@ -143,7 +144,11 @@ impl ValkeyBackend {
         loader::ensure_loaded(&*host).await?;
         host.refuse_eviction().await?;
         let wanted = host.config().partition_count;
-        let partitions = Operations::join_deployment(&*host, wanted).await?;
+        // Reading comes first: who may only read can join a deployment that is prepared.
+        let partitions = match host.deployment().await? {
+            Some(recorded) => recorded.join(wanted)?,
+            None => Operations::join_deployment(&*host, wanted).await?,
+        };
         Ok(Self::over(host, partitions))
     }
 

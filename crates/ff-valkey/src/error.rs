@@ -55,7 +55,10 @@ impl<'a> Doing<'a> {
     /// The server does not let this user do it.
     pub(crate) fn denied(self, text: &str) -> EngineError {
         let user = self.config.username.as_deref().unwrap_or("default");
-        EngineError::PermissionDenied { op: self.op.to_owned(), reason: format!("{text}. {}", remedy(text, user)) }
+        EngineError::PermissionDenied {
+            op: self.op.to_owned(),
+            reason: format!("{text}. {}", remedy(self.op, text, user)),
+        }
     }
 }
 
@@ -70,21 +73,28 @@ pub(crate) fn is_wrong_type(error: &Error) -> bool {
 }
 
 /// The ACL rule or the setting that is missing, by the words of the server.
-fn remedy(text: &str, user: &str) -> String {
+fn remedy(op: &str, text: &str, user: &str) -> String {
     if text.starts_with("WRONGPASS") || text.contains("invalid username-password") {
         return "Check user and password".into();
     }
     if text.starts_with("NOAUTH") || text.contains("Authentication required") {
         return "The server wants a password: write it into the URL, redis://user:password@host".into();
     }
+    let command = text.split('\'').nth(1).unwrap_or("<command>");
+    if command.starts_with("function") || (op == "ff1_deployment" && command == "fcall") {
+        return "The deployment is not prepared: let an administrator run `ff script load --partitions 256` (or as many \
+                as it is to have)"
+            .into();
+    }
     if text.contains("channel") {
         return format!("Grant the channels: ACL SETUSER {user} &ff:*");
     }
-    if text.contains("key") {
+    if text.contains(" key") {
         return format!("Grant the keys: ACL SETUSER {user} ~ff:*");
     }
-    let command = text.split('\'').nth(1).unwrap_or("<command>");
-    format!("Grant the command: ACL SETUSER {user} +{command}")
+    // A function is granted by its name.
+    let function = if command.starts_with("fcall") && op.starts_with("ff") { format!("|{op}") } else { String::new() };
+    format!("Grant the command: ACL SETUSER {user} +{command}{function}")
 }
 
 #[cfg(test)]
@@ -111,6 +121,19 @@ mod tests {
                 matches!(error, EngineError::PermissionDenied { .. }) && error.to_string().contains(fix),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn a_refused_function_is_granted_by_name_or_prepared_by_an_administrator() {
+        let config = ValkeyConfig::from_url("redis://ann@db:6379").unwrap();
+        let refused = |op: &str, command: &str| {
+            let text = format!("NOPERM User ann has no permissions to run the '{command}' command");
+            Doing::command(op, &config).failed(Error::new(ErrorKind::Unknown, text)).to_string()
+        };
+        assert!(refused("ff1_claim", "fcall").contains("ann +fcall|ff1_claim"));
+        for (op, command) in [("ff1_deployment", "fcall"), ("loading the library", "function|load")] {
+            assert!(refused(op, command).contains("ff script load"), "{op}");
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ff_core::{EngineError, LogId, PartitionCount, Scope};
-use ff_script::keys;
+use ff_script::{keys, operations::Deployment};
 use fred::{
     error::Error,
     interfaces::ClientLike,
@@ -97,6 +97,14 @@ impl ValkeyHost {
         PartitionCount::new(count).map(Some)
     }
 
+    /// The deployment's record, if it is complete.
+    pub(crate) async fn deployment(&self) -> Result<Option<Deployment>, EngineError> {
+        let answer = self.ask_self("HMGET", &[keys::DEPLOYMENT, "partition_count", "abi"]).await?;
+        let Value::Array(fields) = answer else { return Ok(None) };
+        let text = |at: usize| fields.get(at).and_then(Value::as_string);
+        text(0).zip(text(1)).map(|(partitions, abi)| Deployment::recorded(&partitions, &abi)).transpose()
+    }
+
     /// The sizes of all completion logs that hold or have held anything.
     ///
     /// # Errors
@@ -142,7 +150,7 @@ impl ValkeyHost {
     }
 
     async fn ask_self(&self, name: &'static str, args: &[&str]) -> Result<Value, EngineError> {
-        let hash = if name == "HGET" { ClusterHash::FirstKey } else { ClusterHash::Random };
+        let hash = if name.starts_with('H') { ClusterHash::FirstKey } else { ClusterHash::Random };
         let command = CustomCommand::new_static(name, hash, false);
         let words: Vec<Value> = args.iter().map(|word| Value::from(*word)).collect();
         let answer: Result<Value, Error> = self.reads().custom(command, words).await;

@@ -1,9 +1,14 @@
 //! From facts to findings. Pure.
 
-use ff_script::loader::{self, LibraryState};
+use std::collections::BTreeSet;
+
+use ff_script::{
+    loader::{self, LibraryState},
+    permissions::Role,
+};
 
 use super::{
-    facts::{Facts, LogTotals, Logs, Permission, Settings, Told},
+    facts::{Facts, LogTotals, Logs, Permissions, Settings, Told},
     finding::Finding,
 };
 use crate::text;
@@ -184,9 +189,10 @@ fn output_buffers(settings: &Settings) -> Finding {
     }
 }
 
-fn permissions(permissions: &Told<Vec<Permission>>) -> Vec<Finding> {
+/// One line per role that the user has or lacks, and one for what is more than any role needs.
+fn permissions(permissions: &Told<Permissions>) -> Vec<Finding> {
     const TOPIC: &str = "permissions";
-    let permissions = match permissions {
+    let Permissions { user, missing, excessive } = match permissions {
         Ok(permissions) => permissions,
         Err(why) => {
             let fix =
@@ -194,16 +200,25 @@ fn permissions(permissions: &Told<Vec<Permission>>) -> Vec<Finding> {
             return vec![Finding::unknown(TOPIC, why, fix)];
         }
     };
-    let refused: Vec<_> = permissions.iter().filter(|permission| permission.refusal.is_some()).collect();
-    if refused.is_empty() {
-        return vec![Finding::ok(TOPIC, "functions, keys and channels are granted")];
-    }
-    let finding = |permission: &&Permission| {
-        let refusal = permission.refusal.as_deref().unwrap_or_default();
-        let says = format!("may not {}: {}", permission.what, crate::failure::one_line(refusal));
-        Finding::bad(TOPIC, says, format!("ACL SETUSER <user> {}", permission.rule))
+    let useless = missing.iter().all(|(_, rules)| !rules.is_empty());
+    let role = |(role, rules): &(Role, BTreeSet<String>)| {
+        if rules.is_empty() {
+            return Finding::ok(TOPIC, format!("user `{user}` has all that the role {role} needs"));
+        }
+        let rules = rules.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
+        if useless {
+            let fix = format!("for the role {role}: ACL SETUSER {user} {rules}");
+            return Finding::bad(TOPIC, format!("user `{user}` lacks for the role {role}: {rules}"), fix);
+        }
+        Finding::ok(TOPIC, format!("user `{user}` is no {role} for lack of {rules}"))
     };
-    refused.iter().map(finding).collect()
+    let mut findings: Vec<Finding> = missing.iter().map(role).collect();
+    if !excessive.is_empty() {
+        let says = format!("user `{user}` has more than any role needs: {}", excessive.join(", "));
+        let fix = "one user per program, with the rules that `ff script acl ROLE` prints; see PERMISSIONS.md";
+        findings.push(Finding::warn(TOPIC, says, fix));
+    }
+    findings
 }
 
 fn logs(logs: &Told<Logs>, partitions: u16, limit: Option<u64>) -> Vec<Finding> {

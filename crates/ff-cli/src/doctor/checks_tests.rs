@@ -23,7 +23,7 @@ fn good() -> Facts {
             save: Ok(Some(String::new())),
             output_buffers: Ok(Some("normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60".into())),
         },
-        permissions: Ok(Vec::new()),
+        permissions: Ok(lacking([&[]; 4])),
         partitions: Ok(Some(PartitionCount::DEFAULT)),
         logs: Ok(Logs {
             flows: LogTotals { entries: 10, bytes: 3_000, logs: 2, capacity: 10_000, ..LogTotals::default() },
@@ -95,13 +95,36 @@ fn buffers_that_are_too_small_or_unlimited_are_told() {
     assert!(matches!(one(limits("normal 0 0 0")), (Level::Warn, text) if text.contains("no limit of pubsub")));
 }
 
+fn lacking(missing: [&[&str]; 4]) -> Permissions {
+    let rules = |rules: &[&str]| rules.iter().map(ToString::to_string).collect();
+    let missing = Role::ALL.into_iter().zip(missing.map(rules)).collect();
+    Permissions { user: "ann".into(), missing, excessive: Vec::new() }
+}
+
 #[test]
-fn a_missing_permission_names_the_rule() {
-    let refused = |facts: &mut Facts| {
-        let refusal = Some("User ann has no permissions to access the 'ff:dag' channel".to_owned());
-        facts.permissions = Ok(vec![Permission { what: "receive completions", refusal, rule: "&ff:* +subscribe" }]);
+fn a_user_of_one_role_is_well_and_is_told_what_the_others_lack() {
+    let facts = Facts { permissions: Ok(lacking([&[], &["+del"], &["+unlink"], &["+acl|dryrun"]])), ..good() };
+    let found = all(&facts);
+    assert!(found.iter().all(|finding| finding.level == Level::Ok), "{found:?}");
+    let says: Vec<&str> = found.iter().filter(|f| f.topic == "permissions").map(|f| f.says.as_str()).collect();
+    assert!(
+        says[0].contains("all that the role subscriber needs") && says[2].contains("no worker for lack of +unlink")
+    );
+}
+
+#[test]
+fn a_user_of_no_role_is_told_the_rules_of_each() {
+    let found = trouble(|facts| facts.permissions = Ok(lacking([&["&ff:*"], &["+del"], &["+unlink"], &["+hset"]])));
+    assert!(found.len() == 4 && found.iter().all(|finding| finding.level == Level::Bad), "{found:?}");
+    assert!(found[0].to_text().contains("ACL SETUSER ann &ff:*"), "{found:?}");
+}
+
+#[test]
+fn a_user_with_more_than_any_role_needs_is_told_what() {
+    let rich = |facts: &mut Facts| {
+        facts.permissions = Ok(Permissions { excessive: vec!["FLUSHALL", "CONFIG SET"], ..lacking([&[]; 4]) });
     };
-    assert!(matches!(one(refused), (Level::Bad, text) if text.contains("&ff:*") && text.contains("receive")));
+    assert!(matches!(one(rich), (Level::Warn, text) if text.contains("FLUSHALL, CONFIG SET")));
 }
 
 #[test]

@@ -1,18 +1,17 @@
 //! What the server tells of itself. Every question may be refused; then the refusal is what is known.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use ff_core::{EngineError, ExecutionId, FlowId, LogId, Partition, PartitionCount, Scope};
+use ff_core::{EngineError, LogId, PartitionCount, Scope};
 use ff_script::{
     host::{ScriptHost, ServerVersion},
-    keys,
     loader::{self, LibraryState},
+    permissions::{EXCESSIVE, Role},
 };
 use ff_valkey::{LogSize, ValkeyHost};
-use uuid::Uuid;
-
-/// What the library does and this program never: asked for by dry run alone.
-const DRYRUN_PUBLISH: &str = "PUBLISH";
 
 /// An answer, or why there is none.
 pub(super) type Told<T> = Result<T, String>;
@@ -25,7 +24,7 @@ pub(super) struct Facts {
     pub(super) persistence: Told<BTreeMap<String, String>>,
     pub(super) memory: Told<BTreeMap<String, String>>,
     pub(super) settings: Settings,
-    pub(super) permissions: Told<Vec<Permission>>,
+    pub(super) permissions: Told<Permissions>,
     pub(super) partitions: Told<Option<PartitionCount>>,
     pub(super) logs: Told<Logs>,
 }
@@ -37,13 +36,14 @@ pub(super) struct Settings {
     pub(super) output_buffers: Told<Option<String>>,
 }
 
-/// Something that a program must be allowed to do.
-pub(super) struct Permission {
-    pub(super) what: &'static str,
-    /// The server's refusal.
-    pub(super) refusal: Option<String>,
-    /// The rule that allows it.
-    pub(super) rule: &'static str,
+/// What the connected user may do.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Permissions {
+    pub(super) user: String,
+    /// The rules that the user lacks for each role.
+    pub(super) missing: Vec<(Role, BTreeSet<String>)>,
+    /// What the user may and no role needs.
+    pub(super) excessive: Vec<&'static str>,
 }
 
 /// What the completion logs hold, added up per scope.
@@ -94,37 +94,25 @@ fn told<T>(answer: Result<T, EngineError>) -> Told<T> {
     answer.map_err(|error| error.to_string())
 }
 
-/// Asks for everything that the library's callers do, by dry runs.
-async fn permissions(host: &ValkeyHost) -> Result<Vec<Permission>, EngineError> {
-    let user = host.whoami().await?;
-    let partition = Partition::new(0);
-    let execution = ExecutionId::from_parts(partition, Uuid::nil());
-    let core = keys::execution_core(execution);
-    let flow = keys::flow_core(partition, FlowId::from_uuid(Uuid::nil()));
-    let log = keys::completion_log(LogId { partition, scope: Scope::Flows });
-    let wake = keys::wake_channel(Uuid::nil());
-    let functions = "+fcall +fcall_ro";
-    let data = "~ff:* +@read +@write";
-    let channels = "&ff:* +subscribe +unsubscribe +publish";
-    let asked: Vec<(&str, &str, Vec<&str>)> = vec![
-        ("run functions", functions, vec!["FCALL", "ff1_version", "1", &core]),
-        ("run read-only functions", functions, vec!["FCALL_RO", "ff1_version", "1", &flow]),
-        ("load functions", "+function|load", vec!["FUNCTION", "LOAD", "REPLACE", "-"]),
-        ("write the deployment's record", data, vec!["HSET", keys::DEPLOYMENT, "f", "v"]),
-        ("write executions", data, vec!["HSET", &core, "f", "v"]),
-        ("delete executions", data, vec!["DEL", &core]),
-        ("append to completion logs", data, vec!["XADD", &log, "*", "f", "v"]),
-        ("trim completion logs", data, vec!["XTRIM", &log, "MAXLEN", "0"]),
-        ("read completion logs", data, vec!["XRANGE", &log, "-", "+"]),
-        ("receive completions", channels, vec!["SUBSCRIBE", keys::FLOW_CHANNEL, keys::SOLO_CHANNEL]),
-        ("receive work signals", channels, vec!["SUBSCRIBE", &wake]),
-        ("announce completions", channels, vec![DRYRUN_PUBLISH, keys::FLOW_CHANNEL, "x"]),
-        ("announce completions of solo executions", channels, vec![DRYRUN_PUBLISH, keys::SOLO_CHANNEL, "x"]),
-        ("announce work", channels, vec![DRYRUN_PUBLISH, &wake, "x"]),
-    ];
-    let mut permissions = Vec::with_capacity(asked.len());
-    for (what, rule, command) in asked {
-        permissions.push(Permission { what, rule, refusal: host.refusal(&user, &command).await? });
+/// Asks for everything that each role does, and for what none does, by dry runs.
+async fn permissions(host: &ValkeyHost) -> Result<Permissions, EngineError> {
+    let mut permissions = Permissions { user: host.whoami().await?, ..Permissions::default() };
+    for role in Role::ALL {
+        let mut missing = BTreeSet::new();
+        for need in role.needs() {
+            let sample = need.sample();
+            let words: Vec<&str> = sample.iter().map(String::as_str).collect();
+            if let Some(refusal) = host.refusal(&permissions.user, &words).await? {
+                missing.extend(need.missing(&refusal));
+            }
+        }
+        permissions.missing.push((role, missing));
+    }
+    for (what, command) in EXCESSIVE {
+        // A server may lack a command; then nobody may use it.
+        if matches!(host.refusal(&permissions.user, command).await, Ok(None)) {
+            permissions.excessive.push(what);
+        }
     }
     Ok(permissions)
 }
@@ -159,6 +147,8 @@ fn totals(scope: Scope, capacity: u64, before: &[LogSize], after: &[LogSize], el
 
 #[cfg(test)]
 mod tests {
+    use ff_core::Partition;
+
     use super::*;
 
     #[test]

@@ -54,6 +54,50 @@ impl LogPolicy {
     }
 }
 
+/// What is fixed for the lifetime of a deployment, as its record says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deployment {
+    partitions: u16,
+    abi: u32,
+}
+
+impl Deployment {
+    /// The record, from the texts of its fields.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] for what is no number.
+    pub fn recorded(partitions: &str, abi: &str) -> Result<Self, EngineError> {
+        let refused = |what: &str, text: &str| {
+            EngineError::invalid(format!("recorded {what} `{}`", text.escape_debug()), "it is no number")
+        };
+        Ok(Self {
+            partitions: partitions.parse().map_err(|_| refused("partition count", partitions))?,
+            abi: abi.parse().map_err(|_| refused("ABI", abi))?,
+        })
+    }
+
+    /// The recorded partition count, for a program that insists on `wanted`, if on any.
+    ///
+    /// # Errors
+    /// [`EngineError::Conflict`] when another count or ABI is recorded.
+    pub fn join(self, wanted: Option<PartitionCount>) -> Result<PartitionCount, EngineError> {
+        let Self { partitions, abi } = self;
+        if let Some(wanted) = wanted.filter(|wanted| wanted.get() != partitions) {
+            return Err(EngineError::Conflict {
+                what: format!("partition count {}", wanted.get()),
+                reason: format!("this deployment was created with {partitions}; use that, the count cannot be changed"),
+            });
+        }
+        if abi != ABI_MAJOR {
+            return Err(EngineError::Conflict {
+                what: format!("ABI {ABI_MAJOR}"),
+                reason: format!("this deployment was created with ABI {abi}; use a program of that version"),
+            });
+        }
+        PartitionCount::new(partitions)
+    }
+}
+
 /// The operations over one host. Implements the traits of [`ff_core::backend`] but for what needs a subscription;
 /// [`backend_by_script`](crate::backend_by_script) hands them through for a backend.
 pub struct Operations<H> {
@@ -80,20 +124,7 @@ impl<H: ScriptHost> Operations<H> {
         let call = call("ff1_deployment", vec![keys::DEPLOYMENT.to_owned()], vec![arg(count), arg(ABI_MAJOR)]);
         let reply = host.fcall(call).await?;
         let mut reader = Reader::new("read the deployment's record", &reply);
-        let (recorded, abi) = (reader.number::<u16>()?, reader.number::<u32>()?);
-        if wanted.is_some_and(|wanted| wanted.get() != recorded) {
-            return Err(EngineError::Conflict {
-                what: format!("partition count {count}"),
-                reason: format!("this deployment was created with {recorded}; use that, the count cannot be changed"),
-            });
-        }
-        if abi != ABI_MAJOR {
-            return Err(EngineError::Conflict {
-                what: format!("ABI {ABI_MAJOR}"),
-                reason: format!("this deployment was created with ABI {abi}; use a program of that version"),
-            });
-        }
-        PartitionCount::new(recorded)
+        Deployment { partitions: reader.number()?, abi: reader.number()? }.join(wanted)
     }
 
     async fn run(&self, call: Call) -> Result<Reply, EngineError> {
