@@ -10,7 +10,7 @@ use std::{
 use ff_core::{EngineError, PartitionCount};
 use ff_script::operations::LogPolicy;
 use fred::types::config::{
-    Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, Server, ServerConfig, TcpConfig,
+    Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, Server, ServerConfig, TcpConfig, UnresponsiveConfig,
 };
 use url::Url;
 
@@ -19,6 +19,9 @@ use crate::tls;
 const DEFAULT_PORT: u16 = 6379;
 const SCHEMES: &str = "expected redis://, rediss://, valkey://, valkeys:// or unix:// \
                        (such as redis://user:password@host:6379 or unix:///run/valkey.sock)";
+/// How long a command may wait on a connection before the connection is made anew: its other end may be gone without a
+/// word.
+const UNRESPONSIVE: Duration = Duration::from_secs(2);
 /// Pause before the first attempt to reconnect, and the longest one, in milliseconds.
 const RECONNECT_MS: (u32, u32) = (10, 100);
 /// Spread of those pauses, so that many processes do not come back at once.
@@ -237,6 +240,7 @@ impl ValkeyConfig {
             connection_timeout: self.connect_timeout,
             internal_command_timeout: self.connect_timeout,
             tcp: TcpConfig { nodelay: Some(true), ..TcpConfig::default() },
+            unresponsive: UnresponsiveConfig { max_timeout: Some(UNRESPONSIVE), interval: UNRESPONSIVE / 4 },
             ..ConnectionConfig::default()
         }
     }
