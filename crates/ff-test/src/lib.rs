@@ -11,6 +11,7 @@
 pub mod cases;
 mod fixture;
 pub mod fuzz;
+pub mod history;
 pub mod simulation;
 
 pub use fixture::Fixture;
