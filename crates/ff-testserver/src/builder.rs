@@ -72,6 +72,13 @@ impl Builder {
         self
     }
 
+    /// Is a process of this machine, also where Docker gives the others: [`Sentinels`](crate::Sentinels) watch over such
+    /// servers only.
+    pub fn process(mut self) -> Self {
+        self.options.process = true;
+        self
+    }
+
     /// Runs this program, whatever the environment says.
     pub fn program(mut self, program: impl Into<PathBuf>) -> Self {
         self.choice = Some(Choice::Process { program: program.into() });

@@ -61,6 +61,18 @@ pub enum Error {
         /// The last lines that the server printed.
         output: String,
     },
+    /// The sentinels did not come to what was waited for.
+    #[error("the sentinels of {name} did not {what} within {waited:?}: {last}")]
+    Sentinels {
+        /// The name under which they watch.
+        name: String,
+        /// What was waited for.
+        what: &'static str,
+        /// How long they were given.
+        waited: Duration,
+        /// What they said last.
+        last: String,
+    },
     /// The program could not be started at all.
     #[error("cannot run {}: {source}", program.display())]
     Spawn {

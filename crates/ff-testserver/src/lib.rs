@@ -27,6 +27,11 @@
 //! [`Builder::clock_at`] gives a server whose wall clock stands until [`TestServer::set_clock`] moves it. A library that
 //! is compiled on the spot (`preload/clock.c`) tells it the time, so it is always a process.
 //!
+//! # Failover
+//!
+//! [`Sentinels`] watch over a primary and its replicas and promote one when the primary is gone, or when told to. They are
+//! processes, and so must be the servers that they watch ([`Builder::process`]).
+//!
 //! # What is left behind
 //!
 //! Nothing when the value is dropped, as on a panic; and nothing when the test program is killed, since a shell beside
@@ -45,6 +50,7 @@ mod preload;
 mod process;
 mod provider;
 mod raw;
+mod sentinel;
 mod server;
 mod shared;
 mod tls;
@@ -55,5 +61,6 @@ pub use docker::LABEL;
 pub use error::{Error, Result};
 pub use provider::{DEFAULT_IMAGE, Provider};
 pub use raw::{RawClient, Reply};
+pub use sentinel::{Sentinels, SentinelsBuilder};
 pub use server::TestServer;
 pub use tls::TlsFiles;

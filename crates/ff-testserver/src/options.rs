@@ -12,6 +12,8 @@ pub(crate) struct Options {
     pub(crate) replica_of: Option<Primary>,
     /// Where the server's wall clock stands until it is set (ms).
     pub(crate) clock: Option<u64>,
+    /// A process of this machine, whatever gives the others.
+    pub(crate) process: bool,
 }
 
 /// The server that a replica follows.
@@ -35,6 +37,7 @@ impl Options {
             (self.persistent, "persistent()"),
             (self.replica_of.is_some(), "replica_of()"),
             (self.clock.is_some(), "clock_at()"),
+            (self.process, "process()"),
         ]
         .into_iter()
         .find_map(|(asked, what)| asked.then_some(what))
@@ -42,7 +45,9 @@ impl Options {
 
     /// The first option that only a process of this machine can give.
     pub(crate) fn needs_process(&self) -> Option<&'static str> {
-        self.clock.is_some().then_some("clock_at()")
+        [(self.clock.is_some(), "clock_at()"), (self.process, "process()")]
+            .into_iter()
+            .find_map(|(asked, what)| asked.then_some(what))
     }
 }
 

@@ -69,6 +69,15 @@ impl ProcessServer {
         Ok((server, Extras { tls: tls_files, clock }))
     }
 
+    /// The same program as a sentinel, which keeps its settings in a file of its own.
+    pub(crate) fn sentinel(program: &Path, settings: &str) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("ff-valkey-").tempdir().doing("making a data directory")?;
+        let file = dir.path().join("sentinel.conf");
+        std::fs::write(&file, settings).doing("writing a sentinel's settings")?;
+        let args = vec![file.to_string_lossy().into_owned(), "--sentinel".into()];
+        Ok(Self { program: program.to_owned(), args, dir, preloads: Vec::new(), running: None })
+    }
+
     pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("valkey.sock")
     }

@@ -108,6 +108,30 @@ impl TestServer {
         Ok(server)
     }
 
+    /// A sentinel; `settings` are completed by its address.
+    pub(crate) async fn sentinel(program: &Path, password: Option<String>, settings: &str) -> Result<Self> {
+        let port = Port::lease()?;
+        let number = port.number();
+        let settings = format!("port {number}\nbind 127.0.0.1\nprotected-mode no\n{settings}");
+        let options = Options { password: password.clone(), ..Options::default() };
+        let mut server = Self {
+            provider: Provider::Process,
+            url: url_of(&options, number),
+            port: number,
+            control: Control { host: "127.0.0.1".into(), port: number, user: None, password },
+            tls: None,
+            clock: None,
+            unix_socket: None,
+            container_address: None,
+            running: Mutex::new(Running::Process(ProcessServer::sentinel(program, &settings)?)),
+            _ports: vec![port],
+        };
+        let running = server.running.get_mut();
+        running.start().await?;
+        wait_ready(running, &server.control).await?;
+        Ok(server)
+    }
+
     pub(crate) fn shared(shared: SharedServer) -> Self {
         Self {
             provider: Provider::Shared,
@@ -225,6 +249,40 @@ impl TestServer {
     /// When the server does not run or does not answer.
     pub async fn command<A: AsRef<[u8]>>(&self, args: &[A]) -> Result<Reply> {
         self.client().await?.command(args).await
+    }
+
+    /// Waits until so many replicas hold everything that this server has.
+    ///
+    /// # Errors
+    /// When the server does not answer, or it takes longer than a start may.
+    pub async fn replicas_in_step(&self, count: usize) -> Result<()> {
+        let mut client = self.client().await?;
+        let started = Instant::now();
+        loop {
+            // Has the replicas report where they are, which they do by themselves once a second only.
+            client.command(&["WAIT", &(count + 1).to_string(), "10"]).await?;
+            let info = client.command(&["INFO", "replication"]).await?.text();
+            if in_step(&info) >= count {
+                return Ok(());
+            }
+            let waited = started.elapsed();
+            if waited > READY {
+                return Err(Error::NotReady { waited, last: info, output: String::new() });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// The program, where the server is a process of this machine.
+    pub(crate) async fn program(&self) -> Option<PathBuf> {
+        match &*self.running.lock().await {
+            Running::Process(server) => Some(server.program().to_owned()),
+            Running::Docker(_) | Running::Shared(_) => None,
+        }
+    }
+
+    pub(crate) fn password(&self) -> Option<&str> {
+        self.control.password.as_deref()
     }
 
     pub(crate) fn as_primary(&self) -> Primary {
@@ -357,6 +415,14 @@ async fn wait_ready(running: &mut Running, control: &Control) -> Result<()> {
     }
 }
 
+/// How many replicas hold everything, by INFO of their primary.
+fn in_step(info: &str) -> usize {
+    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let Some(offset) = field("master_repl_offset") else { return 0 };
+    let whole = format!("state=online,offset={},", offset.trim());
+    info.lines().filter(|line| line.starts_with("slave") && line.contains(&whole)).count()
+}
+
 fn died(running: &Running, output: String) -> Error {
     let refuses_tls = output.contains("Failed finding TLS support")
         || output.contains("Missing implement of connection type tls")
@@ -381,6 +447,15 @@ fn escape(password: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_replica_that_has_everything_is_in_step() {
+        let info = "role:master\r\nslave0:ip=a,port=1,state=online,offset=70,lag=0,type=replica\r\n\
+                    slave1:ip=a,port=2,state=online,offset=7,lag=0\r\nslave2:ip=a,port=3,state=wait_bgsave,offset=0,lag=0\r\n\
+                    master_repl_offset:70\r\n";
+        assert_eq!(in_step(info), 1);
+        assert_eq!(in_step("role:slave\r\n"), 0);
+    }
 
     #[test]
     fn the_url_carries_scheme_and_escaped_password() {
