@@ -72,6 +72,13 @@ impl Builder {
         self
     }
 
+    /// Lets the test say how long the server's syncs of its append-only file take, see [`TestServer::delay_syncs`]. Such a
+    /// server is a process of this machine, also where Docker gives the others, and needs a C compiler.
+    pub fn slow_disk(mut self) -> Self {
+        self.options.slow_disk = true;
+        self
+    }
+
     /// Is a process of this machine, also where Docker gives the others: [`Sentinels`](crate::Sentinels) watch over such
     /// servers only.
     pub fn process(mut self) -> Self {

@@ -100,6 +100,9 @@ pub enum Error {
     /// The clock of a server that goes by the machine's was to be set.
     #[error("this server goes by the machine's clock; start it with Builder::clock_at")]
     NoClock,
+    /// The syncs of a server that goes by the machine's disk were to be delayed.
+    #[error("this server goes by the machine's disk; start it with Builder::slow_disk")]
+    NoSlowDisk,
     /// No free port was found.
     #[error("no free port between {from} and {to}")]
     NoPort {

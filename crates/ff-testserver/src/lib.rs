@@ -25,7 +25,10 @@
 //! to the network while a local server would do.
 //!
 //! [`Builder::clock_at`] gives a server whose wall clock stands until [`TestServer::set_clock`] moves it. A library that
-//! is compiled on the spot (`preload/clock.c`) tells it the time, so it is always a process.
+//! is compiled on the spot (`preload/clock.c`) tells it the time, so it is always a process. [`Builder::slow_disk`] does
+//! the same to the disk: a crash then loses what a server with an idle disk would have written.
+//!
+//! A [`Proxy`] stands between a client and a server and can swallow what passes, cut connections, or lead elsewhere.
 //!
 //! # Failover
 //!
@@ -49,6 +52,7 @@ mod port;
 mod preload;
 mod process;
 mod provider;
+mod proxy;
 mod raw;
 mod sentinel;
 mod server;
@@ -60,6 +64,7 @@ pub use builder::Builder;
 pub use docker::LABEL;
 pub use error::{Error, Result};
 pub use provider::{DEFAULT_IMAGE, Provider};
+pub use proxy::Proxy;
 pub use raw::{RawClient, Reply};
 pub use sentinel::{Sentinels, SentinelsBuilder};
 pub use server::TestServer;

@@ -10,6 +10,8 @@ pub(crate) struct Options {
     pub(crate) unix_socket: bool,
     pub(crate) persistent: bool,
     pub(crate) replica_of: Option<Primary>,
+    /// Whether its syncs can be delayed.
+    pub(crate) slow_disk: bool,
     /// Where the server's wall clock stands until it is set (ms).
     pub(crate) clock: Option<u64>,
     /// A process of this machine, whatever gives the others.
@@ -37,6 +39,7 @@ impl Options {
             (self.persistent, "persistent()"),
             (self.replica_of.is_some(), "replica_of()"),
             (self.clock.is_some(), "clock_at()"),
+            (self.slow_disk, "slow_disk()"),
             (self.process, "process()"),
         ]
         .into_iter()
@@ -45,7 +48,7 @@ impl Options {
 
     /// The first option that only a process of this machine can give.
     pub(crate) fn needs_process(&self) -> Option<&'static str> {
-        [(self.clock.is_some(), "clock_at()"), (self.process, "process()")]
+        [(self.clock.is_some(), "clock_at()"), (self.slow_disk, "slow_disk()"), (self.process, "process()")]
             .into_iter()
             .find_map(|(asked, what)| asked.then_some(what))
     }

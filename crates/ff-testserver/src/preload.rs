@@ -79,3 +79,23 @@ impl SetClock {
         Ok(())
     }
 }
+
+/// How long the syncs of a server take.
+#[derive(Debug)]
+pub(crate) struct DiskDelay(File);
+
+impl DiskDelay {
+    /// No delay yet, in a file of this directory, and what makes a server go by it.
+    pub(crate) fn new(dir: &Path) -> Result<(Self, Preload)> {
+        let path = dir.join("disk-delay");
+        let delay = Self(File::create(&path).doing("making a slow disk")?);
+        delay.set(Duration::ZERO)?;
+        let library = compiled("slow_disk", include_str!("../preload/slow_disk.c"))?;
+        Ok((delay, Preload { library, variables: vec![("FF_TEST_DISK", path)] }))
+    }
+
+    pub(crate) fn set(&self, delay: Duration) -> Result<()> {
+        let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        self.0.write_all_at(&millis.to_ne_bytes(), 0).doing("setting the delay of a disk")
+    }
+}

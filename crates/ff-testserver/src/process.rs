@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::error::{Doing, Error, Result};
 use crate::options::{Layout, Options, server_args};
 use crate::port::Port;
-use crate::preload::{self, Preload, SetClock};
+use crate::preload::{self, DiskDelay, Preload, SetClock};
 use crate::tls::TlsFiles;
 use crate::watch::{Watch, end};
 
@@ -36,6 +36,7 @@ pub(crate) struct ProcessServer {
 pub(crate) struct Extras {
     pub(crate) tls: Option<TlsFiles>,
     pub(crate) clock: Option<SetClock>,
+    pub(crate) disk: Option<DiskDelay>,
 }
 
 #[derive(Debug)]
@@ -52,7 +53,9 @@ impl ProcessServer {
         std::fs::create_dir(&data).doing("making a data directory")?;
         let tls_files = options.tls.then(|| TlsFiles::generate(dir.path())).transpose()?;
         let clock = options.clock.map(|millis| SetClock::new(dir.path(), millis)).transpose()?;
-        let (clock, preloads): (Option<_>, Option<_>) = clock.unzip();
+        let (clock, for_clock): (Option<_>, Option<_>) = clock.unzip();
+        let disk = options.slow_disk.then(|| DiskDelay::new(dir.path())).transpose()?;
+        let (disk, for_disk): (Option<_>, Option<_>) = disk.unzip();
         let path = |path: &Path| path.to_string_lossy().into_owned();
         let layout = Layout {
             plain_port: plain.number(),
@@ -64,9 +67,9 @@ impl ProcessServer {
             primary: options.replica_of.as_ref().map(|primary| ("127.0.0.1".to_owned(), primary.port)),
         };
         let args = server_args(options, &layout);
-        let preloads = preloads.into_iter().collect();
+        let preloads = for_clock.into_iter().chain(for_disk).collect();
         let server = Self { program: program.to_owned(), args, dir, preloads, running: None };
-        Ok((server, Extras { tls: tls_files, clock }))
+        Ok((server, Extras { tls: tls_files, clock, disk }))
     }
 
     /// The same program as a sentinel, which keeps its settings in a file of its own.

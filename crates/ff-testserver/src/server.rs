@@ -11,7 +11,7 @@ use crate::docker::DockerServer;
 use crate::error::{Error, Result};
 use crate::options::{Options, Primary};
 use crate::port::Port;
-use crate::preload::SetClock;
+use crate::preload::{DiskDelay, SetClock};
 use crate::process::{Extras, ProcessServer};
 use crate::provider::{Choice, Provider};
 use crate::raw::{RawClient, Reply};
@@ -36,6 +36,7 @@ pub struct TestServer {
     control: Control,
     tls: Option<TlsFiles>,
     clock: Option<SetClock>,
+    disk: Option<DiskDelay>,
     unix_socket: Option<PathBuf>,
     container_address: Option<String>,
     running: Mutex<Running>,
@@ -75,10 +76,10 @@ impl TestServer {
     pub(crate) async fn private(choice: &Choice, options: &Options) -> Result<Self> {
         let plain = Port::lease()?;
         let tls_port = options.tls.then(Port::lease).transpose()?;
-        let (provider, running, Extras { tls, clock }) = match choice {
+        let (provider, running, Extras { tls, clock, disk }) = match choice {
             Choice::Docker { image } => {
                 let (server, tls) = DockerServer::new(image, options, &plain, tls_port.as_ref()).await?;
-                (Provider::Docker, Running::Docker(Box::new(server)), Extras { tls, clock: None })
+                (Provider::Docker, Running::Docker(Box::new(server)), Extras { tls, clock: None, disk: None })
             }
             Choice::Process { program } => {
                 let (server, extras) = ProcessServer::new(program, options, &plain, tls_port.as_ref())?;
@@ -96,6 +97,7 @@ impl TestServer {
             control,
             tls,
             clock,
+            disk,
             unix_socket: running.socket().filter(|_| options.unix_socket),
             container_address: None,
             running: Mutex::new(running),
@@ -121,6 +123,7 @@ impl TestServer {
             control: Control { host: "127.0.0.1".into(), port: number, user: None, password },
             tls: None,
             clock: None,
+            disk: None,
             unix_socket: None,
             container_address: None,
             running: Mutex::new(Running::Process(ProcessServer::sentinel(program, &settings)?)),
@@ -145,6 +148,7 @@ impl TestServer {
             },
             tls: None,
             clock: None,
+            disk: None,
             unix_socket: None,
             container_address: None,
             running: Mutex::new(Running::Shared(shared)),
@@ -227,6 +231,14 @@ impl TestServer {
     /// When the server goes by the machine's clock.
     pub fn set_clock(&self, millis: u64) -> Result<()> {
         self.clock.as_ref().ok_or(Error::NoClock)?.set(millis)
+    }
+
+    /// Has every sync of a server with [`Builder::slow_disk`] take this much longer, from now on.
+    ///
+    /// # Errors
+    /// When the server goes by the machine's disk.
+    pub fn delay_syncs(&self, delay: Duration) -> Result<()> {
+        self.disk.as_ref().ok_or(Error::NoSlowDisk)?.set(delay)
     }
 
     /// A plain connection, authenticated, also where [`url`](Self::url) is TLS.

@@ -200,3 +200,24 @@ async fn a_replica_follows_its_primary() {
     }
     assert_eq!(get(&replica, "key").await.text(), "value");
 }
+
+#[tokio::test]
+async fn what_a_slow_disk_has_not_synced_is_lost_in_a_crash() {
+    let server = TestServer::builder().persistent().slow_disk().build().await.unwrap();
+    set(&server, "before", "1").await;
+    server.restart().await.unwrap();
+    server.delay_syncs(Duration::from_secs(60)).unwrap();
+    let mut written = 0;
+    // As long as a sync is under way the server keeps what it writes to itself, up to two seconds.
+    let deadline = std::time::Instant::now() + Duration::from_millis(1_500);
+    while std::time::Instant::now() < deadline {
+        written += 1;
+        set(&server, "count", &written.to_string()).await;
+    }
+    server.kill().await.unwrap();
+    server.delay_syncs(Duration::ZERO).unwrap();
+    server.restart().await.unwrap();
+    assert_eq!(get(&server, "before").await.text(), "1");
+    let kept: u64 = get(&server, "count").await.text().parse().unwrap_or(0);
+    assert!(kept < written, "{kept} of {written} were kept");
+}
