@@ -64,6 +64,24 @@ enum Command {
         #[arg(long)]
         replay: bool,
     },
+    /// Servers, connections and readers fail under load; what every subscription saw is checked
+    Faults {
+        /// The seed of the first run; each run takes the next
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Begin no further run after this many minutes
+        #[arg(long, default_value_t = 1)]
+        minutes: u64,
+        /// How many executions are ended in each run
+        #[arg(long, default_value_t = 100_000)]
+        completions: u64,
+        /// How many faults there are in each run
+        #[arg(long, default_value_t = 20)]
+        faults: u64,
+        /// Only these kinds of faults, such as `black-hole`; all kinds if none is named
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+    },
     /// The benchmarks, against a server that is found or fetched first
     Bench {
         /// Arguments for `cargo bench`
@@ -103,6 +121,12 @@ fn run(command: Command) -> Result<()> {
                 .envs(env)
                 .run()
         }
+        Command::Faults { seed, minutes, completions, faults, only } => Cargo::new("run")
+            .args(["--quiet", "--release", "-p", "ff-test", "--example", "faults", "--"])
+            .args([seed, minutes, completions, faults].map(|number| number.to_string()))
+            .args(only)
+            .envs(provision::process()?.env())
+            .run(),
         Command::Bench { args } => {
             let chosen = provision::provide()?;
             Cargo::new("bench").args(["-p", "ff-benches"]).args(args).envs(chosen.env()).run()

@@ -188,7 +188,11 @@ impl Sentinels {
         .await
     }
 
-    async fn until<T>(&self, what: &'static str, mut come: impl AsyncFnMut() -> Result<Result<T, String>>) -> Result<T> {
+    async fn until<T>(
+        &self,
+        what: &'static str,
+        mut come: impl AsyncFnMut() -> Result<Result<T, String>>,
+    ) -> Result<T> {
         let started = Instant::now();
         loop {
             let last = match come().await? {

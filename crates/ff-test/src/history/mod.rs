@@ -86,6 +86,21 @@ pub enum Breach {
     EndedTwice,
 }
 
+impl Breach {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Lost,
+        Self::Twice,
+        Self::Disordered,
+        Self::Leaked,
+        Self::Invented,
+        Self::Undeclared,
+        Self::WideGap,
+        Self::Unlogged,
+        Self::EndedTwice,
+    ];
+}
+
 impl fmt::Display for Breach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -113,6 +128,16 @@ pub struct Tally {
     pub gaps: BTreeMap<GapCause, u64>,
 }
 
+impl Tally {
+    fn add(&mut self, other: Self) {
+        self.delivered += other.delivered;
+        self.undone += other.undone;
+        for (cause, count) in other.gaps {
+            *self.gaps.entry(cause).or_default() += count;
+        }
+    }
+}
+
 /// What the checker found.
 #[derive(Debug, Default)]
 pub struct Verdict {
@@ -133,6 +158,22 @@ impl Verdict {
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.breaches.is_empty()
+    }
+
+    /// Takes the verdict on another history: figures are added by subscription and by rule.
+    pub fn add(&mut self, other: Self) {
+        self.committed += other.committed;
+        self.undone += other.undone;
+        for (name, tally) in other.tallies {
+            match self.tallies.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, known)) => known.add(tally),
+                None => self.tallies.push((name, tally)),
+            }
+        }
+        for (breach, count) in other.breaches {
+            *self.breaches.entry(breach).or_default() += count;
+        }
+        self.counterexamples.extend(other.counterexamples);
     }
 
     fn note(&mut self, breach: Breach, counterexample: impl FnOnce() -> Counterexample) {
@@ -187,11 +228,7 @@ impl History {
         for log in logs.into_iter().filter(|log| record.is_about(*log)) {
             let truth = self.logs.get(&log).unwrap_or(&nothing);
             let judged = judge::judge(self, truth, record, log, record.seen(log));
-            tally.delivered += judged.tally.delivered;
-            tally.undone += judged.tally.undone;
-            for (cause, count) in judged.tally.gaps {
-                *tally.gaps.entry(cause).or_default() += count;
-            }
+            tally.add(judged.tally);
             for found in judged.found {
                 verdict.note(found.breach, || Counterexample::shrunk(self, truth, record, log, found));
             }

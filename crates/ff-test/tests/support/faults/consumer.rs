@@ -1,0 +1,186 @@
+//! A subscription in a process of its own, which keeps what it saw in a file and its cursor with it. It can be killed at
+//! any moment, and goes on at the cursor when it is started again.
+//!
+//! The program of the run is this process too: it consumes when it finds itself asked to, before anything else.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use ff_core::{
+    Cursor, EntryId, ExecutionId, Frame, Gap, LogCursor, LogId, PartitionCount, Start, SubscribeBackend,
+    SubscribeOptions, SubscriptionScope,
+};
+use ff_test::history::{End, Record, Seen};
+use ff_valkey::{ValkeyBackend, ValkeyConfig};
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+
+use super::Failure;
+
+const ASKED: &str = "FF_FAULTS_CONSUME";
+/// After so many frames at most the cursor is saved.
+const SAVE_EVERY: u32 = 500;
+
+#[derive(Serialize, Deserialize)]
+struct Order {
+    url: String,
+    partitions: PartitionCount,
+    file: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Line {
+    Event(LogId, EntryId, ExecutionId, u32),
+    Gap(Gap),
+    /// All lines before belong to this cursor.
+    Save(Cursor),
+}
+
+/// The process, from outside.
+pub(crate) struct Consumer {
+    order: Order,
+    args: Vec<String>,
+    child: Child,
+}
+
+impl Consumer {
+    /// Starts this program with `args`, to consume from `url` into a file of this directory.
+    pub(crate) fn start(url: String, partitions: PartitionCount, dir: &Path, args: &[&str]) -> Result<Self, Failure> {
+        let order = Order { url, partitions, file: dir.join("consumed") };
+        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        let child = spawn(&order, &args)?;
+        Ok(Self { order, args, child })
+    }
+
+    /// Kills it, and starts it anew.
+    pub(crate) fn kill_and_restart(&mut self) -> Result<(), Failure> {
+        self.kill();
+        self.child = spawn(&self.order, &self.args)?;
+        Ok(())
+    }
+
+    fn kill(&mut self) {
+        let _ = (self.child.kill(), self.child.wait());
+    }
+
+    /// The cursor that it saved last.
+    pub(crate) fn cursor(&self) -> Result<Option<Cursor>, Failure> {
+        Ok(last_saved(&self.order.file)?.0)
+    }
+
+    /// Ends it, and gives what it saw up to its last cursor.
+    pub(crate) fn close(mut self, name: &str) -> Result<Record, Failure> {
+        self.kill();
+        let logs = usize::from(self.order.partitions.get());
+        let start = Cursor::new(vec![LogCursor::earliest(); logs].into(), None);
+        let mut record = Record::new(name, &options(), start);
+        for line in kept(&self.order.file)? {
+            match line {
+                Line::Event(log, entry, execution, generation) => {
+                    record.saw(log, Seen::Event { entry, end: End { execution, generation } });
+                }
+                Line::Gap(gap) => record.saw(gap.log, Seen::Gap(gap)),
+                Line::Save(_) => {}
+            }
+        }
+        Ok(record)
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn spawn(order: &Order, args: &[String]) -> Result<Child, Failure> {
+    let program = std::env::current_exe()?;
+    let mut command = Command::new(program);
+    command.args(args).env(ASKED, serde_json::to_string(order)?).stdin(Stdio::null()).stdout(Stdio::null());
+    Ok(command.spawn()?)
+}
+
+fn options() -> SubscribeOptions {
+    SubscribeOptions::new().scope(SubscriptionScope::FlowsAndSolo).start(Start::Earliest)
+}
+
+/// Consumes for ever if this process was started for that.
+pub(crate) fn consume_if_asked() -> Result<(), Failure> {
+    let Some(order) = std::env::var(ASKED).ok() else { return Ok(()) };
+    let order: Order = serde_json::from_str(&order)?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(consume(&order))
+}
+
+async fn consume(order: &Order) -> Result<(), Failure> {
+    let (cursor, whole) = last_saved(&order.file)?;
+    let file = OpenOptions::new().create(true).append(true).open(&order.file)?;
+    // What came after the last cursor will come again.
+    file.set_len(whole)?;
+    let mut out = BufWriter::new(file);
+    let config = ValkeyConfig::from_url(&order.url)?.with_partition_count(order.partitions);
+    let backend = ValkeyBackend::connect_with(config).await?;
+    let start = cursor.map_or(Start::Earliest, Start::After);
+    let mut subscription = backend.subscribe(&options().start(start)).await?;
+    let mut unsaved = 0;
+    while let Some(frame) = subscription.next().await {
+        let mut save = false;
+        match frame {
+            Frame::Completion(completion) => {
+                let Some(position) = completion.position else { continue };
+                let line = Line::Event(position.log, position.entry, completion.execution_id, completion.generation);
+                write(&mut out, &line)?;
+            }
+            Frame::Gap(gap) => write(&mut out, &Line::Gap(gap))?,
+            _ => save = true,
+        }
+        unsaved += 1;
+        if save || unsaved >= SAVE_EVERY {
+            unsaved = 0;
+            write(&mut out, &Line::Save(subscription.cursor()))?;
+            out.flush()?;
+        }
+    }
+    Err("the subscription ended".into())
+}
+
+fn write(out: &mut impl Write, line: &Line) -> Result<(), Failure> {
+    serde_json::to_writer(&mut *out, line)?;
+    Ok(out.write_all(b"\n")?)
+}
+
+/// All lines up to the last cursor.
+fn kept(file: &Path) -> Result<Vec<Line>, Failure> {
+    let (_, whole) = last_saved(file)?;
+    let mut reader = BufReader::new(File::open(file)?.take(whole));
+    let (mut lines, mut text) = (Vec::new(), String::new());
+    while reader.read_line(&mut text)? > 0 {
+        lines.push(serde_json::from_str(&text)?);
+        text.clear();
+    }
+    Ok(lines)
+}
+
+/// The last cursor in the file, and how long the file is up to there.
+fn last_saved(file: &Path) -> Result<(Option<Cursor>, u64), Failure> {
+    /// Far more than one cursor and what comes until the next one.
+    const TAIL: u64 = 1 << 20;
+    let Ok(mut file) = File::open(file) else { return Ok((None, 0)) };
+    let from = file.metadata()?.len().saturating_sub(TAIL);
+    file.seek(SeekFrom::Start(from))?;
+    let mut tail = Vec::new();
+    file.read_to_end(&mut tail)?;
+    let (mut at, mut saved) = (from, (None, 0));
+    // The first piece may be the end of a line, and the last one its beginning.
+    for (number, line) in tail.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        at += line.len() as u64;
+        let whole = (number > 0 || from == 0) && line.ends_with(b"\n");
+        if whole && let Line::Save(cursor) = serde_json::from_slice(line)? {
+            saved = (Some(cursor), at);
+        }
+    }
+    Ok(saved)
+}

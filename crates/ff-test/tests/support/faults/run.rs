@@ -1,0 +1,324 @@
+//! A run, from its seed to its verdict.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use fastrand::Rng;
+use ff_core::{
+    ControlBackend, Cursor, EngineBackend, ExecutionId, ExecutionSpec, FlowSubmission, LogId, Namespace,
+    PartitionCount, ScannerFilter, Scope, Start, SubmitBackend, SubscribeOptions, SubscriptionScope, Tags,
+};
+use ff_engine::Engine;
+use ff_test::history::{Breach, LogTruth, Submitted, Verdict};
+use ff_valkey::{ValkeyBackend, ValkeyConfig};
+
+use super::{
+    Failure, Fault,
+    book::Book,
+    consumer::Consumer,
+    fault::inject,
+    load::{Loader, PROBE, REGION, REGIONS, TENANTS},
+    stage::{Stage, Trimmed},
+    watcher::{Pace, Watcher},
+};
+
+/// How many completions have to arrive, each in a partition of its own, until a subscription counts as whole again.
+const PROBES: usize = 16;
+/// Beyond this a subscription is not whole again.
+const WHOLE_WITHIN: Duration = Duration::from_secs(60);
+/// How long subscriptions may take to come to the end of all logs once nothing happens any more.
+const END_WITHIN: Duration = Duration::from_secs(300);
+const POLL: Duration = Duration::from_millis(3);
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    /// In this order, spread over the load.
+    pub(crate) faults: Vec<Fault>,
+    /// How many executions are ended at least.
+    pub(crate) completions: u64,
+    pub(crate) partitions: PartitionCount,
+    /// The arguments with which this program becomes a consumer.
+    pub(crate) consumer_args: &'static [&'static str],
+    /// Told of each fault as it is over.
+    pub(crate) tell: fn(&str),
+}
+
+impl Plan {
+    /// So many faults of these kinds, in an order that the seed gives; each kind comes before one comes again.
+    pub(crate) fn random_faults(seed: u64, kinds: &[Fault], count: usize) -> Vec<Fault> {
+        let mut rng = Rng::with_seed(seed);
+        let mut faults = Vec::new();
+        while faults.len() < count && !kinds.is_empty() {
+            let mut all = kinds.to_vec();
+            rng.shuffle(&mut all);
+            faults.extend(all);
+        }
+        faults.truncate(count);
+        faults
+    }
+}
+
+/// What is running.
+pub(crate) struct Run {
+    pub(crate) stage: Arc<Stage>,
+    pub(crate) book: Arc<Book>,
+    pub(crate) watchers: Vec<Watcher>,
+    pub(crate) consumer: Consumer,
+    pub(crate) trimmed: Trimmed,
+    partitions: PartitionCount,
+}
+
+/// What came of one run or of several.
+#[derive(Default)]
+pub(crate) struct Report {
+    pub(crate) verdict: Verdict,
+    /// How long after each fault every subscription that keeps up was whole again.
+    pub(crate) recoveries: BTreeMap<Fault, Vec<Duration>>,
+    pub(crate) ended: u64,
+    pub(crate) took: Duration,
+}
+
+/// Runs it.
+pub(crate) async fn run(plan: &Plan) -> Result<Report, Failure> {
+    let started = Instant::now();
+    let stage = Arc::new(Stage::start(plan.partitions).await?);
+    let dir = tempfile::tempdir()?;
+    let book = Arc::new(Book::default());
+    let first = connect(&stage.front_url(), plan.partitions).await?;
+    let engine = Engine::builder(Arc::new(first.clone())).reconcile_interval(Duration::from_secs(5)).start().await?;
+    let mut run = Run {
+        watchers: watchers(&stage, &first, plan.partitions).await?,
+        consumer: Consumer::start(stage.front_url(), plan.partitions, dir.path(), plan.consumer_args)?,
+        trimmed: Trimmed::new(),
+        partitions: plan.partitions,
+        stage: stage.clone(),
+        book: book.clone(),
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut loaders = tokio::task::JoinSet::new();
+    for number in 0..4 {
+        let url = if number % 2 == 0 { stage.front_url() } else { stage.front_url() };
+        let backend: Arc<dyn EngineBackend> = Arc::new(connect(&url, plan.partitions).await?);
+        let rng = Rng::with_seed(plan.seed.wrapping_mul(31).wrapping_add(number as u64));
+        let loader = Loader { backend, book: book.clone(), rng, number, pause: Duration::ZERO };
+        loaders.spawn(loader.run(stop.clone()));
+    }
+    let mut rng = Rng::with_seed(plan.seed);
+    let mut recoveries: BTreeMap<Fault, Vec<Duration>> = BTreeMap::new();
+    let share = plan.completions / (plan.faults.len() as u64 + 1);
+    for (number, fault) in plan.faults.iter().enumerate() {
+        ended(&book, share * (number as u64 + 1), &mut loaders).await?;
+        inject(*fault, &mut run, &mut rng).await.map_err(|error| format!("{fault}: {error}"))?;
+        let took = run.whole_again().await.map_err(|error| format!("{fault}: {error}"))?;
+        recoveries.entry(*fault).or_default().push(took);
+        (plan.tell)(&format!(
+            "{:>3}. {fault:<28} whole again after {:>7.3} s, {} ended",
+            number + 1,
+            took.as_secs_f64(),
+            book.ended()
+        ));
+        if *fault == Fault::Promotion {
+            stage.complete().await?;
+        }
+    }
+    ended(&book, plan.completions, &mut loaders).await?;
+    stop.store(true, Ordering::SeqCst);
+    while let Some(loader) = loaders.join_next().await {
+        loader??;
+    }
+    engine.shutdown().await;
+    let ended = book.ended();
+    let verdict = run.close().await?;
+    Ok(Report { verdict, recoveries, ended, took: started.elapsed() })
+}
+
+async fn connect(url: &str, partitions: PartitionCount) -> Result<ValkeyBackend, Failure> {
+    Ok(ValkeyBackend::connect_with(ValkeyConfig::from_url(url)?.with_partition_count(partitions)).await?)
+}
+
+/// Seven subscriptions over three connections: two slow, three filtered. The eighth is the consumer's.
+async fn watchers(stage: &Stage, first: &ValkeyBackend, partitions: PartitionCount) -> Result<Vec<Watcher>, Failure> {
+    let second = connect(&stage.front_url(), partitions).await?;
+    let third = connect(&stage.front_url(), partitions).await?;
+    let slow = Pace::Slow(64, Duration::from_millis(25));
+    let all = || SubscribeOptions::new().scope(SubscriptionScope::FlowsAndSolo);
+    let tenant = || ScannerFilter::new().with_namespace(Namespace::new(TENANTS[0]).expect("a tenant has a name"));
+    let capacity = |count| std::num::NonZeroUsize::new(count).expect("not zero");
+    let region = |filter: ScannerFilter| filter.with_instance_tag(REGION, REGIONS[0]);
+    let wanted = [
+        (first, "everything", all(), Pace::Fast),
+        (first, "a tenant", all().filter(tenant()), Pace::Fast),
+        (first, "everything, slowly", all().capacity(capacity(256)), slow),
+        (&second, "everything by sentinel", all().start(Start::Earliest), Pace::Fast),
+        (&second, "a region", all().filter(region(ScannerFilter::new())), Pace::Fast),
+        (&third, "a tenant's region, slowly", all().filter(region(tenant())).capacity(capacity(64)), slow),
+        (&third, "flows only", SubscribeOptions::new(), Pace::Fast),
+    ];
+    let mut watchers = Vec::new();
+    for (backend, name, options, pace) in wanted {
+        watchers.push(Watcher::open(backend, name, options, pace).await?);
+    }
+    Ok(watchers)
+}
+
+/// Waits until so many executions were ended.
+async fn ended(
+    book: &Book,
+    count: u64,
+    loaders: &mut tokio::task::JoinSet<Result<(), Failure>>,
+) -> Result<(), Failure> {
+    while book.ended() < count {
+        if let Some(loader) = loaders.try_join_next() {
+            loader??;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
+}
+
+impl Run {
+    /// Ends executions all over the partitions and waits until every subscription that keeps up has all of them. Returns
+    /// how long that took.
+    async fn whole_again(&self) -> Result<Duration, Failure> {
+        let healed = Instant::now();
+        let probes = self.probe().await?;
+        let mut last = healed;
+        for watcher in self.watchers.iter().filter(|watcher| watcher.is_fast()) {
+            for probe in &probes {
+                last = last.max(seen(watcher, *probe).await?);
+            }
+        }
+        Ok(last - healed)
+    }
+
+    /// On connections of its own, which know nothing of the fault.
+    async fn probe(&self) -> Result<Vec<ExecutionId>, Failure> {
+        let backend = connect(self.stage.primary().url(), self.partitions).await?;
+        let namespace = Namespace::new(TENANTS[0])?;
+        let what = Submitted { namespace: namespace.clone(), tags: Tags::new([(REGION, REGIONS[0]), (PROBE, "yes")])? };
+        let end = async || {
+            let spec = ExecutionSpec::new("probe").tags(what.tags.clone());
+            let key = format!("probe-{:x}", fastrand::u128(..));
+            let flow = FlowSubmission::new(namespace.clone()).idempotency_key(key).execution(spec);
+            let id = ExecutionId::member(flow.flow_id(), "probe", self.partitions);
+            self.book.submitted([id], &what);
+            backend.submit_flow(&flow).await?;
+            let faults = self.book.faults_so_far();
+            backend.cancel_flow(flow.flow_id(), "probe").await?;
+            self.book.acknowledged([id], faults);
+            Ok::<_, Failure>(id)
+        };
+        futures::future::try_join_all((0..PROBES).map(|_| end())).await
+    }
+
+    /// Lets everybody come to the end, and checks.
+    async fn close(self) -> Result<Verdict, Failure> {
+        for watcher in &self.watchers {
+            watcher.set_pace(Pace::Fast);
+        }
+        let truths = self.stage.truths(&self.trimmed).await?;
+        let deadline = Instant::now() + END_WITHIN;
+        while let Some((name, log)) = self.first_behind(&truths)? {
+            if Instant::now() > deadline {
+                return Err(format!("`{name}` does not come to the end of {log}").into());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let mut records: Vec<_> = self.watchers.into_iter().map(Watcher::close).collect();
+        records.push(self.consumer.close("a process of its own")?);
+        Ok(self.book.close(truths, records).check())
+    }
+
+    /// A subscription that is not at the end of a log.
+    fn first_behind(&self, truths: &BTreeMap<LogId, LogTruth>) -> Result<Option<(String, LogId)>, Failure> {
+        let behind = |cursor: &Cursor| {
+            let mut logs =
+                truths.iter().filter(|(log, _)| log.scope == Scope::Flows || cursor.logs(Scope::Solo).is_some());
+            logs.find(|(log, truth)| cursor.position(**log) != truth.last()).map(|(log, _)| *log)
+        };
+        for watcher in &self.watchers {
+            if let Some(log) = behind(&watcher.cursor()) {
+                return Ok(Some((watcher.name(), log)));
+            }
+        }
+        let cursor = self.consumer.cursor()?.ok_or("the consumer has saved no cursor")?;
+        Ok(behind(&cursor).map(|log| ("a process of its own".to_owned(), log)))
+    }
+}
+
+impl Report {
+    /// Takes what came of another run.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.verdict.add(other.verdict);
+        for (fault, took) in other.recoveries {
+            self.recoveries.entry(fault).or_default().extend(took);
+        }
+        self.ended += other.ended;
+        self.took += other.took;
+    }
+}
+
+async fn seen(watcher: &Watcher, probe: ExecutionId) -> Result<Instant, Failure> {
+    let deadline = Instant::now() + WHOLE_WITHIN;
+    loop {
+        if let Some(at) = watcher.probe_seen(probe) {
+            return Ok(at);
+        }
+        if Instant::now() > deadline {
+            return Err(format!("`{}` is not whole again after {WHOLE_WITHIN:?}", watcher.name()).into());
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { verdict, recoveries, ended, took } = self;
+        writeln!(
+            f,
+            "{ended} ends answered in {:.0} s, {} of them undone by faults",
+            took.as_secs_f64(),
+            verdict.undone
+        )?;
+        writeln!(f, "{} entries in the logs' history", verdict.committed)?;
+        writeln!(f, "\n{:<28} {:>9} {:>7}  gaps", "subscription", "delivered", "undone")?;
+        for (name, tally) in &verdict.tallies {
+            let gaps: Vec<String> = tally.gaps.iter().map(|(cause, count)| format!("{count} {cause}")).collect();
+            writeln!(f, "{name:<28} {:>9} {:>7}  {}", tally.delivered, tally.undone, gaps.join(", "))?;
+        }
+        writeln!(
+            f,
+            "\n{:<28} {:>4} {:>8} {:>8} {:>8}  seconds until whole again",
+            "fault", "runs", "p50", "p95", "max"
+        )?;
+        for (fault, took) in recoveries {
+            let at = |quantile: f64| quantile_of(took, quantile).as_secs_f64();
+            writeln!(f, "{fault:<28} {:>4} {:>8.3} {:>8.3} {:>8.3}", took.len(), at(0.5), at(0.95), at(1.0))?;
+        }
+        writeln!(f)?;
+        for counterexample in &verdict.counterexamples {
+            writeln!(f, "{counterexample}")?;
+        }
+        let count = |breach| verdict.breaches.get(breach).copied().unwrap_or(0);
+        let counts: Vec<String> = Breach::ALL.iter().map(|breach| format!("{breach} {}", count(breach))).collect();
+        write!(f, "{}", counts.join(" · "))
+    }
+}
+
+/// By the nearest rank.
+fn quantile_of(took: &[Duration], quantile: f64) -> Duration {
+    let mut sorted = took.to_vec();
+    sorted.sort_unstable();
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "few runs")]
+    let rank = (quantile * sorted.len() as f64).ceil() as usize;
+    sorted[rank.clamp(1, sorted.len()) - 1]
+}

@@ -1,0 +1,190 @@
+//! The servers.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use ff_core::{EntryId, LogId, Partition, PartitionCount, Scope};
+use ff_script::keys;
+use ff_test::history::{End, LogTruth};
+use ff_testserver::{Proxy, RawClient, Reply, Sentinels, TestServer};
+
+use super::Failure;
+
+const SERVICE: &str = "flows";
+/// The sentinels promote when a fault wants it, and otherwise have patience with servers that are away.
+const PATIENT_MS: &str = "3600000";
+const IMPATIENT_MS: &str = "300";
+/// Far longer than a replica takes to get all that its primary has.
+const FOLLOWS_WITHIN: Duration = Duration::from_secs(120);
+/// How many entries of a log are read with one command.
+const PAGE: &str = "2000";
+
+/// A primary and a replica, sentinels over them, and a proxy that leads to the primary.
+pub(crate) struct Stage {
+    nodes: [TestServer; 2],
+    primary: AtomicUsize,
+    sentinels: Sentinels,
+    front: Proxy,
+    partitions: PartitionCount,
+}
+
+/// What retention took from a log.
+pub(crate) type Trimmed = BTreeMap<LogId, Vec<(EntryId, End)>>;
+
+impl Stage {
+    pub(crate) async fn start(partitions: PartitionCount) -> Result<Self, Failure> {
+        let node = || TestServer::builder().process().persistent().slow_disk().build();
+        let nodes = [node().await?, node().await?];
+        follow(&nodes[1], &nodes[0]).await?;
+        let sentinels = Sentinels::watching(&nodes[0], SERVICE).start().await?;
+        let front = Proxy::open(nodes[0].port()).await?;
+        let stage = Self { nodes, primary: AtomicUsize::new(0), sentinels, front, partitions };
+        stage.bear_absence_for(PATIENT_MS).await?;
+        Ok(stage)
+    }
+
+    pub(crate) fn primary(&self) -> &TestServer {
+        &self.nodes[self.primary.load(Ordering::SeqCst)]
+    }
+
+    fn replica(&self) -> &TestServer {
+        &self.nodes[1 - self.primary.load(Ordering::SeqCst)]
+    }
+
+    /// The address that always leads to the primary, over a proxy.
+    pub(crate) fn front_url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.front.port())
+    }
+
+    /// Where the primary is asked for.
+    pub(crate) fn sentinel_url(&self) -> String {
+        format!("redis-sentinel://{}/{SERVICE}", self.sentinels.hosts())
+    }
+
+    pub(crate) const fn partitions(&self) -> PartitionCount {
+        self.partitions
+    }
+
+    pub(crate) const fn front(&self) -> &Proxy {
+        &self.front
+    }
+
+    /// Sends a command to the primary, which must take it.
+    pub(crate) async fn command(&self, args: &[&str]) -> Result<Reply, Failure> {
+        accepted(args, self.primary().command(args).await?)
+    }
+
+    /// Cuts the replica off, lets `tail` pass, ends the primary, and has the replica promoted without that tail.
+    pub(crate) async fn promote_without_tail(&self, tail: Duration) -> Result<(), Failure> {
+        let (former, next) = (self.primary(), self.replica());
+        next.pause().await?;
+        former.command(&["CLIENT", "KILL", "TYPE", "replica"]).await?;
+        tokio::time::sleep(tail).await;
+        former.kill().await?;
+        next.resume().await?;
+        self.bear_absence_for(IMPATIENT_MS).await?;
+        self.sentinels.promoted(former).await?;
+        self.bear_absence_for(PATIENT_MS).await?;
+        self.primary.fetch_xor(1, Ordering::SeqCst);
+        self.front.lead_to(next.port());
+        Ok(())
+    }
+
+    /// Brings a server back that was ended by a promotion, as the replica of the other.
+    pub(crate) async fn complete(&self) -> Result<(), Failure> {
+        self.replica().restart().await?;
+        follow(self.replica(), self.primary()).await
+    }
+
+    async fn bear_absence_for(&self, millis: &str) -> Result<(), Failure> {
+        for sentinel in self.sentinels.nodes() {
+            let set = ["SENTINEL", "SET", SERVICE, "down-after-milliseconds", millis];
+            accepted(&set, sentinel.command(&set).await?)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn logs(&self) -> impl Iterator<Item = LogId> + use<> {
+        let partitions = (0..self.partitions.get()).map(Partition::new);
+        partitions.flat_map(|partition| [Scope::Flows, Scope::Solo].map(|scope| LogId { partition, scope }))
+    }
+
+    /// What the logs hold, read from the primary by other means than those under test.
+    pub(crate) async fn truths(&self, trimmed: &Trimmed) -> Result<BTreeMap<LogId, LogTruth>, Failure> {
+        let mut client = self.primary().client().await?;
+        let mut truths = BTreeMap::new();
+        for log in self.logs() {
+            let trimmed = trimmed.get(&log).cloned().unwrap_or_default();
+            truths.insert(log, truth(&mut client, log, trimmed).await?);
+        }
+        Ok(truths)
+    }
+
+    /// Takes all but the last `keep` entries from a log, and tells which.
+    pub(crate) async fn trim(&self, log: LogId, keep: usize) -> Result<Vec<(EntryId, End)>, Failure> {
+        let key = keys::completion_log(log);
+        let mut client = self.primary().client().await?;
+        for queued in [vec!["MULTI"], vec!["XRANGE", &key, "-", "+"], vec!["XTRIM", &key, "MAXLEN", &keep.to_string()]]
+        {
+            accepted(&queued, client.command(&queued).await?)?;
+        }
+        let done = accepted(&["EXEC"], client.command(&["EXEC"]).await?)?;
+        let held = entries(&done.items()[0])?;
+        let taken = held.len().saturating_sub(keep);
+        Ok(held[..taken].to_vec())
+    }
+}
+
+/// Makes a server the replica of another one, and waits until it has been given everything and keeps up.
+async fn follow(replica: &TestServer, primary: &TestServer) -> Result<(), Failure> {
+    let args = ["REPLICAOF", "127.0.0.1", &primary.port().to_string()];
+    accepted(&args, replica.command(&args).await?)?;
+    let up = async {
+        while !replica.command(&["INFO", "replication"]).await?.text().contains("master_link_status:up") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok::<_, Failure>(())
+    };
+    tokio::time::timeout(FOLLOWS_WITHIN, up).await.map_err(|_| "the replica does not follow")?
+}
+
+fn accepted(args: &[&str], reply: Reply) -> Result<Reply, Failure> {
+    if reply.is_error() { Err(format!("{args:?}: {reply}").into()) } else { Ok(reply) }
+}
+
+async fn truth(client: &mut RawClient, log: LogId, trimmed: Vec<(EntryId, End)>) -> Result<LogTruth, Failure> {
+    let key = keys::completion_log(log);
+    let mut held: Vec<(EntryId, End)> = Vec::new();
+    loop {
+        let from = held.last().map_or_else(|| "-".to_owned(), |(last, _)| format!("({last}"));
+        let page = entries(&client.command(&["XRANGE", &key, &from, "+", "COUNT", PAGE]).await?)?;
+        if page.is_empty() {
+            break;
+        }
+        held.extend(page);
+    }
+    let about = client.command(&["XINFO", "STREAM", &key]).await?;
+    let named = about.items().chunks_exact(2).find(|pair| pair[0].text() == "last-generated-id");
+    let generated: Option<EntryId> = named.and_then(|pair| pair[1].text().parse().ok());
+    let last = held.last().map(|(last, _)| *last).or(generated);
+    let epochs = client.command(&["HGETALL", &keys::log_epochs(log)]).await?;
+    let epoch = |pair: &[Reply]| Some((pair[0].text().parse().ok()?, pair[1].text().parse().ok()));
+    let epochs: Vec<(u64, Option<EntryId>)> = epochs.items().chunks_exact(2).filter_map(epoch).collect();
+    Ok(LogTruth::new(last, &epochs, held, trimmed))
+}
+
+/// The entries of an XRANGE: where they stand, and whose end each tells.
+fn entries(reply: &Reply) -> Result<Vec<(EntryId, End)>, Failure> {
+    let entry = |entry: &Reply| {
+        let at = entry.items()[0].text().parse()?;
+        let event = entry.items()[1].items().chunks_exact(2).find(|pair| pair[0].text() == "e");
+        let event: serde_json::Value = serde_json::from_str(&event.ok_or("an entry without its event")?[1].text())?;
+        let execution = event["execution_id"].as_str().ok_or("an event without its execution")?.parse()?;
+        let generation = event["gen"].as_u64().and_then(|life| u32::try_from(life).ok()).unwrap_or(0);
+        Ok((at, End { execution, generation }))
+    };
+    reply.items().iter().map(entry).collect()
+}
