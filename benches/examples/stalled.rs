@@ -10,7 +10,7 @@ use std::{
 };
 
 use ff_benches::Bench;
-use ff_core::{Frame, SubscribeBackend, SubscribeOptions, Subscription};
+use ff_core::{Frame, SubscribeOptions, Subscription};
 use futures::StreamExt;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 

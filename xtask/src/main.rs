@@ -78,6 +78,9 @@ enum Command {
         /// How many faults there are in each run
         #[arg(long, default_value_t = 20)]
         faults: u64,
+        /// How many milliseconds each of the four loaders rests between two flows
+        #[arg(long, default_value_t = 0)]
+        pause: u64,
         /// Only these kinds of faults, such as `black-hole`; all kinds if none is named
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
@@ -121,9 +124,9 @@ fn run(command: Command) -> Result<()> {
                 .envs(env)
                 .run()
         }
-        Command::Faults { seed, minutes, completions, faults, only } => Cargo::new("run")
+        Command::Faults { seed, minutes, completions, faults, pause, only } => Cargo::new("run")
             .args(["--quiet", "--release", "-p", "ff-test", "--example", "faults", "--"])
-            .args([seed, minutes, completions, faults].map(|number| number.to_string()))
+            .args([seed, minutes, completions, faults, pause].map(|number| number.to_string()))
             .args(only)
             .envs(provision::process()?.env())
             .run(),

@@ -24,10 +24,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// The first seed, how many minutes, then of each run how many completions and faults, then the kinds of faults.
+/// The first seed, how many minutes, then of each run how many completions, faults and milliseconds of rest between two
+/// flows, then the kinds of faults.
 fn faults_from(mut arguments: impl Iterator<Item = String>) -> Result<bool, Failure> {
-    let mut number = || arguments.next().ok_or("expected four numbers")?.parse::<u64>().map_err(Failure::from);
+    let mut number = || arguments.next().ok_or("expected five numbers")?.parse::<u64>().map_err(Failure::from);
     let (seed, minutes, completions, count) = (number()?, number()?, number()?, number()?);
+    let pause = Duration::from_millis(number()?);
     let kind = |name: String| Fault::named(&name).ok_or_else(|| unknown(&name));
     let mut kinds = arguments.map(kind).collect::<Result<Vec<_>, _>>()?;
     if kinds.is_empty() {
@@ -41,14 +43,14 @@ fn faults_from(mut arguments: impl Iterator<Item = String>) -> Result<bool, Fail
         let faults = Plan::random_faults(seed, &kinds, usize::try_from(count)?);
         let tell = |line: &str| println!("{line}");
         let partitions = PartitionCount::DEFAULT;
-        let plan = Plan { seed, faults, completions, partitions, consumer_args: &[], tell };
+        let plan = Plan { seed, faults, completions, partitions, pause, consumer_args: &[], tell };
         all.add(runtime.block_on(faults::run(&plan))?);
-        if !all.verdict.is_clean() || Instant::now() >= until {
+        if !all.is_clean() || Instant::now() >= until {
             break;
         }
     }
     println!("\n{all}");
-    Ok(all.verdict.is_clean())
+    Ok(all.is_clean())
 }
 
 fn unknown(name: &str) -> Failure {

@@ -5,6 +5,8 @@
 #[path = "support/faults/mod.rs"]
 mod faults;
 
+use std::time::Duration;
+
 use faults::{Fault, Plan};
 use ff_core::PartitionCount;
 
@@ -16,12 +18,13 @@ async fn nothing_is_lost_repeated_or_left_unsaid_through_every_kind_of_fault() {
         faults: Plan::random_faults(1, &Fault::ALL, Fault::ALL.len()),
         completions: 30_000,
         partitions: PartitionCount::new(32).unwrap(),
+        pause: Duration::ZERO,
         consumer_args: &["a_consumer", "--exact", "--ignored", "--nocapture"],
         tell: |line| println!("{line}"),
     };
     let report = faults::run(&plan).await.unwrap();
     println!("{report}");
-    assert!(report.verdict.is_clean(), "{report}");
+    assert!(report.is_clean(), "{report}");
 }
 
 #[test]

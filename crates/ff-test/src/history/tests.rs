@@ -71,7 +71,7 @@ impl Case {
     }
 
     #[track_caller]
-    fn is_clean(self) {
+    fn passes(self) {
         let verdict = self.check();
         assert!(verdict.is_clean(), "{:?}: {}", verdict.breaches, verdict.counterexamples[0]);
     }
@@ -110,22 +110,22 @@ fn range(epoch: u64, seqs: std::ops::RangeInclusive<u64>) -> impl Iterator<Item 
 
 #[test]
 fn everything_in_order_is_right() {
-    Case::new().everything().is_clean();
-    Case::new().filtered().events(all().filter(|entry| is_told(*entry) && entry.seq.is_multiple_of(2))).is_clean();
+    Case::new().everything().passes();
+    Case::new().filtered().events(all().filter(|entry| is_told(*entry) && entry.seq.is_multiple_of(2))).passes();
 }
 
 #[test]
 fn what_was_trimmed_may_be_a_gap() {
     let case = Case::new().gap(GapCause::Trimmed, None, at(10, 1));
-    case.events(range(10, 2..=3)).events(range(20, 0..=2)).is_clean();
+    case.events(range(10, 2..=3)).events(range(20, 0..=2)).passes();
 }
 
 #[test]
 fn what_was_undone_may_have_come_if_that_is_declared() {
     let came = || Case::new().events(range(10, 0..=5));
-    came().gap(GapCause::HistoryRewritten, Some(at(10, 3)), at(10, 5)).events(range(20, 0..=2)).is_clean();
+    came().gap(GapCause::HistoryRewritten, Some(at(10, 3)), at(10, 5)).events(range(20, 0..=2)).passes();
     let further = came().events(range(15, 0..=2));
-    further.gap(GapCause::HistoryRewritten, Some(at(10, 3)), at(15, 2)).events(range(20, 0..=2)).is_clean();
+    further.gap(GapCause::HistoryRewritten, Some(at(10, 3)), at(15, 2)).events(range(20, 0..=2)).passes();
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn dropping_is_for_those_who_asked_for_it() {
     };
     let mut may = Case::new();
     may.options = may.options.overflow(Overflow::DropOldest);
-    dropped(may).is_clean();
+    dropped(may).passes();
     let verdict = dropped(Case::new()).check();
     assert!(verdict.breaches.contains_key(&Breach::WideGap) && verdict.breaches.contains_key(&Breach::Lost));
 }
@@ -230,5 +230,5 @@ fn what_a_subscription_saw_of_a_log_that_is_gone_must_be_declared() {
     let mut case = Case::new().events(range(10, 0..=3)).gap(GapCause::LogRecreated, None, at(10, 3));
     case.history.logs.clear();
     case.history.acknowledged.clear();
-    case.is_clean();
+    case.passes();
 }

@@ -34,7 +34,7 @@ const PROBES: usize = 16;
 /// Beyond this a subscription is not whole again.
 const WHOLE_WITHIN: Duration = Duration::from_secs(60);
 /// How long subscriptions may take to come to the end of all logs once nothing happens any more.
-const END_WITHIN: Duration = Duration::from_secs(300);
+const END_WITHIN: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(3);
 
 /// What to run.
@@ -46,6 +46,8 @@ pub(crate) struct Plan {
     /// How many executions are ended at least.
     pub(crate) completions: u64,
     pub(crate) partitions: PartitionCount,
+    /// How long each loader rests between two flows.
+    pub(crate) pause: Duration,
     /// The arguments with which this program becomes a consumer.
     pub(crate) consumer_args: &'static [&'static str],
     /// Told of each fault as it is over.
@@ -81,6 +83,8 @@ pub(crate) struct Run {
 #[derive(Default)]
 pub(crate) struct Report {
     pub(crate) verdict: Verdict,
+    /// Subscriptions that did not come to the end of all logs.
+    pub(crate) behind: Vec<String>,
     /// How long after each fault every subscription that keeps up was whole again.
     pub(crate) recoveries: BTreeMap<Fault, Vec<Duration>>,
     pub(crate) ended: u64,
@@ -109,7 +113,7 @@ pub(crate) async fn run(plan: &Plan) -> Result<Report, Failure> {
         let url = if number % 2 == 0 { stage.front_url() } else { stage.front_url() };
         let backend: Arc<dyn EngineBackend> = Arc::new(connect(&url, plan.partitions).await?);
         let rng = Rng::with_seed(plan.seed.wrapping_mul(31).wrapping_add(number as u64));
-        let loader = Loader { backend, book: book.clone(), rng, number, pause: Duration::ZERO };
+        let loader = Loader { backend, book: book.clone(), rng, number, pause: plan.pause };
         loaders.spawn(loader.run(stop.clone()));
     }
     let mut rng = Rng::with_seed(plan.seed);
@@ -137,8 +141,8 @@ pub(crate) async fn run(plan: &Plan) -> Result<Report, Failure> {
     }
     engine.shutdown().await;
     let ended = book.ended();
-    let verdict = run.close().await?;
-    Ok(Report { verdict, recoveries, ended, took: started.elapsed() })
+    let (verdict, behind) = run.close().await?;
+    Ok(Report { verdict, behind, recoveries, ended, took: started.elapsed() })
 }
 
 async fn connect(url: &str, partitions: PartitionCount) -> Result<ValkeyBackend, Failure> {
@@ -221,44 +225,51 @@ impl Run {
     }
 
     /// Lets everybody come to the end, and checks.
-    async fn close(self) -> Result<Verdict, Failure> {
+    async fn close(self) -> Result<(Verdict, Vec<String>), Failure> {
         for watcher in &self.watchers {
             watcher.set_pace(Pace::Fast);
         }
         let truths = self.stage.truths(&self.trimmed).await?;
         let deadline = Instant::now() + END_WITHIN;
-        while let Some((name, log)) = self.first_behind(&truths)? {
-            if Instant::now() > deadline {
-                return Err(format!("`{name}` does not come to the end of {log}").into());
-            }
+        let mut behind = self.behind(&truths)?;
+        while !behind.is_empty() && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(100)).await;
+            behind = self.behind(&truths)?;
         }
         let mut records: Vec<_> = self.watchers.into_iter().map(Watcher::close).collect();
         records.push(self.consumer.close("a process of its own")?);
-        Ok(self.book.close(truths, records).check())
+        Ok((self.book.close(truths, records).check(), behind))
     }
 
-    /// A subscription that is not at the end of a log.
-    fn first_behind(&self, truths: &BTreeMap<LogId, LogTruth>) -> Result<Option<(String, LogId)>, Failure> {
-        let behind = |cursor: &Cursor| {
-            let mut logs =
-                truths.iter().filter(|(log, _)| log.scope == Scope::Flows || cursor.logs(Scope::Solo).is_some());
-            logs.find(|(log, truth)| cursor.position(**log) != truth.last()).map(|(log, _)| *log)
+    /// The subscriptions that are not at the end of all logs, in words.
+    fn behind(&self, truths: &BTreeMap<LogId, LogTruth>) -> Result<Vec<String>, Failure> {
+        let of = |name: &str, cursor: &Cursor| {
+            let is_about = |log: &LogId| log.scope == Scope::Flows || cursor.logs(Scope::Solo).is_some();
+            let logs = truths.iter().filter(|(log, truth)| is_about(log) && cursor.position(**log) != truth.last());
+            let logs: Vec<_> = logs.collect();
+            let (log, truth) = logs.first()?;
+            let [stands, ends] = [cursor.position(**log), truth.last()].map(|at| at.map(|at| at.to_string()));
+            let count = logs.len();
+            Some(format!("`{name}` stands at {stands:?} of {log}, which ends at {ends:?}; {count} such logs"))
         };
-        for watcher in &self.watchers {
-            if let Some(log) = behind(&watcher.cursor()) {
-                return Ok(Some((watcher.name(), log)));
-            }
-        }
+        let mut behind: Vec<_> =
+            self.watchers.iter().filter_map(|watcher| of(&watcher.name(), &watcher.cursor())).collect();
         let cursor = self.consumer.cursor()?.ok_or("the consumer has saved no cursor")?;
-        Ok(behind(&cursor).map(|log| ("a process of its own".to_owned(), log)))
+        behind.extend(of("a process of its own", &cursor));
+        Ok(behind)
     }
 }
 
 impl Report {
+    /// Whether nothing was wrong.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.verdict.is_clean() && self.behind.is_empty()
+    }
+
     /// Takes what came of another run.
     pub(crate) fn add(&mut self, other: Self) {
         self.verdict.add(other.verdict);
+        self.behind.extend(other.behind);
         for (fault, took) in other.recoveries {
             self.recoveries.entry(fault).or_default().extend(took);
         }
@@ -282,7 +293,7 @@ async fn seen(watcher: &Watcher, probe: ExecutionId) -> Result<Instant, Failure>
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { verdict, recoveries, ended, took } = self;
+        let Self { verdict, behind, recoveries, ended, took } = self;
         writeln!(
             f,
             "{ended} ends answered in {:.0} s, {} of them undone by faults",
@@ -305,6 +316,9 @@ impl fmt::Display for Report {
             writeln!(f, "{fault:<28} {:>4} {:>8.3} {:>8.3} {:>8.3}", took.len(), at(0.5), at(0.95), at(1.0))?;
         }
         writeln!(f)?;
+        for behind in behind {
+            writeln!(f, "did not come to the end: {behind}")?;
+        }
         for counterexample in &verdict.counterexamples {
             writeln!(f, "{counterexample}")?;
         }
