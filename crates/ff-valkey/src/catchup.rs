@@ -70,8 +70,8 @@ enum Taken {
     Done,
     /// The log's epochs must be looked up first.
     LookUp,
-    /// Only the hub can go on.
-    Wait,
+    /// The log holds nothing between here and where the hub stands; its epochs tell why.
+    Nothing,
 }
 
 /// One log to read, and where the hub stood in it.
@@ -130,15 +130,15 @@ impl CatchUp {
         self.near = true;
         for (target, page) in behind.iter().zip(self.pages(&behind).await?) {
             self.near &= page.len() < target.read.limit;
-            let taken = self.take(target, &page, &mut room);
-            progress |= taken != Taken::Wait;
-            if taken == Taken::LookUp {
-                look_up.push(target);
+            match self.take(target, &page, &mut room) {
+                Taken::Done => progress = true,
+                taken => look_up.push((target, taken)),
             }
         }
         drop(room);
-        for target in look_up {
-            self.look_up(target).await?;
+        for (target, taken) in look_up {
+            let undone = self.look_up(target).await?;
+            progress |= undone || taken == Taken::LookUp || self.is_trimmed_up_to_hub(target);
         }
         for target in &ahead {
             progress |= self.look_up(target).await?;
@@ -254,19 +254,28 @@ impl CatchUp {
             self.readings.insert(target.index, reading);
             return Taken::Done;
         }
-        // The log holds nothing between here and where the hub stands.
-        if !reading.is_resolved_for(hub) {
-            self.readings.insert(target.index, reading);
-            return Taken::LookUp;
+        self.readings.insert(target.index, reading);
+        Taken::Nothing
+    }
+
+    /// Whether what lies up to where the hub stood was trimmed, which is declared then: a page showed nothing of it,
+    /// and the log, whose epochs were looked up after that page, tells of it. The other way round it would prove
+    /// nothing: the log may have lost it all in between.
+    fn is_trimmed_up_to_hub(&mut self, target: &Target) -> bool {
+        let Some(hub) = target.hub.last() else { return false };
+        let cursor = &mut self.vector[target.index];
+        let is_told = self.readings.remove(&target.index).is_some_and(|reading| reading.log_had(hub));
+        // If not, only the hub can go on: the log lost where it stands, or it went back to before the subscription. Both
+        // are in the log's history, in which epochs only grow.
+        let is_trimmed = is_told && cursor.last() < Some(hub);
+        if is_trimmed {
+            if !cursor.is_earliest() {
+                let gap = Gap { log: target.read.log, after: cursor.last(), through: hub, cause: GapCause::Trimmed };
+                tell(&self.queue, self.framed, &gap);
+            }
+            cursor.advance(hub);
         }
-        if !reading.log_had(hub) {
-            return Taken::Wait;
-        }
-        if !cursor.is_earliest() {
-            tell(&self.queue, self.framed, &Gap { log, after: cursor.last(), through: hub, cause: GapCause::Trimmed });
-        }
-        cursor.advance(hub);
-        Taken::Done
+        is_trimmed
     }
 
     /// Looks up a log's epochs. Returns whether the subscription had something that the log has lost.

@@ -62,7 +62,7 @@ impl Ring {
             let cursor = &vector[recent.index];
             *found |= recent.before == cursor.last();
             if *found {
-                if recent.event.position.is_some_and(|position| cursor.has(position.entry)) {
+                if recent.event.position.is_some_and(|position| cursor.had(position.entry)) {
                     return None;
                 }
                 missing.push(&recent.event);

@@ -18,7 +18,7 @@ use crate::vector::Shown;
 pub(crate) struct Server {
     log: LogId,
     /// All entries of the history as it stands; the first `trimmed` are no longer there.
-    history: Vec<(EntryId, Option<Predecessor>, u64)>,
+    history: Vec<Entry>,
     trimmed: usize,
     epochs: Vec<(u64, Predecessor)>,
     /// Epochs of all processes that ever wrote: no two share one.
@@ -29,7 +29,15 @@ pub(crate) struct Server {
     step: u64,
     /// Every entry that there ever was, with the one before it.
     before: HashMap<EntryId, Option<EntryId>>,
+    /// Every entry that was ever undone, with its number, and every one that retention ever took.
+    undone: HashMap<EntryId, u64>,
+    removed: HashSet<EntryId>,
+    /// A copy of the history and the epochs, as an old file or a replica that was cut off has it.
+    copy: (Vec<Entry>, Vec<(u64, Predecessor)>),
 }
+
+/// An entry, what it says of the one before it, and its number.
+type Entry = (EntryId, Option<Predecessor>, u64);
 
 impl Server {
     pub(crate) fn of(log: LogId) -> Self {
@@ -39,7 +47,9 @@ impl Server {
     /// Numbers its events from `first` on by `step`.
     pub(crate) fn numbered(log: LogId, first: u64, step: u64) -> Self {
         let (history, epochs, used, before) = Default::default();
-        Self { log, history, trimmed: 0, epochs, used, deserted: false, next: first, step, before }
+        let (undone, removed, copy) = Default::default();
+        let (trimmed, deserted, next) = (0, false, first);
+        Self { log, history, trimmed, epochs, used, deserted, next, step, before, undone, removed, copy }
     }
 
     pub(crate) const fn next(&self) -> u64 {
@@ -53,9 +63,10 @@ impl Server {
 
     pub(crate) fn trim(&mut self, count: usize) {
         self.trimmed = self.history.len().min(self.trimmed + count);
+        self.removed.extend(self.history[..self.trimmed].iter().map(|(id, ..)| *id));
     }
 
-    fn entries(&self) -> &[(EntryId, Option<Predecessor>, u64)] {
+    fn entries(&self) -> &[Entry] {
         &self.history[self.trimmed..]
     }
 
@@ -105,10 +116,28 @@ impl Server {
     /// The last entries are undone, and nobody writes for now.
     pub(crate) fn lose(&mut self, lost: usize) {
         self.deserted = true;
-        self.history.truncate(self.history.len().saturating_sub(lost));
+        let lost = self.history.split_off(self.history.len().saturating_sub(lost));
+        self.undone.extend(lost.iter().map(|(id, _, number)| (*id, *number)));
         self.trimmed = self.trimmed.min(self.history.len());
         let last = self.history.last().map(|(id, ..)| *id);
         self.epochs.retain(|(epoch, _)| last.is_some_and(|last| *epoch <= last.epoch));
+    }
+
+    /// A copy is made of all that there is.
+    pub(crate) fn save(&mut self) {
+        self.copy = (self.history.clone(), self.epochs.clone());
+    }
+
+    /// The copy takes the place of what there is, and nobody writes for now. What retention took stays away.
+    pub(crate) fn restore(&mut self) {
+        self.lose(self.history.len());
+        (self.history, self.epochs) = self.copy.clone();
+        self.trimmed = self.history.iter().rposition(|(id, ..)| self.removed.contains(id)).map_or(0, |at| at + 1);
+    }
+
+    /// Whether this number was ever undone.
+    pub(crate) fn undid(&self, number: u64) -> bool {
+        self.undone.values().any(|undone| *undone == number)
     }
 
     /// Where a reader stands that has everything.
@@ -139,8 +168,8 @@ pub(crate) struct Account {
     start: Option<EntryId>,
     /// What it has that was not undone, in order: entries, and whether they were delivered or given up.
     chain: Vec<(EntryId, bool)>,
+    /// What it has, or had.
     delivered: HashSet<EntryId>,
-    undone: Vec<EntryId>,
 }
 
 impl Account {
@@ -166,7 +195,11 @@ impl Account {
             }
             while self.last() != gap.after {
                 match self.chain.pop() {
-                    Some((entry, delivered)) => self.undone.extend(delivered.then_some(entry)),
+                    Some((entry, _)) if server.undone.contains_key(&entry) => {
+                        self.delivered.remove(&entry);
+                    }
+                    Some((entry, false)) if server.tells_of(entry) => {}
+                    Some((entry, _)) => return Err(format!("{gap}: {entry} was never undone")),
                     // What lies before the reader's start was undone as well.
                     None => {
                         self.start = gap.after;
@@ -199,9 +232,6 @@ impl Account {
 
     /// At the end, when the reader has seen all that there is.
     pub(crate) fn settle(&self, server: &Server) -> Result<(), String> {
-        if let Some(wrong) = self.undone.iter().find(|entry| server.tells_of(**entry)) {
-            return Err(format!("{wrong} was declared undone and is not"));
-        }
         let history = server.history.iter().map(|(id, ..)| *id);
         let from = match self.start {
             Some(start) => server.history.iter().position(|(id, ..)| *id == start).map(|at| at + 1),

@@ -430,7 +430,13 @@ impl Vector {
                 Claim::Push(shown) => (shown.entry, shown.prev),
                 Claim::Id(entry) | Claim::Head(entry, _) => (*entry, None),
             };
-            match (self.cursors[index].judge(entry, prev), &claim) {
+            let cursor = &self.cursors[index];
+            let verdict = match &claim {
+                // No push that may be late: the log ended with it.
+                Claim::Head(..) if !cursor.has(entry) => Verdict::ReadLog,
+                _ => cursor.judge(entry, prev),
+            };
+            match (verdict, &claim) {
                 (Verdict::Duplicate, Claim::Head(_, at_ms)) => {
                     let known = &mut self.complete_as_of[index];
                     *known = (*at_ms).max(*known);

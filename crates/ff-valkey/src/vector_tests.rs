@@ -215,6 +215,8 @@ enum Event {
     Trim(usize),
     TakeOver(usize, bool),
     Lose(usize),
+    Save,
+    Restore,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -240,6 +242,7 @@ fn events(history_changes: bool) -> impl Strategy<Value = Vec<Event>> {
             1 => (0usize..4).prop_map(Event::Trim),
             2 => (0usize..5, any::<bool>()).prop_map(|(lost, behind)| Event::TakeOver(lost, behind)),
             1 => prop_oneof![4 => 1usize..4, 1 => Just(1_000)].prop_map(Event::Lose),
+            1 => prop_oneof![Just(Event::Save), Just(Event::Restore)],
         ]
         .boxed()
     } else {
@@ -293,6 +296,8 @@ fn play(events: Vec<Event>, before: usize, limit: usize) -> (Server, Out, u64, R
             Event::Trim(count) => server.trim(count),
             Event::TakeOver(lost, behind) => drop(server.take_over(lost, behind)),
             Event::Lose(lost) => server.lose(lost),
+            Event::Save => server.save(),
+            Event::Restore => server.restore(),
         }
         judged = judged.and_then(|()| tell(&mut account, &mut out, &server));
     }

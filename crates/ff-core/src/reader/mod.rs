@@ -14,6 +14,10 @@
 //! ```
 //!
 //! [`LogReading`] is that reading of the log, and finds what of the reader's history the log no longer tells.
+//!
+//! What was undone can come back: a server that starts from an old file, or a replica that never saw the FLUSHALL. So
+//! to have been undone makes an entry that is *pushed* a duplicate, for it may just be late; one that the *log* shows is
+//! news again, and is delivered again, because the reader was told that it is gone.
 
 mod lag;
 mod reading;
@@ -124,19 +128,24 @@ impl LogCursor {
         matches!(self.place, Place::Earliest)
     }
 
-    /// What to do with the entry `shown`; `prev` is what an epoch's first entry says of the log before it.
+    /// What to do with the entry `shown`, which was pushed; `prev` is what an epoch's first entry says of the log before
+    /// it.
     #[must_use]
     pub fn judge(&self, shown: EntryId, prev: Option<Predecessor>) -> Verdict {
-        if self.has(shown) {
+        if self.had(shown) {
             return Verdict::Duplicate;
         }
-        let follows = match (self.place, prev) {
+        if self.is_followed_by(shown, prev) { Verdict::Deliver } else { Verdict::ReadLog }
+    }
+
+    /// Whether nothing lies between the reader and `shown`.
+    fn is_followed_by(&self, shown: EntryId, prev: Option<Predecessor>) -> bool {
+        match (self.place, prev) {
             (Place::After(last), _) if shown.epoch == last.epoch => last.seq.checked_add(1) == Some(shown.seq),
             (Place::After(last), Some(prev)) => prev == Predecessor::Entry(last),
             (Place::Start | Place::Earliest, Some(prev)) => prev == Predecessor::Start,
             (_, None) => false,
-        };
-        if follows { Verdict::Deliver } else { Verdict::ReadLog }
+        }
     }
 
     /// Moves the reader to `entry`, which it now has.
@@ -148,7 +157,7 @@ impl LogCursor {
     }
 
     /// Takes the reader back to `common`, the newest of its entries that the log still tells of. What it had beyond
-    /// stays known as undone, so that late news of it is no news.
+    /// stays known as undone, so that late pushes of it are no news.
     pub fn rewind(&mut self, common: Option<EntryId>) {
         let had: Vec<EntryId> = self.passed.iter().copied().chain(self.last()).collect();
         let kept = common.map_or(0, |common| had.iter().take_while(|end| end.epoch != common.epoch).count());
@@ -157,25 +166,31 @@ impl LogCursor {
         self.place = common.map_or(Place::Start, Place::After);
     }
 
-    /// Whether the reader knows to have passed this entry.
+    /// Whether the reader has this entry, and does not know that it was undone.
     #[must_use]
     pub fn has(&self, shown: EntryId) -> bool {
-        let is_passed = |end: &EntryId| end.epoch == shown.epoch && shown.seq <= end.seq;
-        self.had_of(shown.epoch).is_some_and(|last| shown.seq <= last) || self.undone.iter().any(is_passed)
+        self.reached_in(shown.epoch).is_some_and(|reached| shown.seq <= reached)
     }
 
-    /// The greatest number of an epoch that the reader has had and that was not undone.
-    fn had_of(&self, epoch: u64) -> Option<u64> {
+    /// Whether the reader has this entry, or had it until it was undone.
+    #[must_use]
+    pub fn had(&self, shown: EntryId) -> bool {
+        let is_passed = |end: &EntryId| end.epoch == shown.epoch && shown.seq <= end.seq;
+        self.has(shown) || self.undone.iter().any(is_passed)
+    }
+
+    /// The greatest number of an epoch that the reader has.
+    fn reached_in(&self, epoch: u64) -> Option<u64> {
         let mut lineage = self.last().into_iter().chain(self.passed.iter().copied());
         lineage.find(|last| last.epoch == epoch).map(|last| last.seq)
     }
 
-    /// The newest entry that the reader has had and that a log whose epochs ended like this (newest first) has had too.
+    /// The newest entry that the reader has and that a log whose epochs ended like this (newest first) has had too.
     #[must_use]
     pub fn common_with(&self, ends: &[EntryId]) -> Option<EntryId> {
         ends.iter().find_map(|end| {
-            let had = self.had_of(end.epoch)?;
-            Some(EntryId { epoch: end.epoch, seq: had.min(end.seq) })
+            let reached = self.reached_in(end.epoch)?;
+            Some(EntryId { epoch: end.epoch, seq: reached.min(end.seq) })
         })
     }
 
@@ -184,8 +199,8 @@ impl LogCursor {
     #[must_use]
     pub fn unread(&self, ends: &[EntryId]) -> u64 {
         ends.iter()
-            .map(|end| match self.had_of(end.epoch) {
-                Some(had) => end.seq.saturating_sub(had),
+            .map(|end| match self.reached_in(end.epoch) {
+                Some(reached) => end.seq.saturating_sub(reached),
                 None => end.seq.saturating_add(1),
             })
             .fold(0, u64::saturating_add)

@@ -10,7 +10,10 @@
 //! 2. What then comes first and still does not follow is what the log still holds: all between was removed, a gap,
 //!    [`GapCause::Trimmed`].
 
-use crate::{EntryId, Gap, GapCause, LogCursor, LogId, Predecessor, Verdict};
+use crate::{EntryId, Gap, GapCause, LogCursor, LogId, Predecessor};
+
+/// How often the epochs are looked up for an entry of which they do not tell.
+const LOOKS: u32 = 2;
 
 /// What to do with an entry that the log shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub struct LogReading {
     after: Option<EntryId>,
     /// What the epochs are, or were, looked up for.
     asked: Option<EntryId>,
+    /// The entry that the log shows and that does not follow, and how often the epochs were looked up since.
+    shown: Option<(EntryId, u32)>,
     /// The ends of the log's epochs, newest first, since they were looked up for that.
     ends: Option<Vec<EntryId>>,
 }
@@ -38,7 +43,11 @@ impl LogReading {
     /// A reading that begins after `cursor`.
     #[must_use]
     pub const fn from(log: LogId, cursor: &LogCursor) -> Self {
-        Self { log, after: cursor.last(), asked: None, ends: None }
+        Self::after_entry(log, cursor.last())
+    }
+
+    const fn after_entry(log: LogId, after: Option<EntryId>) -> Self {
+        Self { log, after, asked: None, shown: None, ends: None }
     }
 
     /// The id after which the next page begins.
@@ -61,6 +70,16 @@ impl LogReading {
         self.ends.iter().flatten().any(|end| end.epoch == entry.epoch)
     }
 
+    /// Whether the epochs, looked up for `entry` again and again, do not tell of it though the log shows it: they were
+    /// lost or forgotten. After one look it may also be that the log was another one at that moment.
+    fn was_looked_up_in_vain(&mut self, entry: EntryId) -> bool {
+        let (shown, looks) = *self.shown.get_or_insert((entry, 0));
+        if shown != entry {
+            self.shown = Some((entry, 0));
+        }
+        shown == entry && looks >= LOOKS
+    }
+
     /// Whether the log, when its epochs were last looked up, had had `entry`.
     #[must_use]
     pub fn log_had(&self, entry: EntryId) -> bool {
@@ -69,18 +88,19 @@ impl LogReading {
 
     /// Takes the next entry of a page; moves `cursor` when it is to be delivered.
     pub fn step(&mut self, cursor: &mut LogCursor, entry: EntryId, prev: Option<Predecessor>) -> Step {
-        let gap = match cursor.judge(entry, prev) {
-            Verdict::Duplicate => {
-                self.after = Some(entry);
-                return Step::Skip;
-            }
-            Verdict::Deliver => None,
-            Verdict::ReadLog if cursor.is_earliest() => None,
-            Verdict::ReadLog if self.tells_of(entry) || self.is_resolved_for(entry) => self.before(cursor, entry, prev),
-            Verdict::ReadLog => return Step::LookUp,
+        if cursor.has(entry) {
+            self.after = Some(entry);
+            return Step::Skip;
+        }
+        let gap = if cursor.is_earliest() || cursor.is_followed_by(entry, prev) {
+            None
+        } else if self.tells_of(entry) || self.was_looked_up_in_vain(entry) {
+            self.before(cursor, entry, prev)
+        } else {
+            return Step::LookUp;
         };
         cursor.advance(entry);
-        *self = Self { log: self.log, after: Some(entry), asked: None, ends: None };
+        *self = Self::after_entry(self.log, Some(entry));
         Step::Deliver(gap)
     }
 
@@ -115,6 +135,7 @@ impl LogReading {
         }
         self.after = cursor.last();
         self.ends = Some(ends.to_vec());
+        self.shown = self.shown.map(|(entry, looks)| (entry, looks + 1));
         undone
     }
 }
@@ -142,7 +163,7 @@ pub fn epoch_ends(epochs: &[(u64, Predecessor)], head: Option<EntryId>) -> Vec<E
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Partition, Scope};
+    use crate::{Partition, Scope, Verdict};
 
     const LOG: LogId = LogId { partition: Partition::new(3), scope: Scope::Flows };
 
@@ -266,6 +287,36 @@ mod tests {
         assert_eq!(reading.resolve(&mut cursor, &[]), gap(GapCause::LogRecreated, None, id(5, 3)));
         assert_eq!(reading.resolve(&mut cursor, &[]), None, "once");
         assert_eq!(reading.step(&mut cursor, id(9, 0), Some(Predecessor::Start)), Step::Deliver(None));
+    }
+
+    #[test]
+    fn what_was_undone_and_came_back_is_delivered_again() {
+        // FLUSHALL, then a server that starts without it.
+        let mut cursor = having(&[id(5, 1)]);
+        let mut reading = LogReading::from(LOG, &cursor);
+        assert_eq!(reading.resolve(&mut cursor, &[]), gap(GapCause::LogRecreated, None, id(5, 1)));
+        assert_eq!(reading.step(&mut cursor, id(9, 0), Some(Predecessor::Start)), Step::Deliver(None));
+        assert_eq!(cursor.judge(id(5, 1), None), Verdict::Duplicate, "a push may be late");
+        let mut reading = LogReading::from(LOG, &cursor);
+        let ends = [id(12, 0), id(5, 1)];
+        assert_eq!(reading.resolve(&mut cursor, &ends), gap(GapCause::LogRecreated, None, id(9, 0)));
+        let back =
+            [(id(5, 0), Predecessor::Start), (id(5, 1), Predecessor::Start), (id(12, 0), Predecessor::Entry(id(5, 1)))];
+        for (entry, prev) in back {
+            let prev = (entry.seq == 0).then_some(prev);
+            assert_eq!(reading.step(&mut cursor, entry, prev), Step::Deliver(None), "{entry}");
+        }
+        assert_eq!(cursor.last(), Some(id(12, 0)));
+    }
+
+    #[test]
+    fn what_came_back_without_its_beginning_is_looked_up_and_its_beginning_a_gap() {
+        let mut cursor = having(&[id(5, 7)]);
+        cursor.rewind(None);
+        let mut reading = LogReading::from(LOG, &cursor);
+        assert_eq!(reading.step(&mut cursor, id(5, 4), None), Step::LookUp);
+        assert_eq!(reading.resolve(&mut cursor, &[id(5, 7)]), None);
+        assert_eq!(reading.step(&mut cursor, id(5, 4), None), Step::Deliver(gap(GapCause::Trimmed, None, id(5, 3))));
     }
 
     #[test]
