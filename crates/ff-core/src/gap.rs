@@ -37,9 +37,11 @@ impl fmt::Display for Gap {
 pub enum GapCause {
     /// Retention removed them before they were read.
     Trimmed,
-    /// They were read, and the server undid them: a crash or a failover lost the log's tail.
+    /// They were read, and the server undid them: a crash or a failover lost the log's tail. Should the server bring them
+    /// back, they are delivered again.
     HistoryRewritten,
-    /// They were read, and the log is another one now, that knows nothing of them.
+    /// They were read, and the log is another one now, that knows nothing of them. Should the server bring them back, they
+    /// are delivered again.
     LogRecreated,
     /// The log holds an entry there that is no completion.
     Unreadable,

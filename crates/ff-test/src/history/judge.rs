@@ -41,6 +41,8 @@ impl Link {
 struct Judge<'a> {
     history: &'a History,
     truth: &'a LogTruth,
+    /// The same log at earlier moments.
+    earlier: Vec<&'a LogTruth>,
     record: &'a Record,
     /// The last entry that the subscription need not get.
     base: Option<EntryId>,
@@ -50,7 +52,8 @@ struct Judge<'a> {
 
 pub(super) fn judge(history: &History, truth: &LogTruth, record: &Record, log: LogId, seen: &[Seen]) -> Judged {
     let base = record.start(log);
-    let mut judge = Judge { history, truth, record, base, chain: Vec::new(), judged: Judged::default() };
+    let earlier = history.earlier.iter().filter_map(|logs| logs.get(&log)).collect();
+    let mut judge = Judge { history, truth, earlier, record, base, chain: Vec::new(), judged: Judged::default() };
     for seen in seen {
         match seen {
             Seen::Event { entry, end } => judge.event(*entry, *end),
@@ -116,6 +119,10 @@ impl Judge<'_> {
         }
     }
 
+    fn was_always_there(&self, entry: EntryId) -> bool {
+        self.truth.tells_of(entry) && !self.truth.has_back(entry, &self.earlier)
+    }
+
     /// What the subscription had after `gap.after` was undone.
     fn undone(&mut self, gap: &Gap) {
         match self.last() {
@@ -132,7 +139,7 @@ impl Judge<'_> {
             match link {
                 Link::Event(entry) => {
                     self.judged.tally.undone += 1;
-                    if self.truth.tells_of(entry) {
+                    if self.was_always_there(entry) {
                         self.found(Breach::WideGap, entry, format!("{gap}, and the log has it"));
                     }
                 }
@@ -147,7 +154,7 @@ impl Judge<'_> {
         self.base = self.base.min(gap.after);
         let next = self.truth.next(gap.after);
         let is_there = |next: &EntryId| next.epoch == gap.through.epoch && next.seq <= gap.through.seq;
-        if let Some(there) = next.filter(is_there) {
+        if let Some(there) = next.filter(is_there).filter(|there| self.was_always_there(*there)) {
             self.found(Breach::WideGap, there, format!("{gap}, and the log's history goes on with it"));
         }
     }

@@ -22,6 +22,10 @@
 //! A log's epochs tell which positions belong to its history: the entry before each epoch is recorded. A position beyond
 //! them was undone by the server (a crash, a failover, FLUSHALL). What was undone before a subscription received it is no
 //! loss to it; what it had received has to be declared. A call that got no answer is in doubt: both outcomes are right.
+//!
+//! A server can also take back that it undid something: it starts from an old file, or a replica is promoted that never
+//! saw the FLUSHALL. Then what a subscription was told to be undone has to come again. That a gap of that kind was right
+//! when it was declared is seen from how the logs stood at moments in between ([`History::earlier`]).
 
 mod counterexample;
 mod judge;
@@ -57,6 +61,9 @@ pub struct History {
     pub acknowledged: HashMap<ExecutionId, u32>,
     /// How many faults there were that can undo what was committed.
     pub undoing_faults: u32,
+    /// How the logs stood now and then, oldest first: what was undone may have come back by the end. Their entries are
+    /// not asked for.
+    pub earlier: Vec<BTreeMap<LogId, LogTruth>>,
     /// The logs in the end.
     pub logs: BTreeMap<LogId, LogTruth>,
     /// The subscriptions, each after it has come to the end of all logs.

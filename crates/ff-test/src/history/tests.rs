@@ -57,6 +57,12 @@ impl Case {
         self
     }
 
+    /// How the log stood before its end.
+    fn stood(mut self, last: Option<EntryId>, epochs: &[(u64, Option<EntryId>)]) -> Self {
+        self.history.earlier.push([(LOG, LogTruth::new(last, epochs, [], []))].into());
+        self
+    }
+
     /// All that the log has come to, in order.
     fn everything(self) -> Self {
         self.events(all().filter(|entry| is_told(*entry)))
@@ -231,4 +237,39 @@ fn what_a_subscription_saw_of_a_log_that_is_gone_must_be_declared() {
     case.history.logs.clear();
     case.history.acknowledged.clear();
     case.passes();
+}
+
+#[test]
+fn what_was_undone_and_came_back_has_to_come_again() {
+    let flushed = |case: Case| {
+        let case = case.stood(Some(at(10, 2)), &[(10, None)]).stood(None, &[]);
+        case.events(told_until(3)).gap(GapCause::LogRecreated, None, at(10, 3))
+    };
+    flushed(Case::new()).everything().passes();
+    flushed(Case::new()).events(told_until(3).skip(1)).events(epoch_20()).breaks(Breach::Lost, at(10, 0), &["nothing"]);
+}
+
+#[test]
+fn a_log_that_merely_had_not_come_so_far_does_not_excuse_a_gap() {
+    let case = Case::new().stood(Some(at(10, 1)), &[(10, None)]).stood(Some(at(10, 2)), &[(10, None)]);
+    let verdict = case.events(told_until(3)).gap(GapCause::HistoryRewritten, Some(at(10, 2)), at(10, 3)).check();
+    assert!(verdict.breaches.contains_key(&Breach::WideGap), "{:?}", verdict.breaches);
+}
+
+#[test]
+fn another_history_in_between_excuses_what_was_declared_undone_then() {
+    let case = Case::new().stood(Some(at(15, 1)), &[(10, None), (15, Some(at(10, 2)))]);
+    case.events(told_until(3))
+        .gap(GapCause::HistoryRewritten, Some(at(10, 2)), at(10, 3))
+        .events([at(10, 3)])
+        .events(epoch_20())
+        .passes();
+}
+
+fn told_until(seq: u64) -> impl Iterator<Item = EntryId> {
+    (0..=seq).map(|seq| at(10, seq))
+}
+
+fn epoch_20() -> impl Iterator<Item = EntryId> {
+    (0..3).map(|seq| at(20, seq))
 }

@@ -69,6 +69,16 @@ impl LogTruth {
         self.ends.last().copied()
     }
 
+    /// Whether one of the `earlier` moments, oldest first, shows that `entry`, of which this log tells, was undone for a
+    /// while: another history stood then, or less of this one than before.
+    pub(super) fn has_back(&self, entry: EntryId, earlier: &[&Self]) -> bool {
+        let lost = |then: &Self, had: &Self| had.last().is_some_and(|last| self.tells_of(last) && !then.tells_of(last));
+        earlier.iter().enumerate().any(|(moment, then)| {
+            let is_other = then.last().is_some_and(|last| !self.tells_of(last));
+            !then.tells_of(entry) && (is_other || earlier[..moment].iter().any(|had| lost(then, had)))
+        })
+    }
+
     /// All that is known to be in its history, in order.
     pub fn entries(&self) -> impl DoubleEndedIterator<Item = (EntryId, End)> + '_ {
         self.entries.iter().copied()

@@ -51,6 +51,11 @@ impl Book {
         self.ended.load(Ordering::SeqCst)
     }
 
+    /// How the logs stand between two faults.
+    pub(crate) fn stood(&self, logs: BTreeMap<LogId, LogTruth>) {
+        self.history().earlier.push(logs);
+    }
+
     /// All of it, with the logs as they stand and what the subscriptions saw.
     pub(crate) fn close(&self, logs: BTreeMap<LogId, LogTruth>, records: Vec<Record>) -> History {
         let mut history = std::mem::take(&mut *self.history());

@@ -110,8 +110,7 @@ pub(crate) async fn run(plan: &Plan) -> Result<Report, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let mut loaders = tokio::task::JoinSet::new();
     for number in 0..4 {
-        let url = if number % 2 == 0 { stage.front_url() } else { stage.front_url() };
-        let backend: Arc<dyn EngineBackend> = Arc::new(connect(&url, plan.partitions).await?);
+        let backend: Arc<dyn EngineBackend> = Arc::new(connect(&stage.front_url(), plan.partitions).await?);
         let rng = Rng::with_seed(plan.seed.wrapping_mul(31).wrapping_add(number as u64));
         let loader = Loader { backend, book: book.clone(), rng, number, pause: plan.pause };
         loaders.spawn(loader.run(stop.clone()));
@@ -133,6 +132,7 @@ pub(crate) async fn run(plan: &Plan) -> Result<Report, Failure> {
         if *fault == Fault::Promotion {
             stage.complete().await?;
         }
+        book.stood(stage.histories().await?);
     }
     ended(&book, plan.completions, &mut loaders).await?;
     stop.store(true, Ordering::SeqCst);

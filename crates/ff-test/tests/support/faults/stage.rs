@@ -123,6 +123,16 @@ impl Stage {
         Ok(truths)
     }
 
+    /// Which histories the logs tell of, without their entries.
+    pub(crate) async fn histories(&self) -> Result<BTreeMap<LogId, LogTruth>, Failure> {
+        let mut client = self.primary().client().await?;
+        let mut histories = BTreeMap::new();
+        for log in self.logs() {
+            histories.insert(log, history(&mut client, log, None, Vec::new(), Vec::new()).await?);
+        }
+        Ok(histories)
+    }
+
     /// Takes all but the last `keep` entries from a log, and tells which.
     pub(crate) async fn trim(&self, log: LogId, keep: usize) -> Result<Vec<(EntryId, End)>, Failure> {
         let key = keys::completion_log(log);
@@ -166,14 +176,25 @@ async fn truth(client: &mut RawClient, log: LogId, trimmed: Vec<(EntryId, End)>)
         }
         held.extend(page);
     }
-    let about = client.command(&["XINFO", "STREAM", &key]).await?;
+    let last = held.last().map(|(last, _)| *last);
+    history(client, log, last, held, trimmed).await
+}
+
+/// The log's epochs with these entries; `last` is the last of them.
+async fn history(
+    client: &mut RawClient,
+    log: LogId,
+    last: Option<EntryId>,
+    held: Vec<(EntryId, End)>,
+    trimmed: Vec<(EntryId, End)>,
+) -> Result<LogTruth, Failure> {
+    let about = client.command(&["XINFO", "STREAM", &keys::completion_log(log)]).await?;
     let named = about.items().chunks_exact(2).find(|pair| pair[0].text() == "last-generated-id");
     let generated: Option<EntryId> = named.and_then(|pair| pair[1].text().parse().ok());
-    let last = held.last().map(|(last, _)| *last).or(generated);
     let epochs = client.command(&["HGETALL", &keys::log_epochs(log)]).await?;
     let epoch = |pair: &[Reply]| Some((pair[0].text().parse().ok()?, pair[1].text().parse().ok()));
     let epochs: Vec<(u64, Option<EntryId>)> = epochs.items().chunks_exact(2).filter_map(epoch).collect();
-    Ok(LogTruth::new(last, &epochs, held, trimmed))
+    Ok(LogTruth::new(last.or(generated), &epochs, held, trimmed))
 }
 
 /// The entries of an XRANGE: where they stand, and whose end each tells.
