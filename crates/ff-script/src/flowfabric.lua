@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '1', digest = 'a842e635d9ed9dbaefc3c315d54ade6e' }
+local ff = { version = '1', digest = '08dcdcf7e68c3b3ab9eb31476e1067d0' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, lists as text, and replies. Everything else builds on these.
@@ -31,6 +31,8 @@ function ff.base.int(number)
   local text = text_of[number]
   if text then
     return text
+  elseif number >= 0 and number < 1000000 then
+    return string.format('%d', number)
   elseif number >= 1000000 and number < 2000000000000000 then
     return string.format('%d%06d', math.floor(number / 1000000), number % 1000000)
   end
@@ -993,7 +995,7 @@ local MAX_PRIORITY = 999
 -- Digits of a time in ms, until the year 2286.
 local TIME_DIGITS = 13
 -- Waiting processes that are tried for one signal, in case the first ones are gone.
-local SIGNAL_TRIES = 64
+local SIGNAL_TRIES = '64'
 -- How often a partition looks for processes that are gone (ms), and at how many of those that wait.
 local PRUNE_INTERVAL = 60000
 local PRUNED_AT_ONCE = 16
@@ -1023,7 +1025,7 @@ end
 
 function ff.queue.peek(partition, lane, limit)
   local first, last = lane_range(lane)
-  return redis.call('ZRANGEBYLEX', partition.ready, first, last, 'LIMIT', 0, limit)
+  return redis.call('ZRANGEBYLEX', partition.ready, first, last, 'LIMIT', '0', ff.base.int(limit))
 end
 
 -- Puts a runnable execution into the queue; its core names the member.
@@ -1034,7 +1036,7 @@ end
 
 -- Notes a process to be signalled when the lane gets work here.
 function ff.queue.wait(partition, lane, listener)
-  redis.call('ZADD', partition.waiters, 0, lane .. '\n' .. listener)
+  redis.call('ZADD', partition.waiters, '0', lane .. '\n' .. listener)
 end
 
 -- Whether somebody receives a message on a listener's channel.
@@ -1050,7 +1052,7 @@ end
 -- Signals one process that waits for this lane, passing over those that are gone.
 function ff.queue.signal(partition, lane)
   local first, last = lane_range(lane)
-  local waiters = redis.call('ZRANGEBYLEX', partition.waiters, first, last, 'LIMIT', 0, SIGNAL_TRIES)
+  local waiters = redis.call('ZRANGEBYLEX', partition.waiters, first, last, 'LIMIT', '0', SIGNAL_TRIES)
   for _, waiter in ipairs(waiters) do
     redis.call('ZREM', partition.waiters, waiter)
     if reaches(listener_of(waiter), lane .. ' ' .. string.match(partition.tag, '%d+')) then

@@ -26,6 +26,8 @@ function ff.base.int(number)
   local text = text_of[number]
   if text then
     return text
+  elseif number >= 0 and number < 1000000 then
+    return string.format('%d', number)
   elseif number >= 1000000 and number < 2000000000000000 then
     return string.format('%d%06d', math.floor(number / 1000000), number % 1000000)
   end

@@ -6,7 +6,7 @@ local MAX_PRIORITY = 999
 -- Digits of a time in ms, until the year 2286.
 local TIME_DIGITS = 13
 -- Waiting processes that are tried for one signal, in case the first ones are gone.
-local SIGNAL_TRIES = 64
+local SIGNAL_TRIES = '64'
 -- How often a partition looks for processes that are gone (ms), and at how many of those that wait.
 local PRUNE_INTERVAL = 60000
 local PRUNED_AT_ONCE = 16
@@ -36,7 +36,7 @@ end
 
 function ff.queue.peek(partition, lane, limit)
   local first, last = lane_range(lane)
-  return redis.call('ZRANGEBYLEX', partition.ready, first, last, 'LIMIT', 0, limit)
+  return redis.call('ZRANGEBYLEX', partition.ready, first, last, 'LIMIT', '0', ff.base.int(limit))
 end
 
 -- Puts a runnable execution into the queue; its core names the member.
@@ -47,7 +47,7 @@ end
 
 -- Notes a process to be signalled when the lane gets work here.
 function ff.queue.wait(partition, lane, listener)
-  redis.call('ZADD', partition.waiters, 0, lane .. '\n' .. listener)
+  redis.call('ZADD', partition.waiters, '0', lane .. '\n' .. listener)
 end
 
 -- Whether somebody receives a message on a listener's channel.
@@ -63,7 +63,7 @@ end
 -- Signals one process that waits for this lane, passing over those that are gone.
 function ff.queue.signal(partition, lane)
   local first, last = lane_range(lane)
-  local waiters = redis.call('ZRANGEBYLEX', partition.waiters, first, last, 'LIMIT', 0, SIGNAL_TRIES)
+  local waiters = redis.call('ZRANGEBYLEX', partition.waiters, first, last, 'LIMIT', '0', SIGNAL_TRIES)
   for _, waiter in ipairs(waiters) do
     redis.call('ZREM', partition.waiters, waiter)
     if reaches(listener_of(waiter), lane .. ' ' .. string.match(partition.tag, '%d+')) then
