@@ -1,4 +1,5 @@
-//! How many submit, claim, complete cycles a second one thread does. `cargo run --release --example rate [seconds]`.
+//! How many submit, claim, complete cycles a second one thread does. `cargo run --release --example rate [seconds
+//! [cycles]]`; with a number of cycles the work is the same each time, for profilers that count instructions.
 
 use std::time::{Duration, Instant};
 
@@ -11,12 +12,14 @@ use ff_embedded::EmbeddedBackend;
 use futures::executor::block_on;
 
 fn main() -> Result<(), EngineError> {
-    let seconds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(3);
+    let mut arguments = std::env::args().skip(1);
+    let seconds = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(3);
+    let most = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(u32::MAX);
     for (what, in_flow) in [("solo executions", false), ("flows of one", true)] {
         let backend = EmbeddedBackend::new();
         let begin = Instant::now();
         let mut cycles = 0_u32;
-        while begin.elapsed() < Duration::from_secs(seconds) {
+        while cycles < most && begin.elapsed() < Duration::from_secs(seconds) {
             block_on(cycle(&backend, in_flow))?;
             cycles += 1;
             if cycles.is_multiple_of(10_000) {

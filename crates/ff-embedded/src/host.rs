@@ -19,7 +19,7 @@ use crate::{
     feed::Feed,
     keyspace::{Access, CommandError, KeyValue, Keyspace, Value},
     listeners::Switchboard,
-    script::{Running, Script, Shared},
+    script::{Numbers, Running, Script, Shared},
 };
 
 /// The server whose behaviour the commands and the sandbox follow.
@@ -41,7 +41,7 @@ struct Machine {
     shared: Shared,
     script: Script,
     /// The libraries as they were loaded, in that order.
-    sources: Vec<String>,
+    sources: Vec<(String, Numbers)>,
     feed: Feed,
 }
 
@@ -138,19 +138,23 @@ impl EmbeddedHost {
     /// # Errors
     /// What is wrong with its text; the earlier one then stays.
     pub fn load(&self, source: &str) -> Result<(), CommandError> {
+        self.load_with(source, Numbers::AsServer)
+    }
+
+    fn load_with(&self, source: &str, numbers: Numbers) -> Result<(), CommandError> {
         let machine = &mut *self.lock();
-        machine.script.load(source)?;
+        machine.script.load(source, numbers)?;
         let header = |text: &str| text.lines().next().map(str::to_owned);
         let name = header(source);
-        machine.sources.retain(|loaded| header(loaded) != name);
-        machine.sources.push(source.to_owned());
+        machine.sources.retain(|(loaded, _)| header(loaded) != name);
+        machine.sources.push((source.to_owned(), numbers));
         Ok(())
     }
 
-    /// Loads a library unless this very text is loaded: loading it again would cost the variables.
+    /// Loads the product's library unless this very text is loaded: loading it again would cost the variables.
     pub(crate) fn load_once(&self, source: &str) -> Result<(), CommandError> {
-        let loaded = self.lock().sources.iter().any(|loaded| loaded == source);
-        if loaded { Ok(()) } else { self.load(source) }
+        let loaded = self.lock().sources.iter().any(|(loaded, _)| loaded == source);
+        if loaded { Ok(()) } else { self.load_with(source, Numbers::AsLua) }
     }
 
     /// Forgets all that the libraries keep in variables of their own, as a server does that restarts, is promoted, or
@@ -158,8 +162,8 @@ impl EmbeddedHost {
     pub fn forget_variables(&self) {
         let machine = &mut *self.lock();
         machine.script = fresh(&machine.shared);
-        for source in &machine.sources {
-            machine.script.load(source).expect("what was loaded once loads again");
+        for (source, numbers) in &machine.sources {
+            machine.script.load(source, *numbers).expect("what was loaded once loads again");
         }
     }
 
@@ -260,7 +264,7 @@ impl ScriptHost for EmbeddedHost {
     }
 
     async fn load_library(&self, source: &str) -> Result<(), EngineError> {
-        self.load(source).map_err(|error| failed("loading the library", &error))
+        self.load_with(source, Numbers::AsLua).map_err(|error| failed("loading the library", &error))
     }
 
     async fn probe(&self, call: Call) -> Result<Option<Reply>, EngineError> {

@@ -12,7 +12,7 @@ use ff_core::{
     SubmitBackend, WorkBackend, backend::ControlBackend,
 };
 use ff_embedded::{Clock, EmbeddedBackend, EmbeddedHost, Fault, KeyValue, VirtualClock};
-use ff_script::keys;
+use ff_script::{host::ScriptHost, keys};
 use futures::{FutureExt, StreamExt, executor::block_on};
 
 #[test]
@@ -44,6 +44,33 @@ fn a_function_that_creates_a_key_beyond_its_keys_fails_also_if_it_goes_on() {
     host.command(&["HSET", "other", "b", "1"]).unwrap();
     host.call("create", &["declared"], &["other"]).expect("a key that is there may be changed");
     host.call("create", &["new"], &["new"]).expect("a key that is declared may be created");
+}
+
+#[test]
+fn arguments_that_are_taken_without_handles_are_the_same_texts() {
+    let library = "#!lua name=arguments\n\
+        redis.register_function('hset', function(KEYS, ARGV) return redis.call('HSET', KEYS[1], unpack(ARGV)) end)\n\
+        redis.register_function('numbers', function(KEYS)\n\
+          redis.call('HSET', KEYS[1], 0, -1, 'big', 12345678901234)\n\
+          return redis.call('HMGET', KEYS[1], '0', 'big')\n\
+        end)\n\
+        local odd = { function() return redis.pcall() end, function(key) return redis.pcall('HGET', key, true) end,\n\
+          function(key) return redis.pcall('HGET', nil, key) end, function(key) return redis.pcall({ key }) end }\n\
+        redis.register_function('odd', function(KEYS, ARGV) return odd[tonumber(ARGV[1])](KEYS[1]) end)\n";
+    let (exact, fast) = (EmbeddedHost::new(Clock::Real, 1), EmbeddedHost::new(Clock::Real, 1));
+    exact.load(library).unwrap();
+    block_on(fast.load_library(library)).unwrap();
+    for fields in [1_usize, 3, 4, 11, 12, 30, 100] {
+        let args: Vec<Vec<u8>> = (0..2 * fields).map(|n| [n.to_string().as_bytes(), b"\xff\0\r"].concat()).collect();
+        let key = format!("{fields}");
+        assert_eq!(exact.call("hset", &[&key], &args), fast.call("hset", &[&key], &args));
+    }
+    assert_eq!(exact.call::<_, &str>("numbers", &["n"], &[]), fast.call::<_, &str>("numbers", &["n"], &[]));
+    for which in ["1", "2", "3", "4"] {
+        let refusal = exact.call("odd", &["key"], &[which]).unwrap_err();
+        assert_eq!(fast.call("odd", &["key"], &[which]).unwrap_err(), refusal, "{which}");
+    }
+    assert_eq!(exact.snapshot(), fast.snapshot());
 }
 
 /// A flow of independent members in one partition, on a clock of its own.

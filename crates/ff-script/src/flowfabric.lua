@@ -1,29 +1,50 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '1', digest = '6f6e32f379ba0919d4dd5ad55bffacf5' }
+local ff = { version = '1', digest = '08dcdcf7e68c3b3ab9eb31476e1067d0' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, lists as text, and replies. Everything else builds on these.
 
 ff.base = {}
 
+-- The second of the last call, which is most often that of the next.
+local last_second, last_second_ms
+
 -- The server's time in milliseconds. Frozen within a call.
 function ff.base.now()
   local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  if time[1] ~= last_second then
+    last_second, last_second_ms = time[1], tonumber(time[1]) * 1000
+  end
+  return last_second_ms + math.floor(tonumber(time[2]) / 1000)
 end
 
--- An integer as text; Lua's own conversion writes large ones as 1e+12.
+-- Both ways for the numbers that come most often.
+local text_of = { [0] = '0', '1', '2', '3', '4', '5', '6', '7', '8', '9' }
+local number_of = {
+  [''] = 0, ['0'] = 0, ['1'] = 1, ['2'] = 2, ['3'] = 3, ['4'] = 4, ['5'] = 5, ['6'] = 6, ['7'] = 7, ['8'] = 8, ['9'] = 9,
+}
+
+-- An integer as text; Lua's own conversion writes large ones as 1e+15. To print a float takes several times as long as
+-- two integers, and an integer may be no longer than 32 bits.
 function ff.base.int(number)
+  local text = text_of[number]
+  if text then
+    return text
+  elseif number >= 0 and number < 1000000 then
+    return string.format('%d', number)
+  elseif number >= 1000000 and number < 2000000000000000 then
+    return string.format('%d%06d', math.floor(number / 1000000), number % 1000000)
+  end
   return string.format('%.0f', number)
 end
 
 -- The integer behind a stored text; absent and empty are 0.
 function ff.base.num(text)
-  if not text or text == '' then
+  if not text then
     return 0
   end
-  return tonumber(text)
+  return number_of[text] or tonumber(text)
 end
 
 -- A stored text, with absent as ''.
@@ -43,10 +64,9 @@ end
 -- Calls a command that takes any number of arguments after its key, at most 1,000 of them at a time. `width` arguments
 -- belong together.
 function ff.base.chunked(command, key, arguments, width)
-  local step = 1000 - 1000 % (width or 1)
-  for first = 1, #arguments, step do
-    local last = math.min(first + step - 1, #arguments)
-    redis.call(command, key, unpack(arguments, first, last))
+  local count, step = #arguments, 1000 - 1000 % (width or 1)
+  for first = 1, count, step do
+    redis.call(command, key, unpack(arguments, first, math.min(first + step - 1, count)))
   end
 end
 
@@ -66,15 +86,35 @@ ff.call = {}
 local MAX_ENDS = 128
 local MAX_DEPENDENTS = 256
 
+local NOTHING = {}
+
+-- The policy of the last call, which is most often that of the next.
+local last_policy, max_flow_log, max_solo_log, inline_limit
+
+local function read_policy(policy)
+  last_policy = policy
+  max_flow_log, max_solo_log, inline_limit = string.match(policy, '^(%d+) (%d+) (%d+)$')
+  inline_limit = tonumber(inline_limit)
+end
+
+-- A call that plans no end: it looks at executions and writes by itself. `lanes` got work.
+function ff.call.look(KEYS)
+  local now = ff.base.now()
+  return { partition = ff.keys.partition(KEYS), now = now, now_text = ff.base.int(now), loaded = {}, lanes = {} }
+end
+
 -- `policy` is 'max_flow_log max_solo_log inline_limit': entries kept per log, bytes of a result that travels with its
--- event. `declared` are the uuids whose core is in KEYS: for them an absent core is a fact.
+-- event. `declared` are the uuids of dependents whose core is in KEYS: for them an absent core is a fact.
 function ff.call.begin(KEYS, policy, declared)
-  local max_flow_log, max_solo_log, inline_limit = string.match(policy, '^(%d+) (%d+) (%d+)$')
+  if policy ~= last_policy then
+    read_policy(policy)
+  end
+  local now = ff.base.now()
   return {
     partition = ff.keys.partition(KEYS),
-    now = ff.base.now(),
-    max_flow_log = max_flow_log, max_solo_log = max_solo_log, inline_limit = tonumber(inline_limit),
-    declared = declared or {},
+    now = now, now_text = ff.base.int(now),
+    max_flow_log = max_flow_log, max_solo_log = max_solo_log, inline_limit = inline_limit,
+    declared = declared or NOTHING,
     ends_left = MAX_ENDS, dependents_left = MAX_DEPENDENTS,
     loaded = {},      -- uuid -> execution
     flows = {},       -- flow id -> flow
@@ -82,14 +122,21 @@ function ff.call.begin(KEYS, policy, declared)
     ends = {},        -- executions that end, or whose end is completed, in the order of their completions
     moves = {},       -- executions that change without ending
     parents = {},     -- ended executions whose dependents were looked at
-    messages = {},    -- completions to announce
+    messages = {},    -- completions to announce: channel and text of each
     lanes = {},       -- lanes that got work
     resolved = 0,     -- dependents promoted or skipped
   }
 end
 
+-- A list with one more value; made when it gets its first.
+local function with(list, value)
+  list = list or {}
+  list[#list + 1] = value
+  return list
+end
+
 local function zrem(key, members)
-  if #members > 0 then
+  if members then
     ff.base.chunked('ZREM', key, members)
   end
 end
@@ -98,24 +145,26 @@ end
 -- call has overwritten it. The lease, deadline and open entries go last: through them an
 -- interrupted end is found and completed.
 local function leave_indexes(call)
-  local ready, delayed, leases, deadlines, open, ended = {}, {}, {}, {}, {}, {}
-  for _, execution in ipairs(call.ends) do
+  local ready, delayed, leases, deadlines
+  local open, ended = {}, {}
+  for index = 1, #call.ends do
+    local execution = call.ends[index]
     local uuid, was = execution.uuid, not execution.resumed and execution.public_state
     if execution.ready_member and (not was or was == 'waiting') then
-      ready[#ready + 1] = execution.ready_member
+      ready = with(ready, execution.ready_member)
     end
     if not was or was == 'delayed' then
-      delayed[#delayed + 1] = uuid
+      delayed = with(delayed, uuid)
     end
     if not was or was == 'active' then
-      leases[#leases + 1] = uuid
+      leases = with(leases, uuid)
     end
-    if ff.base.num(execution.deadline_at) > 0 then
-      deadlines[#deadlines + 1] = uuid
+    if execution.deadline_at then
+      deadlines = with(deadlines, uuid)
     end
-    open[#open + 1] = uuid
-    ended[#ended + 1] = execution.completed_at
-    ended[#ended + 1] = uuid
+    open[index] = uuid
+    ended[2 * index - 1] = execution.completed_at
+    ended[2 * index] = uuid
   end
   local partition = call.partition
   ff.base.chunked('ZADD', partition.ended, ended, 2)
@@ -128,23 +177,24 @@ end
 
 -- Carries out what was planned. Returns whether an announcement was refused ('0' or '1').
 function ff.call.commit(call)
-  for _, flow in ipairs(call.flow_list) do
-    ff.flow.write_cancel(flow)
+  local flows, ends, moves, parents = call.flow_list, call.ends, call.moves, call.parents
+  for index = 1, #flows do
+    ff.flow.write_cancel(flows[index])
   end
-  for _, execution in ipairs(call.ends) do
-    ff.execution.write_end(call, execution)
-    ff.completion.record(call, execution)
+  for index = 1, #ends do
+    ff.execution.write_end(call, ends[index])
+    ff.completion.record(call, ends[index])
   end
-  for _, execution in ipairs(call.moves) do
-    ff.execution.write_move(call, execution)
+  for index = 1, #moves do
+    ff.execution.write_move(call, moves[index])
   end
-  for _, parent in ipairs(call.parents) do
-    ff.dependents.write_progress(call, parent)
+  for index = 1, #parents do
+    ff.dependents.write_progress(call, parents[index])
   end
-  for _, flow in ipairs(call.flow_list) do
-    ff.flow.write(flow)
+  for index = 1, #flows do
+    ff.flow.write(flows[index])
   end
-  if #call.ends > 0 then
+  if #ends > 0 then
     leave_indexes(call)
   end
   local refused = ff.completion.publish(call)
@@ -161,32 +211,26 @@ ff.completion = {}
 -- What every subscriber may know, as the inside of a JSON object. Namespaces, lanes and ids hold no character that
 -- needs escaping; `tags_json` was composed and checked where it was submitted.
 local function body(execution, inline)
-  local json = { '"execution_id":"' .. execution.execution_id .. '"' }
-  local function add(text)
-    json[#json + 1] = text
-  end
+  local flow, more = '', ''
   if execution.flow_id then
-    add('"flow_id":"' .. execution.flow_id .. '"')
+    flow = ',"flow_id":"' .. execution.flow_id .. '"'
   end
-  add('"outcome":"' .. execution.terminal_outcome .. '"')
-  add('"at":' .. execution.completed_at)
-  add('"ns":"' .. execution.namespace .. '"')
-  add('"lane":"' .. execution.lane_id .. '"')
-  add('"attempt":' .. execution.current_attempt_index)
-  add('"gen":' .. execution.generation)
   if execution.failure_reason and execution.failure_reason ~= '' then
-    add('"reason":' .. cjson.encode(execution.failure_reason))
+    more = ',"reason":' .. cjson.encode(execution.failure_reason)
   end
   if execution.tags_json ~= '{}' then
-    add('"tags":' .. execution.tags_json)
+    more = more .. ',"tags":' .. execution.tags_json
   end
   if not inline and execution.result and execution.result ~= '' then
-    add('"result_len":' .. #execution.result)
+    more = more .. ',"result_len":' .. #execution.result
   end
   if execution.leaves_pending then
-    add('"pending":true')
+    more = more .. ',"pending":true'
   end
-  return table.concat(json, ',')
+  return '"execution_id":"' .. execution.execution_id .. '"' .. flow
+    .. ',"outcome":"' .. execution.terminal_outcome .. '","at":' .. execution.completed_at
+    .. ',"ns":"' .. execution.namespace .. '","lane":"' .. execution.lane_id
+    .. '","attempt":' .. execution.current_attempt_index .. ',"gen":' .. execution.generation .. more
 end
 
 -- Whether the result travels with the event: text that is short enough.
@@ -219,44 +263,40 @@ local function unnoted_position(log, execution)
   end
 end
 
+-- Notes where the entry of an execution is going to stand.
+local function note_expected(execution, id)
+  redis.call('HSET', execution.core, 'log_expected', id)
+end
+
 -- Writes the log entry of an execution whose core is terminal, notes its position in the core, and keeps the message
 -- for `ff.completion.publish`. What an interrupted call has recorded is announced again: it may not have been, and
 -- readers know a duplicate by its position.
 function ff.completion.record(call, execution)
   local inline = travels(call, execution)
   local text = body(execution, inline)
-  local fields = { 'e', '{' .. text .. '}' }
-  if inline then
-    fields[3] = 'result'
-    fields[4] = execution.result
-  end
+  local fields = inline and { 'e', '{' .. text .. '}', 'result', execution.result } or { 'e', '{' .. text .. '}' }
   local log, epochs, max_len, channel = destination(call, execution)
   local id, prev = execution.log_pos, nil
   if not id then
     id = unnoted_position(log, execution)
     if not id then
-      id, prev = ff.log.append(log, epochs, max_len, call.now, fields, function(expected)
-        redis.call('HSET', execution.core, 'log_expected', expected)
-      end)
+      id, prev = ff.log.append(log, epochs, max_len, call.now, fields, note_expected, execution)
     end
     redis.call('HSET', execution.core, 'log_pos', id)
   end
-  text = text .. ',"pos":"' .. id .. '"'
-  if prev then
-    text = text .. ',"prev":"' .. prev .. '"'
-  end
-  if inline then
-    text = text .. ',"result":' .. cjson.encode(execution.result)
-  end
-  call.messages[#call.messages + 1] = { channel, '{' .. text .. '}' }
+  prev = prev and ',"prev":"' .. prev .. '"' or ''
+  local result = inline and ',"result":' .. cjson.encode(execution.result) or ''
+  local messages = call.messages
+  messages[#messages + 1] = channel
+  messages[#messages + 1] = '{' .. text .. ',"pos":"' .. id .. '"' .. prev .. result .. '}'
 end
 
 -- Announces what this call recorded. Comes last: the log holds it whatever becomes of the announcement.
 -- Returns '0', or '1' if an announcement was refused (no permission on the channel).
 function ff.completion.publish(call)
-  local refused = '0'
-  for _, message in ipairs(call.messages) do
-    local receivers = redis.pcall('PUBLISH', message[1], message[2])
+  local refused, messages = '0', call.messages
+  for index = 1, #messages, 2 do
+    local receivers = redis.pcall('PUBLISH', messages[index], messages[index + 1])
     if type(receivers) == 'table' then
       refused = '1'
     end
@@ -296,7 +336,6 @@ end
 local function meet(call, dependent, parent)
   local unmet = ff.base.num(dependent.unmet_needs) - 1
   dependent.unmet_needs = ff.base.int(unmet)
-  dependent.fields = dependent.fields or {}
   ff.execution.touch(call, dependent, { 'met:' .. parent.uuid, '1', 'unmet_needs', dependent.unmet_needs })
   if unmet == 0 then
     promote(call, dependent)
@@ -326,7 +365,10 @@ end
 -- Plans for the dependents of an execution that ends or has ended, as far as the call's bounds allow. Members of a
 -- flow that is being cancelled are left to the cancellation.
 function ff.dependents.plan(call, parent)
-  local stored = redis.call('HGET', parent.core, 'dependents')
+  local stored = parent.dependents
+  if stored == nil then
+    stored = redis.call('HGET', parent.core, 'dependents')
+  end
   if not stored then
     return
   end
@@ -355,7 +397,7 @@ end
 function ff.dependents.write_progress(call, parent)
   redis.call('HSET', parent.core, 'dependents_done', ff.base.int(parent.progress))
   if parent.leaves_pending then
-    redis.call('ZADD', call.partition.pending, ff.base.int(call.now), parent.uuid)
+    redis.call('ZADD', call.partition.pending, call.now_text, parent.uuid)
   else
     redis.call('ZREM', call.partition.pending, parent.uuid)
   end
@@ -371,46 +413,57 @@ do -- lib/execution.lua
 
 ff.execution = {}
 
+-- What it takes to end an execution comes first: a call that can do nothing else reads no more.
 local FIELDS = {
-  'execution_id', 'flow_id', 'index', 'namespace', 'lane_id', 'priority', 'tags_json', 'lifecycle_phase',
-  'public_state', 'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation', 'lease_epoch',
-  'lease_expires_at', 'timeout_at', 'eligible_at', 'deadline_at', 'ready_member', 'unmet_needs', 'dependents_done',
-  'log_pos', 'failure_reason', 'max_attempts', 'failures', 'max_lease_expiries', 'lease_expiries', 'backoff_ms',
-  'backoff_max_ms', 'timeout_ms', 'failed_epoch', 'ended_by', 'log_expected',
+  'execution_id', 'flow_id', 'index', 'namespace', 'lane_id', 'tags_json', 'lifecycle_phase', 'public_state',
+  'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation', 'lease_epoch', 'deadline_at',
+  'ready_member', 'dependents_done', 'log_pos', 'log_expected', 'failure_reason', 'ended_by',
+  'failed_epoch', 'priority', 'lease_expires_at', 'timeout_at', 'eligible_at', 'unmet_needs', 'max_attempts',
+  'failures', 'max_lease_expiries', 'lease_expiries', 'backoff_ms', 'backoff_max_ms',
 }
+local TO_END, ALL = 20, #FIELDS
 
 local PHASES = { blocked = 'submitted', delayed = 'submitted', waiting = 'runnable', active = 'active' }
 
+-- An execution from the values of its fields, `values[2]` the first of them; false where there is none. Spelled out,
+-- since a table that is made at once in its full size costs a fraction of one that grows.
+local function from_values(uuid, core, values)
+  return {
+    uuid = uuid, core = core,
+    execution_id = values[2], flow_id = values[3], index = values[4], namespace = values[5], lane_id = values[6],
+    tags_json = values[7], lifecycle_phase = values[8], public_state = values[9], terminal_outcome = values[10],
+    completed_at = values[11], current_attempt_index = values[12], generation = values[13], lease_epoch = values[14],
+    deadline_at = values[15], ready_member = values[16], dependents_done = values[17], log_pos = values[18],
+    log_expected = values[19], failure_reason = values[20], ended_by = values[21],
+    failed_epoch = values[22], priority = values[23], lease_expires_at = values[24], timeout_at = values[25],
+    eligible_at = values[26], unmet_needs = values[27], max_attempts = values[28], failures = values[29],
+    max_lease_expiries = values[30], lease_expiries = values[31], backoff_ms = values[32],
+    backoff_max_ms = values[33],
+  }
+end
+
 -- Reads an execution: a table of its fields, or nil where nothing was found, or nil and an error. Read once a call.
--- `extra` names one more field to read along; its value comes third.
-function ff.execution.load(call, uuid, extra)
+-- `extra` names one more field to read along; its value comes third. `count` is how many of FIELDS to read.
+function ff.execution.load(call, uuid, extra, count)
   local known = call.loaded[uuid]
-  local core = ff.keys.core(call.partition.tag, uuid)
   if known then
-    local value = extra and redis.pcall('HGET', core, extra)
+    local value = extra and redis.pcall('HGET', known.core, extra)
     if type(value) == 'table' then
       return nil, value.err
     end
     return known, nil, value
   end
-  local names = FIELDS
-  if extra then
-    names = { unpack(FIELDS) }
-    names[#names + 1] = extra
-  end
-  local values = redis.pcall('HMGET', core, unpack(names))
+  local core = ff.keys.core(call.partition.tag, uuid)
+  local values = redis.pcall('HMGET', core, extra or FIELDS[1], unpack(FIELDS, 1, count or ALL))
   if values.err then
     return nil, values.err
   end
-  if not values[1] then
+  if not values[2] then
     return nil
   end
-  local execution = { uuid = uuid, core = core }
-  for index, name in ipairs(FIELDS) do
-    execution[name] = values[index] or nil
-  end
+  local execution = from_values(uuid, core, values)
   call.loaded[uuid] = execution
-  return execution, nil, extra and values[#names]
+  return execution, nil, values[1]
 end
 
 function ff.execution.is_terminal(execution)
@@ -431,12 +484,15 @@ end
 -- The execution that the owner of a lease wants to end as `outcome`: to be ended, or to be resumed where an earlier
 -- call stopped short. Otherwise nil and the answer to give: the one an identical call got, or why it is refused.
 function ff.execution.owned(call, uuid, epoch, attempt, outcome)
-  local execution, problem = ff.execution.load(call, uuid)
+  local count = outcome == 'success' and TO_END or ALL
+  local execution, problem, dependents = ff.execution.load(call, uuid, 'dependents', count)
   if problem then
     return nil, redis.error_reply(problem)
   elseif not execution then
     return nil, { 'not_found' }
-  elseif ff.execution.holds_lease(execution, epoch, attempt) then
+  end
+  execution.dependents = dependents
+  if ff.execution.holds_lease(execution, epoch, attempt) then
     return execution
   end
   local same_lease = execution.lease_epoch == epoch and execution.current_attempt_index == attempt
@@ -461,8 +517,9 @@ function ff.execution.finish(call, execution, outcome, reason, fields)
   execution.ending = true
   execution.terminal_outcome = outcome
   execution.failure_reason = reason
-  execution.completed_at = ff.base.int(call.now)
-  execution.fields = fields or {}
+  execution.completed_at = call.now_text
+  -- Room for what most ends write besides, so that the table need not grow.
+  execution.fields = fields or { nil, nil, nil, nil, nil, nil }
   call.ends[#call.ends + 1] = execution
   call.ends_left = call.ends_left - 1
   ff.flow.member_ended(call, execution)
@@ -500,9 +557,14 @@ end
 
 -- Plans to write further fields.
 function ff.execution.touch(call, execution, fields)
-  execution.fields = execution.fields or {}
-  for _, value in ipairs(fields or {}) do
-    execution.fields[#execution.fields + 1] = value
+  local planned = execution.fields
+  if not planned then
+    execution.fields = fields or {}
+  elseif fields then
+    local count = #planned
+    for index = 1, #fields do
+      planned[count + index] = fields[index]
+    end
   end
   if not execution.moving then
     execution.moving = true
@@ -549,27 +611,24 @@ function ff.execution.write_end(call, execution)
   if execution.resumed then
     return
   end
-  local fields = execution.fields
-  local function set(name, value)
-    fields[#fields + 1] = name
-    fields[#fields + 1] = value
-  end
-  set('lifecycle_phase', 'terminal')
-  set('public_state', execution.terminal_outcome)
-  set('terminal_outcome', execution.terminal_outcome)
-  set('completed_at', execution.completed_at)
+  local outcome, fields = execution.terminal_outcome, execution.fields
+  local count = #fields
   local expected = ff.completion.expected_position(call, execution)
   if expected then
-    set('log_expected', expected)
+    fields[count + 1], fields[count + 2] = 'log_expected', expected
+    count = count + 2
   end
   if execution.failure_reason then
-    set('failure_reason', execution.failure_reason)
+    fields[count + 1], fields[count + 2] = 'failure_reason', execution.failure_reason
+    count = count + 2
   end
   if execution.result and execution.result ~= '' then
-    set('result', execution.result)
-    set('result_text', execution.result_text)
+    fields[count + 1], fields[count + 2] = 'result', execution.result
+    fields[count + 3], fields[count + 4] = 'result_text', execution.result_text
+    count = count + 4
   end
-  redis.call('HSET', execution.core, unpack(fields))
+  redis.call('HSET', execution.core, 'lifecycle_phase', 'terminal', 'public_state', outcome,
+    'terminal_outcome', outcome, 'completed_at', execution.completed_at, unpack(fields, 1, count))
 end
 
 -- Writes an execution that changes without ending, and moves it between the indexes.
@@ -581,16 +640,14 @@ function ff.execution.write_move(call, execution)
   local fields = execution.fields
   local was_active, was_delayed = execution.public_state == 'active', execution.public_state == 'delayed'
   if state then
-    for _, value in ipairs({ 'lifecycle_phase', PHASES[state], 'public_state', state }) do
-      fields[#fields + 1] = value
-    end
+    local count = #fields
+    fields[count + 1], fields[count + 2] = 'lifecycle_phase', PHASES[state]
+    fields[count + 3], fields[count + 4] = 'public_state', state
     if state == 'waiting' then
-      execution.ready_member = ff.queue.member(execution, call.now)
-      fields[#fields + 1] = 'ready_member'
-      fields[#fields + 1] = execution.ready_member
+      execution.ready_member = ff.queue.member(call, execution)
+      fields[count + 5], fields[count + 6] = 'ready_member', execution.ready_member
     else
-      fields[#fields + 1] = 'eligible_at'
-      fields[#fields + 1] = ff.base.int(execution.due)
+      fields[count + 5], fields[count + 6] = 'eligible_at', ff.base.int(execution.due)
     end
   end
   ff.base.chunked('HSET', execution.core, fields, 2)
@@ -613,23 +670,28 @@ do -- lib/flow.lua
 
 ff.flow = {}
 
-local FIELDS = { 'flow_id', 'state', 'total', 'remaining', 'unsuccessful', 'cancel_requested', 'cancel_reason' }
+local FIELDS = { 'flow_id', 'state', 'remaining', 'unsuccessful', 'cancel_requested', 'cancel_reason' }
 
--- Reads a flow, once a call. Raises the error of a read that failed, since this comes before any write.
-function ff.flow.load(call, flow_id)
+-- The field that says that a member was counted as ended.
+local function mark_of(index)
+  return 'ended:' .. index
+end
+
+-- Reads a flow, once a call, and along with it whether its member `index` ('' for none) was counted as ended. Raises the
+-- error of a read that failed, since this comes before any write.
+function ff.flow.load(call, flow_id, index)
   if call.flows[flow_id] then
     return call.flows[flow_id]
   end
-  local core = ff.keys.flow(call.partition.tag, flow_id)
-  local values = redis.call('HMGET', core, unpack(FIELDS))
-  if not values[1] then
+  local core, mark = ff.keys.flow(call.partition.tag, flow_id), mark_of(index)
+  local values = redis.call('HMGET', core, mark, unpack(FIELDS))
+  if not values[2] then
     return nil
   end
-  local flow = { core = core, changes = {} }
-  for index, name in ipairs(FIELDS) do
-    flow[name] = values[index] or nil
-  end
-  flow.cancel_requested = flow.cancel_requested == '1'
+  local flow = {
+    core = core, mark = mark, marked = values[1], changes = {}, state = values[3],
+    remaining = values[4], unsuccessful = values[5], cancel_requested = values[6] == '1', cancel_reason = values[7],
+  }
   call.flows[flow_id] = flow
   call.flow_list[#call.flow_list + 1] = flow
   return flow
@@ -637,7 +699,16 @@ end
 
 -- The flow of an execution; nil for a solo one.
 function ff.flow.of(call, execution)
-  return execution.flow_id and ff.flow.load(call, execution.flow_id)
+  local flow_id = execution.flow_id
+  return flow_id and (call.flows[flow_id] or ff.flow.load(call, flow_id, execution.index))
+end
+
+-- Whether a member was counted, as it is stored.
+local function was_counted(flow, mark)
+  if mark == flow.mark then
+    return flow.marked
+  end
+  return redis.call('HEXISTS', flow.core, mark) == 1
 end
 
 -- Plans to count a member that ends. A member that was counted before is not counted again.
@@ -646,8 +717,8 @@ function ff.flow.member_ended(call, execution)
   if not flow then
     return
   end
-  local mark = 'ended:' .. execution.index
-  if redis.call('HEXISTS', flow.core, mark) == 1 then
+  local mark = mark_of(execution.index)
+  if was_counted(flow, mark) then
     return
   end
   local changes = flow.changes
@@ -657,7 +728,7 @@ function ff.flow.member_ended(call, execution)
   if execution.terminal_outcome == 'failed' or execution.terminal_outcome == 'expired' then
     flow.unsuccessful = ff.base.num(flow.unsuccessful) + 1
   end
-  flow.ended_at = call.now
+  flow.ended_at = call.now_text
 end
 
 -- Plans to mark a flow as being cancelled: its members no longer start.
@@ -686,19 +757,13 @@ function ff.flow.write(flow)
   if #changes == 0 then
     return
   end
-  local function set(name, value)
-    changes[#changes + 1] = name
-    changes[#changes + 1] = value
+  local remaining, unsuccessful = ff.base.int(flow.remaining), ff.base.int(ff.base.num(flow.unsuccessful))
+  if flow.remaining ~= 0 then
+    redis.call('HSET', flow.core, 'remaining', remaining, 'unsuccessful', unsuccessful, unpack(changes))
+  else
+    redis.call('HSET', flow.core, 'remaining', remaining, 'unsuccessful', unsuccessful, 'state', final_state(flow),
+      'completed_at', flow.ended_at, unpack(changes))
   end
-  if flow.ended_at then
-    set('remaining', ff.base.int(flow.remaining))
-    set('unsuccessful', ff.base.int(ff.base.num(flow.unsuccessful)))
-    if flow.remaining == 0 then
-      set('state', final_state(flow))
-      set('completed_at', ff.base.int(flow.ended_at))
-    end
-  end
-  redis.call('HSET', flow.core, unpack(changes))
 end
 end
 
@@ -719,8 +784,9 @@ local expected_types = {
   solo_epochs = 'hash',
 }
 
--- Partitions whose keys have been found to be of the expected types since this library was loaded.
-local checked = {}
+-- First key -> what `ff.keys.partition` made of it, for the partitions whose keys have been found to be of the expected
+-- types since this library was loaded. A partition takes 1.5 KB.
+local known = {}
 
 local function check_types(partition)
   for name, expected in pairs(expected_types) do
@@ -744,19 +810,21 @@ end
 -- and per scope the completion log with its epochs.
 -- Raises WRONGTYPE before anything is written when a key holds something else.
 function ff.keys.partition(KEYS)
-  local partition = {
+  local partition = known[KEYS[1]]
+  if partition then
+    return partition
+  end
+  partition = {
     ready = KEYS[1], delayed = KEYS[2], leases = KEYS[3], deadlines = KEYS[4], open = KEYS[5], pending = KEYS[6],
     ended = KEYS[7], waiters = KEYS[8], flow_log = KEYS[9], flow_epochs = KEYS[10], solo_log = KEYS[11],
     solo_epochs = KEYS[12],
   }
   partition.tag = string.match(partition.ready, '{fp:%d+}')
-  if not checked[partition.tag] then
-    local problem = check_types(partition)
-    if problem then
-      error({ err = problem })
-    end
-    checked[partition.tag] = true
+  local problem = check_types(partition)
+  if problem then
+    error({ err = problem })
   end
+  known[partition.ready] = partition
   return partition
 end
 
@@ -786,7 +854,8 @@ do -- lib/log.lua
 
 ff.log = {}
 
--- log key -> { epoch, seq } of the last entry that this process appended.
+-- log key -> { epoch, seq } of the last entry that this process appended, and as texts what stands before the seq of
+-- each entry of this epoch, and the id of the next entry, once it was asked for.
 local mine = {}
 
 -- Epochs whose predecessors are kept beside the log.
@@ -807,13 +876,13 @@ local function continue_epoch(log, max_len, fields)
   if not own then
     return nil
   end
-  local id = xadd(log, max_len, ff.base.int(own.epoch) .. '-*', fields)
+  local expected = ff.log.expected_id(log)
+  local id = xadd(log, max_len, own.prefix .. '*', fields)
   if type(id) ~= 'string' then
     return nil
   end
-  local epoch, seq = parts(id)
-  if epoch == own.epoch and seq == own.seq + 1 then
-    own.seq = seq
+  if id == expected then
+    own.seq, own.next_id = own.seq + 1, nil
     return id
   end
   redis.call('XDEL', log, id)
@@ -854,7 +923,7 @@ local function forget_old_epochs(epochs_key)
   end
 end
 
-local function begin_epoch(log, epochs_key, max_len, now, fields, taken_back, announce)
+local function begin_epoch(log, epochs_key, max_len, now, fields, taken_back, announce, whose)
   local prev, largest = tail(log, taken_back)
   local epoch = now
   if largest then
@@ -867,29 +936,34 @@ local function begin_epoch(log, epochs_key, max_len, now, fields, taken_back, an
   for index = 1, #fields do
     first[#first + 1] = fields[index]
   end
-  announce(ff.base.int(epoch) .. '-0')
-  redis.call('HSET', epochs_key, ff.base.int(epoch), prev)
+  local epoch_text = ff.base.int(epoch)
+  announce(whose, epoch_text .. '-0')
+  redis.call('HSET', epochs_key, epoch_text, prev)
   forget_old_epochs(epochs_key)
-  local id = redis.call('XADD', log, 'MAXLEN', '~', max_len, ff.base.int(epoch) .. '-*', unpack(first))
+  local id = redis.call('XADD', log, 'MAXLEN', '~', max_len, epoch_text .. '-*', unpack(first))
   local given, seq = parts(id)
-  mine[log] = { epoch = given, seq = seq }
+  mine[log] = { epoch = given, seq = seq, prefix = ff.base.int(given) .. '-' }
   return id, prev
 end
 
 -- The id that the next append gives if this process's epoch goes on; nil if it has none.
 function ff.log.expected_id(log)
   local own = mine[log]
-  return own and ff.base.int(own.epoch) .. '-' .. ff.base.int(own.seq + 1)
+  if not own then
+    return nil
+  end
+  own.next_id = own.next_id or own.prefix .. ff.base.int(own.seq + 1)
+  return own.next_id
 end
 
 -- Appends an entry with these fields. Returns its id, and on an epoch's first entry what stood before it. `announce` is
--- told the id beforehand where it is not the expected one.
-function ff.log.append(log, epochs_key, max_len, now, fields, announce)
+-- told the id beforehand where it is not the expected one, behind `whose` entry it is.
+function ff.log.append(log, epochs_key, max_len, now, fields, announce, whose)
   local id, taken_back = continue_epoch(log, max_len, fields)
   if id then
     return id
   end
-  return begin_epoch(log, epochs_key, max_len, now, fields, taken_back, announce)
+  return begin_epoch(log, epochs_key, max_len, now, fields, taken_back, announce, whose)
 end
 
 -- Removes entries that were committed before `cutoff` (ms), at most 100 of them. Returns whether none is left.
@@ -918,8 +992,10 @@ do -- lib/queue.lua
 ff.queue = {}
 
 local MAX_PRIORITY = 999
+-- Digits of a time in ms, until the year 2286.
+local TIME_DIGITS = 13
 -- Waiting processes that are tried for one signal, in case the first ones are gone.
-local SIGNAL_TRIES = 64
+local SIGNAL_TRIES = '64'
 -- How often a partition looks for processes that are gone (ms), and at how many of those that wait.
 local PRUNE_INTERVAL = 60000
 local PRUNED_AT_ONCE = 16
@@ -933,9 +1009,13 @@ local function lane_range(lane)
 end
 
 -- Members sort by lane, priority (high first), time (old first), and place in the flow.
-function ff.queue.member(execution, now)
-  return string.format('%s\n%03d%013.0f%04d:%s', execution.lane_id, MAX_PRIORITY - ff.base.num(execution.priority),
-    now, ff.base.num(execution.index), execution.uuid)
+function ff.queue.member(call, execution)
+  local time = call.now_text
+  if #time < TIME_DIGITS then
+    time = string.rep('0', TIME_DIGITS - #time) .. time
+  end
+  return string.format('%s\n%03d%s%04d:%s', execution.lane_id, MAX_PRIORITY - ff.base.num(execution.priority), time,
+    ff.base.num(execution.index), execution.uuid)
 end
 
 -- The uuid at the end of a member.
@@ -945,18 +1025,18 @@ end
 
 function ff.queue.peek(partition, lane, limit)
   local first, last = lane_range(lane)
-  return redis.call('ZRANGEBYLEX', partition.ready, first, last, 'LIMIT', 0, limit)
+  return redis.call('ZRANGEBYLEX', partition.ready, first, last, 'LIMIT', '0', ff.base.int(limit))
 end
 
 -- Puts a runnable execution into the queue; its core names the member.
 function ff.queue.push(call, execution)
-  redis.call('ZADD', call.partition.ready, 0, execution.ready_member)
+  redis.call('ZADD', call.partition.ready, '0', execution.ready_member)
   call.lanes[#call.lanes + 1] = execution.lane_id
 end
 
 -- Notes a process to be signalled when the lane gets work here.
 function ff.queue.wait(partition, lane, listener)
-  redis.call('ZADD', partition.waiters, 0, lane .. '\n' .. listener)
+  redis.call('ZADD', partition.waiters, '0', lane .. '\n' .. listener)
 end
 
 -- Whether somebody receives a message on a listener's channel.
@@ -972,11 +1052,10 @@ end
 -- Signals one process that waits for this lane, passing over those that are gone.
 function ff.queue.signal(partition, lane)
   local first, last = lane_range(lane)
-  local message = lane .. ' ' .. string.match(partition.tag, '%d+')
-  local waiters = redis.call('ZRANGEBYLEX', partition.waiters, first, last, 'LIMIT', 0, SIGNAL_TRIES)
+  local waiters = redis.call('ZRANGEBYLEX', partition.waiters, first, last, 'LIMIT', '0', SIGNAL_TRIES)
   for _, waiter in ipairs(waiters) do
     redis.call('ZREM', partition.waiters, waiter)
-    if reaches(listener_of(waiter), message) then
+    if reaches(listener_of(waiter), lane .. ' ' .. string.match(partition.tag, '%d+')) then
       return
     end
   end
@@ -1004,8 +1083,13 @@ end
 
 -- Signals one process for each lane that this call gave work to.
 function ff.queue.signal_all(call)
+  local lanes = call.lanes
+  if #lanes == 0 then
+    return
+  end
   local done = {}
-  for _, lane in ipairs(call.lanes) do
+  for index = 1, #lanes do
+    local lane = lanes[index]
     if not done[lane] then
       done[lane] = true
       ff.queue.signal(call.partition, lane)
@@ -1043,19 +1127,30 @@ local function postpone(partition, uuid, score)
 end
 
 -- Members stay as long as their flow does, and a flow as long as its youngest completion.
-local function remove_flow(call, execution, cutoff)
-  local core = ff.keys.flow(call.partition.tag, execution.flow_id)
+local function remove_flow(call, uuid, flow_id, cutoff)
+  local core = ff.keys.flow(call.partition.tag, flow_id)
   local flow = redis.call('HMGET', core, 'state', 'completed_at', 'members')
   if not flow[1] then
-    return remove_executions(call, { execution.uuid })
+    return remove_executions(call, { uuid })
   elseif flow[1] == 'running' then
-    return postpone(call.partition, execution.uuid, call.now)
+    return postpone(call.partition, uuid, call.now)
   elseif ff.base.num(flow[2]) >= cutoff then
-    return postpone(call.partition, execution.uuid, ff.base.num(flow[2]))
+    return postpone(call.partition, uuid, ff.base.num(flow[2]))
   end
   local removed = remove_executions(call, ff.base.split(flow[3]))
   redis.call('UNLINK', core)
   return removed
+end
+
+-- Removes an execution, or the flow that it belongs to. Returns how many executions were removed.
+local function remove(call, uuid, cutoff)
+  local stored = redis.pcall('HMGET', ff.keys.core(call.partition.tag, uuid), 'execution_id', 'flow_id')
+  if stored.err or not stored[1] then
+    return postpone(call.partition, uuid, call.now)
+  elseif stored[2] then
+    return remove_flow(call, uuid, stored[2], cutoff)
+  end
+  return remove_executions(call, { uuid })
 end
 
 -- Returns how many executions were removed, and whether more are due.
@@ -1075,13 +1170,8 @@ function ff.retention.run(call, retention_ms)
     if removed >= REMOVED_AT_ONCE then
       return removed, true
     end
-    local execution = not call.gone[uuid] and ff.execution.load(call, uuid)
-    if execution and execution.flow_id then
-      removed = removed + remove_flow(call, execution, cutoff)
-    elseif execution then
-      removed = removed + remove_executions(call, { uuid })
-    elseif not call.gone[uuid] then
-      postpone(partition, uuid, call.now)
+    if not call.gone[uuid] then
+      removed = removed + remove(call, uuid, cutoff)
     end
   end
   return removed, #candidates == CANDIDATES_AT_ONCE
@@ -1117,7 +1207,7 @@ do -- functions/cancel_execution.lua
 -- flags  allow-oom
 local function cancel_execution(KEYS, ARGV)
   local policy, uuid, reason = ARGV[1], ARGV[2], ARGV[3]
-  local call = ff.call.begin(KEYS, policy, { [uuid] = true })
+  local call = ff.call.begin(KEYS, policy)
   local execution, problem = ff.execution.load(call, uuid)
   if problem then
     return redis.error_reply(problem)
@@ -1166,7 +1256,7 @@ local function cancel_flow(KEYS, ARGV)
   local policy, flow_id, reason, offset, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
   local call = ff.call.begin(KEYS, policy)
   call.reason = reason
-  local flow = ff.flow.load(call, flow_id)
+  local flow = ff.flow.load(call, flow_id, '')
   if not flow then
     return { 'not_found' }
   elseif flow.state ~= 'running' then
@@ -1202,35 +1292,42 @@ do -- functions/claim.lua
 -- errors WRONGTYPE
 -- flags  allow-oom
 local FIELDS = {
-  'execution_id', 'flow_id', 'name', 'namespace', 'tags_json', 'payload', 'current_attempt_index', 'lease_epoch',
-  'max_attempts', 'timeout_ms', 'ready_member', 'public_state',
+  'public_state', 'ready_member', 'flow_id', 'name', 'namespace', 'tags_json', 'payload', 'current_attempt_index',
+  'lease_epoch', 'max_attempts', 'timeout_ms',
 }
 -- Members looked at beyond those wanted, in case some are out of date.
 local SPARE = 16
 
+-- What a member of the queue stands for; nil where it is not found, or not readable now.
 local function read_candidate(call, member)
-  local core = ff.keys.core(call.partition.tag, ff.queue.uuid(member))
+  local uuid = ff.queue.uuid(member)
+  local core = ff.keys.core(call.partition.tag, uuid)
   local values = redis.pcall('HMGET', core, unpack(FIELDS))
   if values.err or not values[1] then
     return nil
   end
-  local candidate = { core = core, uuid = ff.queue.uuid(member), member = member }
-  for index, name in ipairs(FIELDS) do
-    candidate[name] = values[index] or nil
-  end
-  candidate.stale = candidate.public_state ~= 'waiting' or candidate.ready_member ~= member
-  return candidate
+  return {
+    core = core, uuid = uuid, member = member, stale = values[1] ~= 'waiting' or values[2] ~= member,
+    flow_id = values[3], name = values[4], namespace = values[5], tags_json = values[6], payload = values[7],
+    current_attempt_index = values[8], lease_epoch = values[9], max_attempts = values[10], timeout_ms = values[11],
+  }
 end
 
 -- Members of a flow that is being cancelled leave the queue too: whoever completes the cancellation finds them.
 local function is_stale(call, candidate)
-  local flow = not candidate.stale and ff.flow.of(call, candidate)
-  return candidate.stale or (flow and flow.cancel_requested)
+  if candidate.stale or not candidate.flow_id then
+    return candidate.stale
+  end
+  local cancelled, flow_id = call.cancelled, candidate.flow_id
+  if cancelled[flow_id] == nil then
+    cancelled[flow_id] = redis.call('HGET', ff.keys.flow(call.partition.tag, flow_id), 'cancel_requested') == '1'
+  end
+  return cancelled[flow_id]
 end
 
--- What to lease, what to take off the queue, and whether there is more to lease.
+-- What to lease, what to take off the queue, and whether there is more to lease. Looks no further than that takes.
 local function choose(call, members, wanted)
-  local chosen, stale, more = {}, {}, false
+  local chosen, stale = {}, {}
   for _, member in ipairs(members) do
     local candidate = read_candidate(call, member)
     if candidate and is_stale(call, candidate) then
@@ -1238,44 +1335,55 @@ local function choose(call, members, wanted)
     elseif candidate and #chosen < wanted then
       chosen[#chosen + 1] = candidate
     elseif candidate then
-      more = true
+      return chosen, stale, true
     end
   end
   -- Behind a window full of what goes away there may be work.
-  return chosen, stale, more or (#stale > 0 and #members == wanted + SPARE)
+  return chosen, stale, #stale > 0 and #members == wanted + SPARE
 end
 
 local function lease(call, candidate, worker, lease_ms)
-  local attempt = ff.base.num(candidate.current_attempt_index) + 1
-  local epoch = ff.base.num(candidate.lease_epoch) + 1
   local timeout = ff.base.num(candidate.timeout_ms)
   local expires, timeout_at = call.now + lease_ms, timeout > 0 and call.now + timeout or 0
-  candidate.attempt, candidate.epoch = ff.base.int(attempt), ff.base.int(epoch)
+  candidate.attempt = ff.base.int(ff.base.num(candidate.current_attempt_index) + 1)
+  candidate.epoch = ff.base.int(ff.base.num(candidate.lease_epoch) + 1)
+  local expires_text = ff.base.int(expires)
+  local due = ff.execution.lease_due(expires, timeout_at)
   -- First out of the queue: the reconciler puts back what is waiting and not in it, but nobody could know an entry
   -- that an interrupted claim has left there.
   redis.call('ZREM', call.partition.ready, candidate.member)
   redis.call('HSET', candidate.core, 'lifecycle_phase', 'active', 'public_state', 'active',
     'current_attempt_index', candidate.attempt, 'lease_epoch', candidate.epoch, 'lease_worker', worker,
-    'lease_expires_at', ff.base.int(expires), 'started_at', ff.base.int(call.now),
-    'timeout_at', ff.base.int(timeout_at))
-  redis.call('ZADD', call.partition.leases, ff.base.int(ff.execution.lease_due(expires, timeout_at)), candidate.uuid)
+    'lease_expires_at', expires_text, 'started_at', call.now_text, 'timeout_at', ff.base.int(timeout_at))
+  redis.call('ZADD', call.partition.leases, due == expires and expires_text or ff.base.int(due), candidate.uuid)
+end
+
+-- Ten texts at a time of what a worker is told.
+local function tell(reply, candidate)
+  local at = #reply
+  reply[at + 1] = candidate.uuid
+  reply[at + 2] = candidate.flow_id or ''
+  reply[at + 3] = candidate.name
+  reply[at + 4] = candidate.namespace
+  reply[at + 5] = candidate.tags_json
+  reply[at + 6] = candidate.payload or ''
+  reply[at + 7] = candidate.attempt
+  reply[at + 8] = candidate.epoch
+  reply[at + 9] = candidate.max_attempts
+  reply[at + 10] = candidate.timeout_ms or '0'
 end
 
 local function claim(KEYS, ARGV)
   local lane, worker, wanted, lease_ms, listener = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-  local call = ff.call.begin(KEYS, '0 0 0')
+  local call = ff.call.look(KEYS)
+  call.cancelled = {} -- flow id -> whether it is being cancelled
   local members = ff.queue.peek(call.partition, lane, wanted + SPARE)
   local chosen, stale, more = choose(call, members, wanted)
-  local reply = { more and '1' or '0' }
+  -- Room for the first execution, so that the table need not grow.
+  local reply = { more and '1' or '0', nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }
   for _, candidate in ipairs(chosen) do
     lease(call, candidate, worker, lease_ms)
-    for _, value in ipairs({
-      candidate.uuid, ff.base.text(candidate.flow_id), candidate.name, candidate.namespace, candidate.tags_json,
-      ff.base.text(candidate.payload), candidate.attempt, candidate.epoch, candidate.max_attempts,
-      candidate.timeout_ms or '0',
-    }) do
-      reply[#reply + 1] = value
-    end
+    tell(reply, candidate)
   end
   if #stale > 0 then
     redis.call('ZREM', call.partition.ready, unpack(stale))
@@ -1300,7 +1408,7 @@ do -- functions/complete.lua
 -- flags  allow-oom
 local function complete(KEYS, ARGV)
   local policy, uuid, epoch, attempt, result, is_text = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-  local call = ff.call.begin(KEYS, policy, { [uuid] = true })
+  local call = ff.call.begin(KEYS, policy)
   local execution, answer = ff.execution.owned(call, uuid, epoch, attempt, 'success')
   if not execution then
     return answer
@@ -1453,7 +1561,7 @@ do -- functions/fail.lua
 -- flags  allow-oom
 local function fail(KEYS, ARGV)
   local policy, uuid, epoch, attempt, reason, retryable = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6] == '1'
-  local call = ff.call.begin(KEYS, policy, { [uuid] = true })
+  local call = ff.call.begin(KEYS, policy)
   local execution, answer = ff.execution.owned(call, uuid, epoch, attempt, 'failed')
   if not execution then
     return answer
@@ -1652,7 +1760,7 @@ end
 
 local function renew(KEYS, ARGV)
   local lease_ms = tonumber(ARGV[1])
-  local call = ff.call.begin(KEYS, '0 0 0')
+  local call = ff.call.look(KEYS)
   local reply, held = {}, {}
   for at = 2, #ARGV, 3 do
     local execution, problem = ff.execution.load(call, ARGV[at])
@@ -1715,57 +1823,54 @@ do -- functions/submit.lua
 --        needs and dependents (uuids, comma-separated), number of tags, then key and value of each tag
 -- reply  'ok' | 'exists' (the same content is there already) | 'conflict' (other content is there)
 -- errors WRONGTYPE, OOM
-local MEMBER_ARGUMENTS = 17
+local FIRST_MEMBER, MEMBER_ARGUMENTS = 6, 17
 
 local function read_members(KEYS, ARGV)
-  local members = {}
-  local at, key = 6, ff.keys.block + 2
+  local members, count = {}, 0
+  local at, key = FIRST_MEMBER, ff.keys.block + 2
   while at <= #ARGV do
+    local tags = at + MEMBER_ARGUMENTS
     local member = {
       core = KEYS[key], tags_key = KEYS[key + 1],
       uuid = ARGV[at], name = ARGV[at + 1], lane_id = ARGV[at + 2], priority = ARGV[at + 3],
       tags_json = ARGV[at + 4], payload = ARGV[at + 5], max_attempts = ARGV[at + 6], backoff_ms = ARGV[at + 7],
-      backoff_max_ms = ARGV[at + 8], max_lease_expiries = ARGV[at + 9], delay_ms = tonumber(ARGV[at + 10]),
-      deadline_ms = tonumber(ARGV[at + 11]), timeout_ms = ARGV[at + 12], unmet_needs = ARGV[at + 13],
-      needs = ARGV[at + 14], dependents = ARGV[at + 15], tags = {}, index = tostring(#members),
+      backoff_max_ms = ARGV[at + 8], max_lease_expiries = ARGV[at + 9], delay_ms = ARGV[at + 10],
+      deadline_ms = ARGV[at + 11], timeout_ms = ARGV[at + 12], unmet_needs = ARGV[at + 13],
+      needs = ARGV[at + 14], dependents = ARGV[at + 15], first_tag = tags,
+      last_tag = tags + 2 * tonumber(ARGV[at + 16]) - 1, index = ff.base.int(count),
     }
-    local tags = tonumber(ARGV[at + 16])
-    at = at + MEMBER_ARGUMENTS
-    for _ = 1, 2 * tags do
-      member.tags[#member.tags + 1] = ARGV[at]
-      at = at + 1
-    end
-    members[#members + 1] = member
-    key = key + 2
+    at, key, count = member.last_tag + 1, key + 2, count + 1
+    members[count] = member
   end
   return members
 end
 
-local function initial_state(member, now)
-  if tonumber(member.unmet_needs) > 0 then
-    return 'blocked', 'submitted'
-  elseif member.delay_ms > 0 then
-    return 'delayed', 'submitted'
-  end
-  member.ready_member = ff.queue.member(member, now)
-  return 'waiting', 'runnable'
+-- When something is due that comes `ms` (a text) from now, as a text; nil for never.
+local function due(call, ms)
+  return ms ~= '0' and ff.base.int(call.now + tonumber(ms)) or nil
 end
 
-local function write_member(call, member, flow_id, namespace, fingerprint)
-  local now = ff.base.int(call.now)
-  local state, phase = initial_state(member, call.now)
-  member.state = state
-  local fields = {
-    'execution_id', call.partition.tag .. ':' .. member.uuid, 'name', member.name, 'namespace', namespace,
-    'lane_id', member.lane_id, 'priority', member.priority, 'tags_json', member.tags_json,
-    'lifecycle_phase', phase, 'public_state', state, 'terminal_outcome', 'none', 'created_at', now,
-    'current_attempt_index', '0', 'generation', '0', 'lease_epoch', '0', 'unmet_needs', member.unmet_needs,
-    'max_attempts', member.max_attempts, 'max_lease_expiries', member.max_lease_expiries,
-    'backoff_ms', member.backoff_ms, 'backoff_max_ms', member.backoff_max_ms,
-  }
+-- Decides in which state a member begins.
+local function begin_member(call, member)
+  member.deadline_at = due(call, member.deadline_ms)
+  member.eligible_at = due(call, member.delay_ms)
+  if member.unmet_needs ~= '0' then
+    member.state, member.phase = 'blocked', 'submitted'
+  elseif member.eligible_at then
+    member.state, member.phase = 'delayed', 'submitted'
+  else
+    member.state, member.phase = 'waiting', 'runnable'
+    member.ready_member = ff.queue.member(call, member)
+  end
+end
+
+-- The fields that not every execution has, and how many texts these are.
+local function further_fields(member, flow_id, fingerprint)
+  -- Room for what most executions have, so that the table need not grow.
+  local fields, count = { nil, nil, nil, nil, nil, nil, nil, nil }, 0
   local function set(name, value)
-    fields[#fields + 1] = name
-    fields[#fields + 1] = value
+    fields[count + 1], fields[count + 2] = name, value
+    count = count + 2
   end
   if flow_id ~= '' then
     set('flow_id', flow_id)
@@ -1785,47 +1890,65 @@ local function write_member(call, member, flow_id, namespace, fingerprint)
   if member.timeout_ms ~= '0' then
     set('timeout_ms', member.timeout_ms)
   end
-  if member.delay_ms > 0 then
-    set('eligible_at', ff.base.int(call.now + member.delay_ms))
+  if member.eligible_at then
+    set('eligible_at', member.eligible_at)
   end
-  if member.deadline_ms > 0 then
-    set('deadline_at', ff.base.int(call.now + member.deadline_ms))
+  if member.deadline_at then
+    set('deadline_at', member.deadline_at)
   end
   if member.ready_member then
     set('ready_member', member.ready_member)
   end
-  redis.call('DEL', member.core, member.tags_key)
-  if #member.tags > 0 then
-    redis.call('HSET', member.tags_key, unpack(member.tags))
-  end
-  redis.call('HSET', member.core, unpack(fields))
+  return fields, count
 end
 
-local function write_flow(call, key, flow_id, namespace, name, fingerprint, members)
-  local uuids = {}
-  for index, member in ipairs(members) do
-    uuids[index] = member.uuid
+local function write_member(call, ARGV, member)
+  local flow_id, namespace, fingerprint = ARGV[2], ARGV[3], ARGV[5]
+  begin_member(call, member)
+  local further, count = further_fields(member, flow_id, fingerprint)
+  redis.call('DEL', member.core, member.tags_key)
+  if member.first_tag <= member.last_tag then
+    redis.call('HSET', member.tags_key, unpack(ARGV, member.first_tag, member.last_tag))
+  end
+  redis.call('HSET', member.core,
+    'execution_id', call.partition.tag .. ':' .. member.uuid, 'name', member.name, 'namespace', namespace,
+    'lane_id', member.lane_id, 'priority', member.priority, 'tags_json', member.tags_json,
+    'lifecycle_phase', member.phase, 'public_state', member.state, 'terminal_outcome', 'none',
+    'created_at', call.now_text, 'current_attempt_index', '0', 'generation', '0', 'lease_epoch', '0',
+    'unmet_needs', member.unmet_needs, 'max_attempts', member.max_attempts,
+    'max_lease_expiries', member.max_lease_expiries, 'backoff_ms', member.backoff_ms,
+    'backoff_max_ms', member.backoff_max_ms, unpack(further, 1, count))
+end
+
+local function write_flow(call, key, ARGV, members)
+  local flow_id, namespace, name, fingerprint = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+  local uuids, count = {}, #members
+  for index = 1, count do
+    uuids[index] = members[index].uuid
   end
   redis.call('HSET', key, 'flow_id', flow_id, 'namespace', namespace, 'name', name, 'fingerprint', fingerprint,
-    'state', 'running', 'total', #members, 'remaining', #members, 'unsuccessful', '0',
-    'created_at', ff.base.int(call.now), 'members', table.concat(uuids, ','))
+    'state', 'running', 'total', ff.base.int(count), 'remaining', ff.base.int(count), 'unsuccessful', '0',
+    'created_at', call.now_text, 'members', table.concat(uuids, ','))
 end
 
 local function index_members(call, members)
-  local partition = call.partition
-  local delayed, deadlines = {}, {}
+  local partition, lanes = call.partition, call.lanes
+  local ready, delayed, deadlines = {}, {}, {}
   for _, member in ipairs(members) do
     if member.state == 'waiting' then
-      ff.queue.push(call, member)
+      ready[#ready + 1] = '0'
+      ready[#ready + 1] = member.ready_member
+      lanes[#lanes + 1] = member.lane_id
     elseif member.state == 'delayed' then
-      delayed[#delayed + 1] = ff.base.int(call.now + member.delay_ms)
+      delayed[#delayed + 1] = member.eligible_at
       delayed[#delayed + 1] = member.uuid
     end
-    if member.deadline_ms > 0 then
-      deadlines[#deadlines + 1] = ff.base.int(call.now + member.deadline_ms)
+    if member.deadline_at then
+      deadlines[#deadlines + 1] = member.deadline_at
       deadlines[#deadlines + 1] = member.uuid
     end
   end
+  ff.base.chunked('ZADD', partition.ready, ready, 2)
   ff.base.chunked('ZADD', partition.delayed, delayed, 2)
   ff.base.chunked('ZADD', partition.deadlines, deadlines, 2)
 end
@@ -1834,17 +1957,17 @@ end
 -- its flow a member is discarded, with it what is missing is put right.
 local function open_members(call, members)
   local open = {}
-  for _, member in ipairs(members) do
-    open[#open + 1] = '0'
-    open[#open + 1] = member.uuid
+  for index, member in ipairs(members) do
+    open[2 * index - 1] = '0'
+    open[2 * index] = member.uuid
   end
   ff.base.chunked('ZADD', call.partition.open, open, 2)
 end
 
 local function submit(KEYS, ARGV)
   local head = KEYS[ff.keys.block + 1]
-  local policy, flow_id, namespace, name, fingerprint = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-  local call = ff.call.begin(KEYS, policy)
+  local flow_id, fingerprint = ARGV[2], ARGV[5]
+  local call = ff.call.look(KEYS)
   local known = redis.call('HGET', head, 'fingerprint')
   if known then
     return { known == fingerprint and 'exists' or 'conflict' }
@@ -1852,10 +1975,10 @@ local function submit(KEYS, ARGV)
   local members = read_members(KEYS, ARGV)
   open_members(call, members)
   for _, member in ipairs(members) do
-    write_member(call, member, flow_id, namespace, fingerprint)
+    write_member(call, ARGV, member)
   end
   if flow_id ~= '' then
-    write_flow(call, head, flow_id, namespace, name, fingerprint, members)
+    write_flow(call, head, ARGV, members)
   end
   index_members(call, members)
   ff.queue.signal_all(call)

@@ -2,6 +2,7 @@
 //!
 //! It knows no other command, and it knows neither Lua nor a clock of its own: whoever runs a call sets the time.
 
+mod declared;
 mod entry;
 mod generic;
 mod hash;
@@ -21,8 +22,9 @@ mod zset_tests;
 
 use std::{fmt, sync::Arc};
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
+use declared::Declared;
 use entry::{Data, Kind};
 pub(crate) use hash::Hash;
 pub use snapshot::{KeyValue, StreamEntry};
@@ -109,7 +111,7 @@ pub(crate) struct Keyspace {
     /// The streams that were appended to since [`Keyspace::take_appended`].
     appended: Vec<Box<[u8]>>,
     /// While a function runs: its KEYS, the only keys that it may create.
-    declared: Option<FxHashSet<Box<[u8]>>>,
+    declared: Declared,
     /// The creation that was refused in the present call, whether or not the function made something of the error.
     undeclared: Option<CommandError>,
     listeners: Arc<dyn Listeners>,
@@ -130,7 +132,7 @@ impl Keyspace {
             random: fastrand::Rng::with_seed(seed),
             created: 0,
             appended: Vec::new(),
-            declared: None,
+            declared: Declared::default(),
             undeclared: None,
             listeners: Arc::new(Nobody),
         }
@@ -148,13 +150,13 @@ impl Keyspace {
     /// From here on only these keys can be created. A server of a cluster could not know to which node another one
     /// belongs, so that also a single one should never be asked to.
     pub(crate) fn begin_call<K: AsRef<[u8]>>(&mut self, declared: &[K]) {
-        self.declared = Some(declared.iter().map(|key| key.as_ref().into()).collect());
+        self.declared.begin(declared);
         self.undeclared = None;
     }
 
     /// Lets all keys be created again, and returns the creation that was refused, if one was.
     pub(crate) fn end_call(&mut self) -> Option<CommandError> {
-        self.declared = None;
+        self.declared.end();
         self.undeclared.take()
     }
 
@@ -193,7 +195,7 @@ impl Keyspace {
 
     fn get_or_create<T: Kind>(&mut self, key: &[u8]) -> Result<&mut T, CommandError> {
         if !self.data.contains_key(key) {
-            if self.declared.as_ref().is_some_and(|declared| !declared.contains(key)) {
+            if !self.declared.allows(key) {
                 let error = CommandError::undeclared(key);
                 self.undeclared = Some(error.clone());
                 return Err(error);

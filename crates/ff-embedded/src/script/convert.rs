@@ -2,36 +2,9 @@
 
 use std::borrow::Cow;
 
-use mlua::{Either, Lua, MultiValue, Table};
+use mlua::{Either, Lua, Table};
 
-use crate::keyspace::{CommandError, Value, number};
-
-/// One argument of a command: the bytes of a string, or the text of a number.
-pub(super) enum Argument<'a> {
-    String(mlua::BorrowedBytes<'a>),
-    Number(String),
-}
-
-impl AsRef<[u8]> for Argument<'_> {
-    fn as_ref(&self) -> &[u8] {
-        match self {
-            Self::String(bytes) => bytes,
-            Self::Number(text) => text.as_bytes(),
-        }
-    }
-}
-
-/// The arguments of a command; `None` when there is none or one is neither a string nor a number.
-pub(super) fn arguments(args: &MultiValue) -> Option<Vec<Argument<'_>>> {
-    let argument = |value| match value {
-        #[allow(clippy::cast_precision_loss, reason = "Lua 5.1 has floats only; this is one that was cast")]
-        &mlua::Value::Integer(number) => Some(Argument::Number(number::write_float(number as f64))),
-        &mlua::Value::Number(number) => Some(Argument::Number(number::write_float(number))),
-        mlua::Value::String(text) => Some(Argument::String(text.as_bytes())),
-        _ => None,
-    };
-    if args.is_empty() { None } else { args.iter().map(argument).collect() }
-}
+use crate::keyspace::{CommandError, Value};
 
 /// What an array for Lua is made of: text, which Lua takes over at least cost, or anything else.
 pub(super) type Item<'a> = Either<&'a str, Either<bool, mlua::BString>>;

@@ -3,14 +3,18 @@
 //! Values cross here as RESP2 does on the server: nothing becomes `false`, a status a table with `ok`, an error a table
 //! with `err`; of what a function returns a number is cut to an integer and a table ends at its first nil.
 
+mod arguments;
 mod convert;
 mod failure;
 mod json;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mlua::{Function, Lua, LuaOptions, MultiValue, StdLib, Table};
+use mlua::{Function, Lua, LuaOptions, StdLib, Table};
 use rustc_hash::FxHashMap;
+
+pub(crate) use arguments::Numbers;
+use arguments::{Arguments, Refusal, Texts, Values};
 
 use crate::{
     fault::Fault,
@@ -70,10 +74,36 @@ type Loading = Arc<Mutex<Option<(String, Functions)>>>;
 pub(crate) struct Script {
     lua: Lua,
     shared: Shared,
-    environment: Table,
-    run: Function,
+    /// For [`Numbers::AsServer`].
+    exact: Sandbox,
+    /// For [`Numbers::AsLua`].
+    fast: Sandbox,
     functions: Functions,
     loading: Loading,
+}
+
+/// What a library sees, and what runs its functions.
+#[derive(Debug)]
+struct Sandbox {
+    environment: Table,
+    run: Function,
+}
+
+impl Sandbox {
+    /// `A` is how arguments of commands are taken.
+    fn new<A: Arguments>(lua: &Lua, shared: &Shared, loading: &Loading) -> mlua::Result<Self> {
+        let handed_in = (
+            call_function::<A>(lua, shared.clone(), OnError::Raise)?,
+            call_function::<A>(lua, shared.clone(), OnError::Return)?,
+            register_function(lua, loading.clone())?,
+            lua.create_function(json::encode)?,
+            lua.create_function(|lua, raised| failure::describe(lua, raised, CHUNK))?,
+            lua.create_function(failure::as_table)?,
+        );
+        let prelude = lua.load(include_str!("prelude.lua")).set_name("=host");
+        let (environment, run) = prelude.call(handed_in)?;
+        Ok(Self { environment, run })
+    }
 }
 
 impl Script {
@@ -84,26 +114,22 @@ impl Script {
         // Little of what a call makes outlives it: collecting seldom costs little memory and saves most of the marking.
         lua.gc_set_pause(400);
         let loading = Loading::default();
-        let handed_in = (
-            call_function(&lua, shared.clone(), OnError::Raise)?,
-            call_function(&lua, shared.clone(), OnError::Return)?,
-            register_function(&lua, loading.clone())?,
-            lua.create_function(json::encode)?,
-            lua.create_function(|lua, raised| failure::describe(lua, raised, CHUNK))?,
-            lua.create_function(failure::as_table)?,
-        );
-        let prelude = lua.load(include_str!("prelude.lua")).set_name("=host");
-        let (environment, run) = prelude.call(handed_in)?;
-        Ok(Self { lua, shared, environment, run, functions: Functions::default(), loading })
+        let exact = Sandbox::new::<Values>(&lua, &shared, &loading)?;
+        let fast = Sandbox::new::<Texts>(&lua, &shared, &loading)?;
+        Ok(Self { lua, shared, exact, fast, functions: Functions::default(), loading })
     }
 
     /// Loads a library in place of an earlier one of the same name, as `FUNCTION LOAD REPLACE`. One that fails to load
     /// leaves the earlier one as it is.
-    pub(crate) fn load(&mut self, source: &str) -> Result<(), CommandError> {
+    pub(crate) fn load(&mut self, source: &str, numbers: Numbers) -> Result<(), CommandError> {
         let (name, body) = split_header(source)?;
         self.lock_loading().replace((name.to_owned(), Functions::default()));
-        let chunk = self.lua.load(body).set_name(CHUNK).set_environment(self.environment.clone());
-        let loaded = chunk.into_function().and_then(|chunk| self.run.call::<(bool, mlua::Value)>(chunk));
+        let sandbox = match numbers {
+            Numbers::AsServer => &self.exact,
+            Numbers::AsLua => &self.fast,
+        };
+        let chunk = self.lua.load(body).set_name(CHUNK).set_environment(sandbox.environment.clone());
+        let loaded = chunk.into_function().and_then(|chunk| sandbox.run.call::<(bool, mlua::Value)>(chunk));
         let (_, functions) = self.lock_loading().take().unwrap_or_default();
         match loaded {
             Ok((true, _)) if functions.is_empty() => {
@@ -171,7 +197,7 @@ impl Script {
     ) -> mlua::Result<(bool, mlua::Value)> {
         let keys = self.lua.create_sequence_from(keys.iter().map(|key| convert::Text(key.as_ref()).item()))?;
         let args = self.lua.create_sequence_from(args.iter().map(|arg| convert::Text(arg.as_ref()).item()))?;
-        self.run.call((callback, keys, args))
+        self.exact.run.call((callback, keys, args))
     }
 }
 
@@ -190,31 +216,40 @@ enum OnError {
     Return,
 }
 
+impl OnError {
+    fn refuse(self, lua: &Lua, text: &str) -> mlua::Result<mlua::Value> {
+        match self {
+            Self::Raise => Err(failure::raise(text)),
+            Self::Return => failure::table(lua, text),
+        }
+    }
+}
+
 /// `redis.call` or `redis.pcall`.
-fn call_function(lua: &Lua, shared: Shared, on_error: OnError) -> mlua::Result<Function> {
-    lua.create_function(move |lua, args: MultiValue| {
-        let refuse = |text: &str| match on_error {
-            OnError::Raise => Err(failure::raise(text)),
-            OnError::Return => failure::table(lua, text),
-        };
-        let Some(args) = convert::arguments(&args) else {
-            return refuse(if args.is_empty() { NO_ARGUMENTS } else { BAD_ARGUMENTS });
-        };
-        let running = &mut *shared.lock();
-        if !running.in_call {
-            return refuse("ERR commands can be executed by functions only");
-        }
-        running.commands += 1;
-        if let Some(fault) = running.fault.as_ref().filter(|fault| fault.command() == running.commands) {
-            running.fault_met = true;
-            return if fault.stops() { Err(failure::raise(fault.text())) } else { refuse(fault.text()) };
-        }
-        let args: Vec<&[u8]> = args.iter().map(AsRef::as_ref).collect();
-        match running.keys.execute(&args, running.access) {
-            Ok(reply) => convert::to_lua(lua, &reply),
-            Err(error) => refuse(error.text()),
-        }
+fn call_function<A: Arguments>(lua: &Lua, shared: Shared, on_error: OnError) -> mlua::Result<Function> {
+    lua.create_function(move |lua, args: A| {
+        args.with_texts(|args| match args {
+            Ok(args) => call(lua, &shared, on_error, args),
+            Err(Refusal::None) => on_error.refuse(lua, NO_ARGUMENTS),
+            Err(Refusal::Type) => on_error.refuse(lua, BAD_ARGUMENTS),
+        })
     })
+}
+
+fn call(lua: &Lua, shared: &Shared, on_error: OnError, args: &[&[u8]]) -> mlua::Result<mlua::Value> {
+    let running = &mut *shared.lock();
+    if !running.in_call {
+        return on_error.refuse(lua, "ERR commands can be executed by functions only");
+    }
+    running.commands += 1;
+    if let Some(fault) = running.fault.as_ref().filter(|fault| fault.command() == running.commands) {
+        running.fault_met = true;
+        return if fault.stops() { Err(failure::raise(fault.text())) } else { on_error.refuse(lua, fault.text()) };
+    }
+    match running.keys.execute(args, running.access) {
+        Ok(reply) => convert::to_lua(lua, &reply),
+        Err(error) => on_error.refuse(lua, error.text()),
+    }
 }
 
 /// `register(name, callback, no_writes)`: takes a function of the library that is being loaded, or says why not.

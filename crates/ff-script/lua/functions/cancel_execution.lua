@@ -6,7 +6,7 @@
 -- flags  allow-oom
 local function cancel_execution(KEYS, ARGV)
   local policy, uuid, reason = ARGV[1], ARGV[2], ARGV[3]
-  local call = ff.call.begin(KEYS, policy, { [uuid] = true })
+  local call = ff.call.begin(KEYS, policy)
   local execution, problem = ff.execution.load(call, uuid)
   if problem then
     return redis.error_reply(problem)

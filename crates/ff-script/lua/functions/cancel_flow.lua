@@ -22,7 +22,7 @@ local function cancel_flow(KEYS, ARGV)
   local policy, flow_id, reason, offset, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
   local call = ff.call.begin(KEYS, policy)
   call.reason = reason
-  local flow = ff.flow.load(call, flow_id)
+  local flow = ff.flow.load(call, flow_id, '')
   if not flow then
     return { 'not_found' }
   elseif flow.state ~= 'running' then

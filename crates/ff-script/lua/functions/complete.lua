@@ -6,7 +6,7 @@
 -- flags  allow-oom
 local function complete(KEYS, ARGV)
   local policy, uuid, epoch, attempt, result, is_text = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-  local call = ff.call.begin(KEYS, policy, { [uuid] = true })
+  local call = ff.call.begin(KEYS, policy)
   local execution, answer = ff.execution.owned(call, uuid, epoch, attempt, 'success')
   if not execution then
     return answer

@@ -7,7 +7,7 @@
 -- flags  allow-oom
 local function fail(KEYS, ARGV)
   local policy, uuid, epoch, attempt, reason, retryable = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6] == '1'
-  local call = ff.call.begin(KEYS, policy, { [uuid] = true })
+  local call = ff.call.begin(KEYS, policy)
   local execution, answer = ff.execution.owned(call, uuid, epoch, attempt, 'failed')
   if not execution then
     return answer

@@ -21,7 +21,7 @@ end
 
 local function renew(KEYS, ARGV)
   local lease_ms = tonumber(ARGV[1])
-  local call = ff.call.begin(KEYS, '0 0 0')
+  local call = ff.call.look(KEYS)
   local reply, held = {}, {}
   for at = 2, #ARGV, 3 do
     local execution, problem = ff.execution.load(call, ARGV[at])

@@ -6,57 +6,54 @@
 --        needs and dependents (uuids, comma-separated), number of tags, then key and value of each tag
 -- reply  'ok' | 'exists' (the same content is there already) | 'conflict' (other content is there)
 -- errors WRONGTYPE, OOM
-local MEMBER_ARGUMENTS = 17
+local FIRST_MEMBER, MEMBER_ARGUMENTS = 6, 17
 
 local function read_members(KEYS, ARGV)
-  local members = {}
-  local at, key = 6, ff.keys.block + 2
+  local members, count = {}, 0
+  local at, key = FIRST_MEMBER, ff.keys.block + 2
   while at <= #ARGV do
+    local tags = at + MEMBER_ARGUMENTS
     local member = {
       core = KEYS[key], tags_key = KEYS[key + 1],
       uuid = ARGV[at], name = ARGV[at + 1], lane_id = ARGV[at + 2], priority = ARGV[at + 3],
       tags_json = ARGV[at + 4], payload = ARGV[at + 5], max_attempts = ARGV[at + 6], backoff_ms = ARGV[at + 7],
-      backoff_max_ms = ARGV[at + 8], max_lease_expiries = ARGV[at + 9], delay_ms = tonumber(ARGV[at + 10]),
-      deadline_ms = tonumber(ARGV[at + 11]), timeout_ms = ARGV[at + 12], unmet_needs = ARGV[at + 13],
-      needs = ARGV[at + 14], dependents = ARGV[at + 15], tags = {}, index = tostring(#members),
+      backoff_max_ms = ARGV[at + 8], max_lease_expiries = ARGV[at + 9], delay_ms = ARGV[at + 10],
+      deadline_ms = ARGV[at + 11], timeout_ms = ARGV[at + 12], unmet_needs = ARGV[at + 13],
+      needs = ARGV[at + 14], dependents = ARGV[at + 15], first_tag = tags,
+      last_tag = tags + 2 * tonumber(ARGV[at + 16]) - 1, index = ff.base.int(count),
     }
-    local tags = tonumber(ARGV[at + 16])
-    at = at + MEMBER_ARGUMENTS
-    for _ = 1, 2 * tags do
-      member.tags[#member.tags + 1] = ARGV[at]
-      at = at + 1
-    end
-    members[#members + 1] = member
-    key = key + 2
+    at, key, count = member.last_tag + 1, key + 2, count + 1
+    members[count] = member
   end
   return members
 end
 
-local function initial_state(member, now)
-  if tonumber(member.unmet_needs) > 0 then
-    return 'blocked', 'submitted'
-  elseif member.delay_ms > 0 then
-    return 'delayed', 'submitted'
-  end
-  member.ready_member = ff.queue.member(member, now)
-  return 'waiting', 'runnable'
+-- When something is due that comes `ms` (a text) from now, as a text; nil for never.
+local function due(call, ms)
+  return ms ~= '0' and ff.base.int(call.now + tonumber(ms)) or nil
 end
 
-local function write_member(call, member, flow_id, namespace, fingerprint)
-  local now = ff.base.int(call.now)
-  local state, phase = initial_state(member, call.now)
-  member.state = state
-  local fields = {
-    'execution_id', call.partition.tag .. ':' .. member.uuid, 'name', member.name, 'namespace', namespace,
-    'lane_id', member.lane_id, 'priority', member.priority, 'tags_json', member.tags_json,
-    'lifecycle_phase', phase, 'public_state', state, 'terminal_outcome', 'none', 'created_at', now,
-    'current_attempt_index', '0', 'generation', '0', 'lease_epoch', '0', 'unmet_needs', member.unmet_needs,
-    'max_attempts', member.max_attempts, 'max_lease_expiries', member.max_lease_expiries,
-    'backoff_ms', member.backoff_ms, 'backoff_max_ms', member.backoff_max_ms,
-  }
+-- Decides in which state a member begins.
+local function begin_member(call, member)
+  member.deadline_at = due(call, member.deadline_ms)
+  member.eligible_at = due(call, member.delay_ms)
+  if member.unmet_needs ~= '0' then
+    member.state, member.phase = 'blocked', 'submitted'
+  elseif member.eligible_at then
+    member.state, member.phase = 'delayed', 'submitted'
+  else
+    member.state, member.phase = 'waiting', 'runnable'
+    member.ready_member = ff.queue.member(call, member)
+  end
+end
+
+-- The fields that not every execution has, and how many texts these are.
+local function further_fields(member, flow_id, fingerprint)
+  -- Room for what most executions have, so that the table need not grow.
+  local fields, count = { nil, nil, nil, nil, nil, nil, nil, nil }, 0
   local function set(name, value)
-    fields[#fields + 1] = name
-    fields[#fields + 1] = value
+    fields[count + 1], fields[count + 2] = name, value
+    count = count + 2
   end
   if flow_id ~= '' then
     set('flow_id', flow_id)
@@ -76,47 +73,65 @@ local function write_member(call, member, flow_id, namespace, fingerprint)
   if member.timeout_ms ~= '0' then
     set('timeout_ms', member.timeout_ms)
   end
-  if member.delay_ms > 0 then
-    set('eligible_at', ff.base.int(call.now + member.delay_ms))
+  if member.eligible_at then
+    set('eligible_at', member.eligible_at)
   end
-  if member.deadline_ms > 0 then
-    set('deadline_at', ff.base.int(call.now + member.deadline_ms))
+  if member.deadline_at then
+    set('deadline_at', member.deadline_at)
   end
   if member.ready_member then
     set('ready_member', member.ready_member)
   end
-  redis.call('DEL', member.core, member.tags_key)
-  if #member.tags > 0 then
-    redis.call('HSET', member.tags_key, unpack(member.tags))
-  end
-  redis.call('HSET', member.core, unpack(fields))
+  return fields, count
 end
 
-local function write_flow(call, key, flow_id, namespace, name, fingerprint, members)
-  local uuids = {}
-  for index, member in ipairs(members) do
-    uuids[index] = member.uuid
+local function write_member(call, ARGV, member)
+  local flow_id, namespace, fingerprint = ARGV[2], ARGV[3], ARGV[5]
+  begin_member(call, member)
+  local further, count = further_fields(member, flow_id, fingerprint)
+  redis.call('DEL', member.core, member.tags_key)
+  if member.first_tag <= member.last_tag then
+    redis.call('HSET', member.tags_key, unpack(ARGV, member.first_tag, member.last_tag))
+  end
+  redis.call('HSET', member.core,
+    'execution_id', call.partition.tag .. ':' .. member.uuid, 'name', member.name, 'namespace', namespace,
+    'lane_id', member.lane_id, 'priority', member.priority, 'tags_json', member.tags_json,
+    'lifecycle_phase', member.phase, 'public_state', member.state, 'terminal_outcome', 'none',
+    'created_at', call.now_text, 'current_attempt_index', '0', 'generation', '0', 'lease_epoch', '0',
+    'unmet_needs', member.unmet_needs, 'max_attempts', member.max_attempts,
+    'max_lease_expiries', member.max_lease_expiries, 'backoff_ms', member.backoff_ms,
+    'backoff_max_ms', member.backoff_max_ms, unpack(further, 1, count))
+end
+
+local function write_flow(call, key, ARGV, members)
+  local flow_id, namespace, name, fingerprint = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+  local uuids, count = {}, #members
+  for index = 1, count do
+    uuids[index] = members[index].uuid
   end
   redis.call('HSET', key, 'flow_id', flow_id, 'namespace', namespace, 'name', name, 'fingerprint', fingerprint,
-    'state', 'running', 'total', #members, 'remaining', #members, 'unsuccessful', '0',
-    'created_at', ff.base.int(call.now), 'members', table.concat(uuids, ','))
+    'state', 'running', 'total', ff.base.int(count), 'remaining', ff.base.int(count), 'unsuccessful', '0',
+    'created_at', call.now_text, 'members', table.concat(uuids, ','))
 end
 
 local function index_members(call, members)
-  local partition = call.partition
-  local delayed, deadlines = {}, {}
+  local partition, lanes = call.partition, call.lanes
+  local ready, delayed, deadlines = {}, {}, {}
   for _, member in ipairs(members) do
     if member.state == 'waiting' then
-      ff.queue.push(call, member)
+      ready[#ready + 1] = '0'
+      ready[#ready + 1] = member.ready_member
+      lanes[#lanes + 1] = member.lane_id
     elseif member.state == 'delayed' then
-      delayed[#delayed + 1] = ff.base.int(call.now + member.delay_ms)
+      delayed[#delayed + 1] = member.eligible_at
       delayed[#delayed + 1] = member.uuid
     end
-    if member.deadline_ms > 0 then
-      deadlines[#deadlines + 1] = ff.base.int(call.now + member.deadline_ms)
+    if member.deadline_at then
+      deadlines[#deadlines + 1] = member.deadline_at
       deadlines[#deadlines + 1] = member.uuid
     end
   end
+  ff.base.chunked('ZADD', partition.ready, ready, 2)
   ff.base.chunked('ZADD', partition.delayed, delayed, 2)
   ff.base.chunked('ZADD', partition.deadlines, deadlines, 2)
 end
@@ -125,17 +140,17 @@ end
 -- its flow a member is discarded, with it what is missing is put right.
 local function open_members(call, members)
   local open = {}
-  for _, member in ipairs(members) do
-    open[#open + 1] = '0'
-    open[#open + 1] = member.uuid
+  for index, member in ipairs(members) do
+    open[2 * index - 1] = '0'
+    open[2 * index] = member.uuid
   end
   ff.base.chunked('ZADD', call.partition.open, open, 2)
 end
 
 local function submit(KEYS, ARGV)
   local head = KEYS[ff.keys.block + 1]
-  local policy, flow_id, namespace, name, fingerprint = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-  local call = ff.call.begin(KEYS, policy)
+  local flow_id, fingerprint = ARGV[2], ARGV[5]
+  local call = ff.call.look(KEYS)
   local known = redis.call('HGET', head, 'fingerprint')
   if known then
     return { known == fingerprint and 'exists' or 'conflict' }
@@ -143,10 +158,10 @@ local function submit(KEYS, ARGV)
   local members = read_members(KEYS, ARGV)
   open_members(call, members)
   for _, member in ipairs(members) do
-    write_member(call, member, flow_id, namespace, fingerprint)
+    write_member(call, ARGV, member)
   end
   if flow_id ~= '' then
-    write_flow(call, head, flow_id, namespace, name, fingerprint, members)
+    write_flow(call, head, ARGV, members)
   end
   index_members(call, members)
   ff.queue.signal_all(call)

@@ -7,15 +7,35 @@ ff.call = {}
 local MAX_ENDS = 128
 local MAX_DEPENDENTS = 256
 
+local NOTHING = {}
+
+-- The policy of the last call, which is most often that of the next.
+local last_policy, max_flow_log, max_solo_log, inline_limit
+
+local function read_policy(policy)
+  last_policy = policy
+  max_flow_log, max_solo_log, inline_limit = string.match(policy, '^(%d+) (%d+) (%d+)$')
+  inline_limit = tonumber(inline_limit)
+end
+
+-- A call that plans no end: it looks at executions and writes by itself. `lanes` got work.
+function ff.call.look(KEYS)
+  local now = ff.base.now()
+  return { partition = ff.keys.partition(KEYS), now = now, now_text = ff.base.int(now), loaded = {}, lanes = {} }
+end
+
 -- `policy` is 'max_flow_log max_solo_log inline_limit': entries kept per log, bytes of a result that travels with its
--- event. `declared` are the uuids whose core is in KEYS: for them an absent core is a fact.
+-- event. `declared` are the uuids of dependents whose core is in KEYS: for them an absent core is a fact.
 function ff.call.begin(KEYS, policy, declared)
-  local max_flow_log, max_solo_log, inline_limit = string.match(policy, '^(%d+) (%d+) (%d+)$')
+  if policy ~= last_policy then
+    read_policy(policy)
+  end
+  local now = ff.base.now()
   return {
     partition = ff.keys.partition(KEYS),
-    now = ff.base.now(),
-    max_flow_log = max_flow_log, max_solo_log = max_solo_log, inline_limit = tonumber(inline_limit),
-    declared = declared or {},
+    now = now, now_text = ff.base.int(now),
+    max_flow_log = max_flow_log, max_solo_log = max_solo_log, inline_limit = inline_limit,
+    declared = declared or NOTHING,
     ends_left = MAX_ENDS, dependents_left = MAX_DEPENDENTS,
     loaded = {},      -- uuid -> execution
     flows = {},       -- flow id -> flow
@@ -23,14 +43,21 @@ function ff.call.begin(KEYS, policy, declared)
     ends = {},        -- executions that end, or whose end is completed, in the order of their completions
     moves = {},       -- executions that change without ending
     parents = {},     -- ended executions whose dependents were looked at
-    messages = {},    -- completions to announce
+    messages = {},    -- completions to announce: channel and text of each
     lanes = {},       -- lanes that got work
     resolved = 0,     -- dependents promoted or skipped
   }
 end
 
+-- A list with one more value; made when it gets its first.
+local function with(list, value)
+  list = list or {}
+  list[#list + 1] = value
+  return list
+end
+
 local function zrem(key, members)
-  if #members > 0 then
+  if members then
     ff.base.chunked('ZREM', key, members)
   end
 end
@@ -39,24 +66,26 @@ end
 -- call has overwritten it. The lease, deadline and open entries go last: through them an
 -- interrupted end is found and completed.
 local function leave_indexes(call)
-  local ready, delayed, leases, deadlines, open, ended = {}, {}, {}, {}, {}, {}
-  for _, execution in ipairs(call.ends) do
+  local ready, delayed, leases, deadlines
+  local open, ended = {}, {}
+  for index = 1, #call.ends do
+    local execution = call.ends[index]
     local uuid, was = execution.uuid, not execution.resumed and execution.public_state
     if execution.ready_member and (not was or was == 'waiting') then
-      ready[#ready + 1] = execution.ready_member
+      ready = with(ready, execution.ready_member)
     end
     if not was or was == 'delayed' then
-      delayed[#delayed + 1] = uuid
+      delayed = with(delayed, uuid)
     end
     if not was or was == 'active' then
-      leases[#leases + 1] = uuid
+      leases = with(leases, uuid)
     end
-    if ff.base.num(execution.deadline_at) > 0 then
-      deadlines[#deadlines + 1] = uuid
+    if execution.deadline_at then
+      deadlines = with(deadlines, uuid)
     end
-    open[#open + 1] = uuid
-    ended[#ended + 1] = execution.completed_at
-    ended[#ended + 1] = uuid
+    open[index] = uuid
+    ended[2 * index - 1] = execution.completed_at
+    ended[2 * index] = uuid
   end
   local partition = call.partition
   ff.base.chunked('ZADD', partition.ended, ended, 2)
@@ -69,23 +98,24 @@ end
 
 -- Carries out what was planned. Returns whether an announcement was refused ('0' or '1').
 function ff.call.commit(call)
-  for _, flow in ipairs(call.flow_list) do
-    ff.flow.write_cancel(flow)
+  local flows, ends, moves, parents = call.flow_list, call.ends, call.moves, call.parents
+  for index = 1, #flows do
+    ff.flow.write_cancel(flows[index])
   end
-  for _, execution in ipairs(call.ends) do
-    ff.execution.write_end(call, execution)
-    ff.completion.record(call, execution)
+  for index = 1, #ends do
+    ff.execution.write_end(call, ends[index])
+    ff.completion.record(call, ends[index])
   end
-  for _, execution in ipairs(call.moves) do
-    ff.execution.write_move(call, execution)
+  for index = 1, #moves do
+    ff.execution.write_move(call, moves[index])
   end
-  for _, parent in ipairs(call.parents) do
-    ff.dependents.write_progress(call, parent)
+  for index = 1, #parents do
+    ff.dependents.write_progress(call, parents[index])
   end
-  for _, flow in ipairs(call.flow_list) do
-    ff.flow.write(flow)
+  for index = 1, #flows do
+    ff.flow.write(flows[index])
   end
-  if #call.ends > 0 then
+  if #ends > 0 then
     leave_indexes(call)
   end
   local refused = ff.completion.publish(call)

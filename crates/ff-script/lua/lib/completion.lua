@@ -5,32 +5,26 @@ ff.completion = {}
 -- What every subscriber may know, as the inside of a JSON object. Namespaces, lanes and ids hold no character that
 -- needs escaping; `tags_json` was composed and checked where it was submitted.
 local function body(execution, inline)
-  local json = { '"execution_id":"' .. execution.execution_id .. '"' }
-  local function add(text)
-    json[#json + 1] = text
-  end
+  local flow, more = '', ''
   if execution.flow_id then
-    add('"flow_id":"' .. execution.flow_id .. '"')
+    flow = ',"flow_id":"' .. execution.flow_id .. '"'
   end
-  add('"outcome":"' .. execution.terminal_outcome .. '"')
-  add('"at":' .. execution.completed_at)
-  add('"ns":"' .. execution.namespace .. '"')
-  add('"lane":"' .. execution.lane_id .. '"')
-  add('"attempt":' .. execution.current_attempt_index)
-  add('"gen":' .. execution.generation)
   if execution.failure_reason and execution.failure_reason ~= '' then
-    add('"reason":' .. cjson.encode(execution.failure_reason))
+    more = ',"reason":' .. cjson.encode(execution.failure_reason)
   end
   if execution.tags_json ~= '{}' then
-    add('"tags":' .. execution.tags_json)
+    more = more .. ',"tags":' .. execution.tags_json
   end
   if not inline and execution.result and execution.result ~= '' then
-    add('"result_len":' .. #execution.result)
+    more = more .. ',"result_len":' .. #execution.result
   end
   if execution.leaves_pending then
-    add('"pending":true')
+    more = more .. ',"pending":true'
   end
-  return table.concat(json, ',')
+  return '"execution_id":"' .. execution.execution_id .. '"' .. flow
+    .. ',"outcome":"' .. execution.terminal_outcome .. '","at":' .. execution.completed_at
+    .. ',"ns":"' .. execution.namespace .. '","lane":"' .. execution.lane_id
+    .. '","attempt":' .. execution.current_attempt_index .. ',"gen":' .. execution.generation .. more
 end
 
 -- Whether the result travels with the event: text that is short enough.
@@ -63,44 +57,40 @@ local function unnoted_position(log, execution)
   end
 end
 
+-- Notes where the entry of an execution is going to stand.
+local function note_expected(execution, id)
+  redis.call('HSET', execution.core, 'log_expected', id)
+end
+
 -- Writes the log entry of an execution whose core is terminal, notes its position in the core, and keeps the message
 -- for `ff.completion.publish`. What an interrupted call has recorded is announced again: it may not have been, and
 -- readers know a duplicate by its position.
 function ff.completion.record(call, execution)
   local inline = travels(call, execution)
   local text = body(execution, inline)
-  local fields = { 'e', '{' .. text .. '}' }
-  if inline then
-    fields[3] = 'result'
-    fields[4] = execution.result
-  end
+  local fields = inline and { 'e', '{' .. text .. '}', 'result', execution.result } or { 'e', '{' .. text .. '}' }
   local log, epochs, max_len, channel = destination(call, execution)
   local id, prev = execution.log_pos, nil
   if not id then
     id = unnoted_position(log, execution)
     if not id then
-      id, prev = ff.log.append(log, epochs, max_len, call.now, fields, function(expected)
-        redis.call('HSET', execution.core, 'log_expected', expected)
-      end)
+      id, prev = ff.log.append(log, epochs, max_len, call.now, fields, note_expected, execution)
     end
     redis.call('HSET', execution.core, 'log_pos', id)
   end
-  text = text .. ',"pos":"' .. id .. '"'
-  if prev then
-    text = text .. ',"prev":"' .. prev .. '"'
-  end
-  if inline then
-    text = text .. ',"result":' .. cjson.encode(execution.result)
-  end
-  call.messages[#call.messages + 1] = { channel, '{' .. text .. '}' }
+  prev = prev and ',"prev":"' .. prev .. '"' or ''
+  local result = inline and ',"result":' .. cjson.encode(execution.result) or ''
+  local messages = call.messages
+  messages[#messages + 1] = channel
+  messages[#messages + 1] = '{' .. text .. ',"pos":"' .. id .. '"' .. prev .. result .. '}'
 end
 
 -- Announces what this call recorded. Comes last: the log holds it whatever becomes of the announcement.
 -- Returns '0', or '1' if an announcement was refused (no permission on the channel).
 function ff.completion.publish(call)
-  local refused = '0'
-  for _, message in ipairs(call.messages) do
-    local receivers = redis.pcall('PUBLISH', message[1], message[2])
+  local refused, messages = '0', call.messages
+  for index = 1, #messages, 2 do
+    local receivers = redis.pcall('PUBLISH', messages[index], messages[index + 1])
     if type(receivers) == 'table' then
       refused = '1'
     end

@@ -17,7 +17,6 @@ end
 local function meet(call, dependent, parent)
   local unmet = ff.base.num(dependent.unmet_needs) - 1
   dependent.unmet_needs = ff.base.int(unmet)
-  dependent.fields = dependent.fields or {}
   ff.execution.touch(call, dependent, { 'met:' .. parent.uuid, '1', 'unmet_needs', dependent.unmet_needs })
   if unmet == 0 then
     promote(call, dependent)
@@ -47,7 +46,10 @@ end
 -- Plans for the dependents of an execution that ends or has ended, as far as the call's bounds allow. Members of a
 -- flow that is being cancelled are left to the cancellation.
 function ff.dependents.plan(call, parent)
-  local stored = redis.call('HGET', parent.core, 'dependents')
+  local stored = parent.dependents
+  if stored == nil then
+    stored = redis.call('HGET', parent.core, 'dependents')
+  end
   if not stored then
     return
   end
@@ -76,7 +78,7 @@ end
 function ff.dependents.write_progress(call, parent)
   redis.call('HSET', parent.core, 'dependents_done', ff.base.int(parent.progress))
   if parent.leaves_pending then
-    redis.call('ZADD', call.partition.pending, ff.base.int(call.now), parent.uuid)
+    redis.call('ZADD', call.partition.pending, call.now_text, parent.uuid)
   else
     redis.call('ZREM', call.partition.pending, parent.uuid)
   end

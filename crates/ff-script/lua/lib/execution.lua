@@ -6,46 +6,57 @@
 
 ff.execution = {}
 
+-- What it takes to end an execution comes first: a call that can do nothing else reads no more.
 local FIELDS = {
-  'execution_id', 'flow_id', 'index', 'namespace', 'lane_id', 'priority', 'tags_json', 'lifecycle_phase',
-  'public_state', 'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation', 'lease_epoch',
-  'lease_expires_at', 'timeout_at', 'eligible_at', 'deadline_at', 'ready_member', 'unmet_needs', 'dependents_done',
-  'log_pos', 'failure_reason', 'max_attempts', 'failures', 'max_lease_expiries', 'lease_expiries', 'backoff_ms',
-  'backoff_max_ms', 'timeout_ms', 'failed_epoch', 'ended_by', 'log_expected',
+  'execution_id', 'flow_id', 'index', 'namespace', 'lane_id', 'tags_json', 'lifecycle_phase', 'public_state',
+  'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation', 'lease_epoch', 'deadline_at',
+  'ready_member', 'dependents_done', 'log_pos', 'log_expected', 'failure_reason', 'ended_by',
+  'failed_epoch', 'priority', 'lease_expires_at', 'timeout_at', 'eligible_at', 'unmet_needs', 'max_attempts',
+  'failures', 'max_lease_expiries', 'lease_expiries', 'backoff_ms', 'backoff_max_ms',
 }
+local TO_END, ALL = 20, #FIELDS
 
 local PHASES = { blocked = 'submitted', delayed = 'submitted', waiting = 'runnable', active = 'active' }
 
+-- An execution from the values of its fields, `values[2]` the first of them; false where there is none. Spelled out,
+-- since a table that is made at once in its full size costs a fraction of one that grows.
+local function from_values(uuid, core, values)
+  return {
+    uuid = uuid, core = core,
+    execution_id = values[2], flow_id = values[3], index = values[4], namespace = values[5], lane_id = values[6],
+    tags_json = values[7], lifecycle_phase = values[8], public_state = values[9], terminal_outcome = values[10],
+    completed_at = values[11], current_attempt_index = values[12], generation = values[13], lease_epoch = values[14],
+    deadline_at = values[15], ready_member = values[16], dependents_done = values[17], log_pos = values[18],
+    log_expected = values[19], failure_reason = values[20], ended_by = values[21],
+    failed_epoch = values[22], priority = values[23], lease_expires_at = values[24], timeout_at = values[25],
+    eligible_at = values[26], unmet_needs = values[27], max_attempts = values[28], failures = values[29],
+    max_lease_expiries = values[30], lease_expiries = values[31], backoff_ms = values[32],
+    backoff_max_ms = values[33],
+  }
+end
+
 -- Reads an execution: a table of its fields, or nil where nothing was found, or nil and an error. Read once a call.
--- `extra` names one more field to read along; its value comes third.
-function ff.execution.load(call, uuid, extra)
+-- `extra` names one more field to read along; its value comes third. `count` is how many of FIELDS to read.
+function ff.execution.load(call, uuid, extra, count)
   local known = call.loaded[uuid]
-  local core = ff.keys.core(call.partition.tag, uuid)
   if known then
-    local value = extra and redis.pcall('HGET', core, extra)
+    local value = extra and redis.pcall('HGET', known.core, extra)
     if type(value) == 'table' then
       return nil, value.err
     end
     return known, nil, value
   end
-  local names = FIELDS
-  if extra then
-    names = { unpack(FIELDS) }
-    names[#names + 1] = extra
-  end
-  local values = redis.pcall('HMGET', core, unpack(names))
+  local core = ff.keys.core(call.partition.tag, uuid)
+  local values = redis.pcall('HMGET', core, extra or FIELDS[1], unpack(FIELDS, 1, count or ALL))
   if values.err then
     return nil, values.err
   end
-  if not values[1] then
+  if not values[2] then
     return nil
   end
-  local execution = { uuid = uuid, core = core }
-  for index, name in ipairs(FIELDS) do
-    execution[name] = values[index] or nil
-  end
+  local execution = from_values(uuid, core, values)
   call.loaded[uuid] = execution
-  return execution, nil, extra and values[#names]
+  return execution, nil, values[1]
 end
 
 function ff.execution.is_terminal(execution)
@@ -66,12 +77,15 @@ end
 -- The execution that the owner of a lease wants to end as `outcome`: to be ended, or to be resumed where an earlier
 -- call stopped short. Otherwise nil and the answer to give: the one an identical call got, or why it is refused.
 function ff.execution.owned(call, uuid, epoch, attempt, outcome)
-  local execution, problem = ff.execution.load(call, uuid)
+  local count = outcome == 'success' and TO_END or ALL
+  local execution, problem, dependents = ff.execution.load(call, uuid, 'dependents', count)
   if problem then
     return nil, redis.error_reply(problem)
   elseif not execution then
     return nil, { 'not_found' }
-  elseif ff.execution.holds_lease(execution, epoch, attempt) then
+  end
+  execution.dependents = dependents
+  if ff.execution.holds_lease(execution, epoch, attempt) then
     return execution
   end
   local same_lease = execution.lease_epoch == epoch and execution.current_attempt_index == attempt
@@ -96,8 +110,9 @@ function ff.execution.finish(call, execution, outcome, reason, fields)
   execution.ending = true
   execution.terminal_outcome = outcome
   execution.failure_reason = reason
-  execution.completed_at = ff.base.int(call.now)
-  execution.fields = fields or {}
+  execution.completed_at = call.now_text
+  -- Room for what most ends write besides, so that the table need not grow.
+  execution.fields = fields or { nil, nil, nil, nil, nil, nil }
   call.ends[#call.ends + 1] = execution
   call.ends_left = call.ends_left - 1
   ff.flow.member_ended(call, execution)
@@ -135,9 +150,14 @@ end
 
 -- Plans to write further fields.
 function ff.execution.touch(call, execution, fields)
-  execution.fields = execution.fields or {}
-  for _, value in ipairs(fields or {}) do
-    execution.fields[#execution.fields + 1] = value
+  local planned = execution.fields
+  if not planned then
+    execution.fields = fields or {}
+  elseif fields then
+    local count = #planned
+    for index = 1, #fields do
+      planned[count + index] = fields[index]
+    end
   end
   if not execution.moving then
     execution.moving = true
@@ -184,27 +204,24 @@ function ff.execution.write_end(call, execution)
   if execution.resumed then
     return
   end
-  local fields = execution.fields
-  local function set(name, value)
-    fields[#fields + 1] = name
-    fields[#fields + 1] = value
-  end
-  set('lifecycle_phase', 'terminal')
-  set('public_state', execution.terminal_outcome)
-  set('terminal_outcome', execution.terminal_outcome)
-  set('completed_at', execution.completed_at)
+  local outcome, fields = execution.terminal_outcome, execution.fields
+  local count = #fields
   local expected = ff.completion.expected_position(call, execution)
   if expected then
-    set('log_expected', expected)
+    fields[count + 1], fields[count + 2] = 'log_expected', expected
+    count = count + 2
   end
   if execution.failure_reason then
-    set('failure_reason', execution.failure_reason)
+    fields[count + 1], fields[count + 2] = 'failure_reason', execution.failure_reason
+    count = count + 2
   end
   if execution.result and execution.result ~= '' then
-    set('result', execution.result)
-    set('result_text', execution.result_text)
+    fields[count + 1], fields[count + 2] = 'result', execution.result
+    fields[count + 3], fields[count + 4] = 'result_text', execution.result_text
+    count = count + 4
   end
-  redis.call('HSET', execution.core, unpack(fields))
+  redis.call('HSET', execution.core, 'lifecycle_phase', 'terminal', 'public_state', outcome,
+    'terminal_outcome', outcome, 'completed_at', execution.completed_at, unpack(fields, 1, count))
 end
 
 -- Writes an execution that changes without ending, and moves it between the indexes.
@@ -216,16 +233,14 @@ function ff.execution.write_move(call, execution)
   local fields = execution.fields
   local was_active, was_delayed = execution.public_state == 'active', execution.public_state == 'delayed'
   if state then
-    for _, value in ipairs({ 'lifecycle_phase', PHASES[state], 'public_state', state }) do
-      fields[#fields + 1] = value
-    end
+    local count = #fields
+    fields[count + 1], fields[count + 2] = 'lifecycle_phase', PHASES[state]
+    fields[count + 3], fields[count + 4] = 'public_state', state
     if state == 'waiting' then
-      execution.ready_member = ff.queue.member(execution, call.now)
-      fields[#fields + 1] = 'ready_member'
-      fields[#fields + 1] = execution.ready_member
+      execution.ready_member = ff.queue.member(call, execution)
+      fields[count + 5], fields[count + 6] = 'ready_member', execution.ready_member
     else
-      fields[#fields + 1] = 'eligible_at'
-      fields[#fields + 1] = ff.base.int(execution.due)
+      fields[count + 5], fields[count + 6] = 'eligible_at', ff.base.int(execution.due)
     end
   end
   ff.base.chunked('HSET', execution.core, fields, 2)

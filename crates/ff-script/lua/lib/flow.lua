@@ -2,23 +2,28 @@
 
 ff.flow = {}
 
-local FIELDS = { 'flow_id', 'state', 'total', 'remaining', 'unsuccessful', 'cancel_requested', 'cancel_reason' }
+local FIELDS = { 'flow_id', 'state', 'remaining', 'unsuccessful', 'cancel_requested', 'cancel_reason' }
 
--- Reads a flow, once a call. Raises the error of a read that failed, since this comes before any write.
-function ff.flow.load(call, flow_id)
+-- The field that says that a member was counted as ended.
+local function mark_of(index)
+  return 'ended:' .. index
+end
+
+-- Reads a flow, once a call, and along with it whether its member `index` ('' for none) was counted as ended. Raises the
+-- error of a read that failed, since this comes before any write.
+function ff.flow.load(call, flow_id, index)
   if call.flows[flow_id] then
     return call.flows[flow_id]
   end
-  local core = ff.keys.flow(call.partition.tag, flow_id)
-  local values = redis.call('HMGET', core, unpack(FIELDS))
-  if not values[1] then
+  local core, mark = ff.keys.flow(call.partition.tag, flow_id), mark_of(index)
+  local values = redis.call('HMGET', core, mark, unpack(FIELDS))
+  if not values[2] then
     return nil
   end
-  local flow = { core = core, changes = {} }
-  for index, name in ipairs(FIELDS) do
-    flow[name] = values[index] or nil
-  end
-  flow.cancel_requested = flow.cancel_requested == '1'
+  local flow = {
+    core = core, mark = mark, marked = values[1], changes = {}, state = values[3],
+    remaining = values[4], unsuccessful = values[5], cancel_requested = values[6] == '1', cancel_reason = values[7],
+  }
   call.flows[flow_id] = flow
   call.flow_list[#call.flow_list + 1] = flow
   return flow
@@ -26,7 +31,16 @@ end
 
 -- The flow of an execution; nil for a solo one.
 function ff.flow.of(call, execution)
-  return execution.flow_id and ff.flow.load(call, execution.flow_id)
+  local flow_id = execution.flow_id
+  return flow_id and (call.flows[flow_id] or ff.flow.load(call, flow_id, execution.index))
+end
+
+-- Whether a member was counted, as it is stored.
+local function was_counted(flow, mark)
+  if mark == flow.mark then
+    return flow.marked
+  end
+  return redis.call('HEXISTS', flow.core, mark) == 1
 end
 
 -- Plans to count a member that ends. A member that was counted before is not counted again.
@@ -35,8 +49,8 @@ function ff.flow.member_ended(call, execution)
   if not flow then
     return
   end
-  local mark = 'ended:' .. execution.index
-  if redis.call('HEXISTS', flow.core, mark) == 1 then
+  local mark = mark_of(execution.index)
+  if was_counted(flow, mark) then
     return
   end
   local changes = flow.changes
@@ -46,7 +60,7 @@ function ff.flow.member_ended(call, execution)
   if execution.terminal_outcome == 'failed' or execution.terminal_outcome == 'expired' then
     flow.unsuccessful = ff.base.num(flow.unsuccessful) + 1
   end
-  flow.ended_at = call.now
+  flow.ended_at = call.now_text
 end
 
 -- Plans to mark a flow as being cancelled: its members no longer start.
@@ -75,17 +89,11 @@ function ff.flow.write(flow)
   if #changes == 0 then
     return
   end
-  local function set(name, value)
-    changes[#changes + 1] = name
-    changes[#changes + 1] = value
+  local remaining, unsuccessful = ff.base.int(flow.remaining), ff.base.int(ff.base.num(flow.unsuccessful))
+  if flow.remaining ~= 0 then
+    redis.call('HSET', flow.core, 'remaining', remaining, 'unsuccessful', unsuccessful, unpack(changes))
+  else
+    redis.call('HSET', flow.core, 'remaining', remaining, 'unsuccessful', unsuccessful, 'state', final_state(flow),
+      'completed_at', flow.ended_at, unpack(changes))
   end
-  if flow.ended_at then
-    set('remaining', ff.base.int(flow.remaining))
-    set('unsuccessful', ff.base.int(ff.base.num(flow.unsuccessful)))
-    if flow.remaining == 0 then
-      set('state', final_state(flow))
-      set('completed_at', ff.base.int(flow.ended_at))
-    end
-  end
-  redis.call('HSET', flow.core, unpack(changes))
 end

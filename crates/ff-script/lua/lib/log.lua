@@ -6,7 +6,8 @@
 
 ff.log = {}
 
--- log key -> { epoch, seq } of the last entry that this process appended.
+-- log key -> { epoch, seq } of the last entry that this process appended, and as texts what stands before the seq of
+-- each entry of this epoch, and the id of the next entry, once it was asked for.
 local mine = {}
 
 -- Epochs whose predecessors are kept beside the log.
@@ -27,13 +28,13 @@ local function continue_epoch(log, max_len, fields)
   if not own then
     return nil
   end
-  local id = xadd(log, max_len, ff.base.int(own.epoch) .. '-*', fields)
+  local expected = ff.log.expected_id(log)
+  local id = xadd(log, max_len, own.prefix .. '*', fields)
   if type(id) ~= 'string' then
     return nil
   end
-  local epoch, seq = parts(id)
-  if epoch == own.epoch and seq == own.seq + 1 then
-    own.seq = seq
+  if id == expected then
+    own.seq, own.next_id = own.seq + 1, nil
     return id
   end
   redis.call('XDEL', log, id)
@@ -74,7 +75,7 @@ local function forget_old_epochs(epochs_key)
   end
 end
 
-local function begin_epoch(log, epochs_key, max_len, now, fields, taken_back, announce)
+local function begin_epoch(log, epochs_key, max_len, now, fields, taken_back, announce, whose)
   local prev, largest = tail(log, taken_back)
   local epoch = now
   if largest then
@@ -87,29 +88,34 @@ local function begin_epoch(log, epochs_key, max_len, now, fields, taken_back, an
   for index = 1, #fields do
     first[#first + 1] = fields[index]
   end
-  announce(ff.base.int(epoch) .. '-0')
-  redis.call('HSET', epochs_key, ff.base.int(epoch), prev)
+  local epoch_text = ff.base.int(epoch)
+  announce(whose, epoch_text .. '-0')
+  redis.call('HSET', epochs_key, epoch_text, prev)
   forget_old_epochs(epochs_key)
-  local id = redis.call('XADD', log, 'MAXLEN', '~', max_len, ff.base.int(epoch) .. '-*', unpack(first))
+  local id = redis.call('XADD', log, 'MAXLEN', '~', max_len, epoch_text .. '-*', unpack(first))
   local given, seq = parts(id)
-  mine[log] = { epoch = given, seq = seq }
+  mine[log] = { epoch = given, seq = seq, prefix = ff.base.int(given) .. '-' }
   return id, prev
 end
 
 -- The id that the next append gives if this process's epoch goes on; nil if it has none.
 function ff.log.expected_id(log)
   local own = mine[log]
-  return own and ff.base.int(own.epoch) .. '-' .. ff.base.int(own.seq + 1)
+  if not own then
+    return nil
+  end
+  own.next_id = own.next_id or own.prefix .. ff.base.int(own.seq + 1)
+  return own.next_id
 end
 
 -- Appends an entry with these fields. Returns its id, and on an epoch's first entry what stood before it. `announce` is
--- told the id beforehand where it is not the expected one.
-function ff.log.append(log, epochs_key, max_len, now, fields, announce)
+-- told the id beforehand where it is not the expected one, behind `whose` entry it is.
+function ff.log.append(log, epochs_key, max_len, now, fields, announce, whose)
   local id, taken_back = continue_epoch(log, max_len, fields)
   if id then
     return id
   end
-  return begin_epoch(log, epochs_key, max_len, now, fields, taken_back, announce)
+  return begin_epoch(log, epochs_key, max_len, now, fields, taken_back, announce, whose)
 end
 
 -- Removes entries that were committed before `cutoff` (ms), at most 100 of them. Returns whether none is left.

@@ -3,8 +3,10 @@
 ff.queue = {}
 
 local MAX_PRIORITY = 999
+-- Digits of a time in ms, until the year 2286.
+local TIME_DIGITS = 13
 -- Waiting processes that are tried for one signal, in case the first ones are gone.
-local SIGNAL_TRIES = 64
+local SIGNAL_TRIES = '64'
 -- How often a partition looks for processes that are gone (ms), and at how many of those that wait.
 local PRUNE_INTERVAL = 60000
 local PRUNED_AT_ONCE = 16
@@ -18,9 +20,13 @@ local function lane_range(lane)
 end
 
 -- Members sort by lane, priority (high first), time (old first), and place in the flow.
-function ff.queue.member(execution, now)
-  return string.format('%s\n%03d%013.0f%04d:%s', execution.lane_id, MAX_PRIORITY - ff.base.num(execution.priority),
-    now, ff.base.num(execution.index), execution.uuid)
+function ff.queue.member(call, execution)
+  local time = call.now_text
+  if #time < TIME_DIGITS then
+    time = string.rep('0', TIME_DIGITS - #time) .. time
+  end
+  return string.format('%s\n%03d%s%04d:%s', execution.lane_id, MAX_PRIORITY - ff.base.num(execution.priority), time,
+    ff.base.num(execution.index), execution.uuid)
 end
 
 -- The uuid at the end of a member.
@@ -30,18 +36,18 @@ end
 
 function ff.queue.peek(partition, lane, limit)
   local first, last = lane_range(lane)
-  return redis.call('ZRANGEBYLEX', partition.ready, first, last, 'LIMIT', 0, limit)
+  return redis.call('ZRANGEBYLEX', partition.ready, first, last, 'LIMIT', '0', ff.base.int(limit))
 end
 
 -- Puts a runnable execution into the queue; its core names the member.
 function ff.queue.push(call, execution)
-  redis.call('ZADD', call.partition.ready, 0, execution.ready_member)
+  redis.call('ZADD', call.partition.ready, '0', execution.ready_member)
   call.lanes[#call.lanes + 1] = execution.lane_id
 end
 
 -- Notes a process to be signalled when the lane gets work here.
 function ff.queue.wait(partition, lane, listener)
-  redis.call('ZADD', partition.waiters, 0, lane .. '\n' .. listener)
+  redis.call('ZADD', partition.waiters, '0', lane .. '\n' .. listener)
 end
 
 -- Whether somebody receives a message on a listener's channel.
@@ -57,11 +63,10 @@ end
 -- Signals one process that waits for this lane, passing over those that are gone.
 function ff.queue.signal(partition, lane)
   local first, last = lane_range(lane)
-  local message = lane .. ' ' .. string.match(partition.tag, '%d+')
-  local waiters = redis.call('ZRANGEBYLEX', partition.waiters, first, last, 'LIMIT', 0, SIGNAL_TRIES)
+  local waiters = redis.call('ZRANGEBYLEX', partition.waiters, first, last, 'LIMIT', '0', SIGNAL_TRIES)
   for _, waiter in ipairs(waiters) do
     redis.call('ZREM', partition.waiters, waiter)
-    if reaches(listener_of(waiter), message) then
+    if reaches(listener_of(waiter), lane .. ' ' .. string.match(partition.tag, '%d+')) then
       return
     end
   end
@@ -89,8 +94,13 @@ end
 
 -- Signals one process for each lane that this call gave work to.
 function ff.queue.signal_all(call)
+  local lanes = call.lanes
+  if #lanes == 0 then
+    return
+  end
   local done = {}
-  for _, lane in ipairs(call.lanes) do
+  for index = 1, #lanes do
+    local lane = lanes[index]
     if not done[lane] then
       done[lane] = true
       ff.queue.signal(call.partition, lane)

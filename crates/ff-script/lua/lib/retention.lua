@@ -26,19 +26,30 @@ local function postpone(partition, uuid, score)
 end
 
 -- Members stay as long as their flow does, and a flow as long as its youngest completion.
-local function remove_flow(call, execution, cutoff)
-  local core = ff.keys.flow(call.partition.tag, execution.flow_id)
+local function remove_flow(call, uuid, flow_id, cutoff)
+  local core = ff.keys.flow(call.partition.tag, flow_id)
   local flow = redis.call('HMGET', core, 'state', 'completed_at', 'members')
   if not flow[1] then
-    return remove_executions(call, { execution.uuid })
+    return remove_executions(call, { uuid })
   elseif flow[1] == 'running' then
-    return postpone(call.partition, execution.uuid, call.now)
+    return postpone(call.partition, uuid, call.now)
   elseif ff.base.num(flow[2]) >= cutoff then
-    return postpone(call.partition, execution.uuid, ff.base.num(flow[2]))
+    return postpone(call.partition, uuid, ff.base.num(flow[2]))
   end
   local removed = remove_executions(call, ff.base.split(flow[3]))
   redis.call('UNLINK', core)
   return removed
+end
+
+-- Removes an execution, or the flow that it belongs to. Returns how many executions were removed.
+local function remove(call, uuid, cutoff)
+  local stored = redis.pcall('HMGET', ff.keys.core(call.partition.tag, uuid), 'execution_id', 'flow_id')
+  if stored.err or not stored[1] then
+    return postpone(call.partition, uuid, call.now)
+  elseif stored[2] then
+    return remove_flow(call, uuid, stored[2], cutoff)
+  end
+  return remove_executions(call, { uuid })
 end
 
 -- Returns how many executions were removed, and whether more are due.
@@ -58,13 +69,8 @@ function ff.retention.run(call, retention_ms)
     if removed >= REMOVED_AT_ONCE then
       return removed, true
     end
-    local execution = not call.gone[uuid] and ff.execution.load(call, uuid)
-    if execution and execution.flow_id then
-      removed = removed + remove_flow(call, execution, cutoff)
-    elseif execution then
-      removed = removed + remove_executions(call, { uuid })
-    elseif not call.gone[uuid] then
-      postpone(partition, uuid, call.now)
+    if not call.gone[uuid] then
+      removed = removed + remove(call, uuid, cutoff)
     end
   end
   return removed, #candidates == CANDIDATES_AT_ONCE

@@ -1,6 +1,6 @@
 //! Submission.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use ff_core::{
@@ -170,10 +170,7 @@ fn fingerprint(head: &Head<'_>, content: &[Bytes]) -> Bytes {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
-    let hex = hash.finalize().iter().fold(String::new(), |mut hex, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    });
-    Bytes::from(hex)
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |half: u8| DIGITS[usize::from(half)];
+    Bytes::from_iter(hash.finalize().into_iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]))
 }
