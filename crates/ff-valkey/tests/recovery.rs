@@ -4,30 +4,16 @@
 
 mod common;
 
-use std::{
-    num::NonZeroUsize,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::num::NonZeroUsize;
 
-use common::{Writer, flow_in, number, partitions};
+use common::{Writer, eventually, flow_in, gap, next, number, numbers, partitions};
 use ff_core::{
-    Cursor, EntryId, FlowId, Frame, Gap, GapCause, LogId, Partition, Scope, Start, SubscribeBackend, SubscribeOptions,
-    Subscription, Tags,
+    ControlBackend, Cursor, EntryId, ExecutionSpec, FlowId, FlowSubmission, Frame, Gap, GapCause, LogId, Partition,
+    Scope, Start, SubmitBackend, SubscribeBackend, SubscribeOptions, Subscription, Tags,
 };
-use ff_testserver::TestServer;
+use ff_testserver::{Proxy, TestServer};
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
-use futures::StreamExt;
-use tokio::{
-    io::copy,
-    net::{TcpListener, TcpStream},
-};
 
-/// Far longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(30);
 const PARTITION: u16 = 3;
 const LOG: LogId = LogId { partition: Partition::new(PARTITION), scope: Scope::Flows };
 const LOG_KEY: &str = "ff:part:{fp:3}:completions";
@@ -61,89 +47,15 @@ impl Stage {
     }
 }
 
-/// What comes next, other than checkpoints and the news of having caught up.
-async fn next(subscription: &mut Subscription) -> Frame {
-    loop {
-        let frame = tokio::time::timeout(PATIENCE, subscription.next()).await.expect("something comes").unwrap();
-        if matches!(frame, Frame::Completion(_) | Frame::Gap(_)) {
-            return frame;
-        }
-    }
-}
-
-/// The numbers of the next `count` completions, among which is no gap.
-async fn numbers(subscription: &mut Subscription, count: usize) -> Vec<u64> {
-    let mut numbers = Vec::new();
-    while numbers.len() < count {
-        match next(subscription).await {
-            Frame::Completion(completion) => numbers.push(number(&completion)),
-            other => panic!("no completion: {other:?}"),
-        }
-    }
-    numbers
-}
-
-async fn gap(subscription: &mut Subscription) -> Gap {
-    match next(subscription).await {
-        Frame::Gap(gap) => gap,
-        other => panic!("no gap: {other:?}"),
-    }
-}
-
 fn entry(epoch: u64, seq: u64) -> EntryId {
     EntryId { epoch, seq }
-}
-
-/// Stands between a backend and its server.
-struct Proxy {
-    port: u16,
-    /// Connections of an earlier age forward nothing any more, and are not closed.
-    age: Arc<AtomicU64>,
-}
-
-impl Proxy {
-    async fn open(to: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let age = Arc::new(AtomicU64::new(0));
-        let now = age.clone();
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
-                tokio::spawn(forward(client, server, now.clone()));
-            }
-        });
-        Self { port, age }
-    }
-
-    /// From now on nothing passes over the connections that there are.
-    fn swallow(&self) {
-        self.age.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-async fn forward(client: TcpStream, server: TcpStream, now: Arc<AtomicU64>) {
-    let age = now.load(Ordering::SeqCst);
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
-    let silence = async {
-        while now.load(Ordering::SeqCst) == age {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::select! {
-        _ = copy(&mut from_client, &mut to_server) => {}
-        _ = copy(&mut from_server, &mut to_client) => {}
-        // Both ends stay open, and nobody reads them.
-        () = silence => std::future::pending().await,
-    }
 }
 
 #[tokio::test]
 async fn connections_that_have_gone_silent_are_replaced_and_nothing_is_lost() {
     let server = TestServer::start().await.unwrap();
-    let proxy = Proxy::open(server.port()).await;
-    let mut stage = Stage::over(server, &format!("redis://127.0.0.1:{}", proxy.port)).await;
+    let proxy = Proxy::open(server.port()).await.unwrap();
+    let mut stage = Stage::over(server, &format!("redis://127.0.0.1:{}", proxy.port())).await;
     let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
     stage.end(3).await;
     assert_eq!(numbers(&mut subscription, 3).await, [0, 1, 2]);
@@ -240,4 +152,61 @@ async fn a_cursor_of_a_history_that_was_undone_is_told_so_by_another_process() {
     let undone = Gap { log: LOG, after: Some(entry(1000, 3)), through: entry(1000, 4), cause };
     assert_eq!(gap(&mut resumed).await, undone);
     assert_eq!(numbers(&mut resumed, 1).await, [5]);
+}
+
+#[tokio::test]
+async fn a_subscriber_killed_for_its_output_buffer_gets_the_rest_from_the_log() {
+    let mut stage = Stage::open().await;
+    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
+    let limit = ["CONFIG", "SET", "client-output-buffer-limit", "pubsub 16kb 8kb 1"];
+    stage.server.command(&limit).await.unwrap();
+    stage.end(2_000).await;
+    let stats = stage.server.command(&["INFO", "stats"]).await.unwrap().text();
+    assert!(!stats.contains("client_output_buffer_limit_disconnections:0"), "{stats}");
+    assert_eq!(numbers(&mut subscription, 2_000).await, (0..2_000).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_server_that_is_still_loading_is_waited_for() {
+    // Each key takes it a millisecond to load, and now and then it looks after its clients.
+    let slowly = ["--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024"];
+    let builder = slowly.iter().fold(TestServer::builder().process().persistent(), |builder, arg| builder.arg(*arg));
+    let server = builder.build().await.unwrap();
+    let fill = "for i = 1, 1000 do redis.call('SET', 'key' .. i, string.rep('x', 1000)) end";
+    server.command(&["EVAL", fill, "0"]).await.unwrap();
+    server.command(&["BGREWRITEAOF"]).await.unwrap();
+    eventually("the file is rewritten", async || {
+        let info = server.command(&["INFO", "persistence"]).await.unwrap().text();
+        info.contains("aof_rewrite_in_progress:0") && info.contains("aof_rewrite_scheduled:0")
+    })
+    .await;
+    let url = server.url().to_owned();
+    let mut stage = Stage::over(server, &url).await;
+    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
+    stage.end(5).await;
+    numbers(&mut subscription, 5).await;
+    stage.server.kill().await.unwrap();
+    let loads = eventually("the server says that it loads", async || {
+        let Ok(mut client) = stage.server.client().await else { return false };
+        client.command(&["GET", "anything"]).await.is_ok_and(|reply| reply.text().starts_with("LOADING"))
+    });
+    let (restarted, ()) = futures::join!(stage.server.restart(), loads);
+    restarted.unwrap();
+    stage.writer = Writer::successor(&stage.server, 5).await;
+    stage.end(3).await;
+    assert_eq!(numbers(&mut subscription, 3).await, [5, 6, 7]);
+}
+
+#[tokio::test]
+async fn a_lost_library_is_loaded_again_by_the_call_that_finds_it_missing() {
+    let stage = Stage::open().await;
+    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
+    stage.server.command(&["FUNCTION", "FLUSH"]).await.unwrap();
+    let namespace = common::namespace("a");
+    let flow = FlowSubmission::new(namespace).idempotency_key("once").execution(ExecutionSpec::new("only"));
+    stage.backend.submit_flow(&flow).await.unwrap();
+    stage.server.command(&["FUNCTION", "FLUSH"]).await.unwrap();
+    stage.backend.cancel_flow(flow.flow_id(), "enough").await.unwrap();
+    let Frame::Completion(ended) = next(&mut subscription).await else { panic!("a completion comes") };
+    assert_eq!(ended.flow_id, Some(flow.flow_id()));
 }

@@ -6,12 +6,17 @@ use std::{
     time::Duration,
 };
 
-use ff_core::{CompletionPayload, CompletionStream, ExecutionId, FlowId, Namespace, Partition, PartitionCount, Tags};
+use ff_core::{
+    CompletionPayload, CompletionStream, ExecutionId, FlowId, Frame, Gap, Namespace, Partition, PartitionCount,
+    Subscription, Tags,
+};
 use ff_testserver::{RawClient, Reply, TestServer};
 use futures::StreamExt;
 use serde_json::json;
 
 pub(crate) const PARTITIONS: u16 = 16;
+/// Far longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Appends to a log and publishes, as the one routine of the library does. ARGV: the epoch, `publish` or `silent`, and
 /// events without position.
@@ -59,6 +64,11 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) async fn new(server: &TestServer) -> Self {
         Self { client: server.client().await.unwrap(), epoch: 1_000, next: 0, silent: false }
+    }
+
+    /// A process that goes on with number `next` where another one ended.
+    pub(crate) async fn successor(server: &TestServer, next: u64) -> Self {
+        Self { next, epoch: 2_000, ..Self::new(server).await }
     }
 
     pub(crate) async fn command(&mut self, args: &[&str]) -> Reply {
@@ -139,6 +149,35 @@ impl Checker {
             };
             self.take(&event.expect("a stream never ends"));
         }
+    }
+}
+
+/// What comes next, other than checkpoints and the news of having caught up.
+pub(crate) async fn next(subscription: &mut Subscription) -> Frame {
+    loop {
+        let frame = tokio::time::timeout(PATIENCE, subscription.next()).await.expect("something comes").unwrap();
+        if matches!(frame, Frame::Completion(_) | Frame::Gap(_)) {
+            return frame;
+        }
+    }
+}
+
+/// The numbers of the next `count` completions, among which is no gap.
+pub(crate) async fn numbers(subscription: &mut Subscription, count: usize) -> Vec<u64> {
+    let mut numbers = Vec::new();
+    while numbers.len() < count {
+        match next(subscription).await {
+            Frame::Completion(completion) => numbers.push(number(&completion)),
+            other => panic!("no completion: {other:?}"),
+        }
+    }
+    numbers
+}
+
+pub(crate) async fn gap(subscription: &mut Subscription) -> Gap {
+    match next(subscription).await {
+        Frame::Gap(gap) => gap,
+        other => panic!("no gap: {other:?}"),
     }
 }
 
