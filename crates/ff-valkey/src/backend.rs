@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::{
     ValkeyConfig, ValkeyHost,
     bare::{self, ServerAttributes},
-    connection::{Connection, LastError, Task},
+    connection::{Connection, Task},
     hub::{Hub, Joined},
     lag::ServerLag,
     source::ServerLogs,
@@ -216,8 +216,7 @@ impl ValkeyBackend {
     async fn start(&self) -> Result<Arc<Running>, EngineError> {
         let Inner { host, receiver, .. } = &*self.inner;
         let channels = vec![keys::FLOW_CHANNEL.to_owned(), receiver.wake_channel.clone()];
-        let last_error: LastError = host.last_error();
-        let subscriber = Subscriber::open(host.config(), channels, last_error).await?;
+        let subscriber = Subscriber::open(host.primary(), channels).await?;
         let subscribed = subscriber.subscribed();
         let handle = subscriber.handle();
         let (connection, run) = subscriber.run(receiver.clone());

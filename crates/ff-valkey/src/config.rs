@@ -4,24 +4,29 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use ff_core::{EngineError, PartitionCount};
 use ff_script::operations::LogPolicy;
-use fred::types::config::{
-    Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, Server, ServerConfig, TcpConfig, UnresponsiveConfig,
+use fred::types::{
+    RespVersion,
+    config::{
+        Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, Server, ServerConfig, TcpConfig,
+        UnresponsiveConfig,
+    },
 };
-use url::Url;
 
-use crate::tls;
+use crate::{
+    address::{self, Address, Endpoint, Parsed, SERVER_PORT},
+    primary::LeadsTo,
+    tls,
+};
 
-const DEFAULT_PORT: u16 = 6379;
-const SCHEMES: &str = "expected redis://, rediss://, valkey://, valkeys:// or unix:// \
-                       (such as redis://user:password@host:6379 or unix:///run/valkey.sock)";
 /// How long a command may wait on a connection before the connection is made anew: its other end may be gone without a
 /// word.
-const UNRESPONSIVE: Duration = Duration::from_secs(2);
+pub(crate) const UNRESPONSIVE: Duration = Duration::from_secs(2);
 /// Pause before the first attempt to reconnect, and the longest one, in milliseconds.
 const RECONNECT_MS: (u32, u32) = (10, 100);
 /// Spread of those pauses, so that many processes do not come back at once.
@@ -44,6 +49,10 @@ pub struct ValkeyConfig {
     pub username: Option<String>,
     /// The password.
     pub password: Option<String>,
+    /// The user that sentinels know this process as; their default user if none.
+    pub sentinel_username: Option<String>,
+    /// The password for the sentinels.
+    pub sentinel_password: Option<String>,
     /// The authority that signed the server's certificate (PEM); the system's roots if none.
     pub ca_file: Option<PathBuf>,
     /// The certificate that this process shows and its key (PEM).
@@ -62,70 +71,25 @@ pub struct ValkeyConfig {
     pub log_policy: LogPolicy,
 }
 
-/// The address of a server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Endpoint {
-    /// Host and port.
-    Tcp {
-        /// A name or an address.
-        host: String,
-        /// The port.
-        port: u16,
-        /// Whether the connection is encrypted.
-        tls: bool,
-    },
-    /// A socket on this machine.
-    Unix {
-        /// Its path.
-        path: PathBuf,
-    },
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp { host, port, .. } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Tcp { host, port, .. } => write!(f, "{host}:{port}"),
-            Self::Unix { path } => write!(f, "{}", path.display()),
-        }
-    }
-}
-
 impl ValkeyConfig {
     /// The configuration behind a URL: `redis://` or `valkey://` (TCP), `rediss://` or `valkeys://` (TLS), `unix://`,
     /// `redis+unix://` or `valkey+unix://` (a socket; user and password as `?user=…&pass=…`).
     ///
+    /// `redis-sentinel://user:password@host:26379,host:26379/service` (or `valkey-sentinel://`, and `rediss-sentinel://`
+    /// or `valkeys-sentinel://` for TLS) leads to whichever server the sentinels name as the service's primary, and
+    /// follows a failover. User and password are the servers'; the sentinels' own are `?sentinelUser=…&sentinelPass=…`.
+    ///
     /// # Errors
     /// [`EngineError::InvalidInput`] that shows the URL without its password.
     pub fn from_url(url: &str) -> Result<Self, EngineError> {
-        let refused = |reason: &str| EngineError::invalid(format!("URL `{}`", without_password(url)), reason);
-        let parsed = Url::parse(url).map_err(|error| refused(&format!("{error}; {SCHEMES}")))?;
-        let mut config = match parsed.scheme() {
-            "redis" | "valkey" => Self::over(tcp(&parsed, false).ok_or_else(|| refused("it names no host"))?),
-            "rediss" | "valkeys" => Self::over(tcp(&parsed, true).ok_or_else(|| refused("it names no host"))?),
-            "unix" | "redis+unix" | "valkey+unix" => {
-                let path = percent_decoded(parsed.path()).filter(|path| path.len() > 1);
-                let path = path.ok_or_else(|| refused("it names no path; write unix:///path/to/socket"))?;
-                Self::over(Endpoint::Unix { path: path.into() })
-            }
-            _ => return Err(refused(SCHEMES)),
-        };
-        if matches!(config.endpoint, Endpoint::Tcp { .. }) && !matches!(parsed.path(), "" | "/" | "/0") {
-            return Err(refused("only database 0 can be used: channels do not tell databases apart"));
-        }
-        let decoded = |text: &str| percent_decoded(text).ok_or_else(|| refused("user or password is no UTF-8"));
-        config.username = Some(parsed.username()).filter(|name| !name.is_empty()).map(decoded).transpose()?;
-        config.password = parsed.password().map(decoded).transpose()?;
-        for (name, value) in parsed.query_pairs() {
-            match &*name {
-                "user" | "username" => config.username = Some(value.into_owned()),
-                "pass" | "password" => config.password = Some(value.into_owned()),
-                "db" if value == "0" => {}
-                _ => return Err(refused(&format!("parameter `{name}` is unknown or has a value that is not allowed"))),
-            }
-        }
-        Ok(config)
+        let Parsed { endpoint, server, sentinel } = address::parse(url)?;
+        Ok(Self {
+            username: server.username,
+            password: server.password,
+            sentinel_username: sentinel.username,
+            sentinel_password: sentinel.password,
+            ..Self::over(endpoint)
+        })
     }
 
     fn over(endpoint: Endpoint) -> Self {
@@ -133,6 +97,8 @@ impl ValkeyConfig {
             endpoint,
             username: None,
             password: None,
+            sentinel_username: None,
+            sentinel_password: None,
             ca_file: None,
             client_certificate: None,
             partition_count: None,
@@ -149,6 +115,14 @@ impl ValkeyConfig {
     pub fn with_credentials(mut self, username: Option<String>, password: impl Into<String>) -> Self {
         self.username = username;
         self.password = Some(password.into());
+        self
+    }
+
+    /// Sets user and password for the sentinels themselves.
+    #[must_use]
+    pub fn with_sentinel_credentials(mut self, username: Option<String>, password: impl Into<String>) -> Self {
+        self.sentinel_username = username;
+        self.sentinel_password = Some(password.into());
         self
     }
 
@@ -208,31 +182,46 @@ impl ValkeyConfig {
         self
     }
 
-    /// The client's configuration, the same for every connection of this process.
-    pub(crate) fn client_config(&self) -> Result<Config, EngineError> {
-        let (server, encrypted) = match &self.endpoint {
-            Endpoint::Tcp { host, port, tls } => {
-                (ServerConfig::Centralized { server: Server::new(host.clone(), *port) }, *tls)
-            }
-            Endpoint::Unix { path } => (ServerConfig::Unix { path: path.clone() }, false),
+    /// The client's configuration, for every connection that runs commands or receives. Where sentinels name the server,
+    /// its certificate must be for the name that `leads_to` tells.
+    pub(crate) fn client_config(&self, leads_to: Option<&Arc<LeadsTo>>) -> Result<Config, EngineError> {
+        let server = match &self.endpoint {
+            Endpoint::Tcp { host, port, .. } => ServerConfig::Centralized { server: Server::new(host.clone(), *port) },
+            Endpoint::Unix { path } => ServerConfig::Unix { path: path.clone() },
+            // An address, so that the handshake of TLS names nothing.
+            Endpoint::Sentinel { .. } => ServerConfig::Centralized { server: Server::new("0.0.0.0", SERVER_PORT) },
         };
+        Ok(Config { username: self.username.clone(), password: self.password.clone(), ..self.plain(server, leads_to)? })
+    }
+
+    /// For a look at one of the servers that sentinels name.
+    pub(crate) fn config_at(&self, address: &Address) -> Result<Config, EngineError> {
+        let server = ServerConfig::Centralized { server: Server::new(address.host.clone(), address.port) };
+        Ok(Config { username: self.username.clone(), password: self.password.clone(), ..self.plain(server, None)? })
+    }
+
+    /// For a sentinel.
+    pub(crate) fn sentinel_config(&self, address: &Address) -> Result<Config, EngineError> {
+        let server = ServerConfig::Centralized { server: Server::new(address.host.clone(), address.port) };
+        Ok(Config {
+            username: self.sentinel_username.clone(),
+            password: self.sentinel_password.clone(),
+            version: RespVersion::RESP2,
+            ..self.plain(server, None)?
+        })
+    }
+
+    /// Without credentials.
+    fn plain(&self, server: ServerConfig, leads_to: Option<&Arc<LeadsTo>>) -> Result<Config, EngineError> {
+        let encrypted = self.endpoint.is_encrypted();
         if !encrypted && (self.ca_file.is_some() || self.client_certificate.is_some()) {
             return Err(EngineError::invalid(
                 format!("certificates for {}", self.endpoint),
-                "the connection is not encrypted; write rediss:// or valkeys://",
+                "the connection is not encrypted; write rediss://, valkeys:// or rediss-sentinel://",
             ));
         }
-        let tls = if encrypted { Some(tls::connector(self)?.into()) } else { None };
-        Ok(Config {
-            fail_fast: true,
-            username: self.username.clone(),
-            password: self.password.clone(),
-            server,
-            version: fred::types::RespVersion::RESP3,
-            database: None,
-            tls,
-            ..Config::default()
-        })
+        let tls = if encrypted { Some(tls::connector(self, leads_to)?.into()) } else { None };
+        Ok(Config { fail_fast: true, server, version: RespVersion::RESP3, database: None, tls, ..Config::default() })
     }
 
     pub(crate) fn connection_config(&self) -> ConnectionConfig {
@@ -267,6 +256,8 @@ impl fmt::Debug for ValkeyConfig {
             .field("endpoint", &self.endpoint)
             .field("username", &self.username)
             .field("password", &self.password.as_ref().map(|_| "…"))
+            .field("sentinel_username", &self.sentinel_username)
+            .field("sentinel_password", &self.sentinel_password.as_ref().map(|_| "…"))
             .field("ca_file", &self.ca_file)
             .field("client_certificate", &self.client_certificate)
             .field("partition_count", &self.partition_count)
@@ -279,110 +270,31 @@ impl fmt::Debug for ValkeyConfig {
     }
 }
 
-fn tcp(url: &Url, tls: bool) -> Option<Endpoint> {
-    let host = url.host_str().filter(|host| !host.is_empty())?;
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    Some(Endpoint::Tcp { host, port: url.port().unwrap_or(DEFAULT_PORT), tls })
-}
-
-/// The URL as it may be shown. Works on text that is no URL too.
-fn without_password(url: &str) -> String {
-    let shown: String = url.chars().take(200).flat_map(char::escape_debug).collect();
-    let shown = match shown.split_once('?') {
-        Some((before, _)) => format!("{before}?…"),
-        None => shown,
-    };
-    let (scheme, rest) = shown.split_once("://").map_or(("", &*shown), |(scheme, rest)| (scheme, rest));
-    let hidden = match rest.rsplit_once('@') {
-        Some((credentials, rest)) => {
-            let user = credentials.split_once(':').map_or("", |(user, _)| user);
-            format!("{user}:…@{rest}")
-        }
-        None => rest.to_owned(),
-    };
-    if scheme.is_empty() { hidden } else { format!("{scheme}://{hidden}") }
-}
-
-fn percent_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let pair = after.get(..2).and_then(|pair| std::str::from_utf8(pair).ok());
-        match pair.filter(|_| first == b'%').and_then(|pair| u8::from_str_radix(pair, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            None => {
-                bytes.push(first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8(bytes).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn endpoint(url: &str) -> Endpoint {
-        ValkeyConfig::from_url(url).unwrap().endpoint
-    }
-
-    #[test]
-    fn every_scheme_leads_to_its_endpoint() {
-        let tcp = |host: &str, port, tls| Endpoint::Tcp { host: host.into(), port, tls };
-        assert_eq!(endpoint("redis://db"), tcp("db", 6379, false));
-        assert_eq!(endpoint("valkey://db:7000/0"), tcp("db", 7000, false));
-        assert_eq!(endpoint("rediss://db:7000/"), tcp("db", 7000, true));
-        assert_eq!(endpoint("valkeys://[::1]:7000"), tcp("::1", 7000, true));
-        for scheme in ["unix", "redis+unix", "valkey+unix"] {
-            assert_eq!(
-                endpoint(&format!("{scheme}:///run/a%20b.sock")),
-                Endpoint::Unix { path: "/run/a b.sock".into() }
-            );
-        }
-    }
 
     #[test]
     fn credentials_are_decoded_and_never_shown() {
         let config = ValkeyConfig::from_url("redis://ann%40x:s%3Acret%2F@db").unwrap();
         assert_eq!((config.username.as_deref(), config.password.as_deref()), (Some("ann@x"), Some("s:cret/")));
         assert!(!format!("{config:?}").contains("cret"));
+        let sentinels = ValkeyConfig::from_url("redis-sentinel://:secret@a,b/orders?sentinelPass=secret").unwrap();
+        assert!(!format!("{sentinels:?}").contains("secret") && sentinels.sentinel_password.is_some());
         let socket = ValkeyConfig::from_url("unix:///run/v.sock?user=ann&pass=secret").unwrap();
         assert_eq!((socket.username.as_deref(), socket.password.as_deref()), (Some("ann"), Some("secret")));
     }
 
     #[test]
-    fn a_bad_url_is_refused_with_the_url_and_without_the_password() {
-        for bad in [
-            "http://ann:secret@db",
-            "db:6379:secret@",
-            "redis://ann:secret@db/3",
-            "redis://:secret@",
-            "redis://ann:secret@db:99999",
-            "redis://ann:secret@db?protocol=3",
-            "unix://",
-            "ann:secret@db",
-            "",
-        ] {
-            let error = ValkeyConfig::from_url(bad).unwrap_err();
-            assert!(matches!(error, EngineError::InvalidInput { .. }), "{bad}");
-            assert!(!error.to_string().contains("secret") && error.to_string().contains("URL `"), "{error}");
-        }
-    }
-
-    #[test]
     fn certificates_need_an_encrypted_connection() {
         let config = ValkeyConfig::from_url("redis://db").unwrap().with_ca_file("/ca.pem");
-        assert!(config.client_config().unwrap_err().to_string().contains("rediss://"));
+        assert!(config.client_config(None).unwrap_err().to_string().contains("rediss://"));
     }
 
     #[test]
     fn a_certificate_that_cannot_be_read_is_named() {
         let config = ValkeyConfig::from_url("rediss://db").unwrap().with_ca_file("/nowhere/ca.pem");
-        let error = config.client_config().unwrap_err();
+        let error = config.client_config(None).unwrap_err();
         assert!(matches!(error, EngineError::InvalidInput { .. }) && error.to_string().contains("/nowhere/ca.pem"));
     }
 }

@@ -67,6 +67,12 @@ pub(crate) fn is_missing_function(error: &Error) -> bool {
     error.details().contains("Function not found")
 }
 
+/// Whether the server refused because it is a replica. It has then executed nothing.
+pub(crate) fn is_replica(error: &Error) -> bool {
+    let code = error.details().split(' ').next();
+    matches!(code, Some("READONLY" | "MASTERDOWN"))
+}
+
 /// Whether the key holds something else than the command is for: an answer, and none that time will change.
 pub(crate) fn is_wrong_type(error: &Error) -> bool {
     error.details().starts_with("WRONGTYPE")

@@ -2,7 +2,10 @@
 //!
 //! Reads have a connection of their own so that catching up with a long log does not stand before a call in a queue.
 //! A call that must not run twice is not sent again when the connection is lost under it: its caller gets the error
-//! and decides.
+//! and decides. One that a replica refused has not run: it is sent again until a primary takes it, within the time for
+//! an answer.
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,25 +21,32 @@ use fred::{
     types::{ClusterHash, CustomCommand, Value, config::Options},
 };
 
+use tokio::time::Instant;
+
 use crate::{
     ValkeyConfig,
-    connection::{Connection, LastError},
-    error::{Doing, is_missing_function},
+    backoff::Backoff,
+    connection::{Connection, LastError, Patience, Prepared, Task},
+    error::{Doing, is_missing_function, is_replica},
+    primary::{Primary, Role},
     value,
 };
 
 /// A Valkey server that runs the library.
 pub struct ValkeyHost {
-    config: ValkeyConfig,
+    primary: Arc<Primary>,
     calls: Connection,
     reads: Connection,
-    last_error: LastError,
+    _follow: Option<Task>,
     loading: tokio::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for ValkeyHost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ValkeyHost").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("ValkeyHost")
+            .field("config", self.config())
+            .field("server", &self.server())
+            .finish_non_exhaustive()
     }
 }
 
@@ -45,29 +55,46 @@ impl ValkeyHost {
     ///
     /// # Errors
     /// [`EngineError::InvalidInput`] for what is wrong with the configuration, [`EngineError::PermissionDenied`] for
-    /// wrong credentials, [`EngineError::Transport`] or [`EngineError::Timeout`] when no server answers there.
+    /// wrong credentials, [`EngineError::Transport`] or [`EngineError::Timeout`] when no server answers there,
+    /// [`EngineError::Contention`] when it is a replica.
     pub async fn connect(config: ValkeyConfig) -> Result<Self, EngineError> {
-        let last_error = LastError::default();
-        let open = async || {
-            let client = Connection::client(&config, 32)?;
-            Connection::open(client, &config, last_error.clone()).await
-        };
+        let primary = Arc::new(Primary::new(config, LastError::default()));
+        primary.first().await?;
+        let open = async || Connection::open(Prepared::new(&primary, 32).await?, Patience::default()).await;
         let (calls, reads) = futures::try_join!(open(), open())?;
-        Ok(Self { config, calls, reads, last_error, loading: tokio::sync::Mutex::new(()) })
+        let follow = primary.is_named().then(|| Task::spawn(primary.clone().follow()));
+        Ok(Self { primary, calls, reads, _follow: follow, loading: tokio::sync::Mutex::new(()) })
     }
 
     /// How the server is reached.
     #[must_use]
-    pub const fn config(&self) -> &ValkeyConfig {
-        &self.config
+    pub fn config(&self) -> &ValkeyConfig {
+        self.primary.config()
+    }
+
+    /// The server that commands go to: the configured one, or the primary that the sentinels named.
+    #[must_use]
+    pub fn server(&self) -> String {
+        self.calls.leads_to().map_or_else(|| self.config().endpoint.to_string(), |address| address.to_string())
+    }
+
+    pub(crate) const fn primary(&self) -> &Arc<Primary> {
+        &self.primary
     }
 
     pub(crate) const fn reads(&self) -> &Client {
         self.reads.get()
     }
 
+    /// What was read is true if the server's role, read after it, is that of a primary.
+    pub(crate) fn believe(&self, op: &str, role: Option<Result<Value, Error>>) -> Result<(), EngineError> {
+        let role = role.unwrap_or_else(|| Err(Error::new_canceled())).map_err(|error| self.doing(op).failed(error))?;
+        let role = Role::read(role).ok_or_else(|| EngineError::transport(op, "the server does not tell its role"))?;
+        role.must_be_primary(op).inspect_err(|_| self.reads.doubt())
+    }
+
     pub(crate) fn last_error(&self) -> LastError {
-        self.last_error.clone()
+        self.primary.last_error().clone()
     }
 
     pub(crate) fn is_connected(&self) -> bool {
@@ -75,31 +102,55 @@ impl ValkeyHost {
     }
 
     pub(crate) fn doing<'a>(&'a self, op: &'a str) -> Doing<'a> {
-        Doing::command(op, &self.config)
+        Doing::command(op, self.config())
     }
 
     async fn call(&self, call: &Call) -> Result<Reply, Failure> {
-        let (command, args) = command(call);
-        let answer: Result<Value, Error> = self.calls.get().with_options(&options(call)).custom(command, args).await;
-        self.answer(call, answer)
+        let mut moving = Moving::of(self);
+        loop {
+            let (command, args) = command(call);
+            let answer: Result<Value, Error> =
+                self.calls.get().with_options(&options(call)).custom(command, args).await;
+            match answer {
+                Err(error) if is_replica(&error) && moving.again().await => {}
+                answer => return self.answer(call, answer),
+            }
+        }
     }
 
     async fn call_all(&self, calls: &[&Call]) -> Vec<Result<Reply, Failure>> {
+        let mut moving = Moving::of(self);
+        let mut answers = self.send_all(calls).await;
+        loop {
+            let is_refused = |answer: &Result<Value, Error>| answer.as_ref().is_err_and(is_replica);
+            let refused: Vec<usize> = (0..calls.len()).filter(|at| is_refused(&answers[*at])).collect();
+            if refused.is_empty() || !moving.again().await {
+                return calls.iter().zip(answers).map(|(call, answer)| self.answer(call, answer)).collect();
+            }
+            let again: Vec<&Call> = refused.iter().map(|at| calls[*at]).collect();
+            for (at, answer) in refused.into_iter().zip(self.send_all(&again).await) {
+                answers[at] = answer;
+            }
+        }
+    }
+
+    /// One answer for each call.
+    async fn send_all(&self, calls: &[&Call]) -> Vec<Result<Value, Error>> {
+        let for_all = |error: Error| calls.iter().map(|_| Err(error.clone())).collect();
         let pipeline = self.calls.get().pipeline();
         for call in calls {
             let (command, args) = command(call);
             let queued: Result<(), Error> = pipeline.with_options(&options(call)).custom(command, args).await;
             if let Err(error) = queued {
-                return calls.iter().map(|call| self.answer(call, Err(error.clone()))).collect();
+                return for_all(error);
             }
         }
         let mut answers = pipeline.try_all::<Value>().await;
         // One error for all when the pipeline as a whole was not answered.
         if answers.len() < calls.len() {
-            let error = answers.drain(..).find_map(Result::err).unwrap_or_else(Error::new_canceled);
-            return calls.iter().map(|call| self.answer(call, Err(error.clone()))).collect();
+            return for_all(answers.drain(..).find_map(Result::err).unwrap_or_else(Error::new_canceled));
         }
-        calls.iter().zip(answers).map(|(call, answer)| self.answer(call, answer)).collect()
+        answers
     }
 
     fn answer(&self, call: &Call, answer: Result<Value, Error>) -> Result<Reply, Failure> {
@@ -130,6 +181,30 @@ impl ValkeyHost {
 enum Failure {
     NoLibrary(Error),
     Other(EngineError),
+}
+
+/// A call on its way to a primary.
+struct Moving<'a> {
+    calls: &'a Connection,
+    until: Instant,
+    backoff: Backoff,
+}
+
+impl<'a> Moving<'a> {
+    fn of(host: &'a ValkeyHost) -> Self {
+        let until = Instant::now() + host.config().command_timeout;
+        Self { calls: &host.calls, until, backoff: Backoff::reconnect() }
+    }
+
+    /// Whether there is time for another try; it has then been waited for.
+    async fn again(&mut self) -> bool {
+        self.calls.doubt();
+        if Instant::now() >= self.until {
+            return false;
+        }
+        self.backoff.pause().await;
+        true
+    }
 }
 
 #[async_trait]
@@ -173,10 +248,18 @@ impl ScriptHost for ValkeyHost {
     }
 
     async fn load_library(&self, source: &str) -> Result<(), EngineError> {
-        let command = CustomCommand::new_static("FUNCTION", ClusterHash::Random, false);
-        let args: Vec<Value> = vec!["LOAD".into(), "REPLACE".into(), source.into()];
-        let loaded: Result<Value, Error> = self.calls.get().custom(command, args).await;
-        loaded.map(|_| ()).map_err(|error| self.doing("loading the library").failed(error))
+        let mut moving = Moving::of(self);
+        loop {
+            let command = CustomCommand::new_static("FUNCTION", ClusterHash::Random, false);
+            let args: Vec<Value> = vec!["LOAD".into(), "REPLACE".into(), source.into()];
+            let loaded: Result<Value, Error> = self.calls.get().custom(command, args).await;
+            match loaded {
+                Err(error) if is_replica(&error) && moving.again().await => {}
+                loaded => {
+                    return loaded.map(drop).map_err(|error| self.doing("loading the library").failed(error));
+                }
+            }
+        }
     }
 
     async fn probe(&self, call: Call) -> Result<Option<Reply>, EngineError> {

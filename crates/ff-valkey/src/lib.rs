@@ -4,7 +4,8 @@
 //!
 //! | module | what it is for |
 //! | --- | --- |
-//! | `config`, `tls`, `connection`, `error` | reaching a server, and saying clearly why not |
+//! | `config`, `address`, `tls`, `connection`, `error` | reaching a server, and saying clearly why not |
+//! | `primary`, `sentinel` | which server that is, and that it is a primary |
 //! | `host`, `value` | running functions of the library, and the shapes of replies |
 //! | `subscriber` | the one connection that receives |
 //! | `hub` | where pushes and log pages meet; start reading here |
@@ -16,6 +17,7 @@
 //! | `inspect` | what an operator asks a server about itself |
 #![forbid(unsafe_code)]
 
+mod address;
 mod backend;
 mod backoff;
 mod bare;
@@ -28,8 +30,10 @@ mod host;
 mod hub;
 mod inspect;
 mod lag;
+mod primary;
 mod queue;
 mod ring;
+mod sentinel;
 #[cfg(test)]
 mod simulated;
 mod source;
@@ -41,7 +45,8 @@ mod value;
 mod vector;
 mod wake;
 
+pub use address::{Address, Endpoint};
 pub use backend::{Health, ValkeyBackend};
-pub use config::{Endpoint, ValkeyConfig};
+pub use config::ValkeyConfig;
 pub use host::ValkeyHost;
 pub use inspect::LogSize;

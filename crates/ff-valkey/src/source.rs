@@ -9,13 +9,16 @@ use ff_core::{
 };
 use ff_script::keys;
 use fred::{
+    clients::{Client, Pipeline},
     error::Error,
     interfaces::ClientLike,
     types::{ClusterHash, CustomCommand, Value},
 };
 
 use crate::{
-    ValkeyHost, value,
+    ValkeyHost,
+    primary::Role,
+    value,
     vector::{Heads, Shown},
 };
 
@@ -48,7 +51,8 @@ pub(crate) trait LogSource: Send + Sync + 'static {
 pub(crate) struct ServerLogs(pub(crate) Arc<ValkeyHost>);
 
 impl ServerLogs {
-    /// Sends one command per key and returns all answers, or the first error.
+    /// Sends one command per key and returns all answers, or the first error. Only a primary is believed: its role is
+    /// read behind the answers, by the same connection, so it was one after they were given.
     async fn ask(&self, op: &str, commands: Vec<(&'static str, Vec<Value>)>) -> Result<Vec<Value>, EngineError> {
         let pipeline = self.0.reads().pipeline();
         let expected = commands.len();
@@ -57,9 +61,19 @@ impl ServerLogs {
             let queued: Result<(), Error> = pipeline.custom(command, args).await;
             queued.map_err(|error| self.0.doing(op).failed(error))?;
         }
-        let answers: Result<Vec<Value>, Error> = pipeline.try_all().await.into_iter().collect();
+        self.ask_role(&pipeline, op).await?;
+        let mut answers = pipeline.try_all().await;
+        self.0.believe(op, answers.pop())?;
+        let answers: Result<Vec<Value>, Error> = answers.into_iter().collect();
         let answers = answers.map_err(|error| self.0.doing(op).failed(error))?;
         if answers.len() == expected { Ok(answers) } else { Err(malformed(op)) }
+    }
+
+    async fn ask_role(&self, pipeline: &Pipeline<Client>, op: &str) -> Result<(), EngineError> {
+        let (name, args) = Role::question();
+        let queued: Result<(), Error> =
+            pipeline.custom(CustomCommand::new_static(name, ClusterHash::Random, false), args).await;
+        queued.map_err(|error| self.0.doing(op).failed(error))
     }
 }
 
@@ -114,7 +128,9 @@ impl ServerLogs {
         if asked == 0 {
             return Ok(Vec::new());
         }
-        let answers = pipeline.try_all::<Value>().await;
+        self.ask_role(&pipeline, op).await?;
+        let mut answers = pipeline.try_all::<Value>().await;
+        self.0.believe(op, answers.pop())?;
         let last = |answer: Result<Value, Error>| match answer {
             Ok(info) => Ok(value::last_generated_id(info)),
             Err(error) if error.details().contains("no such key") => Ok(None),

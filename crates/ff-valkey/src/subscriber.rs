@@ -10,9 +10,8 @@
 //! which compares the logs' heads with what it has: what was published meanwhile is in the logs. It never gives up; what
 //! is in the way shows in warnings, in metrics and in the backend's health.
 //!
-//! A connection whose other end is gone without a word stays open for minutes. So it is asked with a PING every
-//! [`PING_EVERY`], and made anew when neither an answer nor any message came within [`PING_LIMIT`]: in a flood of
-//! messages the answer may be late, and the messages prove as much.
+//! A connection whose other end is gone without a word stays open for minutes. So it is made anew when neither an answer
+//! nor any message came within [`SILENCE`]: in a flood of messages an answer may be late, and the messages prove as much.
 
 use std::{
     pin::Pin,
@@ -38,17 +37,17 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 use crate::{
     ValkeyConfig,
     backoff::Backoff,
-    connection::{Connection, LastError},
+    connection::{Connection, LastError, Patience, Prepared},
     error::Doing,
+    primary::{Primary, Role},
     telemetry, value,
 };
 
 /// Messages that wait in this process for the pump; what exceeds it is read from the logs.
 const MESSAGE_CAPACITY: usize = 8192;
 
-/// How often the connection is asked whether it is there, and how long its silence is borne.
-const PING_EVERY: Duration = Duration::from_secs(1);
-const PING_LIMIT: Duration = Duration::from_millis(1_500);
+/// How long the connection's silence is borne.
+const SILENCE: Duration = Duration::from_millis(1_500);
 
 /// What the rest of the process does with what the connection tells.
 pub(crate) trait Listener: Send + Sync + 'static {
@@ -87,25 +86,23 @@ impl Subscriber {
     ///
     /// # Errors
     /// As for a connection; [`EngineError::PermissionDenied`] when the user may not subscribe.
-    pub(crate) async fn open(
-        config: &ValkeyConfig,
-        channels: Vec<String>,
-        last_error: LastError,
-    ) -> Result<Self, EngineError> {
-        let client = Connection::client(config, MESSAGE_CAPACITY)?;
+    pub(crate) async fn open(primary: &Arc<Primary>, channels: Vec<String>) -> Result<Self, EngineError> {
+        let prepared = Prepared::new(primary, MESSAGE_CAPACITY).await?;
         // Before the first connection, so that neither a message nor a reconnect can slip through.
-        let messages = client.message_rx();
-        let mut reconnects = client.reconnect_rx();
-        let connection = Connection::open(client, config, last_error.clone()).await?;
+        let messages = prepared.client.message_rx();
+        let mut reconnects = prepared.client.reconnect_rx();
+        let heard = Arc::<AtomicU64>::default();
+        let patience = Patience { limit: SILENCE, heard: Some(heard.clone()) };
+        let connection = Connection::open(prepared, patience).await?;
         let shared = Shared {
             client: connection.get().clone(),
-            config: Arc::new(config.clone()),
+            config: primary.config().clone(),
             own: channels.last().map_or("", String::as_str).into(),
             channels: Arc::new(Mutex::new(channels)),
-            heard: Arc::default(),
+            heard,
             barriers: Arc::default(),
             subscribed: Arc::default(),
-            last_error,
+            last_error: primary.last_error().clone(),
         };
         shared.subscribe_now(&mut reconnects, &shared.own).await?;
         shared.subscribed.store(true, Ordering::Relaxed);
@@ -122,13 +119,12 @@ impl Subscriber {
         SubscriberHandle(self.shared.clone())
     }
 
-    /// The connection to keep, and what to run as tasks: one hands on messages, one subscribes again after reconnects,
-    /// one watches over the connection.
-    pub(crate) fn run<L: Listener>(self, listener: Arc<L>) -> (Connection, [BoxedTask; 3]) {
+    /// The connection to keep, and what to run as tasks: one hands on messages, one subscribes again after reconnects.
+    pub(crate) fn run<L: Listener>(self, listener: Arc<L>) -> (Connection, [BoxedTask; 2]) {
         let Self { shared, connection, messages, reconnects } = self;
         let pump = pump(messages, listener.clone(), shared.heard.clone());
-        let (keep, watch) = (shared.clone().keep(reconnects, listener), shared.watch());
-        (connection, [Box::pin(pump), Box::pin(keep), Box::pin(watch)])
+        let keep = shared.keep(reconnects, listener);
+        (connection, [Box::pin(pump), Box::pin(keep)])
     }
 }
 
@@ -243,24 +239,6 @@ impl Shared {
         }
     }
 
-    /// Asks again and again whether the server is there.
-    async fn watch(self) {
-        loop {
-            tokio::time::sleep(PING_EVERY).await;
-            if !self.client.is_connected() {
-                continue;
-            }
-            let heard = self.heard.load(Ordering::Relaxed);
-            let ping = CustomCommand::new_static("PING", ClusterHash::Random, false);
-            let answer = self.client.custom::<Value, Value>(ping, vec![Value::from("ff-alive")]);
-            if tokio::time::timeout(PING_LIMIT, answer).await.is_err() && self.heard.load(Ordering::Relaxed) == heard {
-                telemetry::count(telemetry::DEAD, 1);
-                tracing::warn!(limit = ?PING_LIMIT, "the subscriber's connection does not answer; making it anew");
-                self.reconnect().await;
-            }
-        }
-    }
-
     async fn reconnect(&self) {
         if let Err(error) = self.client.force_reconnection().await {
             tracing::debug!(%error, "dropping the subscriber's connection failed");
@@ -282,7 +260,12 @@ impl Shared {
         subscribed.map_err(|error| doing.failed(error))?;
         let answer = answer.map_err(|error| doing.failed(error))?;
         if value::string(answer).is_some_and(|answer| answer == barrier.as_bytes()) {
-            return if self.is_refused(witness).await { Err(doing.denied("NOPERM for a channel")) } else { Ok(()) };
+            if self.is_refused(witness).await {
+                return Err(doing.denied("NOPERM for a channel"));
+            }
+            // What a replica hands on is a primary's, but a server that is none has no say in where the logs stand.
+            let role = Role::ask(&self.client).await.map_err(|error| doing.failed(error))?;
+            return role.must_be_primary(&op);
         }
         // Answers and commands are out of step on this connection.
         self.reconnect().await;

@@ -35,6 +35,10 @@ pub const RECONNECTS: &str = "ff_subscriber_reconnects_total";
 pub const DEAD: &str = "ff_subscriber_dead_total";
 /// How often the subscriber's connection was made anew because it delivered nothing.
 pub const DEAF: &str = "ff_subscriber_deaf_total";
+/// How often the sentinels named another primary.
+pub const FAILOVERS: &str = "ff_primary_failovers_total";
+/// How often a connection was given up because its server was no longer the primary.
+pub const MOVED: &str = "ff_connection_moved_total";
 /// Pushes lost inside this process before they were looked at; the log is read in their place.
 pub const OVERRUN: &str = "ff_subscriber_overrun_total";
 /// Events without a position that wait for what a filter needs.

@@ -1,19 +1,25 @@
 //! TLS as every connection of this process uses it: rustls over ring, the given authority or the system's, and the
 //! client certificate where one is configured.
+//!
+//! Where sentinels name the server, its certificate must be for the host that they named.
 
 use std::{path::Path, sync::Arc};
 
 use ff_core::EngineError;
 use fred::types::config::TlsConnector;
 use rustls::{
-    ClientConfig, RootCertStore,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
 
-use crate::ValkeyConfig;
+use crate::{ValkeyConfig, primary::LeadsTo};
 
-pub(crate) fn connector(config: &ValkeyConfig) -> Result<TlsConnector, EngineError> {
+pub(crate) fn connector(config: &ValkeyConfig, leads_to: Option<&Arc<LeadsTo>>) -> Result<TlsConnector, EngineError> {
     let roots = match &config.ca_file {
         Some(path) => roots_of(path)?,
         None => system_roots()?,
@@ -21,8 +27,14 @@ pub(crate) fn connector(config: &ValkeyConfig) -> Result<TlsConnector, EngineErr
     // The provider is named: the process-wide default is somebody else's to choose.
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| EngineError::transport("setting up TLS", error))?
-        .with_root_certificates(roots);
+        .map_err(|error| EngineError::transport("setting up TLS", error))?;
+    let builder = match leads_to {
+        None => builder.with_root_certificates(roots),
+        Some(leads_to) => {
+            let named = NamedServer::new(roots, leads_to.clone())?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(named))
+        }
+    };
     let client = match &config.client_certificate {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
@@ -65,4 +77,57 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, EngineError
 
 fn unusable(what: &str, path: &Path, reason: &str) -> EngineError {
     EngineError::invalid(format!("{what} {}", path.display()), format!("{reason}; expected a readable PEM file"))
+}
+
+/// Judges a certificate as ever, by the name of the server that a connection was led to.
+#[derive(Debug)]
+struct NamedServer {
+    usual: Arc<WebPkiServerVerifier>,
+    leads_to: Arc<LeadsTo>,
+}
+
+impl NamedServer {
+    fn new(roots: RootCertStore, leads_to: Arc<LeadsTo>) -> Result<Self, EngineError> {
+        let provider = Arc::new(ring::default_provider());
+        let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        let usual = usual.map_err(|error| EngineError::transport("setting up TLS", error))?;
+        Ok(Self { usual, leads_to })
+    }
+}
+
+impl ServerCertVerifier for NamedServer {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        let named = self.leads_to.get().and_then(|address| ServerName::try_from(address.host).ok());
+        let name = named.ok_or(TlsError::InvalidCertificate(CertificateError::NotValidForName))?;
+        self.usual.verify_server_cert(end_entity, intermediates, &name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.usual.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        self.usual.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.usual.supported_verify_schemes()
+    }
 }

@@ -1,0 +1,358 @@
+//! Where servers are, as URLs and messages spell it. Pure; a password is never part of what is shown.
+
+use std::{fmt, path::PathBuf};
+
+use ff_core::EngineError;
+use url::Url;
+
+/// The port of a server whose URL names none.
+pub(crate) const SERVER_PORT: u16 = 6379;
+/// The port of a sentinel whose URL names none.
+const SENTINEL_PORT: u16 = 26379;
+const SCHEMES: &str = "expected redis://, rediss://, valkey://, valkeys:// or unix:// \
+                       (such as redis://user:password@host:6379 or unix:///run/valkey.sock), or \
+                       redis-sentinel://host:26379,host:26379/service";
+const SENTINEL_SHAPE: &str = "write redis-sentinel://user:password@host:26379,host:26379/service";
+
+/// The address of a server, or of those who know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Endpoint {
+    /// Host and port.
+    Tcp {
+        /// A name or an address.
+        host: String,
+        /// The port.
+        port: u16,
+        /// Whether the connection is encrypted.
+        tls: bool,
+    },
+    /// A socket on this machine.
+    Unix {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// Whichever server sentinels name as the primary of a service.
+    Sentinel {
+        /// The sentinels, in no particular order.
+        sentinels: Vec<Address>,
+        /// The name under which they watch over the primary.
+        service: String,
+        /// Whether connections are encrypted, to sentinels and servers alike.
+        tls: bool,
+    },
+}
+
+impl Endpoint {
+    pub(crate) const fn is_encrypted(&self) -> bool {
+        match self {
+            Self::Tcp { tls, .. } | Self::Sentinel { tls, .. } => *tls,
+            Self::Unix { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port, .. } => write_host(f, host, *port),
+            Self::Unix { path } => write!(f, "{}", path.display()),
+            Self::Sentinel { sentinels, service, .. } => {
+                write!(f, "the primary of `{service}` (sentinels {})", list(sentinels))
+            }
+        }
+    }
+}
+
+/// Host and port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// A name or an address.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl Address {
+    /// Reads `host`, `host:port`, `[::1]` or `[::1]:port`.
+    fn parse(text: &str, default_port: u16) -> Option<Self> {
+        let (host, rest) = match text.strip_prefix('[') {
+            Some(rest) => rest.split_once(']')?,
+            None => text.split_at(text.find(':').unwrap_or(text.len())),
+        };
+        let port = match rest.strip_prefix(':') {
+            Some(port) => port.parse().ok()?,
+            None if rest.is_empty() => default_port,
+            None => return None,
+        };
+        let spoilt = host.is_empty() || host.contains(|c: char| c.is_whitespace() || "/@[]".contains(c));
+        (!spoilt).then(|| Self { host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_host(f, &self.host, self.port)
+    }
+}
+
+fn write_host(f: &mut fmt::Formatter<'_>, host: &str, port: u16) -> fmt::Result {
+    if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+}
+
+/// Addresses as messages show them.
+pub(crate) fn list(addresses: &[Address]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// What a URL says.
+#[derive(Debug)]
+pub(crate) struct Parsed {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) server: Credentials,
+    pub(crate) sentinel: Credentials,
+}
+
+/// Who a connection is.
+#[derive(Debug, Default)]
+pub(crate) struct Credentials {
+    pub(crate) username: Option<String>,
+    pub(crate) password: Option<String>,
+}
+
+/// Reads a URL.
+///
+/// # Errors
+/// [`EngineError::InvalidInput`] that shows the URL without its password, and what would be right.
+pub(crate) fn parse(url: &str) -> Result<Parsed, EngineError> {
+    let parsed = match sentinel_scheme(url) {
+        Some((tls, rest)) => sentinel(rest, tls),
+        None => single(url),
+    };
+    parsed.map_err(|reason| EngineError::invalid(format!("URL `{}`", without_password(url)), reason))
+}
+
+fn sentinel_scheme(url: &str) -> Option<(bool, &str)> {
+    let (scheme, rest) = url.split_once("://")?;
+    match scheme.to_ascii_lowercase().as_str() {
+        "redis-sentinel" | "valkey-sentinel" => Some((false, rest)),
+        "rediss-sentinel" | "valkeys-sentinel" => Some((true, rest)),
+        _ => None,
+    }
+}
+
+/// One server. What is wrong with the URL is the error.
+fn single(url: &str) -> Result<Parsed, String> {
+    let url = Url::parse(url).map_err(|error| format!("{error}; {SCHEMES}"))?;
+    let endpoint = match url.scheme() {
+        "redis" | "valkey" => tcp(&url, false)?,
+        "rediss" | "valkeys" => tcp(&url, true)?,
+        "unix" | "redis+unix" | "valkey+unix" => {
+            let path = percent_decoded(url.path()).filter(|path| path.len() > 1);
+            Endpoint::Unix { path: path.ok_or("it names no path; write unix:///path/to/socket")?.into() }
+        }
+        _ => return Err(SCHEMES.into()),
+    };
+    let mut parsed =
+        Parsed { endpoint, server: credentials(url.username(), url.password())?, sentinel: Credentials::default() };
+    parsed.take_query(url.query().unwrap_or_default())?;
+    Ok(parsed)
+}
+
+fn tcp(url: &Url, tls: bool) -> Result<Endpoint, String> {
+    if !matches!(url.path(), "" | "/" | "/0") {
+        return Err("only database 0 can be used: channels do not tell databases apart".into());
+    }
+    let host = url.host_str().filter(|host| !host.is_empty()).ok_or("it names no host")?;
+    if host.contains(',') {
+        return Err(format!("several hosts are sentinels; {SENTINEL_SHAPE}"));
+    }
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    Ok(Endpoint::Tcp { host, port: url.port().unwrap_or(SERVER_PORT), tls })
+}
+
+/// Several hosts, which no general parser of URLs takes: `[user[:password]@]host[:port][,…]/service[?…]`.
+fn sentinel(rest: &str, tls: bool) -> Result<Parsed, String> {
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let (who, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let (username, password) = who.split_once(':').map_or((who, None), |(user, password)| (user, Some(password)));
+    let address = |text: &str| {
+        let shown = text.escape_debug();
+        Address::parse(text, SENTINEL_PORT)
+            .ok_or_else(|| format!("`{shown}` is no sentinel's address; {SENTINEL_SHAPE}"))
+    };
+    let sentinels = hosts.split(',').map(address).collect::<Result<Vec<_>, _>>()?;
+    let service = match path.split_once('/') {
+        None | Some((_, "" | "0")) => path.split('/').next().and_then(percent_decoded).filter(|name| !name.is_empty()),
+        Some(_) => return Err("only database 0 can be used: channels do not tell databases apart".into()),
+    };
+    let service = service.ok_or_else(|| format!("it names no service; {SENTINEL_SHAPE}"))?;
+    let mut parsed = Parsed {
+        endpoint: Endpoint::Sentinel { sentinels, service, tls },
+        server: credentials(username, password)?,
+        sentinel: Credentials::default(),
+    };
+    parsed.take_query(query)?;
+    Ok(parsed)
+}
+
+fn credentials(username: &str, password: Option<&str>) -> Result<Credentials, String> {
+    let decoded = |text: &str| percent_decoded(text).ok_or_else(|| "user or password is no UTF-8".to_owned());
+    let username = Some(username).filter(|name| !name.is_empty()).map(decoded).transpose()?;
+    Ok(Credentials { username, password: password.map(decoded).transpose()? })
+}
+
+impl Parsed {
+    fn take_query(&mut self, query: &str) -> Result<(), String> {
+        let of_sentinels = matches!(self.endpoint, Endpoint::Sentinel { .. });
+        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+            let value = value.into_owned();
+            match &*name {
+                "user" | "username" => self.server.username = Some(value),
+                "pass" | "password" => self.server.password = Some(value),
+                "sentinelUser" | "sentinelUsername" if of_sentinels => self.sentinel.username = Some(value),
+                "sentinelPass" | "sentinelPassword" if of_sentinels => self.sentinel.password = Some(value),
+                "db" if value == "0" => {}
+                _ => {
+                    let name = name.escape_debug();
+                    return Err(format!("parameter `{name}` is unknown or has a value that is not allowed"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The URL as it may be shown. Works on text that is no URL too.
+fn without_password(url: &str) -> String {
+    let shown: String = url.chars().take(200).flat_map(char::escape_debug).collect();
+    let (scheme, rest) = shown.split_once("://").map_or(("", &*shown), |(scheme, rest)| (scheme, rest));
+    let (before, query) = rest.split_once('?').map_or((rest, None), |(before, query)| (before, Some(query)));
+    let mut hidden = match before.rsplit_once('@') {
+        Some((credentials, rest)) => {
+            let user = credentials.split_once(':').map_or("", |(user, _)| user);
+            format!("{user}:…@{rest}")
+        }
+        // A password with a `?` of its own.
+        None if query.is_some_and(|query| query.contains('@')) => "…".to_owned(),
+        None => before.to_owned(),
+    };
+    if query.is_some() {
+        hidden.push_str("?…");
+    }
+    if scheme.is_empty() { hidden } else { format!("{scheme}://{hidden}") }
+}
+
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let pair = after.get(..2).and_then(|pair| std::str::from_utf8(pair).ok());
+        match pair.filter(|_| first == b'%').and_then(|pair| u8::from_str_radix(pair, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(url: &str) -> Endpoint {
+        parse(url).unwrap().endpoint
+    }
+
+    fn at(host: &str, port: u16) -> Address {
+        Address { host: host.into(), port }
+    }
+
+    #[test]
+    fn every_scheme_leads_to_its_endpoint() {
+        let tcp = |host: &str, port, tls| Endpoint::Tcp { host: host.into(), port, tls };
+        assert_eq!(endpoint("redis://db"), tcp("db", 6379, false));
+        assert_eq!(endpoint("valkey://db:7000/0"), tcp("db", 7000, false));
+        assert_eq!(endpoint("rediss://db:7000/"), tcp("db", 7000, true));
+        assert_eq!(endpoint("valkeys://[::1]:7000"), tcp("::1", 7000, true));
+        for scheme in ["unix", "redis+unix", "valkey+unix"] {
+            assert_eq!(
+                endpoint(&format!("{scheme}:///run/a%20b.sock")),
+                Endpoint::Unix { path: "/run/a b.sock".into() }
+            );
+        }
+    }
+
+    #[test]
+    fn a_sentinel_url_names_sentinels_service_and_encryption() {
+        for (scheme, tls) in [
+            ("redis-sentinel", false),
+            ("valkey-sentinel", false),
+            ("rediss-sentinel", true),
+            ("valkeys-sentinel", true),
+        ] {
+            let sentinels = vec![at("a", 26379), at("::1", 7000), at("10.0.0.3", 1)];
+            let expected = Endpoint::Sentinel { sentinels, service: "my orders".into(), tls };
+            assert_eq!(endpoint(&format!("{scheme}://a,[::1]:7000,10.0.0.3:1/my%20orders")), expected);
+            assert_eq!(expected.is_encrypted(), tls);
+        }
+        let shown = endpoint("redis-sentinel://a,[::1]:7/orders/0?db=0").to_string();
+        assert_eq!(shown, "the primary of `orders` (sentinels a:26379, [::1]:7)");
+    }
+
+    #[test]
+    fn servers_and_sentinels_have_credentials_of_their_own() {
+        let url = "redis-sentinel://ann%40x:s%3Acret@a,b/orders?sentinelUser=bob&sentinelPass=hu%26sh";
+        let Parsed { server, sentinel, .. } = parse(url).unwrap();
+        assert_eq!((server.username.as_deref(), server.password.as_deref()), (Some("ann@x"), Some("s:cret")));
+        assert_eq!((sentinel.username.as_deref(), sentinel.password.as_deref()), (Some("bob"), Some("hu&sh")));
+        let Parsed { server, sentinel, .. } = parse("redis-sentinel://:pw@a/orders").unwrap();
+        assert_eq!((server.username, server.password.as_deref()), (None, Some("pw")));
+        assert_eq!((sentinel.username, sentinel.password), (None, None));
+    }
+
+    #[test]
+    fn a_bad_url_is_refused_with_the_url_and_without_the_password() {
+        for bad in [
+            "http://ann:secret@db",
+            "db:6379:secret@",
+            "redis://ann:secret@db/3",
+            "redis://:secret@",
+            "redis://ann:secret@db:99999",
+            "redis://ann:secret@db?protocol=3",
+            "redis://ann:secret?secret@db/3",
+            "redis://db?sentinelPass=secret",
+            "unix://",
+            "ann:secret@db",
+            "",
+            "redis-sentinel://ann:secret@a,b",
+            "redis-sentinel://ann:secret@a,b/",
+            "redis-sentinel://ann:secret@a,,b/orders",
+            "redis-sentinel://ann:secret@a:port/orders",
+            "redis-sentinel://ann:secret@a/orders/1",
+            "redis-sentinel://a/orders?sentinelPass=secret&x=1",
+            "redis-sentinel:///orders",
+            "redis://ann:secret@a:1,b:2/orders",
+        ] {
+            let error = parse(bad).unwrap_err();
+            assert!(matches!(error, EngineError::InvalidInput { .. }), "{bad}");
+            assert!(!error.to_string().contains("secret") && error.to_string().contains("URL `"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_bad_sentinel_url_is_told_the_right_shape() {
+        for bad in ["redis-sentinel://a,b", "redis-sentinel://a:x/orders", "redis-sentinel://a b/orders"] {
+            let error = parse(bad).unwrap_err().to_string();
+            assert!(error.contains("redis-sentinel://user:password@host:26379,host:26379/service"), "{error}");
+        }
+        assert!(parse("http://a").unwrap_err().to_string().contains("redis-sentinel://"));
+    }
+}
