@@ -110,7 +110,8 @@ pub(crate) async fn run(plan: &Plan) -> Result<Report, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let mut loaders = tokio::task::JoinSet::new();
     for number in 0..4 {
-        let backend: Arc<dyn EngineBackend> = Arc::new(connect(&stage.front_url(), plan.partitions).await?);
+        let url = if number % 2 == 0 { stage.front_url() } else { stage.sentinel_url() };
+        let backend: Arc<dyn EngineBackend> = Arc::new(connect(&url, plan.partitions).await?);
         let rng = Rng::with_seed(plan.seed.wrapping_mul(31).wrapping_add(number as u64));
         let loader = Loader { backend, book: book.clone(), rng, number, pause: plan.pause };
         loaders.spawn(loader.run(stop.clone()));
@@ -159,7 +160,7 @@ async fn connect(url: &str, partitions: PartitionCount) -> Result<ValkeyBackend,
 
 /// Seven subscriptions over three connections: two slow, three filtered. The eighth is the consumer's.
 async fn watchers(stage: &Stage, first: &ValkeyBackend, partitions: PartitionCount) -> Result<Vec<Watcher>, Failure> {
-    let second = connect(&stage.front_url(), partitions).await?;
+    let second = connect(&stage.sentinel_url(), partitions).await?;
     let third = connect(&stage.front_url(), partitions).await?;
     let slow = Pace::Slow(64, Duration::from_millis(25));
     let all = || SubscribeOptions::new().scope(SubscriptionScope::FlowsAndSolo);
