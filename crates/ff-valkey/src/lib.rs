@@ -28,6 +28,7 @@ mod host;
 mod hub;
 mod inspect;
 mod lag;
+mod page;
 mod queue;
 mod ring;
 #[cfg(test)]
