@@ -16,9 +16,9 @@ fn derived(kind: &str, namespace: &Namespace, key: &str) -> Uuid {
 }
 
 fn parse_uuid(kind: &str, whole: &str, text: &str, expected: &str) -> Result<Uuid, EngineError> {
-    // Only the hyphenated form: one execution must not have several spellings.
+    // Only the hyphenated form in lower case: one execution must not have several spellings. No other has this length.
     match Uuid::try_parse(text) {
-        Ok(uuid) if text.len() == 36 && text == uuid.to_string() => Ok(uuid),
+        Ok(uuid) if text.len() == 36 && !text.bytes().any(|byte| byte.is_ascii_uppercase()) => Ok(uuid),
         _ => Err(EngineError::invalid(format!("{kind} id `{}`", shown(whole)), format!("expected {expected}"))),
     }
 }
@@ -139,9 +139,11 @@ impl FromStr for ExecutionId {
         const EXPECTED: &str = "`{fp:N}:<uuid>` such as {fp:7}:0192f0c1-2b3c-7d4e-8f50-617283940a1b";
         let malformed =
             || EngineError::invalid(format!("execution id `{}`", shown(text)), format!("expected {EXPECTED}"));
-        let (number, uuid) = text.strip_prefix("{fp:").and_then(|rest| rest.split_once("}:")).ok_or_else(malformed)?;
+        let (number, uuid) = text.strip_prefix("{fp:").and_then(|rest| rest.split_once('}')).ok_or_else(malformed)?;
+        let uuid = uuid.strip_prefix(':').ok_or_else(malformed)?;
         let partition: u16 = number.parse().map_err(|_| malformed())?;
-        if partition.to_string() != number || partition >= PartitionCount::MAX {
+        let has_other_spelling = number.len() > 1 && number.starts_with(['0', '+']);
+        if has_other_spelling || partition >= PartitionCount::MAX {
             return Err(malformed());
         }
         let uuid = parse_uuid("execution", text, uuid, EXPECTED)?;
@@ -206,9 +208,14 @@ mod tests {
             "{fp:7}:nonsense",
             "{fp:x}:0192f0c1-2b3c-7d4e-8f50-617283940a1b",
             "{fp:07}:0192f0c1-2b3c-7d4e-8f50-617283940a1b",
+            "{fp:00}:0192f0c1-2b3c-7d4e-8f50-617283940a1b",
+            "{fp:+7}:0192f0c1-2b3c-7d4e-8f50-617283940a1b",
+            "{fp:7}}:0192f0c1-2b3c-7d4e-8f50-617283940a1b",
+            "{fp:7}0192f0c1-2b3c-7d4e-8f50-617283940a1b",
             "{fp:99999}:0192f0c1-2b3c-7d4e-8f50-617283940a1b",
             "{fp:7}:0192F0C1-2B3C-7D4E-8F50-617283940A1B",
             "{fp:7}:0192f0c12b3c7d4e8f50617283940a1b",
+            "{fp:7}:{0192f0c12b3c7d4e8f50617283940a1b}",
             "fp:7:0192f0c1-2b3c-7d4e-8f50-617283940a1b",
         ] {
             let error = bad.parse::<ExecutionId>().unwrap_err().to_string();

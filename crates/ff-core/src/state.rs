@@ -70,7 +70,7 @@ impl Outcome {
     /// The outcome behind a word of the wire; [`Outcome::Unknown`] for any other.
     #[must_use]
     pub fn from_wire(word: &str) -> Self {
-        word.parse().unwrap_or(Self::Unknown)
+        Self::ALL.iter().copied().find(|outcome| outcome.as_str() == word).unwrap_or(Self::Unknown)
     }
 }
 

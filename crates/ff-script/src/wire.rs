@@ -3,15 +3,21 @@
 //! Both carry one JSON object. A push holds everything in it; a log entry holds the object in its field `e` and, in
 //! fields of their own, what the object of a push has in addition (`prev`, `result`). Members that are not known here
 //! are ignored. Nothing in this module reads a socket or a clock.
+//!
+//! An object as our own library writes it is read by hand, `canonical.rs`; any other by serde. Both give the same.
+
+mod canonical;
+mod shared;
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 use ff_core::{
-    CompletionPayload, EngineError, EntryId, ExecutionId, FlowId, LaneId, LogId, Namespace, Outcome, Position,
-    Predecessor, Scope, Tags,
+    CompletionPayload, EngineError, EntryId, ExecutionId, FlowId, LogId, Outcome, Position, Predecessor, Scope, Tags,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+
+use self::shared::Shared;
 
 /// The largest object that is looked at. Ours stay far below: a result travels only up to a few KiB.
 pub const MAX_EVENT_BYTES: usize = 8 << 20;
@@ -59,6 +65,18 @@ pub enum WireError {
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
+/// Tags, looked at or not.
+enum WrittenTags<'a> {
+    Read(Tags),
+    Text(&'a str),
+}
+
+impl<'de> Deserialize<'de> for WrittenTags<'_> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Tags::deserialize(deserializer).map(Self::Read)
+    }
+}
+
 /// The object as it is written.
 #[derive(Deserialize)]
 struct Event<'a> {
@@ -85,9 +103,9 @@ struct Event<'a> {
     #[serde(borrow, default)]
     reason: Option<Text<'a>>,
     #[serde(default)]
-    tags: Option<Tags>,
-    #[serde(default)]
-    result: Option<String>,
+    tags: Option<WrittenTags<'a>>,
+    #[serde(borrow, default)]
+    result: Option<Text<'a>>,
     #[serde(default)]
     result_len: Option<u64>,
     #[serde(default)]
@@ -99,25 +117,109 @@ impl<'a> Event<'a> {
         if bytes.len() > MAX_EVENT_BYTES {
             return Err(WireError::TooLarge { bytes: bytes.len() });
         }
-        Ok(serde_json::from_slice(bytes)?)
+        match canonical::parse(bytes) {
+            Some(event) => Ok(event),
+            None => Ok(serde_json::from_slice(bytes)?),
+        }
     }
 
     /// Everything but the position.
-    fn payload(self) -> Result<CompletionPayload, WireError> {
+    fn payload(self, shared: &mut Shared) -> Result<CompletionPayload, WireError> {
         let execution_id: ExecutionId = self.execution_id.0.parse()?;
         let flow_id: Option<FlowId> = self.flow_id.map(|id| id.0.parse()).transpose()?;
         let mut payload = CompletionPayload::new(execution_id, flow_id, Outcome::from_wire(&self.outcome.0));
-        payload.payload_bytes = self.result.map(Bytes::from);
+        payload.payload_bytes = self.result.map(|result| Bytes::from(result.0.into_owned()));
         payload.result_len = self.result_len;
         payload.produced_at_ms = self.at;
-        payload.namespace = self.ns.map(|name| Namespace::new(&name.0)).transpose()?;
-        payload.lane = self.lane.map(|name| LaneId::new(&name.0)).transpose()?;
+        payload.namespace = self.ns.map(|name| shared.namespace(&name.0)).transpose()?;
+        payload.lane = self.lane.map(|name| shared.lane(&name.0)).transpose()?;
         payload.attempt = self.attempt.unwrap_or(0);
         payload.generation = self.r#gen.unwrap_or(0);
-        payload.reason = self.reason.map(|reason| reason.0.into());
-        payload.tags = self.tags.unwrap_or_default();
+        payload.reason = self.reason.map(|reason| shared.reason(&reason.0)).transpose()?;
+        payload.tags = match self.tags {
+            Some(WrittenTags::Text(json)) => shared.tags(json)?,
+            Some(WrittenTags::Read(tags)) => tags,
+            None => Tags::default(),
+        };
         payload.dependents_pending = self.pending.unwrap_or(false);
         Ok(payload)
+    }
+}
+
+/// The fields of a log entry that mean something here; of a field that occurs twice, the first.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EntryFields<'a> {
+    event: Option<&'a [u8]>,
+    prev: Option<&'a [u8]>,
+    result: Option<&'a Bytes>,
+}
+
+impl<'a> FromIterator<(&'a [u8], &'a Bytes)> for EntryFields<'a> {
+    fn from_iter<I: IntoIterator<Item = (&'a [u8], &'a Bytes)>>(fields: I) -> Self {
+        let mut found = Self::default();
+        for (name, value) in fields {
+            match name {
+                b"e" => found.event = found.event.or(Some(value)),
+                b"prev" => found.prev = found.prev.or(Some(value)),
+                b"result" => found.result = found.result.or(Some(value)),
+                _ => {}
+            }
+        }
+        found
+    }
+}
+
+impl<'a> From<&'a [(Bytes, Bytes)]> for EntryFields<'a> {
+    fn from(fields: &'a [(Bytes, Bytes)]) -> Self {
+        fields.iter().map(|(name, value)| (&**name, value)).collect()
+    }
+}
+
+impl EntryFields<'_> {
+    /// What an entry says of the log before it, also when the rest of it cannot be read.
+    ///
+    /// # Errors
+    /// [`WireError`] when the field is there and no entry id.
+    pub fn predecessor(&self) -> Result<Option<Predecessor>, WireError> {
+        let Some(prev) = self.prev else { return Ok(None) };
+        let text = std::str::from_utf8(prev).map_err(|_| WireError::Field("prev"))?;
+        Ok(Some(text.parse()?))
+    }
+}
+
+/// Decodes events that belong together: what they have in common (names, reasons, tags) is kept in memory once.
+#[derive(Debug, Default)]
+pub struct Decoder(Shared);
+
+impl Decoder {
+    /// As [`decode_push`].
+    ///
+    /// # Errors
+    /// [`WireError`] for anything that is no completion.
+    pub fn push(&mut self, scope: Scope, bytes: &[u8]) -> Result<Decoded, WireError> {
+        let event = Event::parse(bytes)?;
+        let entry: Option<EntryId> = event.pos.as_ref().map(|id| id.0.parse()).transpose()?;
+        let prev: Option<Predecessor> = event.prev.as_ref().map(|id| id.0.parse()).transpose()?;
+        let mut payload = event.payload(&mut self.0)?;
+        let log = LogId { partition: payload.execution_id.partition(), scope };
+        payload.position = entry.map(|entry| Position { log, entry });
+        payload.dependents_pending |= entry.is_none();
+        Ok(Decoded { payload, prev })
+    }
+
+    /// As [`decode_entry`].
+    ///
+    /// # Errors
+    /// [`WireError`] for anything that is no completion of this log.
+    pub fn entry(&mut self, log: LogId, entry: EntryId, fields: EntryFields<'_>) -> Result<Decoded, WireError> {
+        let event = fields.event.ok_or(WireError::Field("e"))?;
+        let mut payload = Event::parse(event)?.payload(&mut self.0)?;
+        if payload.execution_id.partition() != log.partition {
+            return Err(WireError::WrongLog { log, execution: payload.execution_id });
+        }
+        payload.payload_bytes = fields.result.cloned();
+        payload.position = Some(Position { log, entry });
+        Ok(Decoded { payload, prev: fields.predecessor()? })
     }
 }
 
@@ -129,14 +231,7 @@ impl<'a> Event<'a> {
 /// # Errors
 /// [`WireError`] for anything that is no completion.
 pub fn decode_push(scope: Scope, bytes: &[u8]) -> Result<Decoded, WireError> {
-    let event = Event::parse(bytes)?;
-    let entry: Option<EntryId> = event.pos.as_ref().map(|id| id.0.parse()).transpose()?;
-    let prev: Option<Predecessor> = event.prev.as_ref().map(|id| id.0.parse()).transpose()?;
-    let mut payload = event.payload()?;
-    let log = LogId { partition: payload.execution_id.partition(), scope };
-    payload.position = entry.map(|entry| Position { log, entry });
-    payload.dependents_pending |= entry.is_none();
-    Ok(Decoded { payload, prev })
+    Decoder::default().push(scope, bytes)
 }
 
 /// Decodes the entry `entry` of `log` from its fields.
@@ -144,14 +239,7 @@ pub fn decode_push(scope: Scope, bytes: &[u8]) -> Result<Decoded, WireError> {
 /// # Errors
 /// [`WireError`] for anything that is no completion of this log.
 pub fn decode_entry(log: LogId, entry: EntryId, fields: &[(Bytes, Bytes)]) -> Result<Decoded, WireError> {
-    let event = field(fields, b"e").ok_or(WireError::Field("e"))?;
-    let mut payload = Event::parse(event)?.payload()?;
-    if payload.execution_id.partition() != log.partition {
-        return Err(WireError::WrongLog { log, execution: payload.execution_id });
-    }
-    payload.payload_bytes = field(fields, b"result").cloned();
-    payload.position = Some(Position { log, entry });
-    Ok(Decoded { payload, prev: predecessor(fields)? })
+    Decoder::default().entry(log, entry, fields.into())
 }
 
 /// What an entry says of the log before it, also when the rest of it cannot be read.
@@ -159,13 +247,7 @@ pub fn decode_entry(log: LogId, entry: EntryId, fields: &[(Bytes, Bytes)]) -> Re
 /// # Errors
 /// [`WireError`] when the field is there and no entry id.
 pub fn predecessor(fields: &[(Bytes, Bytes)]) -> Result<Option<Predecessor>, WireError> {
-    let Some(prev) = field(fields, b"prev") else { return Ok(None) };
-    let text = std::str::from_utf8(prev).map_err(|_| WireError::Field("prev"))?;
-    Ok(Some(text.parse()?))
-}
-
-fn field<'a>(fields: &'a [(Bytes, Bytes)], name: &[u8]) -> Option<&'a Bytes> {
-    fields.iter().find(|(key, _)| key == name).map(|(_, value)| value)
+    EntryFields::from(fields).predecessor()
 }
 
 #[cfg(test)]

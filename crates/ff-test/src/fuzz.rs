@@ -79,20 +79,37 @@ fn fields_of(bytes: &[u8]) -> Fields {
     fields
 }
 
-/// Writes a completion both ways and reads it back.
+/// Writes a completion both ways, with its members in the library's order and in another one, and reads it back.
 pub fn survives_the_wire(log: LogId, mut decoded: Decoded) {
-    let (push, _) = written(&decoded);
-    assert_eq!(decode_push(log.scope, &push).expect("what was written is read"), decoded);
+    for object in [in_order, sorted] {
+        let (push, _) = written(&decoded, object);
+        assert_eq!(decode_push(log.scope, &push).expect("what was written is read"), decoded);
+    }
     // An entry always has a position, so it stands somewhere.
     let entry = decoded.payload.position.map_or(EntryId { epoch: 1, seq: 0 }, |position| position.entry);
     decoded.payload.position = Some(Position { log, entry });
-    let (push, fields) = written(&decoded);
-    assert_eq!(decode_entry(log, entry, &fields).expect("what was written is read"), decoded);
-    assert_eq!(decode_push(log.scope, &push).expect("what was written is read"), decoded);
+    for object in [in_order, sorted] {
+        let (push, fields) = written(&decoded, object);
+        assert_eq!(decode_entry(log, entry, &fields).expect("what was written is read"), decoded);
+        assert_eq!(decode_push(log.scope, &push).expect("what was written is read"), decoded);
+    }
 }
 
-/// What the library would write of a completion: the object of the push, and the fields of the log entry.
-fn written(decoded: &Decoded) -> (Vec<u8>, Fields) {
+type Members<'a> = [(&'a str, Value)];
+
+/// As the library writes an object.
+fn in_order(members: &Members<'_>) -> String {
+    let members: Vec<_> = members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    format!("{{{}}}", members.join(","))
+}
+
+fn sorted(members: &Members<'_>) -> String {
+    let members: Map<_, _> = members.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+    Value::Object(members).to_string()
+}
+
+/// What is written of a completion: the object of the push, and the fields of the log entry.
+fn written(decoded: &Decoded, object: fn(&Members<'_>) -> String) -> (Vec<u8>, Fields) {
     let payload = &decoded.payload;
     let common = [
         ("execution_id", json!(payload.execution_id)),
@@ -106,24 +123,23 @@ fn written(decoded: &Decoded) -> (Vec<u8>, Fields) {
         ("reason", json!(payload.reason)),
         ("tags", json!(payload.tags)),
         ("result_len", json!(payload.result_len)),
-        ("pending", json!(payload.dependents_pending)),
+        ("pending", json!(payload.dependents_pending.then_some(true))),
     ];
-    let known = common.into_iter().filter(|(_, value)| !value.is_null());
-    let mut object: Map<_, _> = known.map(|(name, value)| (name.to_owned(), value)).collect();
-    let mut fields = vec![(Bytes::from("e"), Bytes::from(Value::Object(object.clone()).to_string()))];
+    let mut members: Vec<_> = common.into_iter().filter(|(_, value)| !value.is_null()).collect();
+    let mut fields = vec![(Bytes::from("e"), Bytes::from(object(&members)))];
     if let Some(position) = payload.position {
-        object.insert("pos".into(), json!(position.entry.to_string()));
+        members.push(("pos", json!(position.entry.to_string())));
     }
     if let Some(prev) = decoded.prev {
         let text = predecessor_text(prev);
-        object.insert("prev".into(), json!(text));
+        members.push(("prev", json!(text)));
         fields.push((Bytes::from("prev"), Bytes::from(text)));
     }
     if let Some(result) = &payload.payload_bytes {
-        object.insert("result".into(), json!(String::from_utf8_lossy(result)));
+        members.push(("result", json!(String::from_utf8_lossy(result))));
         fields.push((Bytes::from("result"), result.clone()));
     }
-    (Value::Object(object).to_string().into_bytes(), fields)
+    (object(&members).into_bytes(), fields)
 }
 
 fn predecessor_text(prev: Predecessor) -> String {

@@ -2,8 +2,12 @@
 //!
 //! It starts from a cursor, or from the hub's vector as it stood before the event that found no room, and reads up to
 //! where the hub stands, never beyond: so it cannot overtake the hub, and once its vector is the hub's it has
-//! everything. Room in the queue is reserved before anything is read, so what is read goes straight into it: no page
+//! everything. Room in the queue is reserved before anything is asked for, so what is read goes straight into it: no page
 //! waits in memory for a reader that does not poll, and nothing is read for one.
+//!
+//! While one round's pages are decoded the server prepares the next: they are asked for beforehand, one round ahead and
+//! no more, and only if there is room for them at once. A page that turns out to have been asked for after another entry
+//! than the reading has come to is thrown away and read again.
 //!
 //! Meeting a live end by reading alone would take until the log is quiet. So when half of the queue is free and the
 //! ring of recent events holds what is missing, that is put into the queue under the hub's lock and the subscription
@@ -22,28 +26,36 @@
 
 use std::{
     collections::HashMap,
+    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use ff_core::{
-    EngineError, Gap, GapCause, LogCursor, SubscribeOptions,
+    EngineError, EntryId, Gap, GapCause, LogCursor, SubscribeOptions,
     reader::{LogReading, Step},
+};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, MaybeDone, maybe_done},
 };
 
 use crate::{
     backoff::Backoff,
     fanout::{Lagged, SubscriptionId, warn_gap},
     hub::{Hub, State},
+    page::Page,
     queue::{Item, Queue, Room},
     source::PageRead,
     telemetry,
-    vector::Shown,
 };
 
-/// How many logs one subscription reads with one round trip, and at most how many entries of all of them.
+/// How many logs one subscription reads with one round trip, at most how many entries of each, and of all of them.
 const LOGS_AT_ONCE: usize = 16;
+const PAGE: usize = 256;
 const ENTRIES_AT_ONCE: usize = 2048;
+/// Fewer entries than this are not asked for ahead. The small queues of the properties are to go through it too.
+const LEAST_AHEAD: usize = if cfg!(test) { 1 } else { 64 };
 /// How often it tells how far it has come.
 const CHECKPOINTS: Duration = Duration::from_secs(1);
 
@@ -58,6 +70,8 @@ struct CatchUp {
     readings: HashMap<usize, LogReading>,
     /// Where the next round begins, so that every log has its turn.
     turn: usize,
+    /// What was asked for ahead, and not taken yet.
+    asked: Option<Asked>,
     /// The last round came near the hub in all it read: what is missing may be recent.
     near: bool,
     waiting: Backoff,
@@ -67,6 +81,8 @@ struct CatchUp {
 /// What became of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Taken {
+    /// There may be more of the log.
+    More,
     Done,
     /// The log's epochs must be looked up first.
     LookUp,
@@ -81,6 +97,17 @@ struct Target {
     hub: LogCursor,
 }
 
+/// What is being read, and the room for it.
+struct Asked {
+    targets: Vec<Target>,
+    /// Logs in which the hub has yet to come to where the subscription is; they are not read.
+    ahead: Vec<Target>,
+    pages: Pin<Box<Pages>>,
+    room: Room,
+}
+
+type Pages = MaybeDone<BoxFuture<'static, Result<Vec<Page>, EngineError>>>;
+
 /// Runs until the subscription is live or gone.
 pub(crate) async fn run(hub: Arc<Hub>, lagged: Lagged) {
     let mut catch_up = CatchUp::new(hub, lagged);
@@ -91,6 +118,7 @@ pub(crate) async fn run(hub: Arc<Hub>, lagged: Lagged) {
             Ok(false) => backoff = Backoff::reconnect(),
             Err(error) => {
                 tracing::warn!(%error, id = ?catch_up.id, "catching up from the log failed; trying again");
+                catch_up.asked = None;
                 backoff.pause().await;
             }
         }
@@ -109,6 +137,7 @@ impl CatchUp {
             vector: vector.to_vec(),
             readings: HashMap::new(),
             turn: 0,
+            asked: None,
             near: true,
             waiting: Backoff::reconnect(),
             told: Instant::now(),
@@ -117,22 +146,28 @@ impl CatchUp {
 
     /// Reads once. `true` when the subscription is live or gone.
     async fn round(&mut self) -> Result<bool, EngineError> {
-        let wanted = (self.queue.capacity() / 2).clamp(1, ENTRIES_AT_ONCE);
-        let mut room = self.queue.reserve(wanted).await;
-        self.checkpoint();
-        let hub = self.hub.clone();
-        let Some(targets) = hub.with_state(|state| self.join_or_plan(state, wanted, &mut room)) else {
-            return Ok(true);
+        let asked = match self.asked.take() {
+            Some(asked) => asked,
+            None => {
+                let room = self.queue.reserve(self.wanted()).await;
+                let Some(asked) = self.join_or_ask(room) else { return Ok(true) };
+                asked
+            }
         };
-        let (ahead, behind): (Vec<Target>, Vec<Target>) = targets.into_iter().partition(|target| self.is_ahead(target));
+        self.checkpoint();
+        let Asked { targets, mut pages, mut room, ahead } = asked;
+        pages.as_mut().await;
+        let pages = pages.as_mut().take_output().unwrap_or_else(|| Ok(Vec::new()))?;
+        self.ask_ahead(&targets, &pages);
         let mut progress = false;
         let mut look_up = Vec::new();
         self.near = true;
-        for (target, page) in behind.iter().zip(self.pages(&behind).await?) {
-            self.near &= page.len() < target.read.limit;
-            match self.take(target, &page, &mut room) {
-                Taken::Done => progress = true,
-                taken => look_up.push((target, taken)),
+        for (target, page) in targets.iter().zip(pages) {
+            let taken = self.take(target, page, &mut room);
+            self.near &= taken != Taken::More;
+            match taken {
+                Taken::More | Taken::Done => progress = true,
+                Taken::LookUp | Taken::Nothing => look_up.push((target, taken)),
             }
         }
         drop(room);
@@ -147,19 +182,74 @@ impl CatchUp {
         if progress {
             self.waiting = Backoff::reconnect();
         } else {
-            hub.missed();
+            self.asked = None;
+            self.hub.missed();
             self.waiting.pause().await;
         }
         Ok(false)
     }
 
-    async fn pages(&self, targets: &[Target]) -> Result<Vec<Vec<Shown>>, EngineError> {
-        if targets.is_empty() {
-            return Ok(Vec::new());
+    /// For how many entries room is made before any is read: with half of the queue free it may go live.
+    fn wanted(&self) -> usize {
+        (self.queue.capacity() / 2).clamp(1, ENTRIES_AT_ONCE)
+    }
+
+    /// Goes live if that is possible now (`None`), or asks for what to read.
+    fn join_or_ask(&mut self, mut room: Room) -> Option<Asked> {
+        let hub = self.hub.clone();
+        let targets = hub.with_state(|state| {
+            if self.join(state, &mut room) {
+                return None;
+            }
+            Some(self.plan(state, room.left(), &HashMap::new()))
+        })?;
+        let (ahead, targets) = targets.into_iter().partition(|target| self.is_ahead(target));
+        Some(self.ask(targets, ahead, room))
+    }
+
+    /// Asks for what follows these pages before they are decoded, if there is much of it, and room for that at once.
+    fn ask_ahead(&mut self, targets: &[Target], pages: &[Page]) {
+        let count = (self.queue.capacity() / 4).min(ENTRIES_AT_ONCE);
+        if count < LEAST_AHEAD {
+            return;
         }
+        let Some(room) = self.queue.try_reserve(count) else { return };
+        // What will have been read of these logs. One that turned out shorter than expected has its next turn later.
+        let read = |(target, page): (&Target, &Page)| {
+            let is_full = page.len() == target.read.limit;
+            (target.index, if is_full { page.end() } else { target.read.up_to })
+        };
+        let read: HashMap<usize, Option<EntryId>> = targets.iter().zip(pages).map(read).collect();
+        let (hub, turn) = (self.hub.clone(), self.turn);
+        let mut targets = hub.with_state(|state| self.plan(state, count, &read));
+        targets.retain(|target| !self.is_ahead(target));
+        // Whoever has nearly all is to go live, and not to run after the hub.
+        if targets.iter().map(|target| target.read.limit).sum::<usize>() < count {
+            self.turn = turn;
+            return;
+        }
+        let mut asked = self.ask(targets, Vec::new(), room);
+        // Sent now, and awaited when these pages are dealt with.
+        let _ = asked.pages.as_mut().now_or_never();
+        self.asked = Some(asked);
+    }
+
+    fn ask(&self, targets: Vec<Target>, ahead: Vec<Target>, room: Room) -> Asked {
         let reads: Vec<PageRead> = targets.iter().map(|target| target.read).collect();
-        let _turn = self.hub.catch_up_turn().await;
-        self.hub.source().pages(&reads).await
+        let hub = self.hub.clone();
+        let pages = async move {
+            if reads.is_empty() {
+                return Ok(Vec::new());
+            }
+            let _turn = hub.catch_up_turn().await;
+            hub.source().pages(&reads).await
+        };
+        Asked { targets, ahead, room, pages: Box::pin(maybe_done(pages.boxed())) }
+    }
+
+    /// After which entry of a log it reads on.
+    fn after(&self, index: usize) -> Option<EntryId> {
+        self.readings.get(&index).map_or_else(|| self.vector[index].last(), LogReading::after)
     }
 
     /// Whether the subscription has passed where the hub stood.
@@ -178,84 +268,108 @@ impl CatchUp {
         }
     }
 
-    /// Goes live if that is possible now (`None`), or says what to read.
-    fn join_or_plan(&mut self, state: &mut State, wanted: usize, room: &mut Room) -> Option<Vec<Target>> {
-        let hub = state.vector.cursors();
+    /// The logs in which it does not stand where the hub stands, in the order of their turns.
+    fn behind(&self, hub: &[LogCursor]) -> Vec<usize> {
         let logs = hub.len();
-        let behind: Vec<usize> = (0..logs)
-            .map(|offset| (self.turn + offset) % logs)
-            .filter(|index| self.vector[*index].last() != hub[*index].last())
-            .collect();
-        let recent =
-            if self.near || behind.is_empty() { state.fanout.ring().after(&behind, &self.vector) } else { None };
-        if let Some(recent) = recent {
-            let recent: Vec<_> = recent.into_iter().filter(|event| self.options.wants(event)).cloned().collect();
-            if recent.len() <= wanted {
-                telemetry::count(telemetry::DELIVERED, recent.len() as u64);
-                for event in recent {
-                    room.push(Item::Event(event));
-                }
-                if self.framed {
-                    self.queue.push_always(Item::Checkpoint(state.vector.snapshot()));
-                }
-                state.fanout.go_live(self.id);
-                return None;
-            }
+        let turns = (0..logs).map(|offset| (self.turn + offset) % logs);
+        turns.filter(|index| self.vector[*index].last() != hub[*index].last()).collect()
+    }
+
+    /// Goes live if the recent events hold all that is missing and it finds room.
+    fn join(&self, state: &mut State, room: &mut Room) -> bool {
+        let behind = self.behind(state.vector.cursors());
+        if !self.near && !behind.is_empty() {
+            return false;
         }
+        let Some(recent) = state.fanout.ring().after(&behind, &self.vector) else { return false };
+        let recent: Vec<_> = recent.into_iter().filter(|event| self.options.wants(event)).cloned().collect();
+        if recent.len() > room.left() {
+            return false;
+        }
+        telemetry::count(telemetry::DELIVERED, recent.len() as u64);
+        room.push_all(recent.into_iter().map(Item::Event));
+        if self.framed {
+            self.queue.push_always(Item::Checkpoint(state.vector.snapshot()));
+        }
+        state.fanout.go_live(self.id);
+        true
+    }
+
+    /// Says what to read, at most `count` entries. Of the logs in `read` all up to there is on its way.
+    fn plan(&mut self, state: &State, count: usize, read: &HashMap<usize, Option<EntryId>>) -> Vec<Target> {
+        let hub = state.vector.cursors();
+        let behind = self.behind(hub);
         let unread = |index: &usize| hub[*index].last().map_or(0, |head| self.vector[*index].unread(&[head]));
         self.queue.set_unread(behind.iter().map(unread).fold(0, u64::saturating_add));
-        let limit = (wanted / behind.len().clamp(1, LOGS_AT_ONCE)).max(1);
-        let targets: Vec<Target> = behind
-            .into_iter()
-            .take(LOGS_AT_ONCE.min(wanted))
-            .map(|index| {
-                let after = self.readings.get(&index).map_or_else(|| self.vector[index].last(), LogReading::after);
-                let read = PageRead { log: state.vector.log(index), after, up_to: hub[index].last(), limit };
-                Target { index, read, hub: hub[index].clone() }
-            })
-            .collect();
-        self.turn = targets.last().map_or(0, |target| target.index + 1);
-        Some(targets)
+        let mut left = count;
+        let mut targets = Vec::new();
+        for index in behind {
+            let up_to = hub[index].last();
+            let after = read.get(&index).copied().unwrap_or_else(|| self.after(index));
+            if read.contains_key(&index) && after == up_to {
+                continue;
+            }
+            let limit = entries_between(after, up_to).min(left);
+            left -= limit;
+            targets.push(Target {
+                index,
+                read: PageRead { log: state.vector.log(index), after, up_to, limit },
+                hub: hub[index].clone(),
+            });
+            if left == 0 || targets.len() == LOGS_AT_ONCE {
+                break;
+            }
+        }
+        self.turn = targets.last().map_or(self.turn, |target| target.index + 1);
+        targets
     }
 
     /// Takes a page of one log.
-    fn take(&mut self, target: &Target, page: &[Shown], room: &mut Room) -> Taken {
+    fn take(&mut self, target: &Target, page: Page, room: &mut Room) -> Taken {
+        // It was asked for before it was known that the reading goes on elsewhere.
+        if self.after(target.index) != target.read.after {
+            return Taken::More;
+        }
         let log = target.read.log;
         let cursor = &mut self.vector[target.index];
         let mut reading = self.readings.remove(&target.index).unwrap_or_else(|| LogReading::from(log, cursor));
-        let mut delivered = 0;
+        let len = page.len();
+        let mut items = Vec::with_capacity(len);
+        let mut follows = true;
         for shown in page {
             let before = cursor.last();
             match reading.step(cursor, shown.entry, shown.prev) {
                 Step::Skip => {}
                 Step::LookUp => {
-                    self.readings.insert(target.index, reading);
-                    telemetry::count(telemetry::DELIVERED, delivered);
-                    return Taken::LookUp;
+                    follows = false;
+                    break;
                 }
                 Step::Deliver(gap) => {
                     let after = gap.map_or(before, |gap| Some(gap.through));
-                    gap.iter().for_each(|gap| tell(&self.queue, self.framed, gap));
-                    let Some(event) = &shown.event else {
-                        let gap = Gap { log, after, through: shown.entry, cause: GapCause::Unreadable };
-                        tell(&self.queue, self.framed, &gap);
-                        continue;
-                    };
-                    // There is as much room as entries were asked for.
-                    if self.options.wants(event) && room.push(Item::Event(event.clone())) {
-                        delivered += 1;
+                    items.extend(gap.and_then(|gap| declared(self.framed, &gap)));
+                    match shown.event {
+                        Some(event) => items.extend(self.options.wants(&event).then_some(Item::Event(event))),
+                        None => {
+                            let gap = Gap { log, after, through: shown.entry, cause: GapCause::Unreadable };
+                            items.extend(declared(self.framed, &gap));
+                        }
                     }
                 }
             }
         }
-        telemetry::count(telemetry::DELIVERED, delivered);
+        // There is as much room as entries were asked for.
+        telemetry::count(telemetry::DELIVERED, room.push_all(items) as u64);
+        self.readings.insert(target.index, reading);
+        if follows { self.end_of_page(target, len) } else { Taken::LookUp }
+    }
+
+    /// What follows from having taken a page of so many entries.
+    fn end_of_page(&self, target: &Target, len: usize) -> Taken {
         let Some(hub) = target.hub.last() else { return Taken::Done };
-        if page.len() == target.read.limit || cursor.last() == Some(hub) {
-            self.readings.insert(target.index, reading);
+        if self.vector[target.index].last() == Some(hub) {
             return Taken::Done;
         }
-        self.readings.insert(target.index, reading);
-        Taken::Nothing
+        if len == target.read.limit { Taken::More } else { Taken::Nothing }
     }
 
     /// Whether what lies up to where the hub stood was trimmed, which is declared then: a page showed nothing of it,
@@ -291,11 +405,26 @@ impl CatchUp {
     }
 }
 
+/// How many entries to ask for: what lies between these two as far as their numbers tell, and no more than a page.
+fn entries_between(after: Option<EntryId>, up_to: Option<EntryId>) -> usize {
+    let Some(up_to) = up_to else { return PAGE };
+    let unread = match after.filter(|after| after.epoch == up_to.epoch) {
+        Some(after) => up_to.seq.saturating_sub(after.seq),
+        None => up_to.seq.saturating_add(1),
+    };
+    usize::try_from(unread).unwrap_or(PAGE).clamp(1, PAGE)
+}
+
 /// Says that completions are missing: to the subscription if it takes that, room or not, and to operators.
 fn tell(queue: &Queue, framed: bool, gap: &Gap) {
+    if let Some(item) = declared(framed, gap) {
+        queue.push_always(item);
+    }
+}
+
+/// Tells operators of a gap. Returns what the subscription is to learn of it.
+fn declared(framed: bool, gap: &Gap) -> Option<Item> {
     telemetry::count_cause(telemetry::GAPS, gap.cause.as_str(), 1);
     warn_gap(gap);
-    if framed {
-        queue.push_always(Item::Gap(Arc::new(*gap)));
-    }
+    framed.then(|| Item::Gap(Arc::new(*gap)))
 }

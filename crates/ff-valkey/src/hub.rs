@@ -50,7 +50,7 @@ use std::{
 
 use bytes::Bytes;
 use ff_core::{CompletionPayload, EngineError, LogCursor, PartitionCount, ScannerFilter, Scope, SubscribeOptions};
-use ff_script::wire;
+use ff_script::wire::Decoder;
 use tokio::{
     sync::{Notify, Semaphore},
     time::Instant,
@@ -156,9 +156,10 @@ impl Hub {
     pub(crate) fn pushed(self: &Arc<Self>, messages: impl Iterator<Item = Bytes>) {
         let mut positioned = Vec::new();
         let mut bare = Vec::new();
+        let mut decoder = Decoder::default();
         for message in messages {
             self.heard.fetch_add(1, Ordering::Relaxed);
-            match wire::decode_push(self.scope, &message) {
+            match decoder.push(self.scope, &message) {
                 Ok(decoded) => match decoded.payload.position {
                     Some(position) => {
                         let event = Some(Arc::new(decoded.payload));
@@ -332,6 +333,7 @@ impl Hub {
             let read = self.source.pages(&pages).await?;
             for (page, entries) in pages.iter().zip(read) {
                 let is_last = entries.len() < PAGE;
+                let entries: Vec<Shown> = entries.collect();
                 self.with_state(|State { vector, fanout }| vector.page(page.log, &entries, is_last, fanout));
                 // Streams take what they were given before their queues get more.
                 tokio::task::yield_now().await;

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
+    page::Page,
     simulated::{Account, Server, number},
     stream::{Completions, Frames},
     vector::Heads,
@@ -62,12 +63,12 @@ impl LogSource for Logs {
         Ok(Heads { at_ms: 1, heads })
     }
 
-    async fn pages(&self, reads: &[PageRead]) -> Result<Vec<Vec<Shown>>, EngineError> {
+    async fn pages(&self, reads: &[PageRead]) -> Result<Vec<Page>, EngineError> {
         self.travel().await?;
         let page = |read: &PageRead| {
             let index = usize::from(read.log.partition.number());
             // Small pages make for many of them; a limit of less than was asked for would read as the log's end.
-            self.on(index, |server| server.page(read.after, read.up_to, read.limit))
+            Page::from(self.on(index, |server| server.page(read.after, read.up_to, read.limit)))
         };
         let pages = reads.iter().map(page).collect();
         self.travel().await?;

@@ -30,6 +30,7 @@ mod host;
 mod hub;
 mod inspect;
 mod lag;
+mod page;
 mod primary;
 mod queue;
 mod ring;

@@ -48,7 +48,8 @@ struct Inner {
     items: VecDeque<Item>,
     /// Places that are promised.
     reserved: usize,
-    awaited: bool,
+    /// Somebody waits for so many places.
+    awaited: Option<usize>,
     /// Nothing comes any more.
     closed: bool,
     dropped: BTreeMap<LogId, EntryId>,
@@ -154,18 +155,25 @@ impl Queue {
         self.reader.wake();
     }
 
+    /// Keeps room for `count` items (at most the capacity) if there is so much now.
+    pub(crate) fn try_reserve(self: &Arc<Self>, count: usize) -> Option<Room> {
+        let count = count.clamp(1, self.capacity);
+        let mut inner = self.lock();
+        if inner.items.len() + inner.reserved + count > self.capacity {
+            return None;
+        }
+        inner.reserved += count;
+        Some(Room { queue: self.clone(), left: count })
+    }
+
     /// Waits until `count` items find room (at most the capacity), and keeps that room.
     pub(crate) async fn reserve(self: &Arc<Self>, count: usize) -> Room {
         let count = count.clamp(1, self.capacity);
         loop {
             let made = self.room.notified();
-            {
-                let mut inner = self.lock();
-                if inner.items.len() + inner.reserved + count <= self.capacity {
-                    inner.reserved += count;
-                    return Room { queue: self.clone(), left: count };
-                }
-                inner.awaited = true;
+            self.lock().awaited = Some(count);
+            if let Some(room) = self.try_reserve(count) {
+                return room;
             }
             made.await;
         }
@@ -196,9 +204,11 @@ impl Queue {
             return Some(Some(Taken::Dropped(log, entry)));
         }
         let Some(item) = inner.items.pop_front() else { return inner.closed.then_some(None) };
-        let made_room = std::mem::take(&mut inner.awaited);
+        // Not before there is enough: whoever waits for many places would be woken for each.
+        let taken = inner.items.len() + inner.reserved;
+        let made_room = inner.awaited.take_if(|count| taken + *count <= self.capacity);
         drop(inner);
-        if made_room {
+        if made_room.is_some() {
             self.room.notify_one();
         }
         Some(Some(Taken::Item(item)))
@@ -213,16 +223,27 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// Puts an item in; `false` if the room is used up.
-    pub(crate) fn push(&mut self, item: Item) -> bool {
-        if self.left == 0 {
-            return false;
-        }
-        self.left -= 1;
+    pub(crate) const fn left(&self) -> usize {
+        self.left
+    }
+
+    /// Puts items in, with one wake for all. Events take of the room, and those for which none is left stay out; what
+    /// must not be lost finds its place in any case. Returns how many events went in.
+    pub(crate) fn push_all(&mut self, items: impl IntoIterator<Item = Item>) -> usize {
+        let before = self.left;
         let mut inner = self.queue.lock();
-        inner.reserved -= 1;
-        self.queue.put(inner, item);
-        true
+        for item in items {
+            if matches!(item, Item::Event(_)) {
+                let Some(left) = self.left.checked_sub(1) else { continue };
+                self.left = left;
+            }
+            inner.items.push_back(item);
+        }
+        let used = before - self.left;
+        inner.reserved -= used;
+        drop(inner);
+        self.queue.reader.wake();
+        used
     }
 }
 

@@ -42,10 +42,21 @@ fn room_that_is_kept_is_nobody_elses_and_is_given_back() {
     let queue = Queue::new(3);
     let mut room = queue.reserve(2).now_or_never().expect("there is room");
     assert_eq!([queue.push(event(0)), queue.push(event(1))], [true, false]);
-    assert_eq!([room.push(event(2)), room.push(event(3)), room.push(event(4))], [true, true, false]);
+    assert!(queue.try_reserve(1).is_none());
+    assert_eq!([room.push_all([event(2)]), room.push_all([event(3), event(4)]), room.push_all([event(5)])], [1, 1, 0]);
     assert_eq!(numbers(&queue), [0, 2, 3]);
     drop(queue.reserve(3).now_or_never().expect("all of it is free again"));
     assert!(queue.push(event(5)));
+}
+
+#[test]
+fn what_must_not_be_lost_needs_no_room() {
+    let queue = Queue::new(1);
+    let mut room = queue.try_reserve(1).expect("there is room");
+    assert_eq!(room.push_all([event(0), Item::CaughtUp, event(1)]), 1);
+    assert!(matches!(poll(&queue), Poll::Ready(Some(Taken::Item(Item::Event(_))))));
+    assert!(matches!(poll(&queue), Poll::Ready(Some(Taken::Item(Item::CaughtUp)))));
+    assert!(poll(&queue).is_pending());
 }
 
 #[tokio::test]

@@ -7,19 +7,20 @@ use ff_core::{
     EngineError, EntryId, LogCursor, LogId, Partition, Scope,
     reader::{LogFacts, epoch_ends},
 };
-use ff_script::keys;
+use ff_script::{keys, wire::Decoder};
 use fred::{
     clients::{Client, Pipeline},
     error::Error,
     interfaces::ClientLike,
-    types::{ClusterHash, CustomCommand, Value},
+    types::{ClusterHash, CustomCommand, Resp3Frame, Value},
 };
 
 use crate::{
     ValkeyHost,
+    page::{self, Page},
     primary::Role,
     value,
-    vector::{Heads, Shown},
+    vector::Heads,
 };
 
 /// Which entries of a log to read.
@@ -41,7 +42,7 @@ pub(crate) trait LogSource: Send + Sync + 'static {
     /// The server's time, and then the last entry of each log.
     async fn heads(&self, logs: &[LogId]) -> Result<Heads, EngineError>;
     /// One page of each of several logs, with one round trip.
-    async fn pages(&self, reads: &[PageRead]) -> Result<Vec<Vec<Shown>>, EngineError>;
+    async fn pages(&self, reads: &[PageRead]) -> Result<Vec<Page>, EngineError>;
     /// The last entries of a log's epochs, newest first.
     async fn epochs(&self, log: LogId) -> Result<Vec<EntryId>, EngineError>;
 }
@@ -101,7 +102,8 @@ impl ServerLogs {
         let mut facts = |log: LogId| {
             let at = |value: Value| -> Option<(Option<EntryId>, Option<u64>)> {
                 let entry = value::entries(value)?.into_iter().next();
-                let shown = entry.map(|(id, fields)| value::shown(log, id, &fields));
+                let shown =
+                    entry.map(|(id, fields)| value::shown(&mut Decoder::default(), log, id, fields.as_slice().into()));
                 let at = shown.as_ref().and_then(|shown| shown.event.as_ref()?.produced_at_ms);
                 Some((shown.map(|shown| shown.entry), at))
             };
@@ -211,14 +213,25 @@ impl LogSource for ServerLogs {
         Ok(Heads { at_ms, heads })
     }
 
-    async fn pages(&self, reads: &[PageRead]) -> Result<Vec<Vec<Shown>>, EngineError> {
+    async fn pages(&self, reads: &[PageRead]) -> Result<Vec<Page>, EngineError> {
         const OP: &str = "reading completion logs";
-        let answers = self.ask(OP, reads.iter().map(page_command).collect()).await?;
-        let page = |(read, answer): (&PageRead, Value)| {
-            let entries = value::entries(answer)?;
-            Some(entries.iter().map(|(id, fields)| value::shown(read.log, *id, fields)).collect())
+        // As the answers came: what the client would make of them costs as much as decoding them does.
+        let ask = |read| {
+            let (name, args) = page_command(read);
+            self.0.reads().custom_raw(CustomCommand::new_static(name, ClusterHash::FirstKey, false), args)
         };
-        reads.iter().zip(answers).map(page).collect::<Option<_>>().ok_or_else(|| malformed(OP))
+        let pages = futures::future::try_join_all(reads.iter().map(ask));
+        // Behind the pages: both are queued in the order in which they are polled.
+        let (name, args) = Role::question();
+        let role = self.0.reads().custom(CustomCommand::new_static(name, ClusterHash::Random, false), args);
+        let (answers, role) = futures::join!(pages, role);
+        self.0.believe(OP, Some(role))?;
+        let answers = answers.map_err(|error| self.0.doing(OP).failed(error))?;
+        let page = |(read, answer): (&PageRead, Resp3Frame)| match page::refusal(&answer) {
+            Some(error) => Err(self.0.doing(OP).failed(error)),
+            None => Page::answered(read.log, answer).ok_or_else(|| malformed(OP)),
+        };
+        reads.iter().zip(answers).map(page).collect()
     }
 
     async fn epochs(&self, log: LogId) -> Result<Vec<EntryId>, EngineError> {

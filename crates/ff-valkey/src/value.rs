@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ff_core::{EntryId, LogId, Predecessor};
-use ff_script::wire;
+use ff_script::wire::{Decoder, EntryFields};
 use fred::types::Value;
 
 use crate::vector::Shown;
@@ -82,12 +82,12 @@ pub(crate) fn last_generated_id(info: Value) -> Option<EntryId> {
 }
 
 /// An entry of `log` as readers take it. One that is no completion keeps its place.
-pub(crate) fn shown(log: LogId, entry: EntryId, fields: &[(Bytes, Bytes)]) -> Shown {
-    match wire::decode_entry(log, entry, fields) {
+pub(crate) fn shown(decoder: &mut Decoder, log: LogId, entry: EntryId, fields: EntryFields<'_>) -> Shown {
+    match decoder.entry(log, entry, fields) {
         Ok(decoded) => Shown { entry, prev: decoded.prev, event: Some(Arc::new(decoded.payload)) },
         Err(error) => {
             tracing::warn!(%log, %entry, %error, "unreadable log entry");
-            Shown { entry, prev: wire::predecessor(fields).ok().flatten(), event: None }
+            Shown { entry, prev: fields.predecessor().ok().flatten(), event: None }
         }
     }
 }

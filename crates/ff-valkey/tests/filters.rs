@@ -4,10 +4,13 @@
 
 mod common;
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, num::NonZeroUsize, time::Duration};
 
 use common::{Checker, Writer, bare, eventually, flow_in, namespace, number, partitions, stays_silent};
-use ff_core::{CompletionBackend, CompletionStream, ExecutionId, ScannerFilter, Tags};
+use ff_core::{
+    CompletionBackend, CompletionStream, ExecutionId, Frame, ScannerFilter, Start, SubscribeBackend, SubscribeOptions,
+    Subscription, Tags,
+};
 use ff_testserver::TestServer;
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
 use futures::StreamExt;
@@ -111,6 +114,74 @@ async fn nothing_crosses_and_nothing_is_missing_over_a_flood_from_two_tenants() 
     );
     writing.await.unwrap();
     stays_silent(&mut a, Duration::from_millis(100)).await;
+}
+
+/// Ends executions of two namespaces, tagged in several ways, in one log; the last one passes every filter here.
+async fn end_all_kinds(writer: &mut Writer) -> Vec<(u64, &'static str, Option<&'static str>)> {
+    let kinds = [("a", None), ("b", Some("blue")), ("a", Some("bluer")), ("b", None), ("a", Some("blue"))];
+    let mut ended = Vec::new();
+    for (namespace, tag) in kinds.into_iter().cycle().take(20 * kinds.len()) {
+        ended.push((writer.next, namespace, tag));
+        let tags = Tags::new(tag.map(|tag| ("instance", tag))).unwrap();
+        writer.end(flow_in(2), namespace, &tags, 1).await;
+    }
+    ended
+}
+
+/// The numbers of the completions that come, in order, until this one has come.
+async fn numbers_until(subscription: &mut Subscription, last: u64) -> Vec<u64> {
+    let mut came = Vec::new();
+    while came.last() != Some(&last) {
+        let frame = tokio::time::timeout(Duration::from_secs(30), subscription.next()).await;
+        match frame.expect("a frame").expect("a subscription does not end") {
+            Frame::Completion(completion) => came.push(number(&completion)),
+            Frame::Gap(gap) => panic!("{gap}"),
+            _ => {}
+        }
+    }
+    came
+}
+
+#[tokio::test]
+async fn a_filter_decides_alike_live_after_a_reconnect_in_catching_up_and_on_replay() {
+    type Wanted = fn(&str, Option<&str>) -> bool;
+    let server = TestServer::start().await.unwrap();
+    let backend = backend(&server, "").await;
+    let mut writer = Writer::new(&server).await;
+    let filters: [(ScannerFilter, Wanted); 4] = [
+        (ScannerFilter::NOOP, |_, _| true),
+        (of("a"), |namespace, _| namespace == "a"),
+        (tagged("blue"), |_, tag| tag == Some("blue")),
+        (of("a").with_instance_tag("instance", "blue"), |namespace, tag| (namespace, tag) == ("a", Some("blue"))),
+    ];
+    let subscribe = async |options: SubscribeOptions| backend.subscribe(&options).await.unwrap();
+    let (mut live, mut slow) = (Vec::new(), Vec::new());
+    for (filter, _) in &filters {
+        let options = SubscribeOptions::new().filter(filter.clone());
+        live.push(subscribe(options.clone()).await);
+        slow.push(subscribe(options.capacity(NonZeroUsize::new(8).unwrap())).await);
+    }
+    let mut ended = Vec::new();
+    let mut came = vec![Vec::new(); filters.len()];
+    for round in 0..2 {
+        if round == 1 {
+            // What ends before it has subscribed again is read from the log.
+            server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await.unwrap();
+        }
+        ended.extend(end_all_kinds(&mut writer).await);
+        for (came, live) in came.iter_mut().zip(&mut live) {
+            came.extend(numbers_until(live, writer.next - 1).await);
+        }
+    }
+    for ((((filter, wanted), came), live), mut slow) in filters.iter().zip(came).zip(live).zip(slow) {
+        let expected: Vec<u64> = ended.iter().filter(|(_, ns, tag)| wanted(ns, *tag)).map(|(n, ..)| *n).collect();
+        assert_eq!(came, expected, "live, {filter:?}");
+        assert_eq!(live.stats().overflows, 0, "it was never behind");
+        assert!(slow.stats().catching_up, "its queue was full long ago");
+        assert_eq!(numbers_until(&mut slow, writer.next - 1).await, expected, "catching up, {filter:?}");
+        let mut replay = subscribe(SubscribeOptions::new().filter(filter.clone()).start(Start::Earliest)).await;
+        assert_eq!(numbers_until(&mut replay, writer.next - 1).await, expected, "replayed, {filter:?}");
+    }
 }
 
 #[tokio::test]
