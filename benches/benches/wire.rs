@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ff_core::Scope;
-use ff_script::wire;
+use ff_script::wire::Decoder;
 
 const EXECUTION: &str = "{fp:7}:0192f0c1-2b3c-7d4e-8f50-617283940a1b";
 const FLOW: &str = "0192f0c1-2b3c-7d4e-8f50-617283940a1c";
@@ -18,9 +18,12 @@ fn decode(c: &mut Criterion) {
     );
     let mut group = c.benchmark_group("wire");
     group.throughput(Throughput::Elements(1));
-    for (name, event) in [("bare", bare), ("ours", ours)] {
+    // With white space, so that it is left to serde.
+    let spaced = ours.replacen(',', ", ", 1);
+    for (name, event) in [("bare", bare), ("ours", ours), ("ours, spaced", spaced)] {
         group.bench_function(format!("decode_push/{name}"), |b| {
-            b.iter(|| wire::decode_push(Scope::Flows, black_box(event.as_bytes())).expect("it is well-formed"));
+            let mut decoder = Decoder::default();
+            b.iter(|| decoder.push(Scope::Flows, black_box(event.as_bytes())).expect("it is well-formed"));
         });
     }
     group.finish();
