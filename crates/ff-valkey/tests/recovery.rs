@@ -4,27 +4,16 @@
 
 mod common;
 
-use std::{
-    num::NonZeroUsize,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{num::NonZeroUsize, time::Duration};
 
-use common::{Writer, flow_in, number, partitions};
+use common::{Writer, eventually, flow_in, number, partitions};
 use ff_core::{
-    Cursor, EntryId, FlowId, Frame, Gap, GapCause, LogId, Partition, Scope, Start, SubscribeBackend, SubscribeOptions,
-    Subscription, Tags,
+    Cursor, EngineError, EntryId, ExecutionSpec, FlowId, FlowSubmission, Frame, Gap, GapCause, LogId, Namespace,
+    Partition, Scope, Start, SubmitBackend, SubscribeBackend, SubscribeOptions, Subscription, Tags,
 };
-use ff_testserver::TestServer;
+use ff_testserver::{Proxy, TestServer};
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
-use futures::StreamExt;
-use tokio::{
-    io::copy,
-    net::{TcpListener, TcpStream},
-};
+use futures::{FutureExt, StreamExt};
 
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -54,6 +43,17 @@ impl Stage {
 
     async fn end(&mut self, count: u64) {
         self.writer.end(self.flow, "a", &Tags::default(), count).await;
+    }
+
+    async fn submit(&self) -> Result<(), EngineError> {
+        let flow = FlowSubmission::new(Namespace::new("a").unwrap()).execution(ExecutionSpec::new("only"));
+        self.backend.submit_flow(&flow).await.map(drop)
+    }
+
+    /// The numbers that the server gives to subscribers' connections.
+    async fn subscribers(&mut self) -> Vec<String> {
+        let list = self.writer.command(&["CLIENT", "LIST", "TYPE", "pubsub"]).await.text();
+        list.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
     }
 
     async fn subscribe(&self, options: SubscribeOptions) -> Subscription {
@@ -94,56 +94,11 @@ fn entry(epoch: u64, seq: u64) -> EntryId {
     EntryId { epoch, seq }
 }
 
-/// Stands between a backend and its server.
-struct Proxy {
-    port: u16,
-    /// Connections of an earlier age forward nothing any more, and are not closed.
-    age: Arc<AtomicU64>,
-}
-
-impl Proxy {
-    async fn open(to: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let age = Arc::new(AtomicU64::new(0));
-        let now = age.clone();
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
-                tokio::spawn(forward(client, server, now.clone()));
-            }
-        });
-        Self { port, age }
-    }
-
-    /// From now on nothing passes over the connections that there are.
-    fn swallow(&self) {
-        self.age.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-async fn forward(client: TcpStream, server: TcpStream, now: Arc<AtomicU64>) {
-    let age = now.load(Ordering::SeqCst);
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
-    let silence = async {
-        while now.load(Ordering::SeqCst) == age {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::select! {
-        _ = copy(&mut from_client, &mut to_server) => {}
-        _ = copy(&mut from_server, &mut to_client) => {}
-        // Both ends stay open, and nobody reads them.
-        () = silence => std::future::pending().await,
-    }
-}
-
 #[tokio::test]
 async fn connections_that_have_gone_silent_are_replaced_and_nothing_is_lost() {
     let server = TestServer::start().await.unwrap();
-    let proxy = Proxy::open(server.port()).await;
-    let mut stage = Stage::over(server, &format!("redis://127.0.0.1:{}", proxy.port)).await;
+    let proxy = Proxy::open(server.port()).await.unwrap();
+    let mut stage = Stage::over(server, &format!("redis://127.0.0.1:{}", proxy.port())).await;
     let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
     stage.end(3).await;
     assert_eq!(numbers(&mut subscription, 3).await, [0, 1, 2]);
@@ -152,6 +107,136 @@ async fn connections_that_have_gone_silent_are_replaced_and_nothing_is_lost() {
     assert_eq!(numbers(&mut subscription, 5).await, [3, 4, 5, 6, 7]);
     stage.end(1).await;
     assert_eq!(numbers(&mut subscription, 1).await, [8]);
+}
+
+#[tokio::test]
+async fn killed_connections_are_made_anew_and_nothing_is_lost() {
+    let mut stage = Stage::open().await;
+    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
+    for round in 0..3 {
+        stage.end(2).await;
+        for kind in ["pubsub", "normal"] {
+            stage.writer.command(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]).await;
+        }
+        stage.end(2).await;
+        let first = round * 4;
+        assert_eq!(numbers(&mut subscription, 4).await, (first..first + 4).collect::<Vec<_>>());
+    }
+    stage.submit().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_killed_for_its_full_output_buffer_loses_nothing() {
+    let mut stage = Stage::open().await;
+    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
+    stage.writer.command(&["CONFIG", "SET", "client-output-buffer-limit", "pubsub 16384 0 0"]).await;
+    // Of one call, so that the server sends nothing in between.
+    stage.end(1_000).await;
+    let killed = stage.writer.command(&["INFO", "stats"]).await.text();
+    assert!(!killed.contains("client_output_buffer_limit_disconnections:0"), "{killed}");
+    assert_eq!(numbers(&mut subscription, 1_000).await, (0..1_000).collect::<Vec<_>>());
+    stage.end(1).await;
+    assert_eq!(numbers(&mut subscription, 1).await, [1_000]);
+}
+
+#[tokio::test]
+async fn a_server_that_is_loading_is_waited_for() {
+    let slow = TestServer::builder().persistent().arg("--key-load-delay").arg("500");
+    let server = slow.build().await.unwrap();
+    let url = server.url().to_owned();
+    let mut stage = Stage::over(server, &url).await;
+    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
+    stage.end(3).await;
+    numbers(&mut subscription, 3).await;
+    let fill = "for i = 1, 5000 do redis.call('SET', 'filler:' .. i, i) end";
+    stage.writer.command(&["EVAL", fill, "0"]).await;
+    let loading = async {
+        loop {
+            let answer = stage.server.command(&["PING"]).await;
+            if answer.is_ok_and(|answer| answer.text().starts_with("LOADING")) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let (restarted, ()) =
+        tokio::join!(stage.server.restart(), tokio::time::timeout(PATIENCE, loading).map(Result::unwrap));
+    restarted.unwrap();
+    stage.submit().await.unwrap();
+    let next = stage.writer.next;
+    stage.writer = Writer::new(&stage.server).await;
+    (stage.writer.epoch, stage.writer.next) = (2000, next);
+    stage.end(2).await;
+    assert_eq!(numbers(&mut subscription, 2).await, [3, 4]);
+}
+
+#[tokio::test]
+async fn a_call_that_a_replica_refuses_waits_until_the_server_is_a_primary_again() {
+    let mut stage = Stage::open().await;
+    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
+    stage.end(2).await;
+    numbers(&mut subscription, 2).await;
+    // A port at which nobody answers: the server keeps what it has.
+    stage.writer.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    let again = async {
+        eventually("health tells", async || !stage.backend.health().connected).await;
+        stage.server.command(&["REPLICAOF", "NO", "ONE"]).await.unwrap();
+    };
+    let (submitted, ()) = tokio::join!(stage.submit(), again);
+    submitted.unwrap();
+    stage.end(2).await;
+    assert_eq!(numbers(&mut subscription, 2).await, [2, 3]);
+    eventually("health is well", async || stage.backend.health().connected).await;
+}
+
+#[tokio::test]
+async fn a_password_that_is_asked_for_all_at_once_is_told_and_does_not_end_the_subscription() {
+    let mut stage = Stage::open().await;
+    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
+    stage.writer.command(&["CONFIG", "SET", "requirepass", "new"]).await;
+    for kind in ["pubsub", "normal"] {
+        stage.writer.command(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]).await;
+    }
+    stage.end(3).await;
+    let refused = |error: Option<String>| error.is_some_and(|error| error.contains("NOAUTH"));
+    eventually("health tells", async || refused(stage.backend.health().last_error)).await;
+    stage.writer.command(&["CONFIG", "SET", "requirepass", ""]).await;
+    assert_eq!(numbers(&mut subscription, 3).await, [0, 1, 2]);
+    eventually("health is well", async || stage.backend.health().last_error.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_library_that_was_lost_is_loaded_again_under_an_open_subscription() {
+    let mut stage = Stage::open().await;
+    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
+    stage.end(1).await;
+    stage.writer.command(&["FUNCTION", "FLUSH", "SYNC"]).await;
+    stage.submit().await.unwrap();
+    stage.end(1).await;
+    assert_eq!(numbers(&mut subscription, 2).await, [0, 1]);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_alive_and_delivers_nothing_is_made_anew() {
+    let mut stage = Stage::open().await;
+    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
+    let deaf = stage.subscribers().await;
+    stage.writer.silent = true;
+    stage.end(1).await;
+    assert_eq!(numbers(&mut subscription, 1).await, [0]);
+    let mut anew = false;
+    for _ in 0..1_000 {
+        let now = stage.subscribers().await;
+        anew = !now.is_empty() && now != deaf;
+        if anew {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(anew, "the connection is still the one that delivered nothing");
+    stage.writer.silent = false;
+    stage.end(1).await;
+    assert_eq!(numbers(&mut subscription, 1).await, [1]);
 }
 
 #[tokio::test]
