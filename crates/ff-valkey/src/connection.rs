@@ -221,6 +221,13 @@ async fn note(mut errors: Receiver<(Error, Option<Server>)>, last_error: LastErr
     }
 }
 
+fn names_a_replica(of: &str) -> String {
+    format!(
+        "the server is a replica of {of}; give the address of the primary, or of the sentinels that know it \
+         (redis-sentinel://host:26379,host:26379/service)"
+    )
+}
+
 /// Sees to it that a connection leads to a primary that answers.
 struct Guard {
     client: Client,
@@ -251,13 +258,12 @@ impl Guard {
                 Ok(role) => role.map_err(|error| refused(op, self.primary.config(), error))?,
                 Err(_) => return Err(EngineError::Timeout { op: op.to_owned(), after: self.patience.limit }),
             };
-            match role.must_be_primary(op) {
-                Err(_) if Instant::now() < until => {
-                    backoff.pause().await;
-                    self.renew().await;
-                }
-                settled => return settled,
+            let Role::Replica { of } = role else { return Ok(()) };
+            if Instant::now() >= until {
+                return Err(EngineError::Contention { op: op.to_owned(), reason: names_a_replica(&of) });
             }
+            backoff.pause().await;
+            self.renew().await;
         }
     }
 

@@ -104,7 +104,7 @@ impl LeadsTo {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, address: Address) {
+    pub(crate) fn set(&self, address: Address) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
     }
 }

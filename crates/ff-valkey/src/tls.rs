@@ -131,3 +131,38 @@ impl ServerCertVerifier for NamedServer {
         self.usual.supported_verify_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+
+    use super::*;
+    use crate::address::Address;
+
+    /// An authority, and a certificate of it for this host.
+    fn certificate(host: &str) -> (RootCertStore, CertificateDer<'static>) {
+        let mut authority = CertificateParams::default();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.self_signed(&key).unwrap().der().clone()).unwrap();
+        let issuer = Issuer::new(authority, key);
+        let server = CertificateParams::new([host.to_owned()]).unwrap();
+        let server = server.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
+        (roots, server.der().clone())
+    }
+
+    #[test]
+    fn a_certificate_must_be_for_the_host_that_the_sentinels_named() {
+        let (roots, shown) = certificate("db2.example");
+        let leads_to = Arc::<LeadsTo>::default();
+        let verifier = NamedServer::new(roots, leads_to.clone()).unwrap();
+        let placeholder = ServerName::try_from("0.0.0.0").unwrap();
+        let judged = || verifier.verify_server_cert(&shown, &[], &placeholder, &[], UnixTime::now()).is_ok();
+        assert!(!judged(), "nobody was named");
+        for (host, right) in [("db1.example", false), ("10.0.0.1", false), ("db2.example", true)] {
+            leads_to.set(Address { host: host.into(), port: 6379 });
+            assert_eq!(judged(), right, "{host}");
+        }
+    }
+}

@@ -4,16 +4,19 @@
 
 mod common;
 
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, time::Duration};
 
 use common::{Writer, eventually, flow_in, gap, next, number, numbers, partitions};
 use ff_core::{
-    ControlBackend, Cursor, EntryId, ExecutionSpec, FlowId, FlowSubmission, Frame, Gap, GapCause, LogId, Partition,
-    Scope, Start, SubmitBackend, SubscribeBackend, SubscribeOptions, Subscription, Tags,
+    Cursor, EngineError, EntryId, ExecutionSpec, FlowId, FlowSubmission, Frame, Gap, GapCause, LogId, Namespace,
+    Partition, Scope, Start, SubmitBackend, SubscribeBackend, SubscribeOptions, Subscription, Tags,
 };
 use ff_testserver::{Proxy, TestServer};
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
+use futures::FutureExt;
 
+/// Far longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(30);
 const PARTITION: u16 = 3;
 const LOG: LogId = LogId { partition: Partition::new(PARTITION), scope: Scope::Flows };
 const LOG_KEY: &str = "ff:part:{fp:3}:completions";
@@ -42,6 +45,17 @@ impl Stage {
         self.writer.end(self.flow, "a", &Tags::default(), count).await;
     }
 
+    async fn submit(&self) -> Result<(), EngineError> {
+        let flow = FlowSubmission::new(Namespace::new("a").unwrap()).execution(ExecutionSpec::new("only"));
+        self.backend.submit_flow(&flow).await.map(drop)
+    }
+
+    /// The numbers that the server gives to subscribers' connections.
+    async fn subscribers(&mut self) -> Vec<String> {
+        let list = self.writer.command(&["CLIENT", "LIST", "TYPE", "pubsub"]).await.text();
+        list.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+    }
+
     async fn subscribe(&self, options: SubscribeOptions) -> Subscription {
         self.backend.subscribe(&options).await.unwrap()
     }
@@ -64,6 +78,134 @@ async fn connections_that_have_gone_silent_are_replaced_and_nothing_is_lost() {
     assert_eq!(numbers(&mut subscription, 5).await, [3, 4, 5, 6, 7]);
     stage.end(1).await;
     assert_eq!(numbers(&mut subscription, 1).await, [8]);
+}
+
+#[tokio::test]
+async fn killed_connections_are_made_anew_and_nothing_is_lost() {
+    let mut stage = Stage::open().await;
+    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
+    for round in 0..3 {
+        stage.end(2).await;
+        for kind in ["pubsub", "normal"] {
+            stage.writer.command(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]).await;
+        }
+        stage.end(2).await;
+        let first = round * 4;
+        assert_eq!(numbers(&mut subscription, 4).await, (first..first + 4).collect::<Vec<_>>());
+    }
+    stage.submit().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_killed_for_its_full_output_buffer_loses_nothing() {
+    let mut stage = Stage::open().await;
+    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
+    stage.writer.command(&["CONFIG", "SET", "client-output-buffer-limit", "pubsub 16384 0 0"]).await;
+    // Of one call, so that the server sends nothing in between.
+    stage.end(1_000).await;
+    let killed = stage.writer.command(&["INFO", "stats"]).await.text();
+    assert!(!killed.contains("client_output_buffer_limit_disconnections:0"), "{killed}");
+    assert_eq!(numbers(&mut subscription, 1_000).await, (0..1_000).collect::<Vec<_>>());
+    stage.end(1).await;
+    assert_eq!(numbers(&mut subscription, 1).await, [1_000]);
+}
+
+#[tokio::test]
+async fn a_server_that_is_loading_is_waited_for() {
+    let slow = TestServer::builder().persistent().arg("--key-load-delay").arg("500");
+    let server = slow.build().await.unwrap();
+    let url = server.url().to_owned();
+    let mut stage = Stage::over(server, &url).await;
+    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
+    stage.end(3).await;
+    numbers(&mut subscription, 3).await;
+    let fill = "for i = 1, 5000 do redis.call('SET', 'filler:' .. i, i) end";
+    stage.writer.command(&["EVAL", fill, "0"]).await;
+    let loading = async {
+        loop {
+            let answer = stage.server.command(&["PING"]).await;
+            if answer.is_ok_and(|answer| answer.text().starts_with("LOADING")) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let (restarted, ()) =
+        tokio::join!(stage.server.restart(), tokio::time::timeout(PATIENCE, loading).map(Result::unwrap));
+    restarted.unwrap();
+    stage.submit().await.unwrap();
+    stage.writer = Writer::successor(&stage.server, 3).await;
+    stage.end(2).await;
+    assert_eq!(numbers(&mut subscription, 2).await, [3, 4]);
+}
+
+#[tokio::test]
+async fn a_call_that_a_replica_refuses_waits_until_the_server_is_a_primary_again() {
+    let mut stage = Stage::open().await;
+    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
+    stage.end(2).await;
+    numbers(&mut subscription, 2).await;
+    // A port at which nobody answers: the server keeps what it has.
+    stage.writer.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    let again = async {
+        eventually("health tells", async || !stage.backend.health().connected).await;
+        stage.server.command(&["REPLICAOF", "NO", "ONE"]).await.unwrap();
+    };
+    let (submitted, ()) = tokio::join!(stage.submit(), again);
+    submitted.unwrap();
+    stage.end(2).await;
+    assert_eq!(numbers(&mut subscription, 2).await, [2, 3]);
+    eventually("health is well", async || stage.backend.health().connected).await;
+}
+
+#[tokio::test]
+async fn a_password_that_is_asked_for_all_at_once_is_told_and_does_not_end_the_subscription() {
+    let mut stage = Stage::open().await;
+    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
+    stage.writer.command(&["CONFIG", "SET", "requirepass", "new"]).await;
+    for kind in ["pubsub", "normal"] {
+        stage.writer.command(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]).await;
+    }
+    stage.end(3).await;
+    let refused = |error: Option<String>| error.is_some_and(|error| error.contains("NOAUTH"));
+    eventually("health tells", async || refused(stage.backend.health().last_error)).await;
+    stage.writer.command(&["CONFIG", "SET", "requirepass", ""]).await;
+    assert_eq!(numbers(&mut subscription, 3).await, [0, 1, 2]);
+    eventually("health is well", async || stage.backend.health().last_error.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_library_that_was_lost_is_loaded_again_under_an_open_subscription() {
+    let mut stage = Stage::open().await;
+    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
+    stage.end(1).await;
+    stage.writer.command(&["FUNCTION", "FLUSH", "SYNC"]).await;
+    stage.submit().await.unwrap();
+    stage.end(1).await;
+    assert_eq!(numbers(&mut subscription, 2).await, [0, 1]);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_alive_and_delivers_nothing_is_made_anew() {
+    let mut stage = Stage::open().await;
+    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
+    let deaf = stage.subscribers().await;
+    stage.writer.silent = true;
+    stage.end(1).await;
+    assert_eq!(numbers(&mut subscription, 1).await, [0]);
+    let mut anew = false;
+    for _ in 0..1_000 {
+        let now = stage.subscribers().await;
+        anew = !now.is_empty() && now != deaf;
+        if anew {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(anew, "the connection is still the one that delivered nothing");
+    stage.writer.silent = false;
+    stage.end(1).await;
+    assert_eq!(numbers(&mut subscription, 1).await, [1]);
 }
 
 #[tokio::test]
@@ -152,61 +294,4 @@ async fn a_cursor_of_a_history_that_was_undone_is_told_so_by_another_process() {
     let undone = Gap { log: LOG, after: Some(entry(1000, 3)), through: entry(1000, 4), cause };
     assert_eq!(gap(&mut resumed).await, undone);
     assert_eq!(numbers(&mut resumed, 1).await, [5]);
-}
-
-#[tokio::test]
-async fn a_subscriber_killed_for_its_output_buffer_gets_the_rest_from_the_log() {
-    let mut stage = Stage::open().await;
-    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
-    let limit = ["CONFIG", "SET", "client-output-buffer-limit", "pubsub 16kb 8kb 1"];
-    stage.server.command(&limit).await.unwrap();
-    stage.end(2_000).await;
-    let stats = stage.server.command(&["INFO", "stats"]).await.unwrap().text();
-    assert!(!stats.contains("client_output_buffer_limit_disconnections:0"), "{stats}");
-    assert_eq!(numbers(&mut subscription, 2_000).await, (0..2_000).collect::<Vec<_>>());
-}
-
-#[tokio::test]
-async fn a_server_that_is_still_loading_is_waited_for() {
-    // Each key takes it a millisecond to load, and now and then it looks after its clients.
-    let slowly = ["--key-load-delay", "1000", "--loading-process-events-interval-bytes", "1024"];
-    let builder = slowly.iter().fold(TestServer::builder().process().persistent(), |builder, arg| builder.arg(*arg));
-    let server = builder.build().await.unwrap();
-    let fill = "for i = 1, 1000 do redis.call('SET', 'key' .. i, string.rep('x', 1000)) end";
-    server.command(&["EVAL", fill, "0"]).await.unwrap();
-    server.command(&["BGREWRITEAOF"]).await.unwrap();
-    eventually("the file is rewritten", async || {
-        let info = server.command(&["INFO", "persistence"]).await.unwrap().text();
-        info.contains("aof_rewrite_in_progress:0") && info.contains("aof_rewrite_scheduled:0")
-    })
-    .await;
-    let url = server.url().to_owned();
-    let mut stage = Stage::over(server, &url).await;
-    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
-    stage.end(5).await;
-    numbers(&mut subscription, 5).await;
-    stage.server.kill().await.unwrap();
-    let loads = eventually("the server says that it loads", async || {
-        let Ok(mut client) = stage.server.client().await else { return false };
-        client.command(&["GET", "anything"]).await.is_ok_and(|reply| reply.text().starts_with("LOADING"))
-    });
-    let (restarted, ()) = futures::join!(stage.server.restart(), loads);
-    restarted.unwrap();
-    stage.writer = Writer::successor(&stage.server, 5).await;
-    stage.end(3).await;
-    assert_eq!(numbers(&mut subscription, 3).await, [5, 6, 7]);
-}
-
-#[tokio::test]
-async fn a_lost_library_is_loaded_again_by_the_call_that_finds_it_missing() {
-    let stage = Stage::open().await;
-    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
-    stage.server.command(&["FUNCTION", "FLUSH"]).await.unwrap();
-    let namespace = common::namespace("a");
-    let flow = FlowSubmission::new(namespace).idempotency_key("once").execution(ExecutionSpec::new("only"));
-    stage.backend.submit_flow(&flow).await.unwrap();
-    stage.server.command(&["FUNCTION", "FLUSH"]).await.unwrap();
-    stage.backend.cancel_flow(flow.flow_id(), "enough").await.unwrap();
-    let Frame::Completion(ended) = next(&mut subscription).await else { panic!("a completion comes") };
-    assert_eq!(ended.flow_id, Some(flow.flow_id()));
 }
