@@ -16,8 +16,8 @@ const NAME_A_SERVER: &str = "give --url redis://host:6379 or set FF_URL";
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Server")]
 pub(crate) struct ConnectArgs {
-    /// The server: redis://user:password@host:port, rediss://… with TLS, valkey://…, or unix:///path; without one, or
-    /// with `embedded:`, flows run in this process
+    /// The server: redis://user:password@host:port, rediss://… with TLS, valkey://…, unix:///path, or
+    /// redis-sentinel://host:port,host:port/service; without one, or with `embedded:`, flows run in this process
     #[arg(long, env = "FF_URL", global = true, value_name = "URL", hide_env_values = true)]
     pub(crate) url: Option<String>,
     /// The user, in place of the one in the URL

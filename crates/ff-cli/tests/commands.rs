@@ -8,7 +8,7 @@ use std::{
     process::Child,
 };
 
-use ff_testserver::TestServer;
+use ff_testserver::{Sentinels, TestServer};
 use support::{command, example, ff, file, finish};
 
 /// Starts `ff watch` and waits until it says that it is subscribed.
@@ -275,4 +275,15 @@ async fn users_of_printed_rules_are_what_the_doctor_says_they_are() {
     assert!(blind.contains("+acl|whoami"), "{blind}");
     let unknown = ff(&["script", "acl", "king"]).await;
     assert!(unknown.code == 2 && unknown.stderr.contains("subscriber, submitter, worker"), "{unknown:?}");
+}
+
+#[tokio::test]
+async fn a_primary_that_sentinels_name_is_found_and_named_and_runs_flows() {
+    let server = TestServer::builder().process().build().await.unwrap();
+    let sentinels = Sentinels::watching(&server, "orders").start().await.unwrap();
+    let at = |service: &str| format!("redis-sentinel://{}/{service}", sentinels.hosts());
+    ff(&["run", &example("hello.yaml"), "--url", &at("orders")]).await.ok();
+    let said = ff(&["doctor", "--sample", "10ms", "--url", &at("orders")]).await.stdout;
+    assert!(said.contains(&format!("found by sentinels at 127.0.0.1:{}", server.port())), "{said}");
+    ff(&["doctor", "--url", &at("bills")]).await.refused(2, &["`bills`", "`orders`"]);
 }

@@ -31,8 +31,8 @@ use crate::{
 
 /// FlowFabric on a Valkey server. Cloning is cheap: all clones share their connections and subscriptions.
 ///
-/// Connections: two for commands, and one subscriber's, opened with the first subscription. They are closed when the
-/// last clone and the last stream are dropped.
+/// Connections: two for commands, and one subscriber's, opened with the first subscription; all lead to a primary and
+/// move with it. They are closed when the last clone and the last stream are dropped.
 ///
 /// ```no_run
 /// use ff_core::CompletionBackend;
@@ -103,7 +103,7 @@ fn hub_tasks(hub: &Arc<Hub>, subscriber: &SubscriberHandle) -> [Task; 3] {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
-    /// Whether the connections for commands are up.
+    /// Whether the connections for commands are up and lead to a primary.
     pub connected: bool,
     /// Whether the subscriber's connection is up and subscribed. `false` too before the first subscription.
     pub subscribed: bool,

@@ -25,7 +25,7 @@ use tokio::{
         broadcast::{Receiver, error::RecvError},
     },
     task::AbortHandle,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::{
@@ -66,6 +66,12 @@ pub(crate) struct Task(AbortHandle);
 impl Task {
     pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Self {
         Self(tokio::spawn(future).abort_handle())
+    }
+}
+
+impl From<AbortHandle> for Task {
+    fn from(task: AbortHandle) -> Self {
+        Self(task)
     }
 }
 
@@ -118,10 +124,10 @@ impl Default for Patience {
 #[derive(Debug)]
 pub(crate) struct Connection {
     client: Client,
-    router: AbortHandle,
     state: Arc<State>,
     leads_to: Option<Arc<LeadsTo>>,
-    _tasks: [Task; 2],
+    /// What drives the client, and what watches over it.
+    _tasks: [Task; 3],
 }
 
 #[derive(Debug, Default)]
@@ -149,12 +155,9 @@ impl Connection {
             leads_to: leads_to.clone(),
             patience,
         };
-        if let Err(error) = guard.settle(&op, until).await {
-            router.abort();
-            return Err(error);
-        }
-        let noted = note(errors, primary.last_error().clone());
-        Ok(Self { client, router, state, leads_to, _tasks: [Task::spawn(noted), Task::spawn(guard.keep(reconnects))] })
+        guard.settle(&op, until).await?;
+        let noted = Task::spawn(note(errors, primary.last_error().clone()));
+        Ok(Self { client, state, leads_to, _tasks: [router, noted, Task::spawn(guard.keep(reconnects))] })
     }
 
     pub(crate) fn is_connected(&self) -> bool {
@@ -176,13 +179,8 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.router.abort();
-    }
-}
-
-async fn connect(client: &Client, op: &str, config: &ValkeyConfig) -> Result<AbortHandle, EngineError> {
+/// Connects; the client lives as long as the task.
+async fn connect(client: &Client, op: &str, config: &ValkeyConfig) -> Result<Task, EngineError> {
     let limit = config.connect_timeout;
     let awaited = client.clone();
     let outcome = awaited.wait_for_connect();
@@ -190,14 +188,11 @@ async fn connect(client: &Client, op: &str, config: &ValkeyConfig) -> Result<Abo
     // The library tells the outcome to who is waiting, and the first poll begins to wait: an outcome that comes
     // before it is lost.
     let _ = futures::poll!(outcome.as_mut());
-    let router = client.connect().abort_handle();
-    let failure = match timeout(limit, outcome).await {
-        Ok(Ok(())) => return Ok(router),
-        Ok(Err(error)) => refused(op, config, error),
-        Err(_) => EngineError::Timeout { op: op.to_owned(), after: limit },
-    };
-    router.abort();
-    Err(failure)
+    let router = Task::from(client.connect().abort_handle());
+    match timeout(limit, outcome).await {
+        Ok(outcome) => outcome.map(|()| router).map_err(|error| refused(op, config, error)),
+        Err(_) => Err(EngineError::Timeout { op: op.to_owned(), after: limit }),
+    }
 }
 
 fn refused(op: &str, config: &ValkeyConfig, error: Error) -> EngineError {
@@ -263,7 +258,9 @@ impl Guard {
                 return Err(EngineError::Contention { op: op.to_owned(), reason: names_a_replica(&of) });
             }
             backoff.pause().await;
-            self.renew().await;
+            if timeout_at(until, self.renew()).await.is_err() {
+                return Err(EngineError::Timeout { op: op.to_owned(), after: self.primary.config().connect_timeout });
+            }
         }
     }
 

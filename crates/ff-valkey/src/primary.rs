@@ -34,12 +34,16 @@ use crate::{
     backoff::Backoff,
     connection::LastError,
     error::Doing,
-    sentinel::{Sentinels, once},
+    sentinel::{Link, Sentinels},
     telemetry, value,
 };
 
 /// How often the sentinels are asked whether the primary is another.
 const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a look at a server that sentinels name may take: all connections wait for it, and while a server that is gone
+/// is looked at the sentinels may have named another.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
 /// What a server says that it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,20 +61,22 @@ impl Role {
         ("INFO", vec!["replication".into()])
     }
 
-    /// None where the answer does not tell.
+    /// None where the answer has another shape.
     pub(crate) fn read(answer: Value) -> Option<Self> {
         let text = value::string(answer)?;
-        Self::told(std::str::from_utf8(&text).ok()?)
+        Some(Self::told(std::str::from_utf8(&text).ok()?))
     }
 
-    fn told(info: &str) -> Option<Self> {
+    /// Servers always tell. What stands before one may not pass it on; then the server counts as a primary until it
+    /// refuses to write.
+    fn told(info: &str) -> Self {
         let field =
             |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
-        match field("role")? {
-            "master" => Some(Self::Primary),
-            _ => {
+        match field("role") {
+            None | Some("master") => Self::Primary,
+            Some(_) => {
                 let of = |name| field(name).unwrap_or("?");
-                Some(Self::Replica { of: format!("{}:{}", of("master_host"), of("master_port")) })
+                Self::Replica { of: format!("{}:{}", of("master_host"), of("master_port")) }
             }
         }
     }
@@ -216,11 +222,10 @@ impl Primary {
     async fn role_at(&self, address: &Address) -> Result<Role, EngineError> {
         let op = format!("connecting to {address}");
         let doing = Doing::connecting(&op, &self.config);
-        let connected = once(self.config.config_at(address)?, &self.config).await;
-        let (client, router) = connected.map_err(|error| doing.failed(error))?;
-        let role = Role::ask(&client).await;
-        router.abort();
-        role.map_err(|error| doing.failed(error))
+        let limit = self.config.connect_timeout.min(LOOK_LIMIT);
+        let link = Link::open(self.config.config_at(address)?, &self.config, limit).await;
+        let link = link.map_err(|error| doing.failed(error))?;
+        Role::ask(&link.client).await.map_err(|error| doing.failed(error))
     }
 
     /// The task that notices when the sentinels name another primary.
@@ -294,10 +299,10 @@ mod tests {
     #[test]
     fn a_role_is_read_from_what_the_server_tells() {
         let primary = "# Replication\r\nrole:master\r\nconnected_slaves:1\r\n";
-        assert_eq!(Role::told(primary), Some(Role::Primary));
+        assert_eq!(Role::told(primary), Role::Primary);
         let replica = "# Replication\r\nrole:slave\r\nmaster_host:10.0.0.1\r\nmaster_port:7000\r\n";
-        assert_eq!(Role::told(replica), Some(Role::Replica { of: "10.0.0.1:7000".into() }));
-        assert_eq!(Role::told("# Server\r\nredis_mode:standalone\r\n"), None);
+        assert_eq!(Role::told(replica), Role::Replica { of: "10.0.0.1:7000".into() });
+        assert_eq!(Role::told("# Server\r\nredis_mode:standalone\r\n"), Role::Primary, "nothing says otherwise");
         assert_eq!(Role::read(Value::Null), None);
     }
 

@@ -11,16 +11,15 @@ use fred::{
     clients::Client,
     error::{Error, ErrorKind},
     interfaces::ClientLike,
-    types::{ClusterHash, CustomCommand, Value},
+    types::{ClusterHash, CustomCommand, Value, config::Config},
 };
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::Mutex,
-    task::AbortHandle,
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::{ValkeyConfig, address::Address, value};
+use crate::{ValkeyConfig, address::Address, connection::Task, value};
 
 /// How long one sentinel may take, its connection included.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -39,15 +38,10 @@ struct Node {
     link: Mutex<Option<Link>>,
 }
 
-struct Link {
-    client: Client,
-    router: AbortHandle,
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.router.abort();
-    }
+/// A connection that is not made anew when it is lost, and closed when dropped.
+pub(crate) struct Link {
+    pub(crate) client: Client,
+    _router: Task,
 }
 
 /// What one sentinel says.
@@ -97,8 +91,7 @@ impl Sentinels {
         }
         let is_silent = |node: &&Node| !answers.iter().any(|(address, _)| **address == node.address);
         let silent: Vec<&Node> = self.nodes.iter().filter(is_silent).collect();
-        let nothing = || Err(Error::new(ErrorKind::Timeout, "it does not answer"));
-        answers.extend(silent.into_iter().map(|node| (&node.address, nothing())));
+        answers.extend(silent.into_iter().map(|node| (&node.address, Err(silence()))));
         answers
     }
 
@@ -153,7 +146,9 @@ impl Node {
             *link = Some(kept);
             return Ok(answer);
         }
-        let fresh = Link::open(config, &self.address).await?;
+        let unusable = |error: EngineError| Error::new(ErrorKind::Config, error.to_string());
+        let of = config.sentinel_config(&self.address).map_err(unusable)?;
+        let fresh = Link::open(of, config, LIMIT).await?;
         let answer = fresh.ask(service).await?;
         *link = Some(fresh);
         Ok(answer)
@@ -161,11 +156,20 @@ impl Node {
 }
 
 impl Link {
-    async fn open(config: &ValkeyConfig, address: &Address) -> Result<Self, Error> {
-        let unusable = |error: EngineError| Error::new(ErrorKind::Config, error.to_string());
-        let config = ValkeyConfig { connect_timeout: LIMIT, command_timeout: LIMIT, ..config.clone() };
-        let (client, router) = once(config.sentinel_config(address).map_err(unusable)?, &config).await?;
-        Ok(Self { client, router })
+    /// Connects within the time, which is also the most that an answer may take.
+    pub(crate) async fn open(of: Config, config: &ValkeyConfig, limit: Duration) -> Result<Self, Error> {
+        let limits = ValkeyConfig { connect_timeout: limit, command_timeout: limit, ..config.clone() };
+        let client = Client::new(of, Some(limits.performance_config(32)), Some(limits.connection_config()), None);
+        let opened = client.clone();
+        let outcome = opened.wait_for_connect();
+        tokio::pin!(outcome);
+        // As for every connection: an outcome before the first poll is lost.
+        let _ = futures::poll!(outcome.as_mut());
+        let router = Task::from(client.connect().abort_handle());
+        match timeout(limit, outcome).await {
+            Ok(outcome) => outcome.map(|()| Self { client, _router: router }),
+            Err(_) => Err(silence()),
+        }
     }
 
     async fn ask(&self, service: &str) -> Result<Answer, Error> {
@@ -182,31 +186,12 @@ impl Link {
     async fn sentinel(&self, args: &[&str]) -> Result<Value, Error> {
         let command = CustomCommand::new_static("SENTINEL", ClusterHash::Random, false);
         let args: Vec<Value> = args.iter().map(|arg| Value::from(*arg)).collect();
-        let answer = timeout(LIMIT, self.client.custom(command, args)).await;
-        answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "it does not answer")))
+        timeout(LIMIT, self.client.custom(command, args)).await.unwrap_or_else(|_| Err(silence()))
     }
 }
 
-/// A connection that is not made anew when it is lost. The task that drives it is to be aborted.
-pub(crate) async fn once(
-    of: fred::types::config::Config,
-    limits: &ValkeyConfig,
-) -> Result<(Client, AbortHandle), Error> {
-    let client = Client::new(of, Some(limits.performance_config(32)), Some(limits.connection_config()), None);
-    let opened = client.clone();
-    let outcome = opened.wait_for_connect();
-    tokio::pin!(outcome);
-    // As in `Connection::open`: an outcome before the first poll is lost.
-    let _ = futures::poll!(outcome.as_mut());
-    let router = client.connect().abort_handle();
-    let outcome = timeout(limits.connect_timeout, outcome).await;
-    match outcome.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "it does not answer"))) {
-        Ok(()) => Ok((client, router)),
-        Err(error) => {
-            router.abort();
-            Err(error)
-        }
-    }
+fn silence() -> Error {
+    Error::new(ErrorKind::Timeout, "it does not answer")
 }
 
 fn address_in(named: Value) -> Option<Address> {

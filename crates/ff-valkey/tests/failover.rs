@@ -6,17 +6,14 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Writer, eventually, flow_in, number, partitions};
+use common::{Writer, eventually, flow_in, next, numbers, partitions};
 use ff_core::{
     EngineError, EntryId, ExecutionSpec, FlowId, FlowSubmission, Frame, Gap, GapCause, LogId, Namespace, Partition,
     Scope, SubmitBackend, SubscribeBackend, SubscribeOptions, Subscription, Tags,
 };
 use ff_testserver::{Proxy, Sentinels, TestServer};
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
-use futures::StreamExt;
 
-/// Far longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(30);
 const PARTITION: u16 = 3;
 const LOG: LogId = LogId { partition: Partition::new(PARTITION), scope: Scope::Flows };
 const LOG_KEY: &str = "ff:part:{fp:3}:completions";
@@ -80,28 +77,6 @@ async fn refusal(url: &str) -> EngineError {
 async fn submit(backend: &ValkeyBackend) -> Result<(), EngineError> {
     let flow = FlowSubmission::new(Namespace::new("a").unwrap()).execution(ExecutionSpec::new("only"));
     backend.submit_flow(&flow).await.map(drop)
-}
-
-/// What comes next, other than checkpoints and the news of having caught up.
-async fn next(subscription: &mut Subscription) -> Frame {
-    loop {
-        let frame = tokio::time::timeout(PATIENCE, subscription.next()).await.expect("something comes").unwrap();
-        if matches!(frame, Frame::Completion(_) | Frame::Gap(_)) {
-            return frame;
-        }
-    }
-}
-
-/// The numbers of the next completions, among which is no gap.
-async fn numbers(subscription: &mut Subscription, count: usize) -> Vec<u64> {
-    let mut numbers = Vec::new();
-    while numbers.len() < count {
-        match next(subscription).await {
-            Frame::Completion(completion) => numbers.push(number(&completion)),
-            other => panic!("no completion: {other:?}"),
-        }
-    }
-    numbers
 }
 
 async fn leads_to(backend: &ValkeyBackend, server: &TestServer) {
@@ -225,6 +200,19 @@ async fn servers_and_sentinels_take_passwords_of_their_own() {
         assert!(matches!(error, EngineError::PermissionDenied { .. }) && error.to_string().contains(fix), "{error}");
         assert!(!error.to_string().contains(":servers") && !error.to_string().contains(":sentinels"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_user_of_the_sentinels_needs_three_questions_only() {
+    let stage = Stage::open(1).await;
+    let sentinel = &stage.sentinels.nodes()[0];
+    let grant = ["get-master-addr-by-name", "master", "masters"].map(|question| format!("+sentinel|{question}"));
+    let rules = [["ACL", "SETUSER", "ann", "on", ">pw", "-@all"].map(str::to_owned).to_vec(), grant.to_vec()].concat();
+    assert!(!sentinel.command(&rules).await.unwrap().is_error());
+    let backend = connect(&format!("{}?sentinelUser=ann&sentinelPass=pw", stage.url())).await.unwrap();
+    submit(&backend).await.unwrap();
+    let error = refusal(&format!("{}?sentinelUser=bob&sentinelPass=pw", stage.url())).await;
+    assert!(matches!(error, EngineError::PermissionDenied { .. }), "{error}");
 }
 
 #[tokio::test]

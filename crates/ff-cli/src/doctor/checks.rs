@@ -67,7 +67,8 @@ fn role(facts: &Facts) -> Finding {
         }
         Ok(info) => {
             let replicas = field(info, "connected_slaves").parse().unwrap_or(0);
-            Finding::ok("role", format!("primary with {}", text::count(replicas, "replica")))
+            let found = facts.named.as_ref().map_or_else(String::new, |at| format!(", found by sentinels at {at}"));
+            Finding::ok("role", format!("primary with {}{found}", text::count(replicas, "replica")))
         }
     }
 }

@@ -12,6 +12,7 @@ fn map(fields: &[(&str, &str)]) -> BTreeMap<String, String> {
 /// A server as one would wish it.
 fn good() -> Facts {
     Facts {
+        named: None,
         version: Ok(ServerVersion { name: "valkey".into(), version: (8, 0, 1) }),
         library: Ok(LibraryState::Same),
         replication: Ok(map(&[("role", "master"), ("connected_slaves", "1")])),
@@ -151,4 +152,11 @@ fn logs_that_reach_back_for_minutes_only_or_would_not_fit_are_told() {
         facts.memory = Ok(map(&[("maxmemory", "100000000"), ("maxmemory_policy", "noeviction")]));
     };
     assert!(matches!(one(small), (Level::Warn, text) if text.contains("95.4 MiB")));
+}
+
+#[test]
+fn a_primary_that_sentinels_named_is_told_by_its_address() {
+    let found = all(&Facts { named: Some("db2:6379".into()), ..good() });
+    let role = found.iter().find(|finding| finding.topic == "role").unwrap();
+    assert!(role.level == Level::Ok && role.says.contains("found by sentinels at db2:6379"), "{role:?}");
 }

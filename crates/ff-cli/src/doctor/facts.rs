@@ -11,12 +11,14 @@ use ff_script::{
     loader::{self, LibraryState},
     permissions::{EXCESSIVE, Role},
 };
-use ff_valkey::{LogSize, ValkeyHost};
+use ff_valkey::{Endpoint, LogSize, ValkeyHost};
 
 /// An answer, or why there is none.
 pub(super) type Told<T> = Result<T, String>;
 
 pub(super) struct Facts {
+    /// The primary's address, where sentinels named it.
+    pub(super) named: Option<String>,
     pub(super) version: Told<ServerVersion>,
     pub(super) library: Told<LibraryState>,
     pub(super) replication: Told<BTreeMap<String, String>>,
@@ -71,7 +73,9 @@ impl Facts {
     pub(super) async fn gather(host: &ValkeyHost, sample: Duration) -> Self {
         let partitions = told(host.recorded_partitions().await);
         let count = partitions.clone().ok().flatten().unwrap_or_default();
+        let by_sentinels = matches!(host.config().endpoint, Endpoint::Sentinel { .. });
         Self {
+            named: by_sentinels.then(|| host.server()),
             version: told(host.server_version().await),
             library: told(loader::inspect(host).await),
             replication: told(host.info("replication").await),
