@@ -254,12 +254,10 @@ impl Guard {
                 Err(_) => return Err(EngineError::Timeout { op: op.to_owned(), after: self.patience.limit }),
             };
             let Role::Replica { of } = role else { return Ok(()) };
-            if Instant::now() >= until {
-                return Err(EngineError::Contention { op: op.to_owned(), reason: names_a_replica(&of) });
-            }
             backoff.pause().await;
-            if timeout_at(until, self.renew()).await.is_err() {
-                return Err(EngineError::Timeout { op: op.to_owned(), after: self.primary.config().connect_timeout });
+            let renewed = timeout_at(until, self.renew()).await;
+            if renewed.is_err() || Instant::now() >= until {
+                return Err(EngineError::Contention { op: op.to_owned(), reason: names_a_replica(&of) });
             }
         }
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::{Writer, eventually, flow_in, next, numbers, partitions};
 use ff_core::{
     EngineError, EntryId, ExecutionSpec, FlowId, FlowSubmission, Frame, Gap, GapCause, LogId, Namespace, Partition,
-    Scope, SubmitBackend, SubscribeBackend, SubscribeOptions, Subscription, Tags,
+    Scope, SubmitBackend, SubscribeBackend, SubscribeOptions, Tags,
 };
 use ff_testserver::{Proxy, Sentinels, TestServer};
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
