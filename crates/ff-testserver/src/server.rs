@@ -20,6 +20,8 @@ use crate::tls::TlsFiles;
 
 /// How long a server may take until it answers.
 const READY: Duration = Duration::from_secs(20);
+/// How long it may take to load what it has kept.
+const LOADED: Duration = Duration::from_secs(180);
 /// How long one PING may take within that.
 const PING: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(3);
@@ -413,14 +415,14 @@ async fn wait_ready(running: &mut Running, control: &Control) -> Result<()> {
         if let Some(output) = running.ended().await? {
             return Err(died(running, output));
         }
-        let last = match answer {
-            Ok(Ok(Reply::Error(text))) if text.starts_with("LOADING") => text,
+        let (last, limit) = match answer {
+            Ok(Ok(Reply::Error(text))) if text.starts_with("LOADING") => (text, LOADED),
             Ok(Ok(_)) => return Ok(()),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no reply to PING within {PING:?}"),
+            Ok(Err(error)) => (error.to_string(), READY),
+            Err(_) => (format!("no reply to PING within {PING:?}"), READY),
         };
         let waited = started.elapsed();
-        if waited > READY {
+        if waited > limit {
             return Err(Error::NotReady { waited, last, output: running.last_lines().await });
         }
         tokio::time::sleep(POLL).await;
