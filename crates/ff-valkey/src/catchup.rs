@@ -32,7 +32,7 @@ use std::{
 };
 
 use ff_core::{
-    EngineError, EntryId, Gap, GapCause, LogCursor, SubscribeOptions,
+    EngineError, EntryId, Gap, GapCause, LogCursor, LogId, SubscribeOptions,
     reader::{LogReading, Step},
 };
 use futures::{
@@ -171,12 +171,14 @@ impl CatchUp {
             }
         }
         drop(room);
-        for (target, taken) in look_up {
-            let undone = self.look_up(target).await?;
+        let asked = look_up.iter().map(|(target, _)| *target).chain(&ahead).map(|target| target.read.log);
+        let mut ends = self.epochs(asked.collect()).await?.into_iter();
+        for ((target, taken), ends) in look_up.into_iter().zip(&mut ends) {
+            let undone = self.resolve(target, &ends);
             progress |= undone || taken == Taken::LookUp || self.is_trimmed_up_to_hub(target);
         }
-        for target in &ahead {
-            progress |= self.look_up(target).await?;
+        for (target, ends) in ahead.iter().zip(ends) {
+            progress |= self.resolve(target, &ends);
             self.readings.remove(&target.index);
         }
         if progress {
@@ -392,16 +394,19 @@ impl CatchUp {
         is_trimmed
     }
 
-    /// Looks up a log's epochs. Returns whether the subscription had something that the log has lost.
-    async fn look_up(&mut self, target: &Target) -> Result<bool, EngineError> {
-        let ends = self.hub.source().epochs(target.read.log).await?;
+    async fn epochs(&mut self, logs: Vec<LogId>) -> Result<Vec<Vec<EntryId>>, EngineError> {
+        if logs.is_empty() { Ok(Vec::new()) } else { self.hub.source().epochs(&logs).await }
+    }
+
+    /// Takes the ends of a log's epochs. Returns whether the subscription had something that the log has lost.
+    fn resolve(&mut self, target: &Target, ends: &[EntryId]) -> bool {
         let cursor = &mut self.vector[target.index];
         let reading = self.readings.entry(target.index).or_insert_with(|| LogReading::from(target.read.log, cursor));
-        let undone = reading.resolve(cursor, &ends);
+        let undone = reading.resolve(cursor, ends);
         if let Some(gap) = &undone {
             tell(&self.queue, self.framed, gap);
         }
-        Ok(undone.is_some())
+        undone.is_some()
     }
 }
 

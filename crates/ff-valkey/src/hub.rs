@@ -49,7 +49,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use ff_core::{CompletionPayload, EngineError, LogCursor, PartitionCount, ScannerFilter, Scope, SubscribeOptions};
+use ff_core::{
+    CompletionPayload, EngineError, LogCursor, LogId, PartitionCount, ScannerFilter, Scope, SubscribeOptions,
+};
 use ff_script::wire::Decoder;
 use tokio::{
     sync::{Notify, Semaphore},
@@ -339,11 +341,20 @@ impl Hub {
                 tokio::task::yield_now().await;
             }
         }
-        for work in work {
-            if let Work::Epochs(log) = *work {
-                let ends = self.source.epochs(log).await?;
-                self.with_state(|State { vector, fanout }| vector.epochs(log, &ends, fanout));
-            }
+        let looked_up: Vec<LogId> = work
+            .iter()
+            .filter_map(|work| match *work {
+                Work::Epochs(log) => Some(log),
+                Work::Page(..) => None,
+            })
+            .collect();
+        if !looked_up.is_empty() {
+            let ends = self.source.epochs(&looked_up).await?;
+            self.with_state(|State { vector, fanout }| {
+                for (log, ends) in looked_up.iter().zip(&ends) {
+                    vector.epochs(*log, ends, fanout);
+                }
+            });
         }
         Ok(())
     }

@@ -75,9 +75,9 @@ impl LogSource for Logs {
         Ok(pages)
     }
 
-    async fn epochs(&self, log: LogId) -> Result<Vec<EntryId>, EngineError> {
+    async fn epochs(&self, logs: &[LogId]) -> Result<Vec<Vec<EntryId>>, EngineError> {
         self.travel().await?;
-        Ok(self.on(usize::from(log.partition.number()), |server| server.ends()))
+        Ok(logs.iter().map(|log| self.on(usize::from(log.partition.number()), |server| server.ends())).collect())
     }
 }
 

@@ -43,8 +43,8 @@ pub(crate) trait LogSource: Send + Sync + 'static {
     async fn heads(&self, logs: &[LogId]) -> Result<Heads, EngineError>;
     /// One page of each of several logs, with one round trip.
     async fn pages(&self, reads: &[PageRead]) -> Result<Vec<Page>, EngineError>;
-    /// The last entries of a log's epochs, newest first.
-    async fn epochs(&self, log: LogId) -> Result<Vec<EntryId>, EngineError>;
+    /// The last entries of the epochs of each of several logs, newest first, with one round trip.
+    async fn epochs(&self, logs: &[LogId]) -> Result<Vec<Vec<EntryId>>, EngineError>;
 }
 
 /// The logs on the server, over the connection for reads.
@@ -234,12 +234,15 @@ impl LogSource for ServerLogs {
         reads.iter().zip(answers).map(page).collect()
     }
 
-    async fn epochs(&self, log: LogId) -> Result<Vec<EntryId>, EngineError> {
-        const OP: &str = "reading the epochs of a completion log";
+    async fn epochs(&self, logs: &[LogId]) -> Result<Vec<Vec<EntryId>>, EngineError> {
+        const OP: &str = "reading the epochs of completion logs";
         // The head first, see `epoch_ends`.
-        let answers = self.ask(OP, vec![head_command(log), epochs_command(log)]).await?;
-        let [head, epochs] = <[Value; 2]>::try_from(answers).map_err(|_| malformed(OP))?;
-        let epochs = value::epochs(epochs).ok_or_else(|| malformed(OP))?;
-        Ok(epoch_ends(&epochs, head_of(head).ok_or_else(|| malformed(OP))?))
+        let questions = logs.iter().flat_map(|log| [head_command(*log), epochs_command(*log)]);
+        let mut answers = self.ask(OP, questions.collect()).await?.into_iter();
+        let mut ends = || {
+            let head = head_of(answers.next()?)?;
+            Some(epoch_ends(&value::epochs(answers.next()?)?, head))
+        };
+        logs.iter().map(|_| ends()).collect::<Option<_>>().ok_or_else(|| malformed(OP))
     }
 }
