@@ -413,10 +413,7 @@ impl CatchUp {
 /// How many entries to ask for: what lies between these two as far as their numbers tell, and no more than a page.
 fn entries_between(after: Option<EntryId>, up_to: Option<EntryId>) -> usize {
     let Some(up_to) = up_to else { return PAGE };
-    let unread = match after.filter(|after| after.epoch == up_to.epoch) {
-        Some(after) => up_to.seq.saturating_sub(after.seq),
-        None => up_to.seq.saturating_add(1),
-    };
+    let unread = LogCursor::after(after).unread(&[up_to]);
     usize::try_from(unread).unwrap_or(PAGE).clamp(1, PAGE)
 }
 

@@ -179,9 +179,8 @@ impl Connection {
     }
 }
 
-/// Connects; the client lives as long as the task.
-async fn connect(client: &Client, op: &str, config: &ValkeyConfig) -> Result<Task, EngineError> {
-    let limit = config.connect_timeout;
+/// Connects a client, which lives as long as the task; `None` when that takes too long.
+pub(crate) async fn drive(client: &Client, limit: Duration) -> Option<Result<Task, Error>> {
     let awaited = client.clone();
     let outcome = awaited.wait_for_connect();
     tokio::pin!(outcome);
@@ -189,9 +188,15 @@ async fn connect(client: &Client, op: &str, config: &ValkeyConfig) -> Result<Tas
     // before it is lost.
     let _ = futures::poll!(outcome.as_mut());
     let router = Task::from(client.connect().abort_handle());
-    match timeout(limit, outcome).await {
-        Ok(outcome) => outcome.map(|()| router).map_err(|error| refused(op, config, error)),
-        Err(_) => Err(EngineError::Timeout { op: op.to_owned(), after: limit }),
+    let outcome = timeout(limit, outcome).await.ok()?;
+    Some(outcome.map(|()| router))
+}
+
+async fn connect(client: &Client, op: &str, config: &ValkeyConfig) -> Result<Task, EngineError> {
+    let limit = config.connect_timeout;
+    match drive(client, limit).await {
+        Some(outcome) => outcome.map_err(|error| refused(op, config, error)),
+        None => Err(EngineError::Timeout { op: op.to_owned(), after: limit }),
     }
 }
 

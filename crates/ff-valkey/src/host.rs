@@ -20,7 +20,6 @@ use fred::{
     interfaces::ClientLike,
     types::{ClusterHash, CustomCommand, Value, config::Options},
 };
-
 use tokio::time::Instant;
 
 use crate::{
@@ -87,9 +86,8 @@ impl ValkeyHost {
     }
 
     /// What was read is true if the server's role, read after it, is that of a primary.
-    pub(crate) fn believe(&self, op: &str, role: Option<Result<Value, Error>>) -> Result<(), EngineError> {
-        let role = role.unwrap_or_else(|| Err(Error::new_canceled())).map_err(|error| self.doing(op).failed(error))?;
-        let role = Role::read(role).ok_or_else(|| EngineError::transport(op, "the server does not tell its role"))?;
+    pub(crate) fn believe(&self, op: &str, role: Result<Role, Error>) -> Result<(), EngineError> {
+        let role = role.map_err(|error| self.doing(op).failed(error))?;
         role.must_be_primary(op).inspect_err(|_| self.reads.doubt())
     }
 

@@ -19,9 +19,10 @@ use async_trait::async_trait;
 use ff_core::EngineError;
 use fred::{
     bytes_utils::Str,
+    clients::Client,
     error::{Error, ErrorKind},
     interfaces::ClientLike,
-    types::{ClusterHash, CustomCommand, Resolve, Value},
+    types::{ClusterHash, CustomCommand, FromValue, Resolve, Value},
 };
 use tokio::{
     sync::{Mutex as AsyncMutex, watch},
@@ -56,13 +57,19 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    /// The command whose answer [`Role::read`] takes. INFO, which every role may run.
-    pub(crate) fn question() -> (&'static str, Vec<Value>) {
-        ("INFO", vec!["replication".into()])
+    /// Sends the question over a connection or into a pipeline. It is INFO, which every role may run.
+    pub(crate) async fn question<R: FromValue>(to: &impl ClientLike) -> Result<R, Error> {
+        let command = CustomCommand::new_static("INFO", ClusterHash::Random, false);
+        to.custom(command, vec![Value::from("replication")]).await
+    }
+
+    /// What the answer to the question says.
+    pub(crate) fn answered(answer: Value) -> Result<Self, Error> {
+        Self::read(answer).ok_or_else(|| Error::new(ErrorKind::Protocol, "the server does not tell its role"))
     }
 
     /// None where the answer has another shape.
-    pub(crate) fn read(answer: Value) -> Option<Self> {
+    fn read(answer: Value) -> Option<Self> {
         let text = value::string(answer)?;
         Some(Self::told(std::str::from_utf8(&text).ok()?))
     }
@@ -82,10 +89,8 @@ impl Role {
     }
 
     /// Asks the server at the other end of a connection.
-    pub(crate) async fn ask(client: &fred::clients::Client) -> Result<Self, Error> {
-        let (name, args) = Self::question();
-        let answer: Value = client.custom(CustomCommand::new_static(name, ClusterHash::Random, false), args).await?;
-        Self::read(answer).ok_or_else(|| Error::new(ErrorKind::Protocol, "the server does not tell its role"))
+    pub(crate) async fn ask(client: &Client) -> Result<Self, Error> {
+        Self::question(client).await.and_then(Self::answered)
     }
 
     /// # Errors

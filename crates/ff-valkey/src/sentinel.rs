@@ -19,7 +19,12 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::{ValkeyConfig, address::Address, connection::Task, value};
+use crate::{
+    ValkeyConfig,
+    address::Address,
+    connection::{Task, drive},
+    value,
+};
 
 /// How long one sentinel may take, its connection included.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -160,16 +165,8 @@ impl Link {
     pub(crate) async fn open(of: Config, config: &ValkeyConfig, limit: Duration) -> Result<Self, Error> {
         let limits = ValkeyConfig { connect_timeout: limit, command_timeout: limit, ..config.clone() };
         let client = Client::new(of, Some(limits.performance_config(32)), Some(limits.connection_config()), None);
-        let opened = client.clone();
-        let outcome = opened.wait_for_connect();
-        tokio::pin!(outcome);
-        // As for every connection: an outcome before the first poll is lost.
-        let _ = futures::poll!(outcome.as_mut());
-        let router = Task::from(client.connect().abort_handle());
-        match timeout(limit, outcome).await {
-            Ok(outcome) => outcome.map(|()| Self { client, _router: router }),
-            Err(_) => Err(silence()),
-        }
+        let router = drive(&client, limit).await.unwrap_or_else(|| Err(silence()))?;
+        Ok(Self { client, _router: router })
     }
 
     async fn ask(&self, service: &str) -> Result<Answer, Error> {

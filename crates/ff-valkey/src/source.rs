@@ -64,17 +64,20 @@ impl ServerLogs {
         }
         self.ask_role(&pipeline, op).await?;
         let mut answers = pipeline.try_all().await;
-        self.0.believe(op, answers.pop())?;
+        self.believe(op, &mut answers)?;
         let answers: Result<Vec<Value>, Error> = answers.into_iter().collect();
         let answers = answers.map_err(|error| self.0.doing(op).failed(error))?;
         if answers.len() == expected { Ok(answers) } else { Err(malformed(op)) }
     }
 
     async fn ask_role(&self, pipeline: &Pipeline<Client>, op: &str) -> Result<(), EngineError> {
-        let (name, args) = Role::question();
-        let queued: Result<(), Error> =
-            pipeline.custom(CustomCommand::new_static(name, ClusterHash::Random, false), args).await;
-        queued.map_err(|error| self.0.doing(op).failed(error))
+        Role::question::<()>(pipeline).await.map_err(|error| self.0.doing(op).failed(error))
+    }
+
+    /// Takes the role off the end of a pipeline's answers, and believes the others only if it is a primary's.
+    fn believe(&self, op: &str, answers: &mut Vec<Result<Value, Error>>) -> Result<(), EngineError> {
+        let role = answers.pop().unwrap_or_else(|| Err(Error::new_canceled()));
+        self.0.believe(op, role.and_then(Role::answered))
     }
 }
 
@@ -132,7 +135,7 @@ impl ServerLogs {
         }
         self.ask_role(&pipeline, op).await?;
         let mut answers = pipeline.try_all::<Value>().await;
-        self.0.believe(op, answers.pop())?;
+        self.believe(op, &mut answers)?;
         let last = |answer: Result<Value, Error>| match answer {
             Ok(info) => Ok(value::last_generated_id(info)),
             Err(error) if error.details().contains("no such key") => Ok(None),
@@ -222,10 +225,8 @@ impl LogSource for ServerLogs {
         };
         let pages = futures::future::try_join_all(reads.iter().map(ask));
         // Behind the pages: both are queued in the order in which they are polled.
-        let (name, args) = Role::question();
-        let role = self.0.reads().custom(CustomCommand::new_static(name, ClusterHash::Random, false), args);
-        let (answers, role) = futures::join!(pages, role);
-        self.0.believe(OP, Some(role))?;
+        let (answers, role) = futures::join!(pages, Role::ask(self.0.reads()));
+        self.0.believe(OP, role)?;
         let answers = answers.map_err(|error| self.0.doing(OP).failed(error))?;
         let page = |(read, answer): (&PageRead, Resp3Frame)| match page::refusal(&answer) {
             Some(error) => Err(self.0.doing(OP).failed(error)),

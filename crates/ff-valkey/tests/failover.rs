@@ -6,10 +6,9 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Writer, eventually, flow_in, next, numbers, partitions};
+use common::{Writer, eventually, flow_in, gap, numbers, partitions, submit};
 use ff_core::{
-    EngineError, EntryId, ExecutionSpec, FlowId, FlowSubmission, Frame, Gap, GapCause, LogId, Namespace, Partition,
-    Scope, SubmitBackend, SubscribeBackend, SubscribeOptions, Tags,
+    EngineError, EntryId, FlowId, Gap, GapCause, LogId, Partition, Scope, SubscribeBackend, SubscribeOptions, Tags,
 };
 use ff_testserver::{Proxy, Sentinels, TestServer};
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
@@ -35,7 +34,7 @@ impl Stage {
     }
 
     fn url(&self) -> String {
-        url(&self.sentinels.nodes().iter().map(TestServer::port).collect::<Vec<_>>())
+        url(&self.sentinels.hosts())
     }
 
     async fn backend(&self) -> ValkeyBackend {
@@ -57,9 +56,8 @@ async fn pair() -> (TestServer, TestServer) {
     (primary, replica)
 }
 
-fn url(ports: &[u16]) -> String {
-    let sentinels: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
-    format!("redis-sentinel://{}/{SERVICE}", sentinels.join(","))
+fn url(hosts: &str) -> String {
+    format!("redis-sentinel://{hosts}/{SERVICE}")
 }
 
 async fn connect(url: &str) -> Result<ValkeyBackend, EngineError> {
@@ -72,11 +70,6 @@ async fn refusal(url: &str) -> EngineError {
     let error = connect(url).await.err().unwrap();
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}: {error}", started.elapsed());
     error
-}
-
-async fn submit(backend: &ValkeyBackend) -> Result<(), EngineError> {
-    let flow = FlowSubmission::new(Namespace::new("a").unwrap()).execution(ExecutionSpec::new("only"));
-    backend.submit_flow(&flow).await.map(drop)
 }
 
 async fn leads_to(backend: &ValkeyBackend, server: &TestServer) {
@@ -135,10 +128,7 @@ async fn the_tail_that_a_promoted_replica_never_had_is_declared_and_what_follows
     let entry = |epoch, seq| EntryId { epoch, seq };
     let cause = GapCause::HistoryRewritten;
     let undone = Gap { log: LOG, after: Some(entry(1000, 2)), through: entry(1000, 4), cause };
-    match next(&mut subscription).await {
-        Frame::Gap(gap) => assert_eq!(gap, undone),
-        other => panic!("no gap: {other:?}"),
-    }
+    assert_eq!(gap(&mut subscription).await, undone);
     stage.end(&stage.replica, 2000, 5, 2).await;
     assert_eq!(numbers(&mut subscription, 2).await, [5, 6]);
 }
@@ -161,10 +151,10 @@ async fn a_sentinel_that_names_a_replica_is_not_believed() {
     let stage = Stage::open(1).await;
     let stale = Sentinels::watching(&stage.replica, SERVICE).start().await.unwrap();
     assert_eq!(stale.primary().await.unwrap(), stage.replica.port());
-    let stale = stale.nodes()[0].port();
-    let backend = connect(&url(&[stale, stage.sentinels.nodes()[0].port()])).await.unwrap();
+    let stale = stale.hosts();
+    let backend = connect(&url(&format!("{stale},{}", stage.sentinels.hosts()))).await.unwrap();
     assert_eq!(backend.host().server(), format!("127.0.0.1:{}", stage.primary.port()));
-    let error = refusal(&url(&[stale])).await;
+    let error = refusal(&url(&stale)).await;
     assert!(error.is_retryable() && error.to_string().contains("which is a replica of"), "{error}");
 }
 

@@ -6,10 +6,10 @@ mod common;
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use common::{Writer, eventually, flow_in, gap, next, number, numbers, partitions};
+use common::{Writer, eventually, flow_in, gap, next, number, numbers, partitions, submit};
 use ff_core::{
-    Cursor, EngineError, EntryId, ExecutionSpec, FlowId, FlowSubmission, Frame, Gap, GapCause, LogId, Namespace,
-    Partition, Scope, Start, SubmitBackend, SubscribeBackend, SubscribeOptions, Subscription, Tags,
+    Cursor, EntryId, FlowId, Frame, Gap, GapCause, LogId, Partition, Scope, Start, SubscribeBackend, SubscribeOptions,
+    Subscription, Tags,
 };
 use ff_testserver::{Proxy, TestServer};
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
@@ -43,11 +43,6 @@ impl Stage {
 
     async fn end(&mut self, count: u64) {
         self.writer.end(self.flow, "a", &Tags::default(), count).await;
-    }
-
-    async fn submit(&self) -> Result<(), EngineError> {
-        let flow = FlowSubmission::new(Namespace::new("a").unwrap()).execution(ExecutionSpec::new("only"));
-        self.backend.submit_flow(&flow).await.map(drop)
     }
 
     /// The numbers that the server gives to subscribers' connections.
@@ -93,7 +88,7 @@ async fn killed_connections_are_made_anew_and_nothing_is_lost() {
         let first = round * 4;
         assert_eq!(numbers(&mut subscription, 4).await, (first..first + 4).collect::<Vec<_>>());
     }
-    stage.submit().await.unwrap();
+    submit(&stage.backend).await.unwrap();
 }
 
 #[tokio::test]
@@ -133,7 +128,7 @@ async fn a_server_that_is_loading_is_waited_for() {
     let (restarted, ()) =
         tokio::join!(stage.server.restart(), tokio::time::timeout(PATIENCE, loading).map(Result::unwrap));
     restarted.unwrap();
-    stage.submit().await.unwrap();
+    submit(&stage.backend).await.unwrap();
     stage.writer = Writer::successor(&stage.server, 3).await;
     stage.end(2).await;
     assert_eq!(numbers(&mut subscription, 2).await, [3, 4]);
@@ -151,7 +146,7 @@ async fn a_call_that_a_replica_refuses_waits_until_the_server_is_a_primary_again
         eventually("health tells", async || !stage.backend.health().connected).await;
         stage.server.command(&["REPLICAOF", "NO", "ONE"]).await.unwrap();
     };
-    let (submitted, ()) = tokio::join!(stage.submit(), again);
+    let (submitted, ()) = tokio::join!(submit(&stage.backend), again);
     submitted.unwrap();
     stage.end(2).await;
     assert_eq!(numbers(&mut subscription, 2).await, [2, 3]);
@@ -180,7 +175,7 @@ async fn a_library_that_was_lost_is_loaded_again_under_an_open_subscription() {
     let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
     stage.end(1).await;
     stage.writer.command(&["FUNCTION", "FLUSH", "SYNC"]).await;
-    stage.submit().await.unwrap();
+    submit(&stage.backend).await.unwrap();
     stage.end(1).await;
     assert_eq!(numbers(&mut subscription, 2).await, [0, 1]);
 }

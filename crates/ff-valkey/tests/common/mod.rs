@@ -7,10 +7,11 @@ use std::{
 };
 
 use ff_core::{
-    CompletionPayload, CompletionStream, ExecutionId, FlowId, Frame, Gap, Namespace, Partition, PartitionCount,
-    Subscription, Tags,
+    CompletionPayload, CompletionStream, EngineError, ExecutionId, ExecutionSpec, FlowId, FlowSubmission, Frame, Gap,
+    Namespace, Partition, PartitionCount, SubmitBackend, Subscription, Tags,
 };
 use ff_testserver::{RawClient, Reply, TestServer};
+use ff_valkey::ValkeyBackend;
 use futures::StreamExt;
 use serde_json::json;
 
@@ -185,6 +186,12 @@ pub(crate) async fn gap(subscription: &mut Subscription) -> Gap {
 pub(crate) async fn stays_silent(stream: &mut CompletionStream, time: Duration) {
     let event = tokio::time::timeout(time, stream.next()).await;
     assert!(event.is_err(), "{event:?}");
+}
+
+/// Submits a flow of one.
+pub(crate) async fn submit(backend: &ValkeyBackend) -> Result<(), EngineError> {
+    let flow = FlowSubmission::new(namespace("a")).execution(ExecutionSpec::new("only"));
+    backend.submit_flow(&flow).await.map(drop)
 }
 
 /// Waits until the condition holds.
