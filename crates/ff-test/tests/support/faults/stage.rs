@@ -19,6 +19,9 @@ const PATIENT_MS: &str = "3600000";
 const IMPATIENT_MS: &str = "300";
 /// Far longer than a replica takes to get all that its primary has.
 const FOLLOWS_WITHIN: Duration = Duration::from_secs(120);
+/// The writes that a replica has not taken yet are kept for it however many there are: under load it could otherwise be
+/// dropped again and again while it gets its first copy.
+const REPLICA_BUFFER: [&str; 5] = ["--client-output-buffer-limit", "replica", "0", "0", "0"];
 /// How many entries of a log are read with one command.
 const PAGE: &str = "2000";
 
@@ -36,7 +39,10 @@ pub(crate) type Trimmed = BTreeMap<LogId, Vec<(EntryId, End)>>;
 
 impl Stage {
     pub(crate) async fn start(partitions: PartitionCount) -> Result<Self, Failure> {
-        let node = || TestServer::builder().process().persistent().slow_disk().build();
+        let node = || {
+            let node = TestServer::builder().process().persistent().slow_disk();
+            REPLICA_BUFFER.into_iter().fold(node, |node, arg| node.arg(arg)).build()
+        };
         let nodes = [node().await?, node().await?];
         follow(&nodes[1], &nodes[0]).await?;
         let sentinels = Sentinels::watching(&nodes[0], SERVICE).start().await?;
@@ -158,7 +164,13 @@ async fn follow(replica: &TestServer, primary: &TestServer) -> Result<(), Failur
         }
         Ok::<_, Failure>(())
     };
-    tokio::time::timeout(FOLLOWS_WITHIN, up).await.map_err(|_| "the replica does not follow")?
+    match tokio::time::timeout(FOLLOWS_WITHIN, up).await {
+        Ok(followed) => followed,
+        Err(_) => {
+            let told = replica.command(&["INFO", "replication"]).await?;
+            Err(format!("the replica does not follow after {FOLLOWS_WITHIN:?}: {told}").into())
+        }
+    }
 }
 
 fn accepted(args: &[&str], reply: Reply) -> Result<Reply, Failure> {
