@@ -17,7 +17,10 @@ use fred::{
     clients::Client,
     error::Error,
     interfaces::{ClientLike, EventInterface},
-    types::config::Server,
+    types::{
+        RespVersion,
+        config::{Config, Server},
+    },
 };
 use tokio::{
     sync::{
@@ -40,6 +43,9 @@ use crate::{
 
 /// How often a server is asked for its role, which shows too that it is there.
 const CHECK_EVERY: Duration = Duration::from_millis(500);
+
+/// Errors and reconnects that wait in this process for the tasks that look at them.
+const EVENT_CAPACITY: usize = 32;
 
 /// The last thing that went wrong on any connection, until one of them is well again.
 #[derive(Debug, Clone, Default)]
@@ -89,12 +95,22 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    pub(crate) async fn new(primary: &Arc<Primary>, broadcast_capacity: usize) -> Result<Self, EngineError> {
+    /// For commands.
+    pub(crate) async fn to_ask(primary: &Arc<Primary>) -> Result<Self, EngineError> {
+        Self::new(primary, RespVersion::RESP2, EVENT_CAPACITY).await
+    }
+
+    /// For messages, of which so many wait here. RESP3, with which the server also answers commands in between.
+    pub(crate) async fn to_listen(primary: &Arc<Primary>, capacity: usize) -> Result<Self, EngineError> {
+        Self::new(primary, RespVersion::RESP3, capacity).await
+    }
+
+    async fn new(primary: &Arc<Primary>, version: RespVersion, capacity: usize) -> Result<Self, EngineError> {
         let config = primary.config();
         let leads_to = primary.is_named().then(Arc::<LeadsTo>::default);
         let client = Client::new(
-            config.client_config(leads_to.as_ref())?,
-            Some(config.performance_config(broadcast_capacity)),
+            Config { version, ..config.client_config(leads_to.as_ref())? },
+            Some(config.performance_config(capacity)),
             Some(config.connection_config()),
             Some(ValkeyConfig::reconnect_policy()),
         );

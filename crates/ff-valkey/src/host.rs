@@ -59,7 +59,7 @@ impl ValkeyHost {
     pub async fn connect(config: ValkeyConfig) -> Result<Self, EngineError> {
         let primary = Arc::new(Primary::new(config, LastError::default()));
         primary.first().await?;
-        let open = async || Connection::open(Prepared::new(&primary, 32).await?, Patience::default()).await;
+        let open = async || Connection::open(Prepared::to_ask(&primary).await?, Patience::default()).await;
         let (calls, reads) = futures::try_join!(open(), open())?;
         let follow = primary.is_named().then(|| Task::spawn(primary.clone().follow()));
         Ok(Self { primary, calls, reads, _follow: follow, loading: tokio::sync::Mutex::new(()) })

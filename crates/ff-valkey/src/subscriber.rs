@@ -87,7 +87,7 @@ impl Subscriber {
     /// # Errors
     /// As for a connection; [`EngineError::PermissionDenied`] when the user may not subscribe.
     pub(crate) async fn open(primary: &Arc<Primary>, channels: Vec<String>) -> Result<Self, EngineError> {
-        let prepared = Prepared::new(primary, MESSAGE_CAPACITY).await?;
+        let prepared = Prepared::to_listen(primary, MESSAGE_CAPACITY).await?;
         // Before the first connection, so that neither a message nor a reconnect can slip through.
         let messages = prepared.client.message_rx();
         let mut reconnects = prepared.client.reconnect_rx();
