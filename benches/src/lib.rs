@@ -4,9 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use ff_core::{ClaimedExecution, EngineBackend, SubmittedFlow};
+use ff_script::operations::LogPolicy;
 use ff_test::Fixture;
 use ff_testserver::TestServer;
-use ff_valkey::ValkeyBackend;
+use ff_valkey::{ValkeyBackend, ValkeyConfig};
 use futures::StreamExt;
 use tokio::runtime::Runtime;
 
@@ -29,6 +30,15 @@ impl Bench {
     /// When no server can be started: a bench without one measures nothing.
     #[must_use]
     pub fn start() -> Self {
+        Self::keeping(LogPolicy::default())
+    }
+
+    /// Starts everything; logs keep what this says.
+    ///
+    /// # Panics
+    /// As [`Bench::start`].
+    #[must_use]
+    pub fn keeping(logs: LogPolicy) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -36,7 +46,8 @@ impl Bench {
             .expect("a bench needs a runtime");
         let (server, backend) = runtime.block_on(async {
             let server = TestServer::start().await.expect("a bench needs a server");
-            let backend = ValkeyBackend::connect(server.url()).await.expect("a bench needs a backend");
+            let config = ValkeyConfig::from_url(server.url()).expect("a server has a URL").with_log_policy(logs);
+            let backend = ValkeyBackend::connect_with(config).await.expect("a bench needs a backend");
             (server, backend)
         });
         let backend: Arc<dyn EngineBackend> = Arc::new(backend);
