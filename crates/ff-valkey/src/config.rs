@@ -210,7 +210,7 @@ impl ValkeyConfig {
         })
     }
 
-    /// Without credentials. RESP2, which the client parses in about two thirds of the time that RESP3 takes it.
+    /// Without credentials. RESP2, which the client parses faster than RESP3.
     fn plain(&self, server: ServerConfig, leads_to: Option<&Arc<LeadsTo>>) -> Result<Config, EngineError> {
         let encrypted = self.endpoint.is_encrypted();
         if !encrypted && (self.ca_file.is_some() || self.client_certificate.is_some()) {
