@@ -19,9 +19,6 @@ const PATIENT_MS: &str = "3600000";
 const IMPATIENT_MS: &str = "300";
 /// Far longer than a replica takes to get all that its primary has.
 const FOLLOWS_WITHIN: Duration = Duration::from_secs(120);
-/// The writes that a replica has not taken yet are kept for it however many there are: under load it could otherwise be
-/// dropped again and again while it gets its first copy.
-const REPLICA_BUFFER: [&str; 5] = ["--client-output-buffer-limit", "replica", "0", "0", "0"];
 /// How many entries of a log are read with one command.
 const PAGE: &str = "2000";
 
@@ -41,7 +38,9 @@ impl Stage {
     pub(crate) async fn start(partitions: PartitionCount) -> Result<Self, Failure> {
         let node = || {
             let node = TestServer::builder().process().persistent().slow_disk();
-            REPLICA_BUFFER.into_iter().fold(node, |node, arg| node.arg(arg)).build()
+            // What a replica has not taken yet is kept for it, however much: under load it could otherwise be dropped
+            // again and again while it gets its first copy.
+            node.arg("--client-output-buffer-limit").arg("replica").arg("0").arg("0").arg("0").build()
         };
         let nodes = [node().await?, node().await?];
         follow(&nodes[1], &nodes[0]).await?;
