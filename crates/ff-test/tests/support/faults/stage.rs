@@ -85,6 +85,8 @@ impl Stage {
     /// Cuts the replica off, lets `tail` pass, ends the primary, and has the replica promoted without that tail.
     pub(crate) async fn promote_without_tail(&self, tail: Duration) -> Result<(), Failure> {
         let (former, next) = (self.primary(), self.replica());
+        // After a crash of the primary it is given all anew. No sentinel promotes a replica that has not got it yet.
+        keeps_up(next).await?;
         next.pause().await?;
         former.command(&["CLIENT", "KILL", "TYPE", "replica"]).await?;
         tokio::time::sleep(tail).await;
@@ -153,10 +155,15 @@ impl Stage {
     }
 }
 
-/// Makes a server the replica of another one, and waits until it has been given everything and keeps up.
+/// Makes a server the replica of another one, and waits until it keeps up.
 async fn follow(replica: &TestServer, primary: &TestServer) -> Result<(), Failure> {
     let args = ["REPLICAOF", "127.0.0.1", &primary.port().to_string()];
     accepted(&args, replica.command(&args).await?)?;
+    keeps_up(replica).await
+}
+
+/// Waits until a replica has been given everything and keeps up.
+async fn keeps_up(replica: &TestServer) -> Result<(), Failure> {
     let up = async {
         while !replica.command(&["INFO", "replication"]).await?.text().contains("master_link_status:up") {
             tokio::time::sleep(Duration::from_millis(10)).await;
