@@ -265,18 +265,21 @@ impl TestServer {
         self.client().await?.command(args).await
     }
 
-    /// Waits until so many replicas hold everything that this server has.
+    /// Waits until so many replicas hold everything that this server has by now.
     ///
     /// # Errors
     /// When the server does not answer, or it takes longer than a start may.
     pub async fn replicas_in_step(&self, count: usize) -> Result<()> {
         let mut client = self.client().await?;
         let started = Instant::now();
+        let info = client.command(&["INFO", "replication"]).await?.text();
+        // Not where it stands later: the question below is itself a part of what replicas have to take.
+        let offset = replication_offset(&info).ok_or(Error::Protocol(info))?;
         loop {
             // Has the replicas report where they are, which they do by themselves once a second only.
             client.command(&["WAIT", &(count + 1).to_string(), "10"]).await?;
             let info = client.command(&["INFO", "replication"]).await?.text();
-            if in_step(&info) >= count {
+            if replicas_at(offset, &info) >= count {
                 return Ok(());
             }
             let waited = started.elapsed();
@@ -429,12 +432,19 @@ async fn wait_ready(running: &mut Running, control: &Control) -> Result<()> {
     }
 }
 
-/// How many replicas hold everything, by INFO of their primary.
-fn in_step(info: &str) -> usize {
-    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    let Some(offset) = field("master_repl_offset") else { return 0 };
-    let whole = format!("state=online,offset={},", offset.trim());
-    info.lines().filter(|line| line.starts_with("slave") && line.contains(&whole)).count()
+/// Where the replication stream of a server stands that told this.
+fn replication_offset(info: &str) -> Option<u64> {
+    info.lines().find_map(|line| line.strip_prefix("master_repl_offset:"))?.trim().parse().ok()
+}
+
+/// How many replicas have reported that they come up to `offset`, by what their primary tells.
+fn replicas_at(offset: u64, info: &str) -> usize {
+    let reported = |line: &str| {
+        let (name, about) = line.split_once(':')?;
+        let is_online = name.starts_with("slave") && about.contains("state=online,");
+        is_online.then_some(about.split(',').find_map(|field| field.strip_prefix("offset="))?.parse().ok()?)
+    };
+    info.lines().filter_map(reported).filter(|reported: &u64| *reported >= offset).count()
 }
 
 fn died(running: &Running, output: String) -> Error {
@@ -463,12 +473,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_replica_that_has_everything_is_in_step() {
+    fn a_replica_is_in_step_from_what_was_there_when_it_was_asked_for() {
         let info = "role:master\r\nslave0:ip=a,port=1,state=online,offset=70,lag=0,type=replica\r\n\
                     slave1:ip=a,port=2,state=online,offset=7,lag=0\r\nslave2:ip=a,port=3,state=wait_bgsave,offset=0,lag=0\r\n\
-                    master_repl_offset:70\r\n";
-        assert_eq!(in_step(info), 1);
-        assert_eq!(in_step("role:slave\r\n"), 0);
+                    master_repl_offset:107\r\n";
+        assert_eq!(replication_offset(info), Some(107));
+        assert_eq!([70, 33, 71, 7, 0].map(|offset| replicas_at(offset, info)), [1, 1, 0, 2, 2]);
+        assert_eq!((replication_offset("role:slave\r\n"), replicas_at(0, "role:slave\r\n")), (None, 0));
     }
 
     #[test]
