@@ -15,6 +15,7 @@
 //! log they are judged again in the order in which they came. What is known by then is dropped, what follows is
 //! delivered, and what still does not follow either came after the page was read (read on) or is not known to the log
 //! (look up the epochs, read again a few times, and give the push up: it was undone, or will be found by a later read).
+//! Those repeated reads count for all pushes that came before the first of them.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -87,6 +88,8 @@ struct Held {
     claims: VecDeque<Claim>,
     /// How many of them came before the read under way was issued.
     seen_by_read: usize,
+    /// How many of them came before the first of the reads that are repeated for them.
+    seen_by_repeats: usize,
     /// The newest push that found no room.
     overflow: Option<EntryId>,
 }
@@ -463,7 +466,7 @@ impl Vector {
                 }
             }
             reading.held.seen_by_read = reading.held.seen_by_read.saturating_sub(1);
-            reading.retries = 0;
+            reading.held.seen_by_repeats = reading.held.seen_by_repeats.saturating_sub(1);
         }
     }
 }
@@ -477,6 +480,10 @@ impl Reading {
         }
         if !self.at.is_resolved_for(claimed) {
             return Some(Want::Epochs);
+        }
+        if self.held.seen_by_repeats == 0 {
+            // All that wait have their reads together: in turn, they would keep the log from going live for minutes.
+            (self.retries, self.held.seen_by_repeats) = (0, self.held.seen_by_read);
         }
         self.retries += 1;
         (self.retries <= UNKNOWN_RETRIES).then_some(Want::Later)

@@ -117,10 +117,39 @@ fn a_push_that_the_log_never_shows_is_given_up() {
     start(&mut vector, &server, &mut out);
     let first = server.append();
     vector.push(the_log(), first, &mut out);
-    let stray = Shown { entry: EntryId { epoch: 99, seq: 4 }, prev: None, event: Some(event(the_log(), None, 7)) };
-    vector.push(the_log(), stray, &mut out);
+    vector.push(the_log(), stray(4), &mut out);
     while work(&mut vector, &server, &mut out, 10) {}
     assert_eq!((out.unknown, vector.reading(), out.numbers), (1, 0, vec![0]));
+}
+
+/// A push of which the log knows nothing.
+fn stray(seq: u64) -> Shown {
+    Shown { entry: EntryId { epoch: 99, seq }, prev: None, event: Some(event(the_log(), None, 7)) }
+}
+
+#[test]
+fn pushes_that_the_log_never_shows_are_given_up_together() {
+    let (mut vector, server, mut out) = (one_log(), Server::of(the_log()), Out::default());
+    start(&mut vector, &server, &mut out);
+    for seq in 4..100 {
+        vector.push(the_log(), stray(seq), &mut out);
+    }
+    let mut pauses = 0;
+    loop {
+        let pause = vector.has_later();
+        pauses += u32::from(pause);
+        // What comes while others are waited for is not given up with them.
+        if pause && pauses == 2 {
+            vector.push(the_log(), stray(100), &mut out);
+        }
+        if pause && pauses == UNKNOWN_RETRIES + 1 {
+            assert_eq!((out.unknown, vector.held), (96, 1));
+        }
+        if !work(&mut vector, &server, &mut out, 10) {
+            break;
+        }
+    }
+    assert_eq!((pauses, out.unknown, vector.reading(), vector.held), (2 * UNKNOWN_RETRIES, 97, 0, 0));
 }
 
 #[test]
