@@ -173,14 +173,19 @@ impl CatchUp {
         drop(room);
         let asked = look_up.iter().map(|(target, _)| *target).chain(&ahead).map(|target| target.read.log);
         let mut ends = self.epochs(asked.collect()).await?.into_iter();
+        let mut empty = Vec::new();
         for ((target, taken), ends) in look_up.into_iter().zip(&mut ends) {
             let undone = self.resolve(target, &ends);
-            progress |= undone || taken == Taken::LookUp || self.is_trimmed_up_to_hub(target);
+            progress |= undone || taken == Taken::LookUp;
+            if !undone && taken == Taken::Nothing {
+                empty.extend(self.readings.remove(&target.index).map(|reading| (target, reading)));
+            }
         }
         for (target, ends) in ahead.iter().zip(ends) {
             progress |= self.resolve(target, &ends);
             self.readings.remove(&target.index);
         }
+        progress |= self.pass_trimmed(&empty).await?;
         if progress {
             self.waiting = Backoff::reconnect();
         } else {
@@ -374,24 +379,36 @@ impl CatchUp {
         if len == target.read.limit { Taken::More } else { Taken::Nothing }
     }
 
-    /// Whether what lies up to where the hub stood was trimmed, which is declared then: a page showed nothing of it,
-    /// and the log, whose epochs were looked up after that page, tells of it. The other way round it would prove
-    /// nothing: the log may have lost it all in between.
-    fn is_trimmed_up_to_hub(&mut self, target: &Target) -> bool {
-        let Some(hub) = target.hub.last() else { return false };
-        let cursor = &mut self.vector[target.index];
-        let is_told = self.readings.remove(&target.index).is_some_and(|reading| reading.log_had(hub));
-        // If not, only the hub can go on: the log lost where it stands, or it went back to before the subscription. Both
-        // are in the log's history, in which epochs only grow.
-        let is_trimmed = is_told && cursor.last() < Some(hub);
-        if is_trimmed {
+    /// Declares what was trimmed up to where the hub stood, in logs that showed nothing of it and whose epochs were
+    /// looked up since; `true` if there was any. That the one showed nothing and the other tells of it proves nothing
+    /// together: in between the log may have lost it all, or got it back. So the log says once more, at one moment,
+    /// that it is empty, and which entry was its last. An epoch is one writer's, so if the epochs tell of both, what
+    /// led to that entry never changes. Where the log is not empty, only the hub can go on.
+    async fn pass_trimmed(&mut self, empty: &[(&Target, LogReading)]) -> Result<bool, EngineError> {
+        let had_hub = |(target, reading): &&(&Target, LogReading)| {
+            target.hub.last().is_some_and(|hub| reading.log_had(hub) && self.vector[target.index].last() < Some(hub))
+        };
+        let told: Vec<_> = empty.iter().filter(had_hub).collect();
+        if told.is_empty() {
+            return Ok(false);
+        }
+        let logs: Vec<LogId> = told.iter().map(|(target, _)| target.read.log).collect();
+        let ends = self.hub.source().emptied(&logs).await?;
+        let mut passed = false;
+        for ((target, reading), end) in told.into_iter().zip(ends) {
+            let (Some(hub), Some(end)) = (target.hub.last(), end) else { continue };
+            if end < hub || !reading.log_had(EntryId { seq: 0, ..end }) {
+                continue;
+            }
+            let cursor = &mut self.vector[target.index];
             if !cursor.is_earliest() {
                 let gap = Gap { log: target.read.log, after: cursor.last(), through: hub, cause: GapCause::Trimmed };
                 tell(&self.queue, self.framed, &gap);
             }
             cursor.advance(hub);
+            passed = true;
         }
-        is_trimmed
+        Ok(passed)
     }
 
     async fn epochs(&mut self, logs: Vec<LogId>) -> Result<Vec<Vec<EntryId>>, EngineError> {

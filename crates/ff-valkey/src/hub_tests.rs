@@ -79,6 +79,11 @@ impl LogSource for Logs {
         self.travel().await?;
         Ok(logs.iter().map(|log| self.on(usize::from(log.partition.number()), |server| server.ends())).collect())
     }
+
+    async fn emptied(&self, logs: &[LogId]) -> Result<Vec<Option<EntryId>>, EngineError> {
+        self.travel().await?;
+        Ok(logs.iter().map(|log| self.on(usize::from(log.partition.number()), |server| server.emptied())).collect())
+    }
 }
 
 fn hub(logs: &Arc<Logs>, capacity: usize) -> Arc<Hub> {
@@ -426,6 +431,34 @@ async fn play(
 /// The clock moves only when everybody waits.
 fn in_simulated_time(future: impl Future<Output = Result<(), TestCaseError>>) -> Result<(), TestCaseError> {
     tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(future)
+}
+
+#[test]
+fn what_comes_back_while_a_subscription_asks_why_it_is_gone_was_not_trimmed() {
+    let back_again = async {
+        let logs = Logs::new(u64::MAX);
+        let entries: Vec<EntryId> = (0..4).map(|_| logs.on(0, Server::append).entry).collect();
+        let hub = hub(&logs, 8);
+        hub.start().await.unwrap();
+        logs.on(0, |server| {
+            server.save();
+            server.lose(2);
+        });
+        let mut from = vec![LogCursor::default(); usize::from(PARTITIONS)];
+        from[0] = LogCursor::after(Some(entries[1]));
+        let mut subscription = subscribe(&hub, Some(from.into()));
+        // Each way to the server takes a tick of the clock. The page was read in the first one; the epochs are in the third.
+        tokio::time::sleep(Duration::from_micros(1_500)).await;
+        logs.on(0, Server::restore);
+        let mut told = Vec::new();
+        while told.last() != Some(&Frame::CaughtUp) {
+            told.extend(subscription.next().await);
+        }
+        let told: Vec<String> = told.iter().map(shown).filter(|told| told != "checkpoint").collect();
+        prop_assert_eq!(told, ["{fp:0}@10-2", "{fp:0}@10-3", "caught up"]);
+        Ok(())
+    };
+    in_simulated_time(back_again).unwrap();
 }
 
 proptest! {

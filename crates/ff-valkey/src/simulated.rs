@@ -155,6 +155,11 @@ impl Server {
             .collect()
     }
 
+    /// The last entry there was, if none is left.
+    pub(crate) fn emptied(&self) -> Option<EntryId> {
+        self.last().filter(|_| self.entries().is_empty())
+    }
+
     pub(crate) fn ends(&self) -> Vec<EntryId> {
         epoch_ends(&self.epochs, self.head())
     }

@@ -19,7 +19,7 @@ use crate::{
     ValkeyHost,
     page::{self, Page},
     primary::Role,
-    value,
+    value::{self, StreamInfo},
     vector::Heads,
 };
 
@@ -45,6 +45,8 @@ pub(crate) trait LogSource: Send + Sync + 'static {
     async fn pages(&self, reads: &[PageRead]) -> Result<Vec<Page>, EngineError>;
     /// The last entries of the epochs of each of several logs, newest first, with one round trip.
     async fn epochs(&self, logs: &[LogId]) -> Result<Vec<Vec<EntryId>>, EngineError>;
+    /// The last entry that each of several logs was given, of those that hold nothing any more: both at one moment.
+    async fn emptied(&self, logs: &[LogId]) -> Result<Vec<Option<EntryId>>, EngineError>;
 }
 
 /// The logs on the server, over the connection for reads.
@@ -119,8 +121,8 @@ impl ServerLogs {
         of.iter().map(|(log, _)| facts(*log)).collect::<Option<_>>().ok_or_else(|| malformed(OP))
     }
 
-    /// The id of the last entry that each of these logs was ever given; `None` where the log is not there.
-    async fn last_ids(&self, op: &str, logs: impl Iterator<Item = LogId>) -> Result<Vec<Option<EntryId>>, EngineError> {
+    /// What each of these logs tells of itself at one moment; `None` where the log is not there.
+    async fn infos(&self, op: &str, logs: impl Iterator<Item = LogId>) -> Result<Vec<Option<StreamInfo>>, EngineError> {
         let pipeline = self.0.reads().pipeline();
         let mut asked = 0;
         for log in logs {
@@ -136,13 +138,13 @@ impl ServerLogs {
         self.ask_role(&pipeline, op).await?;
         let mut answers = pipeline.try_all::<Value>().await;
         self.believe(op, &mut answers)?;
-        let last = |answer: Result<Value, Error>| match answer {
-            Ok(info) => Ok(value::last_generated_id(info)),
+        let info = |answer: Result<Value, Error>| match answer {
+            Ok(info) => value::stream_info(info).map(Some).ok_or_else(|| malformed(op)),
             Err(error) if error.details().contains("no such key") => Ok(None),
             Err(error) => Err(self.0.doing(op).failed(error)),
         };
-        let last: Vec<_> = answers.into_iter().map(last).collect::<Result<_, _>>()?;
-        if last.len() == asked { Ok(last) } else { Err(malformed(op)) }
+        let infos: Vec<_> = answers.into_iter().map(info).collect::<Result<_, _>>()?;
+        if infos.len() == asked { Ok(infos) } else { Err(malformed(op)) }
     }
 }
 
@@ -195,9 +197,9 @@ impl LogSource for ServerLogs {
         let (Some(at_ms), Some(mut heads), Some(epochs)) = (at_ms, heads, epochs) else { return Err(malformed(OP)) };
         // A log that was trimmed to nothing still knows which entry was its last.
         let empty: Vec<usize> = (0..logs.len()).filter(|at| heads[*at].is_none() && !epochs[*at].is_empty()).collect();
-        let last = self.last_ids(OP, empty.iter().map(|at| logs[*at])).await?;
-        for (at, last) in empty.into_iter().zip(last) {
-            heads[at] = last;
+        let infos = self.infos(OP, empty.iter().map(|at| logs[*at])).await?;
+        for (at, info) in empty.into_iter().zip(infos) {
+            heads[at] = info.and_then(|info| info.last);
         }
         let cursor = |(head, epochs): (&Option<EntryId>, &Vec<_>)| match head {
             Some(head) => LogCursor::at_end(&epoch_ends(epochs, Some(*head))),
@@ -245,5 +247,10 @@ impl LogSource for ServerLogs {
             Some(epoch_ends(&value::epochs(answers.next()?)?, head))
         };
         logs.iter().map(|_| ends()).collect::<Option<_>>().ok_or_else(|| malformed(OP))
+    }
+
+    async fn emptied(&self, logs: &[LogId]) -> Result<Vec<Option<EntryId>>, EngineError> {
+        let infos = self.infos("asking completion logs what they hold", logs.iter().copied()).await?;
+        Ok(infos.into_iter().map(|info| info.filter(|info| info.len == 0)?.last).collect())
     }
 }

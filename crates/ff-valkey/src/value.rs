@@ -1,6 +1,6 @@
 //! What the client hands over, as the shapes that the server's commands have. Pure.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use ff_core::{EntryId, LogId, Predecessor};
@@ -65,20 +65,32 @@ pub(crate) fn pairs(value: Value) -> Option<Fields> {
     }
 }
 
-/// `last-generated-id` of the reply of XINFO STREAM, unless the stream has never held anything.
-pub(crate) fn last_generated_id(info: Value) -> Option<EntryId> {
-    let value = match info {
-        Value::Map(map) => map.inner().into_iter().find(|(key, _)| key.as_bytes() == b"last-generated-id")?.1,
+/// What the reply of XINFO STREAM tells, all of it at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StreamInfo {
+    /// How many entries it holds.
+    pub(crate) len: u64,
+    /// The last id that it was given, unless it has never held anything.
+    pub(crate) last: Option<EntryId>,
+}
+
+/// The reply of XINFO STREAM.
+pub(crate) fn stream_info(info: Value) -> Option<StreamInfo> {
+    let mut fields: HashMap<Bytes, Value> = match info {
+        Value::Map(map) => {
+            map.inner().into_iter().map(|(key, value)| (Bytes::copy_from_slice(key.as_bytes()), value)).collect()
+        }
         Value::Array(items) => {
             let mut items = items.into_iter();
-            std::iter::from_fn(|| Some((items.next()?, items.next()?)))
-                .find(|(key, _)| string(key.clone()).is_some_and(|key| key == "last-generated-id".as_bytes()))?
-                .1
+            let pairs = std::iter::from_fn(|| Some((items.next()?, items.next()?)));
+            pairs.map(|(key, value)| Some((string(key)?, value))).collect::<Option<_>>()?
         }
         _ => return None,
     };
-    let id: EntryId = std::str::from_utf8(&string(value)?).ok()?.parse().ok()?;
-    (id != EntryId { epoch: 0, seq: 0 }).then_some(id)
+    let mut field = |name: &str| string(fields.remove(name.as_bytes())?);
+    let len = std::str::from_utf8(&field("length")?).ok()?.parse().ok()?;
+    let last: EntryId = std::str::from_utf8(&field("last-generated-id")?).ok()?.parse().ok()?;
+    Some(StreamInfo { len, last: (last != EntryId { epoch: 0, seq: 0 }).then_some(last) })
 }
 
 /// An entry of `log` as readers take it. One that is no completion keeps its place.
