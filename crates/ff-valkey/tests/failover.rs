@@ -103,6 +103,7 @@ async fn a_primary_that_is_replaced_and_keeps_its_connections_is_left() {
     let mut subscription = backend.subscribe(&SubscribeOptions::new()).await.unwrap();
     stage.end(&stage.primary, 1000, 0, 3).await;
     assert_eq!(numbers(&mut subscription, 3).await, [0, 1, 2]);
+    stage.primary.replicas_in_step(1).await.unwrap();
     assert_eq!(stage.sentinels.failover().await.unwrap(), stage.replica.port());
     stage.end(&stage.replica, 2000, 3, 2).await;
     assert_eq!(numbers(&mut subscription, 2).await, [3, 4]);
