@@ -176,10 +176,25 @@ async fn wait<B: SubscribeBackend + ControlBackend + ?Sized>(
     let scope = if waiting.solo { SubscriptionScope::FlowsAndSolo } else { SubscriptionScope::Flows };
     let mut frames = listen(backend, &waiting.pending, scope).await?;
     waiting.look_at_all().await?;
+    // Told of, and not ended where this process looked: at a replica that was the primary, or before an interrupted call
+    // was repaired. Neither is announced once more.
+    let mut told = BTreeSet::new();
     while waiting.ended.len() < wanted {
-        match frames.next().await {
+        let frame = if told.is_empty() {
+            frames.next().await
+        } else if let Ok(frame) = tokio::time::timeout(LOOK_AGAIN, frames.next()).await {
+            frame
+        } else {
+            waiting.look_at(told.iter().copied().collect()).await?;
+            told.retain(|id| waiting.pending.contains(id));
+            continue;
+        };
+        match frame {
             Some(Frame::Completion(completion)) if waiting.pending.contains(&completion.execution_id) => {
                 waiting.look_at(vec![completion.execution_id]).await?;
+                if waiting.pending.contains(&completion.execution_id) {
+                    told.insert(completion.execution_id);
+                }
             }
             // Something of the kind may be among what is missing.
             Some(Frame::Gap(_)) => waiting.look_at_all().await?,
@@ -219,20 +234,25 @@ async fn wait_for_flow<B: SubscribeBackend + ControlBackend + ?Sized>(
     }
     let members: BTreeSet<ExecutionId> = flow.members.iter().map(|member| member.execution_id).collect();
     let mut frames = listen(backend, &members, SubscriptionScope::Flows).await?;
+    let mut told = BTreeSet::new();
     loop {
         flow = backend.describe_flow(id).await?;
         if flow.state != FlowState::Running {
             return Ok(flow);
         }
         let open = flow.members.iter().filter(|member| member.state.outcome().is_none());
-        let mut open: BTreeSet<ExecutionId> = open.map(|member| member.execution_id).collect();
+        let open = open.map(|member| member.execution_id).filter(|id| !told.contains(id));
+        let mut open: BTreeSet<ExecutionId> = open.collect();
         if open.is_empty() {
-            // The last end was interrupted before it counted; who repairs that announces nothing.
+            // The last end does not show here yet, or was interrupted before it counted.
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         while !open.is_empty() {
             match frames.next().await {
-                Some(Frame::Completion(completion)) => drop(open.remove(&completion.execution_id)),
+                Some(Frame::Completion(completion)) => {
+                    open.remove(&completion.execution_id);
+                    told.insert(completion.execution_id);
+                }
                 Some(Frame::Gap(_)) => break,
                 Some(_) => {}
                 None => return Err(EngineError::transport("waiting", "the subscription has ended")),

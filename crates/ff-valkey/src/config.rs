@@ -227,7 +227,13 @@ impl ValkeyConfig {
         ConnectionConfig {
             connection_timeout: self.connect_timeout,
             internal_command_timeout: self.connect_timeout,
-            tcp: TcpConfig { nodelay: Some(true), ..TcpConfig::default() },
+            tcp: TcpConfig {
+                nodelay: Some(true),
+                // The client neither looks after a connection nor lets go of it while it waits to write to it.
+                #[cfg(target_os = "linux")]
+                user_timeout: Some(UNRESPONSIVE),
+                ..TcpConfig::default()
+            },
             unresponsive: UnresponsiveConfig { max_timeout: Some(UNRESPONSIVE), interval: UNRESPONSIVE / 4 },
             ..ConnectionConfig::default()
         }

@@ -246,8 +246,10 @@ impl Hub {
         let mut next_compare = Instant::now() + COMPARE_EVERY;
         // How much was heard when the last comparison found something unheard of.
         let mut unheard: Option<u64> = None;
+        let mut has_compared = false;
         loop {
-            let all = self.compare_heads.swap(false, Ordering::AcqRel);
+            // What a comparison found is read before the next one, however often somebody asks for it.
+            let all = !std::mem::take(&mut has_compared) && self.compare_heads.swap(false, Ordering::AcqRel);
             let done = if all || Instant::now() >= next_compare {
                 let heard = self.heard.load(Ordering::Relaxed);
                 if !all && unheard.take() == Some(heard) {
@@ -260,6 +262,7 @@ impl Hub {
                 match compared {
                     Ok(beyond) => {
                         unheard = beyond.then_some(heard);
+                        has_compared = true;
                         Ok(())
                     }
                     Err(error) => {

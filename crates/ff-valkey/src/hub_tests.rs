@@ -461,6 +461,35 @@ fn what_comes_back_while_a_subscription_asks_why_it_is_gone_was_not_trimmed() {
     in_simulated_time(back_again).unwrap();
 }
 
+#[test]
+fn logs_are_read_although_somebody_asks_for_comparisons_without_end() {
+    let always_asked = async {
+        let logs = Logs::new(u64::MAX);
+        let hub = hub(&logs, 8);
+        hub.start().await.unwrap();
+        let _reader = crate::connection::Task::spawn(hub.clone().read_logs());
+        let asking = hub.clone();
+        let _asking = crate::connection::Task::spawn(async move {
+            loop {
+                asking.missed();
+                tokio::time::sleep(Duration::from_micros(100)).await;
+            }
+        });
+        let mut subscription = subscribe(&hub, None);
+        for _ in 0..3 {
+            logs.on(1, Server::append);
+        }
+        let mut told = Vec::new();
+        while told.len() < 3 {
+            let frame = tokio::time::timeout(COMPARE_EVERY, subscription.next()).await;
+            prop_assert!(frame.is_ok(), "nothing is read");
+            told.extend(frame.ok().flatten().filter(|frame| matches!(frame, Frame::Completion(_))));
+        }
+        Ok(())
+    };
+    in_simulated_time(always_asked).unwrap();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 

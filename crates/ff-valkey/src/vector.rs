@@ -412,8 +412,15 @@ impl Vector {
 
     fn claim(&mut self, index: usize, claim: Claim) {
         if let Mode::Starting(held) | Mode::Reading(Reading { held, .. }) = &mut self.modes[index] {
-            held.claims.push_back(claim);
-            self.held += 1;
+            let later = held.claims.range_mut(held.seen_by_read.min(held.claims.len())..);
+            match (later.last(), claim) {
+                // The newer one says it all, and heads may be asked for more often than logs are read.
+                (Some(last @ Claim::Head(..)), claim @ Claim::Head(..)) => *last = claim,
+                (_, claim) => {
+                    held.claims.push_back(claim);
+                    self.held += 1;
+                }
+            }
         }
     }
 

@@ -169,6 +169,27 @@ fn more_pushes_than_are_held_are_read_from_the_log() {
 }
 
 #[test]
+fn of_the_heads_that_are_told_before_a_log_is_read_the_newest_is_kept() {
+    let (mut vector, mut server, mut out) = (one_log(), Server::of(the_log()), Out::default());
+    start(&mut vector, &server, &mut out);
+    for _ in 0..100 {
+        server.append();
+        compare(&mut vector, &server);
+    }
+    assert_eq!(vector.held, 1);
+    vector.work(1);
+    for _ in 0..100 {
+        server.append();
+        compare(&mut vector, &server);
+    }
+    // What a read under way does not show yet says nothing against the newer one.
+    assert_eq!(vector.held, 2);
+    settle(&mut vector, &server, &mut out, 7);
+    assert!(out.numbers.iter().copied().eq(0..200));
+    assert_eq!((vector.held, vector.reading(), out.unknown), (0, 0, 0));
+}
+
+#[test]
 fn a_partition_that_is_not_there_is_refused() {
     let mut vector = one_log();
     let log = LogId { partition: Partition::new(1), scope: Scope::Flows };

@@ -7,8 +7,11 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Checker, PARTITIONS, Writer, eventually, flow_in, flows, number, partitions, stays_silent};
-use ff_core::{CompletionBackend, EngineError, ScannerFilter, Tags};
+use common::{Checker, PARTITIONS, Writer, eventually, flow_in, flows, namespace, number, partitions, stays_silent};
+use ff_core::{
+    CompletionBackend, EngineError, ExecutionSpec, FlowState, FlowSubmission, Outcome, ScannerFilter, SubmitBackend,
+    Tags, WaitBackend, WaitOptions,
+};
 use ff_testserver::TestServer;
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
 use futures::{FutureExt, StreamExt};
@@ -300,4 +303,43 @@ async fn streams_outlive_the_backend_that_opened_them() {
     writer.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     writer.end_many(&flows(2), 10).await;
     Checker::default().take_until(&mut stream, 20).await;
+}
+
+#[tokio::test]
+async fn waits_that_hear_of_an_end_before_it_shows_look_again() {
+    let server = TestServer::start().await.unwrap();
+    let backend = backend(&server).await;
+    let submitted =
+        backend.submit_flow(&FlowSubmission::new(namespace("a")).execution(ExecutionSpec::new("0"))).await.unwrap();
+    let id = submitted.execution("0").unwrap();
+    let mut writer = Writer::new(&server).await;
+    let looks = async || {
+        let stats = server.command(&["INFO", "commandstats"]).await.unwrap().text();
+        let calls =
+            stats.split_once("cmdstat_fcall_ro:calls=").map_or("0", |(_, rest)| rest.split(',').next().unwrap());
+        calls.parse::<u32>().unwrap()
+    };
+    let before = looks().await;
+    let options = WaitOptions::within(Duration::from_secs(30));
+    let end = async {
+        eventually("both have subscribed and looked", async || looks().await >= before + 4).await;
+        // What a call leaves that was interrupted between the log and the execution.
+        writer.end(submitted.flow_id, "a", &Tags::default(), 1).await;
+        eventually("both were told, and looked", async || looks().await >= before + 6).await;
+        // What its repair writes.
+        let partition = id.partition();
+        let (member, flow) =
+            (format!("ff:exec:{partition}:{id}:core"), format!("ff:flow:{partition}:{}:core", submitted.flow_id));
+        let ended = ["lifecycle_phase", "terminal", "public_state", "success", "terminal_outcome", "success"];
+        for set in [
+            [&["HSET", &member], &ended[..], &["completed_at", "1", "log_pos", "1000-0"]].concat(),
+            vec!["HSET", &flow, "state", "success", "completed_at", "1"],
+        ] {
+            assert!(!writer.command(&set).await.is_error());
+        }
+    };
+    let (execution, flow) = (backend.wait_for(id, &options), backend.wait_for_flow(submitted.flow_id, &options));
+    let (execution, flow, ()) = tokio::join!(execution, flow, end);
+    assert_eq!(execution.unwrap().outcome, Some(Outcome::Success));
+    assert_eq!(flow.unwrap().state, FlowState::Success);
 }

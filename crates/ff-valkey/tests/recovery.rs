@@ -6,14 +6,15 @@ mod common;
 
 use std::{num::NonZeroUsize, time::Duration};
 
-use common::{Writer, eventually, flow_in, gap, next, number, numbers, partitions, submit};
+use bytes::Bytes;
+use common::{Writer, eventually, flow_in, gap, namespace, next, number, numbers, partitions, submit};
 use ff_core::{
-    Cursor, EntryId, FlowId, Frame, Gap, GapCause, LogId, Partition, Scope, Start, SubscribeBackend, SubscribeOptions,
-    Subscription, Tags,
+    Cursor, EntryId, ExecutionSpec, FlowId, FlowSubmission, Frame, Gap, GapCause, LogId, Partition, Scope, Start,
+    SubmitBackend, SubscribeBackend, SubscribeOptions, Subscription, Tags,
 };
 use ff_testserver::{Proxy, TestServer};
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -73,6 +74,21 @@ async fn connections_that_have_gone_silent_are_replaced_and_nothing_is_lost() {
     assert_eq!(numbers(&mut subscription, 5).await, [3, 4, 5, 6, 7]);
     stage.end(1).await;
     assert_eq!(numbers(&mut subscription, 1).await, [8]);
+}
+
+#[tokio::test]
+async fn a_connection_that_takes_no_more_of_what_is_written_is_replaced() {
+    let server = TestServer::start().await.unwrap();
+    let proxy = Proxy::open(server.port()).await.unwrap();
+    let stage = Stage::over(server, &format!("redis://127.0.0.1:{}", proxy.port())).await;
+    proxy.swallow();
+    // More than all buffers on the way hold, so that the client waits to write.
+    let payload = Bytes::from(vec![b'x'; 1 << 20]);
+    let flow = FlowSubmission::new(namespace("a")).execution(ExecutionSpec::new("a").payload(payload));
+    let mut flood: FuturesUnordered<_> = (0..32).map(|_| stage.backend.submit_flow(&flow)).collect();
+    let flooded = async { while flood.next().await.is_some() {} };
+    tokio::time::timeout(PATIENCE, flooded).await.expect("calls end");
+    submit(&stage.backend).await.unwrap();
 }
 
 #[tokio::test]
