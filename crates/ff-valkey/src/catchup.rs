@@ -298,6 +298,8 @@ impl CatchUp {
         if self.framed {
             self.queue.push_always(Item::Checkpoint(state.vector.snapshot()));
         }
+        // Before the next event comes, which would find the queue full.
+        room.give_back();
         state.fanout.go_live(self.id);
         true
     }

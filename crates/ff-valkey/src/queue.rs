@@ -128,7 +128,10 @@ impl Queue {
     pub(crate) fn push_dropping(&self, item: Item) {
         let mut inner = self.lock();
         while inner.items.len() >= self.capacity {
-            let Some(oldest) = inner.items.iter().position(|item| !matches!(item, Item::Gap(_))) else { break };
+            let Some(oldest) = inner.items.iter().position(|item| !matches!(item, Item::Gap(_) | Item::CaughtUp))
+            else {
+                break;
+            };
             if let Some(Item::Event(event)) = inner.items.remove(oldest) {
                 inner.counts.dropped += 1;
                 if let Some(position) = event.position {
@@ -227,6 +230,11 @@ impl Room {
         self.left
     }
 
+    /// Keeps no more than what is used already.
+    pub(crate) fn give_back(&mut self) {
+        self.queue.lock().reserved -= std::mem::take(&mut self.left);
+    }
+
     /// Puts items in, with one wake for all. Events take of the room, and those for which none is left stay out; what
     /// must not be lost finds its place in any case. Returns how many events went in.
     pub(crate) fn push_all(&mut self, items: impl IntoIterator<Item = Item>) -> usize {
@@ -249,7 +257,7 @@ impl Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.queue.lock().reserved -= self.left;
+        self.give_back();
     }
 }
 

@@ -45,7 +45,11 @@ fn room_that_is_kept_is_nobody_elses_and_is_given_back() {
     assert!(queue.try_reserve(1).is_none());
     assert_eq!([room.push_all([event(2)]), room.push_all([event(3), event(4)]), room.push_all([event(5)])], [1, 1, 0]);
     assert_eq!(numbers(&queue), [0, 2, 3]);
-    drop(queue.reserve(3).now_or_never().expect("all of it is free again"));
+    let mut room = queue.reserve(3).now_or_never().expect("all of it is free again");
+    room.give_back();
+    assert!(queue.push(event(5)), "what was given back is free at once");
+    drop(room);
+    assert_eq!(numbers(&queue), [5]);
     assert!(queue.push(event(5)));
 }
 
@@ -83,6 +87,18 @@ fn the_oldest_events_give_way_and_are_told_of_first() {
     assert!(matches!(poll(&queue), Poll::Ready(Some(Taken::Item(Item::Gap(kept)))) if *kept == gap));
     assert_eq!(numbers(&queue), [4]);
     assert_eq!(queue.counts().dropped, 3);
+}
+
+#[test]
+fn that_all_was_caught_up_with_does_not_give_way_to_events() {
+    let queue = Queue::new(2);
+    queue.push_always(Item::CaughtUp);
+    for number in 0..3 {
+        queue.push_dropping(event(number));
+    }
+    assert!(matches!(poll(&queue), Poll::Ready(Some(Taken::Dropped(..)))));
+    assert!(matches!(poll(&queue), Poll::Ready(Some(Taken::Item(Item::CaughtUp)))));
+    assert_eq!(numbers(&queue), [2]);
 }
 
 #[test]

@@ -144,18 +144,37 @@ impl SubscriberHandle {
         let mut reconnects = shared.client.reconnect_rx();
         // Others may subscribe to the channel, so a channel of this process's own comes with it as the witness.
         let witness = format!("{}:{channel}", shared.own);
-        shared.channels().extend([channel.to_owned(), witness.clone()]);
-        let added = shared.subscribe_now(&mut reconnects, &witness).await;
-        if added.is_err() {
-            // The server refuses all channels of a command together.
-            shared.channels().retain(|other| other != channel && *other != witness);
-        }
-        added
+        let mut added = Added::to(shared, [channel.to_owned(), witness.clone()]);
+        shared.subscribe_now(&mut reconnects, &witness).await?;
+        added.channels = None;
+        Ok(())
     }
 
     /// Makes the connection anew.
     pub(crate) async fn reconnect(&self) {
         self.0.reconnect().await;
+    }
+}
+
+/// Channels that are taken off the list again unless they were granted, also if nobody waits for that any more: the
+/// server refuses all channels of a command together.
+struct Added<'a> {
+    shared: &'a Shared,
+    channels: Option<[String; 2]>,
+}
+
+impl<'a> Added<'a> {
+    fn to(shared: &'a Shared, channels: [String; 2]) -> Self {
+        shared.channels().extend(channels.clone());
+        Self { shared, channels: Some(channels) }
+    }
+}
+
+impl Drop for Added<'_> {
+    fn drop(&mut self) {
+        if let Some(added) = self.channels.take() {
+            self.shared.channels().retain(|channel| !added.contains(channel));
+        }
     }
 }
 

@@ -7,7 +7,7 @@ mod common;
 use std::{fmt::Debug, time::Duration};
 
 use bytes::Bytes;
-use common::{namespace, partitions};
+use common::{eventually, namespace, partitions};
 use ff_core::{
     CancelOutcome, ClaimRequest, ClaimedExecution, CompletionBackend, ControlBackend, EngineError, ExecutionSpec,
     ExecutionSubmission, Failure, FlowSubmission, Frame, LaneId, MaintenanceBackend, Start, SubmitBackend,
@@ -21,7 +21,7 @@ use ff_script::{
 };
 use ff_testserver::{RawClient, TestServer};
 use ff_valkey::{ValkeyBackend, ValkeyConfig, ValkeyHost};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const LEASE: Duration = Duration::from_secs(30);
@@ -293,5 +293,27 @@ async fn the_sample_of_each_need_is_allowed_to_its_role_and_refused_without_its_
         let refused = owner.host().refusal("nobody", &words).await.unwrap().unwrap();
         let rules = Role::Worker.acl_rules();
         assert!(need.missing(&refused).iter().all(|rule| rules.contains(rule)), "{words:?}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_channel_that_is_refused_when_nobody_waits_for_it_any_more_keeps_no_other_from_being_heard() {
+    let (server, owner) = prepared().await;
+    let config = grant(&server, Role::Subscriber).await;
+    let flows_only = ["ACL", "SETUSER", Role::Subscriber.name(), "resetchannels", "&ff:dag:completions", "&ff:wake:*"];
+    assert!(!server.command(&flows_only).await.unwrap().is_error());
+    let subscriber = ValkeyBackend::connect_with(config).await.unwrap();
+    let mut completions = subscriber.subscribe_completions().await.unwrap();
+    let solo = SubscribeOptions::new().scope(SubscriptionScope::FlowsAndSolo);
+    assert!(subscriber.subscribe(&solo).now_or_never().is_none(), "it waits for the server");
+    assert_eq!(server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await.unwrap().text(), "1");
+    eventually("it is subscribed again", async || {
+        !server.command(&["CLIENT", "LIST", "TYPE", "pubsub"]).await.unwrap().text().is_empty()
+    })
+    .await;
+    owner.submit_flow(&flow()).await.unwrap();
+    assert_eq!(work_off(&owner).await, 2);
+    for _ in 0..2 {
+        tokio::time::timeout(PATIENCE, completions.next()).await.unwrap().unwrap();
     }
 }
