@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, num::NonZeroUsize, time::Duration};
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
+use tokio::time::MissedTickBehavior;
 
 use crate::{
     ControlBackend, EngineError, ExecutionId, ExecutionSnapshot, FlowId, FlowSnapshot, FlowState, Frame,
@@ -127,6 +128,9 @@ struct Waiting<'a, B: ?Sized> {
     backend: &'a B,
     may_be_missing: bool,
     pending: BTreeSet<ExecutionId>,
+    /// Of the pending, those whose end was announced and did not show where this process looked: at a replica that was
+    /// the primary, or before an interrupted call was repaired. Neither is announced once more.
+    told: BTreeSet<ExecutionId>,
     ended: Vec<ExecutionSnapshot>,
     /// Whether some of the pending may be solo executions.
     solo: bool,
@@ -143,6 +147,7 @@ impl<B: ControlBackend + ?Sized> Waiting<'_, B> {
             match found {
                 Ok(snapshot) if snapshot.outcome.is_some() => {
                     self.pending.remove(&id);
+                    self.told.remove(&id);
                     self.ended.push(snapshot);
                 }
                 Ok(snapshot) => self.solo |= snapshot.flow_id.is_none(),
@@ -165,9 +170,14 @@ async fn wait<B: SubscribeBackend + ControlBackend + ?Sized>(
     wanted: usize,
     options: &WaitOptions,
 ) -> Result<Vec<ExecutionSnapshot>, EngineError> {
-    let pending = ids.iter().copied().collect();
-    let mut waiting =
-        Waiting { backend, may_be_missing: options.may_be_missing, pending, ended: Vec::new(), solo: false };
+    let mut waiting = Waiting {
+        backend,
+        may_be_missing: options.may_be_missing,
+        pending: ids.iter().copied().collect(),
+        told: BTreeSet::new(),
+        ended: Vec::new(),
+        solo: false,
+    };
     // Most often this is all; and it tells whether solo executions have to be listened to.
     waiting.look_at_all().await?;
     if waiting.ended.len() >= wanted {
@@ -176,25 +186,20 @@ async fn wait<B: SubscribeBackend + ControlBackend + ?Sized>(
     let scope = if waiting.solo { SubscriptionScope::FlowsAndSolo } else { SubscriptionScope::Flows };
     let mut frames = listen(backend, &waiting.pending, scope).await?;
     waiting.look_at_all().await?;
-    // Told of, and not ended where this process looked: at a replica that was the primary, or before an interrupted call
-    // was repaired. Neither is announced once more.
-    let mut told = BTreeSet::new();
+    let mut again = tokio::time::interval(LOOK_AGAIN);
+    again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while waiting.ended.len() < wanted {
-        let frame = if told.is_empty() {
-            frames.next().await
-        } else if let Ok(frame) = tokio::time::timeout(LOOK_AGAIN, frames.next()).await {
-            frame
-        } else {
-            waiting.look_at(told.iter().copied().collect()).await?;
-            told.retain(|id| waiting.pending.contains(id));
-            continue;
+        let frame = tokio::select! {
+            frame = frames.next() => frame,
+            _ = again.tick(), if !waiting.told.is_empty() => {
+                waiting.look_at(waiting.told.iter().copied().collect()).await?;
+                continue;
+            }
         };
         match frame {
             Some(Frame::Completion(completion)) if waiting.pending.contains(&completion.execution_id) => {
+                waiting.told.insert(completion.execution_id);
                 waiting.look_at(vec![completion.execution_id]).await?;
-                if waiting.pending.contains(&completion.execution_id) {
-                    told.insert(completion.execution_id);
-                }
             }
             // Something of the kind may be among what is missing.
             Some(Frame::Gap(_)) => waiting.look_at_all().await?,

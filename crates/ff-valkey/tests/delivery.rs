@@ -7,14 +7,19 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Checker, PARTITIONS, Writer, eventually, flow_in, flows, namespace, number, partitions, stays_silent};
+use common::{
+    Checker, PARTITIONS, Writer, calls, eventually, flow_in, flows, namespace, number, partitions, stays_silent,
+};
 use ff_core::{
-    CompletionBackend, EngineError, ExecutionSpec, FlowState, FlowSubmission, Outcome, ScannerFilter, SubmitBackend,
-    Tags, WaitBackend, WaitOptions,
+    CompletionBackend, EngineError, ExecutionId, ExecutionSpec, FlowState, FlowSubmission, Outcome, ScannerFilter,
+    SubmitBackend, SubmittedFlow, Tags, WaitBackend, WaitOptions,
 };
 use ff_testserver::TestServer;
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
 use futures::{FutureExt, StreamExt};
+
+/// Far longer than anything here takes.
+const LONG: WaitOptions = WaitOptions::within(Duration::from_secs(30));
 
 fn config(server: &TestServer) -> ValkeyConfig {
     ValkeyConfig::from_url(server.url()).unwrap().with_partition_count(partitions())
@@ -305,41 +310,74 @@ async fn streams_outlive_the_backend_that_opened_them() {
     Checker::default().take_until(&mut stream, 20).await;
 }
 
+/// A flow whose members are named by numbers, so that a writer of its own can announce their ends.
+async fn numbered(backend: &ValkeyBackend, members: u64) -> SubmittedFlow {
+    let flow = FlowSubmission::new(namespace("a"));
+    let flow = (0..members).fold(flow, |flow, n| flow.execution(ExecutionSpec::new(n.to_string())));
+    backend.submit_flow(&flow).await.unwrap()
+}
+
+/// How often executions and flows were described.
+async fn looks(server: &TestServer) -> u64 {
+    calls(server).await.get("fcall_ro").copied().unwrap_or_default()
+}
+
+/// What the repair of an interrupted end writes.
+async fn repair(server: &TestServer, id: ExecutionId) {
+    let core = format!("ff:exec:{}:{id}:core", id.partition());
+    let phase = ["lifecycle_phase", "terminal", "public_state", "success", "terminal_outcome", "success"];
+    let ended = [&["HSET", core.as_str()], &phase[..], &["completed_at", "1", "log_pos", "1000-0"]].concat();
+    assert!(!server.command(&ended).await.unwrap().is_error());
+}
+
 #[tokio::test]
 async fn waits_that_hear_of_an_end_before_it_shows_look_again() {
     let server = TestServer::start().await.unwrap();
     let backend = backend(&server).await;
-    let submitted =
-        backend.submit_flow(&FlowSubmission::new(namespace("a")).execution(ExecutionSpec::new("0"))).await.unwrap();
+    let submitted = numbered(&backend, 1).await;
     let id = submitted.execution("0").unwrap();
     let mut writer = Writer::new(&server).await;
-    let looks = async || {
-        let stats = server.command(&["INFO", "commandstats"]).await.unwrap().text();
-        let calls =
-            stats.split_once("cmdstat_fcall_ro:calls=").map_or("0", |(_, rest)| rest.split(',').next().unwrap());
-        calls.parse::<u32>().unwrap()
-    };
-    let before = looks().await;
-    let options = WaitOptions::within(Duration::from_secs(30));
+    let before = looks(&server).await;
     let end = async {
-        eventually("both have subscribed and looked", async || looks().await >= before + 4).await;
+        eventually("both have subscribed and looked", async || looks(&server).await >= before + 4).await;
         // What a call leaves that was interrupted between the log and the execution.
         writer.end(submitted.flow_id, "a", &Tags::default(), 1).await;
-        eventually("both were told, and looked", async || looks().await >= before + 6).await;
-        // What its repair writes.
-        let partition = id.partition();
-        let (member, flow) =
-            (format!("ff:exec:{partition}:{id}:core"), format!("ff:flow:{partition}:{}:core", submitted.flow_id));
-        let ended = ["lifecycle_phase", "terminal", "public_state", "success", "terminal_outcome", "success"];
-        for set in [
-            [&["HSET", &member], &ended[..], &["completed_at", "1", "log_pos", "1000-0"]].concat(),
-            vec!["HSET", &flow, "state", "success", "completed_at", "1"],
-        ] {
-            assert!(!writer.command(&set).await.is_error());
-        }
+        eventually("both were told, and looked", async || looks(&server).await >= before + 6).await;
+        repair(&server, id).await;
+        let flow = format!("ff:flow:{}:{}:core", id.partition(), submitted.flow_id);
+        let ended = ["HSET", &flow, "state", "success", "completed_at", "1"];
+        assert!(!server.command(&ended).await.unwrap().is_error());
     };
-    let (execution, flow) = (backend.wait_for(id, &options), backend.wait_for_flow(submitted.flow_id, &options));
+    let (execution, flow) = (backend.wait_for(id, &LONG), backend.wait_for_flow(submitted.flow_id, &LONG));
     let (execution, flow, ()) = tokio::join!(execution, flow, end);
     assert_eq!(execution.unwrap().outcome, Some(Outcome::Success));
     assert_eq!(flow.unwrap().state, FlowState::Success);
+}
+
+#[tokio::test]
+async fn an_end_that_is_announced_twice_counts_once_for_who_waits_for_all() {
+    let server = TestServer::start().await.unwrap();
+    let backend = backend(&server).await;
+    let submitted = numbered(&backend, 2).await;
+    let ids = ["0", "1"].map(|name| submitted.execution(name).unwrap());
+    let mut writer = Writer::new(&server).await;
+    let before = looks(&server).await;
+    let mut wait = Box::pin(backend.wait_for_all(&ids, &LONG));
+    let first = async {
+        eventually("it has subscribed and looked", async || looks(&server).await >= before + 4).await;
+        writer.end(submitted.flow_id, "a", &Tags::default(), 1).await;
+        eventually("it was told, and looked", async || looks(&server).await >= before + 5).await;
+        repair(&server, ids[0]).await;
+        writer.next = 0;
+        writer.end(submitted.flow_id, "a", &Tags::default(), 1).await;
+        // Longer than until it would look again.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
+    tokio::select! {
+        ended = &mut wait => panic!("one is not all: {ended:?}"),
+        () = first => {}
+    }
+    repair(&server, ids[1]).await;
+    writer.end(submitted.flow_id, "a", &Tags::default(), 1).await;
+    assert_eq!(wait.await.unwrap().iter().map(|ended| ended.execution_id).collect::<Vec<_>>(), ids);
 }

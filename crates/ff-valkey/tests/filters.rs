@@ -6,7 +6,7 @@ mod common;
 
 use std::{collections::HashMap, num::NonZeroUsize, time::Duration};
 
-use common::{Checker, Writer, bare, eventually, flow_in, namespace, number, partitions, stays_silent};
+use common::{Checker, Writer, bare, calls, eventually, flow_in, namespace, number, partitions, stays_silent};
 use ff_core::{
     CompletionBackend, CompletionStream, ExecutionId, Frame, ScannerFilter, Start, SubscribeBackend, SubscribeOptions,
     Subscription, Tags,
@@ -29,16 +29,6 @@ fn of(name: &str) -> ScannerFilter {
 
 fn tagged(value: &str) -> ScannerFilter {
     ScannerFilter::new().with_instance_tag("instance", value)
-}
-
-/// How often each command was called since the last reset.
-async fn calls(server: &TestServer) -> HashMap<String, u64> {
-    let info = server.command(&["INFO", "commandstats"]).await.unwrap().text();
-    let parse = |line: &str| {
-        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
-        Some((name.to_owned(), rest.split(',').next()?.parse().ok()?))
-    };
-    info.lines().filter_map(parse).collect()
 }
 
 fn reads(calls: &HashMap<String, u64>) -> u64 {

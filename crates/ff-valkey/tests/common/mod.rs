@@ -194,6 +194,16 @@ pub(crate) async fn submit(backend: &ValkeyBackend) -> Result<(), EngineError> {
     backend.submit_flow(&flow).await.map(drop)
 }
 
+/// How often each command was called since the last reset.
+pub(crate) async fn calls(server: &TestServer) -> HashMap<String, u64> {
+    let info = server.command(&["INFO", "commandstats"]).await.unwrap().text();
+    let parse = |line: &str| {
+        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        Some((name.to_owned(), rest.split(',').next()?.parse().ok()?))
+    };
+    info.lines().filter_map(parse).collect()
+}
+
 /// Waits until the condition holds.
 pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     for _ in 0..1_000 {
