@@ -189,7 +189,10 @@ impl EmbeddedHost {
     /// All keys, sorted, with copies of what they hold.
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<Bytes, KeyValue> {
-        self.lock().shared.lock().keys.snapshot()
+        let machine = self.lock();
+        let mut running = machine.shared.lock();
+        running.keys.set_time(self.clock.now_us());
+        running.keys.snapshot()
     }
 
     pub(crate) fn switchboard(&self) -> &Arc<Switchboard> {

@@ -6,7 +6,7 @@
 //! The state machine is not written a second time. The library's own text runs on a Lua 5.1 built into this crate, in
 //! a sandbox like the server's, and each command that it uses is implemented here with the server's replies and
 //! errors; the tests run one table of edge cases against both. What a server does beyond those commands (persistence,
-//! replication, expiry, other clients) does not exist here.
+//! replication, other clients) does not exist here.
 //!
 //! [`EmbeddedHost`] has the tools for tests: a clock that stands until it is moved ([`VirtualClock`]), faults at an
 //! exact command ([`Fault`]), the loss of the library's own variables, and a look at all keys.

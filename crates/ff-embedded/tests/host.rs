@@ -16,7 +16,7 @@ use ff_script::{host::ScriptHost, keys};
 use futures::{FutureExt, StreamExt, executor::block_on};
 
 #[test]
-fn the_host_knows_exactly_the_commands_that_the_library_uses() {
+fn the_host_knows_the_commands_that_the_library_uses() {
     let mut used = BTreeSet::new();
     for opening in ["redis.call('", "redis.pcall('", "ff.base.chunked('"] {
         let calls = ff_script::SOURCE.split(opening).skip(1);
@@ -24,7 +24,7 @@ fn the_host_knows_exactly_the_commands_that_the_library_uses() {
     }
     let known: BTreeSet<_> = EmbeddedHost::commands().collect();
     assert!(used.len() > 20, "{used:?}");
-    assert_eq!(known, used, "left: the host, right: the library");
+    assert!(known.is_superset(&used), "unknown to the host: {:?}", used.difference(&known));
     let computed = ff_script::SOURCE.matches("redis.call(").count() - ff_script::SOURCE.matches("redis.call('").count();
     assert_eq!(computed, 1, "a command whose name is computed escapes this test, but for the one in `chunked`");
 }

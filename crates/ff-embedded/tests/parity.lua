@@ -151,6 +151,12 @@ redis.register_function('information', function(KEYS)
   return found
 end)
 
+-- PTTL, with a remaining time within these bounds as 'between'.
+redis.register_function('remaining', function(KEYS, ARGV)
+  local left = redis.call('PTTL', KEYS[1])
+  return left >= tonumber(ARGV[1]) and left <= tonumber(ARGV[2]) and 'between' or left
+end)
+
 local counter = 0
 redis.register_function('counter', function()
   counter = counter + 1

@@ -273,6 +273,62 @@ async fn keys_answer_as_on_the_server() {
 }
 
 #[tokio::test]
+async fn strings_answer_as_on_the_server() {
+    let mut both = Both::start().await;
+    both.commands(THINGS).await;
+    both.commands(
+        "SET s abc; SET s abcd; SET s x NX; SET s x NX GET; SET new x NX; SET newer x NX GET; SET none x XX; \
+         SET none x XX GET; SET s y XX; SET s z GET; SET s z XX GET; set s Z get nx; SET s 1 NX XX; SET s 1 XX NX; \
+         SET s 1 NONSENSE; SET s 1 PX; SET s 1 PX x; SET s 1 PX 0; SET s 1 PX -5; SET s 1 PX 1.5; \
+         SET s 1 PX 9223372036854775807; SET s 1 PX 100000 KEEPTTL; SET s 1 KEEPTTL PX 100000; SET s 1 NX NX; \
+         SET s 1 GET GET; SET s; SET; SET hash x GET; SET hash x NX; SET hash x XX GET; SET hash x; TYPE hash; \
+         SET gone 1 XX PX 5; EXISTS gone; HSET s a 1; ZADD s 1 a",
+    )
+    .await;
+    both.reads(
+        "GET s; GET none; GET set; GET; STRLEN s; STRLEN none; STRLEN log; STRLEN; get new; TYPE s; EXISTS s new; \
+         GET newer; GET hash",
+    )
+    .await;
+    both.run(&[b"SET", b"binary", b"\x00\xff\r\n"]).await;
+    both.run(&[b"SET", b"empty", b""]).await;
+    both.reads("GET binary; STRLEN binary; GET empty; STRLEN empty; EXISTS empty").await;
+    both.finish();
+}
+
+#[tokio::test]
+async fn expiry_answers_as_on_the_server() {
+    let mut both = Both::start().await;
+    both.commands(THINGS).await;
+    both.reads("PTTL hash; PTTL none; PTTL").await;
+    both.commands(
+        "PEXPIRE none 5; PEXPIRE hash x; PEXPIRE hash 9223372036854775807; PEXPIRE hash; PERSIST hash; PERSIST none; \
+         PEXPIRE lex 0; EXISTS lex; PEXPIRE log -5; EXISTS log; PEXPIRE hash 600000; PEXPIRE set 600000; \
+         SET s x PX 600000; SET kept x PX 600000; SET kept y KEEPTTL; SET lost x PX 600000; SET lost y; PTTL lost; \
+         SET again x PX 600000; DEL again; SET again y; PTTL again; HSET hash new 1; ZADD set 1 new; \
+         SET s y XX GET PX 700000; SET s z NX PX 5",
+    )
+    .await;
+    for (key, least) in [("hash", "500000"), ("set", "500000"), ("s", "650000"), ("kept", "500000"), ("lost", "0")] {
+        both.call("FCALL", "remaining", &[key.as_bytes()], &[least.as_bytes(), b"700000"]).await;
+    }
+    both.commands("PERSIST hash; PERSIST hash; PTTL hash; HDEL hash new; PEXPIRE set 600000; ZREM set a b c d new")
+        .await;
+    both.commands("ZADD set 1 a; PTTL set; SET kept 1; PEXPIRE kept 1; SET short 1 PX 1").await;
+    for key in [&b"kept"[..], b"short"] {
+        // Both clocks are this machine's, and only this loop waits for them.
+        while both.client.command(&[b"EXISTS", key]).await.unwrap().int() == Some(1)
+            || both.embedded.command(&[b"EXISTS", key]).unwrap() == Value::Integer(1)
+        {
+            tokio::task::yield_now().await;
+        }
+    }
+    both.reads("GET kept; TYPE short; PTTL short; EXISTS kept short; STRLEN short").await;
+    both.commands("SET short 2 NX; PTTL short; PERSIST kept; DEL kept").await;
+    both.finish();
+}
+
+#[tokio::test]
 async fn replies_and_errors_of_functions_agree() {
     let mut both = Both::start().await;
     let names = LIBRARY.split_once("local replies = {").unwrap().1.split_once("\n}").unwrap().0;
@@ -289,8 +345,18 @@ async fn replies_and_errors_of_functions_agree() {
     both.call("FCALL", "count_keys", &[], &[]).await;
     both.call("FCALL_RO", "writes_nothing", &[], &[b"HGET", b"h", b"a"]).await;
     both.call("FCALL_RO", "run", &[], &[b"HGET", b"h", b"a"]).await;
-    for write in ["HSET h a 1", "ZADD z 1 a", "XADD s 1-1 a 1", "DEL h", "PUBLISH c m", "XTRIM s MAXLEN 0", "ZREM z a"]
-    {
+    for write in [
+        "HSET h a 1",
+        "ZADD z 1 a",
+        "XADD s 1-1 a 1",
+        "DEL h",
+        "PUBLISH c m",
+        "XTRIM s MAXLEN 0",
+        "ZREM z a",
+        "SET s 1",
+        "PEXPIRE s 1",
+        "PERSIST s",
+    ] {
         let words: Vec<&[u8]> = write.split(' ').map(str::as_bytes).collect();
         both.call("FCALL", "writes_nothing", &[], &words).await;
         both.call("FCALL_RO", "writes_nothing", &[], &words).await;

@@ -1,12 +1,13 @@
 //! What a key holds.
 
-use super::{hash::Hash, stream::Stream, zset::SortedSet};
+use super::{hash::Hash, stream::Stream, string::Text, zset::SortedSet};
 
 #[derive(Debug)]
 pub(crate) enum Data {
     Hash(Hash),
     SortedSet(SortedSet),
     Stream(Stream),
+    String(Text),
 }
 
 impl Data {
@@ -15,6 +16,7 @@ impl Data {
             Self::Hash(_) => "hash",
             Self::SortedSet(_) => "zset",
             Self::Stream(_) => "stream",
+            Self::String(_) => "string",
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod declared;
 mod entry;
+mod expiry;
 mod generic;
 mod hash;
 mod listpack;
@@ -13,6 +14,7 @@ mod stream;
 mod stream_commands;
 #[cfg(test)]
 mod stream_tests;
+mod string;
 #[cfg(test)]
 mod testing;
 mod value;
@@ -26,6 +28,7 @@ use rustc_hash::FxHashMap;
 
 use declared::Declared;
 use entry::{Data, Kind};
+use expiry::Expiries;
 pub(crate) use hash::Hash;
 pub use snapshot::{KeyValue, StreamEntry};
 pub(crate) use stream::{Entry, Stream};
@@ -93,6 +96,12 @@ commands! {
     XTRIM: -4 writes stream_commands::xtrim;
     XDEL: -3 writes stream_commands::xdel;
     XINFO: -2 reads stream_commands::xinfo;
+    SET: -3 writes string::set;
+    GET: 2 reads string::get;
+    STRLEN: 2 reads string::strlen;
+    PEXPIRE: 3 writes expiry::pexpire;
+    PTTL: 2 reads expiry::pttl;
+    PERSIST: 2 writes expiry::persist;
 }
 
 /// Whether a caller may write.
@@ -105,6 +114,7 @@ pub(crate) enum Access {
 /// All keys and what they hold.
 pub(crate) struct Keyspace {
     data: FxHashMap<Box<[u8]>, Data>,
+    expiries: Expiries,
     now_us: u64,
     random: fastrand::Rng,
     created: u64,
@@ -128,6 +138,7 @@ impl Keyspace {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
             data: FxHashMap::default(),
+            expiries: Expiries::default(),
             now_us: 0,
             random: fastrand::Rng::with_seed(seed),
             created: 0,
@@ -142,9 +153,16 @@ impl Keyspace {
         self.listeners = listeners;
     }
 
-    /// Sets what `TIME` tells, in microseconds since 1970-01-01 UTC.
-    pub(crate) const fn set_time(&mut self, now_us: u64) {
+    /// Sets what `TIME` tells, in microseconds since 1970-01-01 UTC, and removes the keys that have expired by then.
+    pub(crate) fn set_time(&mut self, now_us: u64) {
         self.now_us = now_us;
+        while let Some(key) = self.expiries.pop_before(self.now_ms()) {
+            self.data.remove(&key);
+        }
+    }
+
+    const fn now_ms(&self) -> u64 {
+        self.now_us / 1_000
     }
 
     /// From here on only these keys can be created. A server of a cluster could not know to which node another one
@@ -194,20 +212,51 @@ impl Keyspace {
     }
 
     fn get_or_create<T: Kind>(&mut self, key: &[u8]) -> Result<&mut T, CommandError> {
-        if !self.data.contains_key(key) {
-            if !self.declared.allows(key) {
-                let error = CommandError::undeclared(key);
-                self.undeclared = Some(error.clone());
-                return Err(error);
-            }
+        if !self.contains(key) {
+            self.check_declared(key)?;
             self.created += 1;
             self.data.insert(key.into(), T::create(self.created));
         }
         self.get_mut(key)?.ok_or(CommandError::WRONG_TYPE)
     }
 
+    /// Puts data in place of whatever the key holds, which loses its expiry.
+    fn replace(&mut self, key: &[u8], data: Data) -> Result<(), CommandError> {
+        if !self.contains(key) {
+            self.check_declared(key)?;
+        }
+        self.expiries.clear(key);
+        self.data.insert(key.into(), data);
+        Ok(())
+    }
+
+    fn check_declared(&mut self, key: &[u8]) -> Result<(), CommandError> {
+        if self.declared.allows(key) {
+            return Ok(());
+        }
+        let error = CommandError::undeclared(key);
+        self.undeclared = Some(error.clone());
+        Err(error)
+    }
+
+    fn contains(&self, key: &[u8]) -> bool {
+        self.data.contains_key(key)
+    }
+
     fn remove(&mut self, key: &[u8]) -> bool {
+        self.expiries.clear(key);
         self.data.remove(key).is_some()
+    }
+
+    /// When a key expires, in milliseconds since 1970-01-01 UTC.
+    fn expiry(&self, key: &[u8]) -> Option<u64> {
+        self.expiries.get(key)
+    }
+
+    fn expire(&mut self, key: &[u8], due: Option<u64>) {
+        if let Some(due) = due {
+            self.expiries.set(key, due);
+        }
     }
 
     /// A source of randomness of its own, which the seed decides too.
@@ -249,6 +298,9 @@ mod tests {
             "XINFO STREAM z",
             "XDEL z 1-1",
             "XTRIM z MAXLEN 1",
+            "GET z",
+            "STRLEN h",
+            "SET z x GET",
         ] {
             let refusal = "WRONGTYPE Operation against a key holding the wrong kind of value";
             assert_eq!(bed.fail(command), refusal, "{command}");
@@ -258,7 +310,7 @@ mod tests {
     #[test]
     fn an_unknown_command_is_named_and_a_wrong_number_of_arguments_refused() {
         let mut bed = Bed::new();
-        assert_eq!(bed.fail("GET a"), "ERR this host does not know the command 'GET'");
+        assert_eq!(bed.fail("INCR a"), "ERR this host does not know the command 'INCR'");
         for command in ["HGET a", "TIME 1", "HSET a b", "ZADD z 1", "XADD s 1-1 a"] {
             assert_eq!(bed.fail(command), "ERR Wrong number of args calling command from script", "{command}");
         }

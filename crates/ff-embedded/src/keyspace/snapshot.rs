@@ -31,6 +31,8 @@ pub enum KeyValue {
         /// The largest id that was ever given.
         last_generated: EntryId,
     },
+    /// A string.
+    String(Bytes),
 }
 
 impl From<&Data> for KeyValue {
@@ -46,6 +48,7 @@ impl From<&Data> for KeyValue {
                     .collect(),
                 last_generated: stream.last_id(),
             },
+            Data::String(text) => Self::String(copy(text.bytes())),
         }
     }
 }

@@ -58,6 +58,7 @@ impl OnServer {
                 let last = about.items().chunks_exact(2).find(|pair| pair[0].text() == "last-generated-id");
                 KeyValue::Stream { entries, last_generated: id(&last.expect("a stream has a last id")[1].text()) }
             }
+            "string" => KeyValue::String(bytes(&ask("GET", &[]))),
             other => panic!("the library keeps no {other}"),
         }
     }
