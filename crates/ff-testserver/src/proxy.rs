@@ -1,9 +1,13 @@
 //! A way to a server that can fail where the server itself does not.
 
-use tokio::io::copy;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::error::{Doing, Result};
 
@@ -21,7 +25,8 @@ use crate::error::{Doing, Result};
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
-    way: watch::Sender<Way>,
+    way: Arc<watch::Sender<Way>>,
+    trap: Arc<Mutex<Option<Trap>>>,
     listening: JoinHandle<()>,
 }
 
@@ -31,6 +36,33 @@ struct Way {
     target: u16,
     age: u64,
     swallowed: bool,
+    /// How long everything takes on its way, in each direction.
+    delay: Duration,
+    /// How many bytes a second come from the server, on each connection.
+    rate: Option<u32>,
+}
+
+/// Where a connection is to be cut.
+#[derive(Debug)]
+struct Trap {
+    text: Vec<u8>,
+    times: usize,
+    then: u16,
+}
+
+impl Trap {
+    /// How much of this may pass, if the rest may not.
+    fn springs_in(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut from = 0;
+        while let Some(at) = bytes[from..].windows(self.text.len()).position(|window| window == self.text) {
+            from += at + self.text.len();
+            self.times -= 1;
+            if self.times == 0 {
+                return Some(from);
+            }
+        }
+        None
+    }
 }
 
 impl Proxy {
@@ -41,13 +73,16 @@ impl Proxy {
     pub async fn open(target: u16) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.doing("opening a proxy")?;
         let port = listener.local_addr().doing("opening a proxy")?.port();
-        let (way, now) = watch::channel(Way { target, age: 0, swallowed: false });
+        let start = Way { target, age: 0, swallowed: false, delay: Duration::ZERO, rate: None };
+        let way = Arc::new(watch::Sender::new(start));
+        let trap = Arc::<Mutex<Option<Trap>>>::default();
+        let (ways, traps) = (way.clone(), trap.clone());
         let listening = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass_on(client, now.clone()));
+                tokio::spawn(pass_on(client, ways.clone(), traps.clone()));
             }
         });
-        Ok(Self { port, way, listening })
+        Ok(Self { port, way, trap, listening })
     }
 
     /// The port for clients.
@@ -74,6 +109,23 @@ impl Proxy {
         });
     }
 
+    /// From now on everything takes so long on its way, in each direction, over connections that are made from now on.
+    pub fn delay(&self, delay: Duration) {
+        self.way.send_modify(|way| way.delay = delay);
+    }
+
+    /// Over connections that are made from now on so many bytes a second come from the server.
+    pub fn throttle(&self, bytes_per_second: u32) {
+        self.way.send_modify(|way| way.rate = Some(bytes_per_second));
+    }
+
+    /// When this text has come from the server so many times, in pieces that each hold it whole, the connection over
+    /// which it came last is cut right behind it. New connections then lead to `target`; the others go on.
+    pub fn cut_after(&self, text: &str, times: usize, target: u16) {
+        let trap = Trap { text: text.into(), times, then: target };
+        *self.trap.lock().unwrap_or_else(PoisonError::into_inner) = Some(trap);
+    }
+
     fn end_age(&self, change: impl FnOnce(&mut Way)) {
         self.way.send_modify(|way| {
             way.age += 1;
@@ -88,22 +140,69 @@ impl Drop for Proxy {
     }
 }
 
-async fn pass_on(client: TcpStream, mut now: watch::Receiver<Way>) {
-    let Way { target, age, .. } = *now.borrow_and_update();
+async fn pass_on(client: TcpStream, way: Arc<watch::Sender<Way>>, trap: Arc<Mutex<Option<Trap>>>) {
+    let mut now = way.subscribe();
+    let Way { target, age, delay, rate, .. } = *now.borrow_and_update();
     // A server that is gone refuses, and so does the proxy by dropping the client.
     let Ok(server) = TcpStream::connect(("127.0.0.1", target)).await else { return };
     // Small writes are passed on at once.
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let spring = |bytes: &[u8]| {
+        let mut trap = trap.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = trap.as_mut()?.springs_in(bytes)?;
+        let then = trap.take()?.then;
+        way.send_modify(|way| way.target = then);
+        Some(passed)
+    };
     let swallowed = async { now.wait_for(|way| way.age != age).await.is_ok_and(|way| way.swallowed) };
+    let (up, down) =
+        (carry(from_client, to_server, delay, None, |_| None), carry(from_server, to_client, delay, rate, spring));
+    tokio::pin!(up, down);
     let swallowed = tokio::select! {
-        _ = copy(&mut from_client, &mut to_server) => false,
-        _ = copy(&mut from_server, &mut to_client) => false,
+        () = &mut up => false,
+        () = &mut down => false,
         swallowed = swallowed => swallowed,
     };
     if swallowed {
         // Both ends stay open, and nobody reads them.
-        let _ = now.wait_for(|way| !way.swallowed).await;
+        let _ = way.subscribe().wait_for(|way| !way.swallowed).await;
     }
+}
+
+/// Carries bytes from one end to the other until either closes, or `spring` says how much of a piece is the last.
+async fn carry(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    delay: Duration,
+    rate: Option<u32>,
+    spring: impl Fn(&[u8]) -> Option<usize>,
+) {
+    // What is on its way, with the time at which it arrives.
+    let (send, mut under_way) = mpsc::channel::<(Instant, Vec<u8>)>(64);
+    let read = async move {
+        let mut buffer = vec![0; 16 << 10];
+        while let Ok(len @ 1..) = from.read(&mut buffer).await {
+            let last = spring(&buffer[..len]);
+            let piece = buffer[..last.unwrap_or(len)].to_vec();
+            if send.send((Instant::now() + delay, piece)).await.is_err() || last.is_some() {
+                return;
+            }
+        }
+    };
+    let write = async move {
+        while let Some((at, piece)) = under_way.recv().await {
+            sleep_until(at).await;
+            if to.write_all(&piece).await.is_err() {
+                return;
+            }
+            if let (Some(rate), Ok(len)) = (rate, u32::try_from(piece.len())) {
+                sleep(Duration::from_secs(1) * len / rate).await;
+            }
+        }
+    };
+    // When the reading side has ended, what is under way still arrives.
+    let both = async { tokio::join!(read, write) };
+    both.await;
 }

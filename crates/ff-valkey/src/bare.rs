@@ -16,11 +16,7 @@ use std::{
 use async_trait::async_trait;
 use ff_core::{CompletionPayload, EngineError, ExecutionId, ScannerFilter};
 use ff_script::keys;
-use fred::{
-    error::Error,
-    interfaces::ClientLike,
-    types::{ClusterHash, CustomCommand, Value},
-};
+use fred::{error::Error, types::Value};
 use tokio::sync::Notify;
 
 use crate::{
@@ -29,7 +25,9 @@ use crate::{
     error::is_wrong_type,
     fanout::SubscriptionId,
     hub::{Hub, State},
-    telemetry, value,
+    telemetry,
+    together::{Question, Together},
+    value,
 };
 
 /// At most this many events are held.
@@ -224,28 +222,24 @@ impl ServerAttributes {
     async fn ask<T>(
         &self,
         op: &str,
-        commands: Vec<(&'static str, Vec<Value>)>,
+        commands: Vec<Question>,
         answer: impl Fn(Value) -> T,
         none: impl Fn(usize) -> T,
     ) -> Vec<Result<T, EngineError>> {
         let expected = commands.len();
-        let pipeline = self.0.reads().pipeline();
-        for (name, args) in commands {
-            let command = CustomCommand::new_static(name, ClusterHash::FirstKey, false);
-            let queued: Result<(), Error> = pipeline.custom(command, args).await;
-            if let Err(error) = queued {
-                return (0..expected).map(|_| Err(self.0.doing(op).failed(error.clone()))).collect();
+        let together = Together::new(&self.0, op);
+        let answers = match together.ask(commands).await {
+            Ok(answers) => answers,
+            // What a replica holds may be of a past that is about to be undone; nothing was answered.
+            Err(error) => {
+                let error = error.to_string();
+                return (0..expected).map(|_| Err(EngineError::transport(op, error.clone()))).collect();
             }
-        }
-        let mut answers = pipeline.try_all::<Value>().await;
-        if answers.len() < expected {
-            let error = answers.drain(..).find_map(Result::err).unwrap_or_else(Error::new_canceled);
-            return (0..expected).map(|_| Err(self.0.doing(op).failed(error.clone()))).collect();
-        }
+        };
         let decided = |(index, read): (usize, Result<Value, Error>)| match read {
             Ok(value) => Ok(answer(value)),
             Err(error) if is_wrong_type(&error) => Ok(none(index)),
-            Err(error) => Err(self.0.doing(op).failed(error)),
+            Err(error) => Err(together.failed(error)),
         };
         answers.into_iter().enumerate().map(decided).collect()
     }

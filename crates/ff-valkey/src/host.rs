@@ -86,8 +86,7 @@ impl ValkeyHost {
     }
 
     /// What was read is true if the server's role, read after it, is that of a primary.
-    pub(crate) fn believe(&self, op: &str, role: Result<Role, Error>) -> Result<(), EngineError> {
-        let role = role.map_err(|error| self.doing(op).failed(error))?;
+    pub(crate) fn must_be_primary(&self, op: &str, role: &Role) -> Result<(), EngineError> {
         role.must_be_primary(op).inspect_err(|_| self.reads.doubt())
     }
 

@@ -10,7 +10,7 @@ use fred::{
     types::{ClusterHash, CustomCommand, Value},
 };
 
-use crate::{ValkeyHost, value};
+use crate::{ValkeyHost, together::Together, value};
 
 /// What one completion log holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +88,7 @@ impl ValkeyHost {
     /// # Errors
     /// [`EngineError::InvalidInput`] for a record that names no possible count; transport errors.
     pub async fn recorded_partitions(&self) -> Result<Option<PartitionCount>, EngineError> {
-        let answer = self.ask_self("HGET", &[keys::DEPLOYMENT, "partition_count"]).await?;
+        let answer = self.ask_record("HGET", &["partition_count"]).await?;
         let Some(count) = value::string(answer) else { return Ok(None) };
         let text = String::from_utf8_lossy(&count);
         let count = text.parse().map_err(|_| {
@@ -99,7 +99,7 @@ impl ValkeyHost {
 
     /// The deployment's record, if it is complete.
     pub(crate) async fn deployment(&self) -> Result<Option<Deployment>, EngineError> {
-        let answer = self.ask_self("HMGET", &[keys::DEPLOYMENT, "partition_count", "abi"]).await?;
+        let answer = self.ask_record("HMGET", &["partition_count", "abi"]).await?;
         let Value::Array(fields) = answer else { return Ok(None) };
         let text = |at: usize| fields.get(at).and_then(Value::as_string);
         text(0).zip(text(1)).map(|(partitions, abi)| Deployment::recorded(&partitions, &abi)).transpose()
@@ -117,18 +117,12 @@ impl ValkeyHost {
         let mut sizes = Vec::new();
         // Bounded, so that the server is never held up for long.
         for some in logs.chunks(256) {
-            let pipeline = self.reads().pipeline();
-            for log in some {
+            let questions = some.iter().flat_map(|log| {
                 let key = keys::completion_log(*log);
-                for (name, subcommand) in [("XINFO", "STREAM"), ("MEMORY", "USAGE")] {
-                    let hash = ClusterHash::Custom(fred::util::redis_keyslot(key.as_bytes()));
-                    let command = CustomCommand::new_static(name, hash, false);
-                    let args: Vec<Value> = vec![subcommand.into(), key.as_str().into()];
-                    let queued: Result<(), Error> = pipeline.custom(command, args).await;
-                    queued.map_err(|error| self.doing(OP).failed(error))?;
-                }
-            }
-            let answers = pipeline.try_all::<Value>().await;
+                [("XINFO", "STREAM"), ("MEMORY", "USAGE")]
+                    .map(|(name, subcommand)| (name, vec![subcommand.into(), key.as_str().into()]))
+            });
+            let answers = Together::new(self, OP).ask(questions.collect()).await?;
             for (log, answer) in some.iter().zip(answers.chunks(2)) {
                 sizes.extend(self.log_size(*log, answer, OP)?);
             }
@@ -149,9 +143,15 @@ impl ValkeyHost {
         Ok(Some(LogSize { log, entries: field("length"), appended: field("entries-added"), bytes }))
     }
 
+    /// Fields of the deployment's record, of a primary.
+    async fn ask_record(&self, name: &'static str, fields: &[&str]) -> Result<Value, EngineError> {
+        let args = std::iter::once(keys::DEPLOYMENT).chain(fields.iter().copied()).map(Value::from).collect();
+        let answers = Together::new(self, "reading the deployment's record").ask_all(vec![(name, args)]).await?;
+        Ok(answers.into_iter().next().unwrap_or(Value::Null))
+    }
+
     async fn ask_self(&self, name: &'static str, args: &[&str]) -> Result<Value, EngineError> {
-        let hash = if name.starts_with('H') { ClusterHash::FirstKey } else { ClusterHash::Random };
-        let command = CustomCommand::new_static(name, hash, false);
+        let command = CustomCommand::new_static(name, ClusterHash::Random, false);
         let words: Vec<Value> = args.iter().map(|word| Value::from(*word)).collect();
         let answer: Result<Value, Error> = self.reads().custom(command, words).await;
         let op = args.first().map_or_else(|| name.to_owned(), |first| format!("{name} {first}"));

@@ -7,6 +7,7 @@
 //! | `config`, `address`, `tls`, `connection`, `error` | reaching a server, and saying clearly why not |
 //! | `primary`, `sentinel` | which server that is, and that it is a primary |
 //! | `host`, `value` | running functions of the library, and the shapes of replies |
+//! | `together` | reads whose answers must be of one primary |
 //! | `subscriber` | the one connection that receives |
 //! | `hub` | where pushes and log pages meet; start reading here |
 //! | `vector` | how far this process is in every log (pure) |
@@ -42,6 +43,7 @@ mod stream;
 mod subscriber;
 pub mod telemetry;
 mod tls;
+mod together;
 mod value;
 mod vector;
 mod wake;

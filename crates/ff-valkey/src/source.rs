@@ -9,16 +9,16 @@ use ff_core::{
 };
 use ff_script::{keys, wire::Decoder};
 use fred::{
-    clients::{Client, Pipeline},
     error::Error,
-    interfaces::ClientLike,
-    types::{ClusterHash, CustomCommand, Resp3Frame, Value},
+    types::{Resp3Frame, Value},
 };
+use tokio::time::Instant;
 
 use crate::{
     ValkeyHost,
-    page::{self, Page},
-    primary::Role,
+    backoff::Backoff,
+    page::Page,
+    together::{Question, Together},
     value::{self, StreamInfo},
     vector::Heads,
 };
@@ -54,36 +54,10 @@ pub(crate) trait LogSource: Send + Sync + 'static {
 pub(crate) struct ServerLogs(pub(crate) Arc<ValkeyHost>);
 
 impl ServerLogs {
-    /// Sends one command per key and returns all answers, or the first error. Only a primary is believed: its role is
-    /// read behind the answers, by the same connection, so it was one after they were given.
-    async fn ask(&self, op: &str, commands: Vec<(&'static str, Vec<Value>)>) -> Result<Vec<Value>, EngineError> {
-        let pipeline = self.0.reads().pipeline();
-        let expected = commands.len();
-        for (name, args) in commands {
-            let command = CustomCommand::new_static(name, ClusterHash::FirstKey, false);
-            let queued: Result<(), Error> = pipeline.custom(command, args).await;
-            queued.map_err(|error| self.0.doing(op).failed(error))?;
-        }
-        self.ask_role(&pipeline, op).await?;
-        let mut answers = pipeline.try_all().await;
-        self.believe(op, &mut answers)?;
-        let answers: Result<Vec<Value>, Error> = answers.into_iter().collect();
-        let answers = answers.map_err(|error| self.0.doing(op).failed(error))?;
-        if answers.len() == expected { Ok(answers) } else { Err(malformed(op)) }
+    fn together<'a>(&'a self, op: &'a str) -> Together<'a> {
+        Together::new(&self.0, op)
     }
 
-    async fn ask_role(&self, pipeline: &Pipeline<Client>, op: &str) -> Result<(), EngineError> {
-        Role::question::<()>(pipeline).await.map_err(|error| self.0.doing(op).failed(error))
-    }
-
-    /// Takes the role off the end of a pipeline's answers, and believes the others only if it is a primary's.
-    fn believe(&self, op: &str, answers: &mut Vec<Result<Value, Error>>) -> Result<(), EngineError> {
-        let role = answers.pop().unwrap_or_else(|| Err(Error::new_canceled()));
-        self.0.believe(op, role.and_then(Role::answered))
-    }
-}
-
-impl ServerLogs {
     /// The logs of a scope of so many partitions.
     pub(crate) fn all(scope: Scope, partitions: usize) -> Vec<LogId> {
         let numbers = 0..u16::try_from(partitions).unwrap_or(u16::MAX);
@@ -101,7 +75,7 @@ impl ServerLogs {
             let length = ("XLEN", vec![keys::completion_log(*log).into()]);
             [head_command(*log), epochs_command(*log), page(None), page(*after), length]
         };
-        let answers = self.ask(OP, of.iter().flat_map(commands).collect()).await?;
+        let answers = self.together(OP).ask_all(of.iter().flat_map(commands).collect()).await?;
         let mut answers = answers.into_iter();
         let mut next = || answers.next().unwrap_or(Value::Null);
         let mut facts = |log: LogId| {
@@ -121,40 +95,52 @@ impl ServerLogs {
         of.iter().map(|(log, _)| facts(*log)).collect::<Option<_>>().ok_or_else(|| malformed(OP))
     }
 
-    /// What each of these logs tells of itself at one moment; `None` where the log is not there.
-    async fn infos(&self, op: &str, logs: impl Iterator<Item = LogId>) -> Result<Vec<Option<StreamInfo>>, EngineError> {
-        let pipeline = self.0.reads().pipeline();
-        let mut asked = 0;
-        for log in logs {
-            let command = CustomCommand::new_static("XINFO", ClusterHash::Offset(1), false);
-            let args: Vec<Value> = vec!["STREAM".into(), keys::completion_log(log).into()];
-            let queued: Result<(), Error> = pipeline.custom(command, args).await;
-            queued.map_err(|error| self.0.doing(op).failed(error))?;
-            asked += 1;
+    /// The server's time, and where each log stands, by one server.
+    async fn starts_together(&self, op: &str, logs: &[LogId]) -> Result<(u64, Vec<LogCursor>), EngineError> {
+        let together = self.together(op);
+        let heads = logs.iter().map(|log| head_command(*log));
+        // After the heads, see `epoch_ends`.
+        let epochs = logs.iter().map(|log| epochs_command(*log));
+        let mut answers =
+            together.ask_all(std::iter::once(time_command()).chain(heads).chain(epochs).collect()).await?;
+        let epochs: Option<Vec<_>> = answers.split_off(1 + logs.len()).into_iter().map(value::epochs).collect();
+        let heads: Option<Vec<_>> = answers.split_off(1).into_iter().map(head_of).collect();
+        let at_ms = answers.pop().and_then(time_of);
+        let (Some(at_ms), Some(mut heads), Some(epochs)) = (at_ms, heads, epochs) else { return Err(malformed(op)) };
+        // A log that was trimmed to nothing still knows which entry was its last.
+        let empty: Vec<usize> = (0..logs.len()).filter(|at| heads[*at].is_none() && !epochs[*at].is_empty()).collect();
+        let infos = infos(&together, op, empty.iter().map(|at| logs[*at])).await?;
+        for (at, info) in empty.into_iter().zip(infos) {
+            heads[at] = info.and_then(|info| info.last);
         }
-        if asked == 0 {
-            return Ok(Vec::new());
-        }
-        self.ask_role(&pipeline, op).await?;
-        let mut answers = pipeline.try_all::<Value>().await;
-        self.believe(op, &mut answers)?;
-        let info = |answer: Result<Value, Error>| match answer {
-            Ok(info) => value::stream_info(info).map(Some).ok_or_else(|| malformed(op)),
-            Err(error) if error.details().contains("no such key") => Ok(None),
-            Err(error) => Err(self.0.doing(op).failed(error)),
+        let cursor = |(head, epochs): (&Option<EntryId>, &Vec<_>)| match head {
+            Some(head) => LogCursor::at_end(&epoch_ends(epochs, Some(*head))),
+            None => LogCursor::default(),
         };
-        let infos: Vec<_> = answers.into_iter().map(info).collect::<Result<_, _>>()?;
-        if infos.len() == asked { Ok(infos) } else { Err(malformed(op)) }
+        Ok((at_ms, heads.iter().zip(&epochs).map(cursor).collect()))
     }
+}
+
+/// What each of these logs tells of itself at one moment; `None` where the log is not there.
+async fn infos(
+    together: &Together<'_>,
+    op: &str,
+    logs: impl Iterator<Item = LogId>,
+) -> Result<Vec<Option<StreamInfo>>, EngineError> {
+    let questions = logs.map(|log| ("XINFO", vec!["STREAM".into(), keys::completion_log(log).into()])).collect();
+    let info = |answer: Result<Value, Error>| match answer {
+        Ok(info) => value::stream_info(info).map(Some).ok_or_else(|| malformed(op)),
+        Err(error) if error.details().contains("no such key") => Ok(None),
+        Err(error) => Err(together.failed(error)),
+    };
+    together.ask(questions).await?.into_iter().map(info).collect()
 }
 
 fn malformed(op: &str) -> EngineError {
     EngineError::transport(op, "the server's answer has an unknown shape")
 }
 
-type Command = (&'static str, Vec<Value>);
-
-fn time_command() -> Command {
+fn time_command() -> Question {
     ("TIME", Vec::new())
 }
 
@@ -164,15 +150,15 @@ fn time_of(value: Value) -> Option<u64> {
     Some(number(0)? * 1000 + number(1)? / 1000)
 }
 
-fn epochs_command(log: LogId) -> Command {
+fn epochs_command(log: LogId) -> Question {
     ("HGETALL", vec![keys::log_epochs(log).into()])
 }
 
-fn head_command(log: LogId) -> Command {
+fn head_command(log: LogId) -> Question {
     ("XREVRANGE", vec![keys::completion_log(log).into(), "+".into(), "-".into(), "COUNT".into(), "1".into()])
 }
 
-fn page_command(read: &PageRead) -> Command {
+fn page_command(read: &PageRead) -> Question {
     let from = read.after.map_or_else(|| "-".to_owned(), |after| format!("({after}"));
     let to = read.up_to.map_or_else(|| "+".to_owned(), |up_to| up_to.to_string());
     let limit = read.limit.to_string();
@@ -187,31 +173,20 @@ fn head_of(value: Value) -> Option<Option<EntryId>> {
 impl LogSource for ServerLogs {
     async fn starts(&self, logs: &[LogId]) -> Result<(u64, Vec<LogCursor>), EngineError> {
         const OP: &str = "reading where the completion logs stand";
-        let heads = logs.iter().map(|log| head_command(*log));
-        // After the heads, see `epoch_ends`.
-        let epochs = logs.iter().map(|log| epochs_command(*log));
-        let mut answers = self.ask(OP, std::iter::once(time_command()).chain(heads).chain(epochs).collect()).await?;
-        let epochs: Option<Vec<_>> = answers.split_off(1 + logs.len()).into_iter().map(value::epochs).collect();
-        let heads: Option<Vec<_>> = answers.split_off(1).into_iter().map(head_of).collect();
-        let at_ms = answers.pop().and_then(time_of);
-        let (Some(at_ms), Some(mut heads), Some(epochs)) = (at_ms, heads, epochs) else { return Err(malformed(OP)) };
-        // A log that was trimmed to nothing still knows which entry was its last.
-        let empty: Vec<usize> = (0..logs.len()).filter(|at| heads[*at].is_none() && !epochs[*at].is_empty()).collect();
-        let infos = self.infos(OP, empty.iter().map(|at| logs[*at])).await?;
-        for (at, info) in empty.into_iter().zip(infos) {
-            heads[at] = info.and_then(|info| info.last);
+        let until = Instant::now() + self.0.config().command_timeout;
+        let mut backoff = Backoff::reconnect();
+        loop {
+            match self.starts_together(OP, logs).await {
+                Err(EngineError::Transport { .. }) if Instant::now() < until => backoff.pause().await,
+                starts => return starts,
+            }
         }
-        let cursor = |(head, epochs): (&Option<EntryId>, &Vec<_>)| match head {
-            Some(head) => LogCursor::at_end(&epoch_ends(epochs, Some(*head))),
-            None => LogCursor::default(),
-        };
-        Ok((at_ms, heads.iter().zip(&epochs).map(cursor).collect()))
     }
 
     async fn heads(&self, logs: &[LogId]) -> Result<Heads, EngineError> {
         const OP: &str = "reading the heads of the completion logs";
         let heads = logs.iter().map(|log| head_command(*log));
-        let mut answers = self.ask(OP, std::iter::once(time_command()).chain(heads).collect()).await?;
+        let mut answers = self.together(OP).ask_all(std::iter::once(time_command()).chain(heads).collect()).await?;
         let heads: Option<Vec<_>> = answers.split_off(1).into_iter().map(head_of).collect();
         let at_ms = answers.pop().and_then(time_of);
         let (Some(at_ms), Some(heads)) = (at_ms, heads) else { return Err(malformed(OP)) };
@@ -220,20 +195,9 @@ impl LogSource for ServerLogs {
 
     async fn pages(&self, reads: &[PageRead]) -> Result<Vec<Page>, EngineError> {
         const OP: &str = "reading completion logs";
-        // As the answers came: what the client would make of them costs as much as decoding them does.
-        let ask = |read| {
-            let (name, args) = page_command(read);
-            self.0.reads().custom_raw(CustomCommand::new_static(name, ClusterHash::FirstKey, false), args)
-        };
-        let pages = futures::future::try_join_all(reads.iter().map(ask));
-        // Behind the pages: both are queued in the order in which they are polled.
-        let (answers, role) = futures::join!(pages, Role::ask(self.0.reads()));
-        self.0.believe(OP, role)?;
-        let answers = answers.map_err(|error| self.0.doing(OP).failed(error))?;
-        let page = |(read, answer): (&PageRead, Resp3Frame)| match page::refusal(&answer) {
-            Some(error) => Err(self.0.doing(OP).failed(error)),
-            None => Page::answered(read.log, answer).ok_or_else(|| malformed(OP)),
-        };
+        let answers = self.together(OP).ask_raw(reads.iter().map(page_command).collect()).await?;
+        let page =
+            |(read, answer): (&PageRead, Resp3Frame)| Page::answered(read.log, answer).ok_or_else(|| malformed(OP));
         reads.iter().zip(answers).map(page).collect()
     }
 
@@ -241,7 +205,7 @@ impl LogSource for ServerLogs {
         const OP: &str = "reading the epochs of completion logs";
         // The head first, see `epoch_ends`.
         let questions = logs.iter().flat_map(|log| [head_command(*log), epochs_command(*log)]);
-        let mut answers = self.ask(OP, questions.collect()).await?.into_iter();
+        let mut answers = self.together(OP).ask_all(questions.collect()).await?.into_iter();
         let mut ends = || {
             let head = head_of(answers.next()?)?;
             Some(epoch_ends(&value::epochs(answers.next()?)?, head))
@@ -250,7 +214,8 @@ impl LogSource for ServerLogs {
     }
 
     async fn emptied(&self, logs: &[LogId]) -> Result<Vec<Option<EntryId>>, EngineError> {
-        let infos = self.infos("asking completion logs what they hold", logs.iter().copied()).await?;
+        const OP: &str = "asking completion logs what they hold";
+        let infos = infos(&self.together(OP), OP, logs.iter().copied()).await?;
         Ok(infos.into_iter().map(|info| info.filter(|info| info.len == 0)?.last).collect())
     }
 }

@@ -27,10 +27,7 @@ use fred::{
     clients::Client,
     error::Error,
     interfaces::{ClientLike, EventInterface, PubsubInterface},
-    types::{
-        ClusterHash, CustomCommand, Message, Value,
-        config::{Options, Server},
-    },
+    types::{ClusterHash, CustomCommand, Message, Value, config::Server},
 };
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
@@ -40,7 +37,9 @@ use crate::{
     connection::{Connection, LastError, Patience, Prepared},
     error::Doing,
     primary::{Primary, Role},
-    telemetry, value,
+    telemetry,
+    together::{Unbroken, once},
+    value,
 };
 
 /// Messages that wait in this process for the pump; what exceeds it is read from the logs.
@@ -270,8 +269,9 @@ impl Shared {
         let channels = self.channels().clone();
         let op = format!("subscribing to {}", channels.join(" and "));
         let doing = Doing::command(&op, &self.config);
+        let unbroken = Unbroken::of(&self.client);
         // A SUBSCRIBE that the library repeats by itself would come after the barrier. This join polls in order.
-        let client = self.client.with_options(&Options { max_attempts: Some(1), ..Options::default() });
+        let client = self.client.with_options(&once());
         let barrier = format!("ff-barrier-{}", self.barriers.fetch_add(1, Ordering::Relaxed));
         let ping = CustomCommand::new_static("PING", ClusterHash::Random, false);
         let (subscribed, answer): (Result<(), Error>, Result<Value, Error>) =
@@ -279,11 +279,13 @@ impl Shared {
         subscribed.map_err(|error| doing.failed(error))?;
         let answer = answer.map_err(|error| doing.failed(error))?;
         if value::string(answer).is_some_and(|answer| answer == barrier.as_bytes()) {
-            if self.is_refused(witness).await {
-                return Err(doing.denied("NOPERM for a channel"));
-            }
+            let is_refused = self.is_refused(witness).await;
             // What a replica hands on is a primary's, but a server that is none has no say in where the logs stand.
             let role = Role::ask(&self.client).await.map_err(|error| doing.failed(error))?;
+            // A connection that was made meanwhile has no subscriptions yet.
+            if is_refused && unbroken.holds() {
+                return Err(doing.denied("NOPERM for a channel"));
+            }
             return role.must_be_primary(&op);
         }
         // Answers and commands are out of step on this connection.
