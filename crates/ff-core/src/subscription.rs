@@ -13,8 +13,11 @@ use std::{
 use async_trait::async_trait;
 use futures::{Stream, stream::FusedStream};
 use serde::Serialize;
+use uuid::Uuid;
 
-use crate::{CompletionBackend, CompletionPayload, Cursor, EngineError, ExecutionId, Gap, ScannerFilter, Scope};
+use crate::{
+    CompletionBackend, CompletionPayload, Cursor, EngineError, ExecutionId, Gap, Partition, ScannerFilter, Scope,
+};
 
 /// Opens extended subscriptions.
 ///
@@ -59,7 +62,7 @@ const _: fn(&dyn SubscribeBackend) = |_| {};
 pub struct SubscribeOptions {
     /// Which completions; all of them unless said otherwise.
     pub filter: ScannerFilter,
-    /// Only those of these executions, besides the filter.
+    /// Only those of these executions, besides the filter. Gaps then are those of the logs in which these executions end.
     pub only: Option<Arc<BTreeSet<ExecutionId>>>,
     /// From where.
     pub start: Start,
@@ -120,6 +123,14 @@ impl SubscribeOptions {
     #[must_use]
     pub fn name(self, name: impl Into<Arc<str>>) -> Self {
         Self { name: Some(name.into()), ..self }
+    }
+
+    /// Whether completions of a partition can be wanted, and so its gaps matter: not if only executions of others are.
+    #[must_use]
+    pub fn concerns(&self, partition: Partition) -> bool {
+        let Some(only) = &self.only else { return true };
+        let first = ExecutionId::from_parts(partition, Uuid::nil());
+        only.range(first..).next().is_some_and(|id| id.partition() == partition)
     }
 
     /// Whether a completion that carries its own namespace and tags is wanted.

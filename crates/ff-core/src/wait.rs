@@ -7,7 +7,7 @@ use futures::{StreamExt, stream};
 use tokio::time::MissedTickBehavior;
 
 use crate::{
-    ControlBackend, EngineError, ExecutionId, ExecutionSnapshot, FlowId, FlowSnapshot, FlowState, Frame,
+    ControlBackend, EngineError, ExecutionId, ExecutionSnapshot, FlowId, FlowSnapshot, FlowState, Frame, Partition,
     SubscribeBackend, SubscribeOptions, Subscription, SubscriptionScope,
 };
 
@@ -158,6 +158,12 @@ impl<B: ControlBackend + ?Sized> Waiting<'_, B> {
         Ok(())
     }
 
+    /// Something of a partition is missing: the end of any of its executions may be among it.
+    async fn look_at_partition(&mut self, partition: Partition) -> Result<(), EngineError> {
+        let concerned = self.pending.iter().filter(|id| id.partition() == partition);
+        self.look_at(concerned.copied().collect()).await
+    }
+
     async fn look_at_all(&mut self) -> Result<(), EngineError> {
         self.look_at(self.pending.iter().copied().collect()).await
     }
@@ -201,8 +207,7 @@ async fn wait<B: SubscribeBackend + ControlBackend + ?Sized>(
                 waiting.told.insert(completion.execution_id);
                 waiting.look_at(vec![completion.execution_id]).await?;
             }
-            // Something of the kind may be among what is missing.
-            Some(Frame::Gap(_)) => waiting.look_at_all().await?,
+            Some(Frame::Gap(gap)) => waiting.look_at_partition(gap.log.partition).await?,
             Some(_) => {}
             None => return Err(EngineError::transport("waiting", "the subscription has ended")),
         }

@@ -1,11 +1,13 @@
 //! Subscriptions: each reads the logs at its own pace, from a cursor of its own.
 //!
 //! There is no queue to overflow and no push to lose: a subscription is woken when a log was appended to, and reads
-//! after its cursors. Who reads slowly delays nobody and holds no more than one page. The rules by which it reads are
+//! after its cursors. One that wants certain executions is woken when one of these ends, and has a place only in the logs
+//! in which they end, so ten thousand waits cost an append one look-up. Who reads slowly delays nobody and holds no more
+//! than one page. The rules by which it reads are
 //! those of a server's subscriptions ([`ff_core::reader`]), and what a log no longer holds is a gap as there.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -17,9 +19,9 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use ff_core::{
-    Cursor, EngineError, EntryId, Frame, Gap, GapCause, Lag, LagProbe, LogCursor, LogId, Overflow, Partition,
-    PartitionCount, Scope, Start, SubscribeOptions, SubscriptionScope, SubscriptionSource, SubscriptionStats,
-    SweepPolicy,
+    Cursor, EngineError, EntryId, ExecutionId, Frame, Gap, GapCause, Lag, LagProbe, LogCursor, LogId, Overflow,
+    Partition, PartitionCount, Predecessor, Scope, Start, SubscribeOptions, SubscriptionScope, SubscriptionSource,
+    SubscriptionStats, SweepPolicy,
     reader::{LogFacts, LogReading, Step, epoch_ends},
 };
 use ff_script::{keys, operations::LogPolicy, wire};
@@ -28,15 +30,19 @@ use futures::{
     stream::{self, BoxStream, FusedStream},
 };
 use rustc_hash::FxHashMap;
+use tokio::sync::watch;
 
 use crate::{
     host::EmbeddedHost,
     keyspace::{Entry, Hash, Keyspace, Stream},
+    listeners::{Picking, Switchboard},
     telemetry,
 };
 
 /// Entries that a subscription reads at once.
 const PAGE: usize = 256;
+/// Entries that a subscription drops at once.
+const DROPPED_AT_ONCE: usize = 65_536;
 
 /// The logs of a deployment, by number and by key: those of flows, then those of solo executions.
 #[derive(Debug)]
@@ -60,11 +66,30 @@ impl Logs {
         &self.names[..self.names.len() / 2 * scope.logs().len()]
     }
 
-    fn cursor(&self, cursors: &[LogCursor]) -> Cursor {
-        let (flows, solo) = cursors.split_at(self.names.len() / 2);
+    /// The numbers of those that matter to a subscription.
+    fn concerned(&self, options: &SubscribeOptions) -> Vec<usize> {
+        let names = self.of(options.scope).iter().enumerate();
+        names.filter(|(_, (log, _))| options.concerns(log.partition)).map(|(number, _)| number).collect()
+    }
+
+    /// The cursor of a subscription of this scope that stands in these places. In a log that cannot matter to it, the end
+    /// is as good as any.
+    fn cursor(&self, host: &EmbeddedHost, scope: SubscriptionScope, cursors: &Cursors) -> Cursor {
+        let names = self.of(scope);
+        let all: Vec<LogCursor> = if cursors.len() == names.len() {
+            (0..names.len()).filter_map(|number| cursors.get(&number).cloned()).collect()
+        } else {
+            let end = |keys: &Keyspace, number: usize| LogCursor::at_end(&ends(keys, &names[number]));
+            let place = |keys: &Keyspace, number| cursors.get(&number).cloned().unwrap_or_else(|| end(keys, number));
+            host.read(|keys, _| (0..names.len()).map(|number| place(keys, number)).collect())
+        };
+        let (flows, solo) = all.split_at(self.names.len() / 2);
         Cursor::new(flows.into(), (!solo.is_empty()).then(|| solo.into()))
     }
 }
+
+/// Where a subscription stands, by the numbers of the logs that matter to it.
+type Cursors = FxHashMap<usize, LogCursor>;
 
 /// A log, unless its key holds something else, which then is somebody else's.
 fn stream<'a>(keys: &'a Keyspace, key: &[u8]) -> Option<&'a Stream> {
@@ -97,15 +122,27 @@ struct Place {
     serial: u64,
     cursor: LogCursor,
     reading: LogReading,
+    /// Whether it is among the logs with entries that were not read yet.
+    is_unread: bool,
 }
 
 impl Place {
     fn new(log: LogId, cursor: LogCursor, stream: Option<&Stream>) -> Self {
         let reading = LogReading::from(log, &cursor);
         let after = cursor.last();
-        let unread = stream.and_then(|stream| stream.iter().find(|entry| after.is_none_or(|after| entry.id > after)));
+        let unread = stream.and_then(|stream| match after {
+            Some(after) => stream.following(after),
+            None => stream.iter().next(),
+        });
         let serial = unread.map_or_else(|| stream.map_or(0, Stream::appended), |entry| entry.serial - 1);
-        Self { stamp: stream.map_or(0, Stream::stamp), serial, cursor, reading }
+        Self { stamp: stream.map_or(0, Stream::stamp), serial, cursor, reading, is_unread: false }
+    }
+
+    /// Notes that the stream is another one than was read before.
+    fn turn_to(&mut self, stream: &Stream) {
+        if self.stamp != stream.stamp() {
+            (self.stamp, self.serial) = (stream.stamp(), 0);
+        }
     }
 }
 
@@ -114,6 +151,8 @@ struct Found {
     log: usize,
     id: EntryId,
     fields: Box<[(Bytes, Bytes)]>,
+    /// It gives way to newer ones.
+    is_dropped: bool,
 }
 
 /// A frame, and where the subscription stands in a log once it was yielded.
@@ -150,7 +189,7 @@ impl Drop for Membership {
 /// What is known of a subscription besides its frames.
 #[derive(Debug)]
 struct Shared {
-    cursors: Vec<LogCursor>,
+    cursors: Cursors,
     stats: SubscriptionStats,
 }
 
@@ -158,13 +197,15 @@ struct Reader {
     host: Arc<EmbeddedHost>,
     logs: Arc<Logs>,
     options: SubscribeOptions,
-    places: Vec<Place>,
+    /// In the logs that matter to it.
+    places: FxHashMap<usize, Place>,
     /// How many appends of the feed have been looked at.
     seen: u64,
-    /// Logs with entries that were not read yet, and for each log whether it is among them.
+    /// Logs with entries that were not read yet.
     unread: VecDeque<usize>,
-    is_unread: Vec<bool>,
     ready: VecDeque<Ready>,
+    /// What was dropped last, before it is told.
+    dropped: Option<(usize, Gap)>,
     /// Whether the end of the logs is to be told when it is reached.
     behind: bool,
     /// Whether something was passed over since the cursor was last told.
@@ -182,53 +223,65 @@ pub(crate) fn subscribe(
     max: usize,
 ) -> Result<Frames, EngineError> {
     let membership = Membership::take(host.switchboard().subscriptions(), max)?;
-    let appends = host.switchboard().appends();
+    let wakes = Wakes::of(host.switchboard(), options);
+    let numbers = logs.concerned(options);
     let names = logs.of(options.scope);
-    let ((mut places, ready), seen) = host.read(|keys, feed| (starts(keys, names, &options.start), feed.head()));
-    let cursors = places.iter().map(|place| place.cursor.clone()).collect();
+    let ((mut places, ready), seen) =
+        host.read(|keys, feed| (starts(keys, names, &numbers, &options.start), feed.head()));
+    let cursors = places.iter().map(|(number, place)| (*number, place.cursor.clone())).collect();
     let shared = Arc::new(Mutex::new(Shared { cursors, stats: SubscriptionStats::default() }));
-    for moved in ready.iter().filter_map(|ready| ready.moved.as_ref()) {
-        places[moved.0].cursor = moved.1.clone();
-        places[moved.0].reading = LogReading::from(names[moved.0].0, &moved.1);
+    for (number, cursor) in ready.iter().filter_map(|ready| ready.moved.as_ref()) {
+        if let Some(place) = places.get_mut(number) {
+            place.cursor = cursor.clone();
+            place.reading = LogReading::from(names[*number].0, cursor);
+        }
     }
-    let all_unread = !matches!(options.start, Start::Now);
+    let mut unread = VecDeque::new();
+    if !matches!(options.start, Start::Now) {
+        numbers.iter().for_each(|number| mark(&mut unread, &mut places, *number));
+    }
     let reader = Reader {
         host: host.clone(),
         logs: logs.clone(),
         options: options.clone(),
-        unread: if all_unread { (0..places.len()).collect() } else { VecDeque::new() },
-        is_unread: vec![all_unread; places.len()],
+        unread,
         places,
         seen,
         ready,
+        dropped: None,
         behind: true,
         passed_over: false,
         ended: false,
         shared: shared.clone(),
         _membership: membership,
     };
-    let frames = stream::unfold((reader, appends), |(mut reader, mut appends)| async move {
+    let frames = stream::unfold((reader, wakes), |(mut reader, mut wakes)| async move {
         loop {
-            // Marked as seen before the look, so that an append in between is seen at the next turn.
-            appends.borrow_and_update();
+            // Marked as seen before the look, so that what comes in between is seen at the next turn.
+            wakes.mark_seen();
             if let Some(frame) = reader.next() {
-                return Some((frame, (reader, appends)));
+                return Some((frame, (reader, wakes)));
             }
-            // The sender lives in the host, which this subscription holds.
-            if reader.ended || appends.changed().await.is_err() {
+            if reader.ended || !wakes.next().await {
                 return None;
             }
         }
     });
     let probe = Arc::new(EmbeddedLag { host: host.clone(), logs: logs.clone() });
-    Ok(Frames { frames: Box::pin(frames), ended: false, shared, probe })
+    Ok(Frames { frames: Box::pin(frames), ended: false, scope: options.scope, shared, probe })
 }
 
-/// Where a subscription begins in each log, and what it has to be told of that at once: a cursor may be of a history
-/// that the logs no longer tell.
-fn starts(keys: &Keyspace, names: &[(LogId, Box<[u8]>)], start: &Start) -> (Vec<Place>, VecDeque<Ready>) {
+/// Where a subscription begins in each of its logs, and what it has to be told of that at once: a cursor may be of a
+/// history that the logs no longer tell.
+fn starts(
+    keys: &Keyspace,
+    names: &[(LogId, Box<[u8]>)],
+    numbers: &[usize],
+    start: &Start,
+) -> (FxHashMap<usize, Place>, VecDeque<Ready>) {
     let mut told = VecDeque::new();
-    let mut place = |(number, name): (usize, &(LogId, Box<[u8]>))| {
+    let mut place = |number: usize| {
+        let name = &names[number];
         let stream = stream(keys, &name.1);
         let cursor = match start {
             Start::After(cursor) => {
@@ -245,9 +298,43 @@ fn starts(keys: &Keyspace, names: &[(LogId, Box<[u8]>)], start: &Start) -> (Vec<
             told.push_back(Ready { frame: Some(Frame::Gap(undone)), moved: Some((number, back.clone())) });
             place = Place { cursor: place.cursor, ..Place::new(name.0, back, stream) };
         }
-        place
+        (number, place)
     };
-    (names.iter().enumerate().map(&mut place).collect(), told)
+    (numbers.iter().map(|number| place(*number)).collect(), told)
+}
+
+/// What wakes a subscription.
+enum Wakes {
+    /// Every append.
+    Appends(watch::Receiver<u64>),
+    /// The ends of certain executions.
+    Ends(Picking),
+}
+
+impl Wakes {
+    fn of(switchboard: &Arc<Switchboard>, options: &SubscribeOptions) -> Self {
+        match &options.only {
+            Some(only) => Self::Ends(switchboard.pick(only)),
+            None => Self::Appends(switchboard.appends()),
+        }
+    }
+
+    fn mark_seen(&mut self) {
+        if let Self::Appends(appends) = self {
+            appends.borrow_and_update();
+        }
+    }
+
+    /// Waits for the next one; `false` if none can come: the sender lives in the host, which a subscription holds.
+    async fn next(&mut self) -> bool {
+        match self {
+            Self::Appends(appends) => appends.changed().await.is_ok(),
+            Self::Ends(ends) => {
+                ends.next().await;
+                true
+            }
+        }
+    }
 }
 
 impl Reader {
@@ -274,13 +361,14 @@ impl Reader {
             for found in page {
                 self.take(found);
             }
+            self.tell_dropped();
         }
     }
 
     fn yielded(&mut self, ready: Ready) -> Option<Frame> {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((log, cursor)) = ready.moved {
-            shared.cursors[log] = cursor;
+            shared.cursors.insert(log, cursor);
         }
         shared.stats.queued = self.ready.len();
         shared.stats.catching_up = self.behind;
@@ -300,7 +388,8 @@ impl Reader {
     /// What there is to tell when everything was read.
     fn at_the_end(&mut self) -> Option<Frame> {
         if std::mem::take(&mut self.passed_over) {
-            return Some(Frame::Checkpoint(self.logs.cursor(&self.shared().cursors)));
+            let cursors = self.shared().cursors.clone();
+            return Some(Frame::Checkpoint(self.logs.cursor(&self.host, self.options.scope, &cursors)));
         }
         if std::mem::take(&mut self.behind) {
             self.shared().stats.catching_up = false;
@@ -312,41 +401,46 @@ impl Reader {
     fn read_page(&mut self) -> Vec<Found> {
         let host = self.host.clone();
         host.read(|keys, feed| {
-            let count = self.places.len();
-            match feed.after(self.seen) {
-                Some(appended) => {
-                    let numbers = appended.filter_map(|key| self.logs.numbers.get(key).copied());
-                    for number in numbers.filter(|number| *number < count) {
-                        mark(&mut self.unread, &mut self.is_unread, number);
-                    }
-                }
-                None => (0..count).for_each(|log| mark(&mut self.unread, &mut self.is_unread, log)),
+            let all = |places: &FxHashMap<usize, Place>| places.keys().copied().collect::<Vec<_>>();
+            let appended = match (&self.options.only, feed.after(self.seen)) {
+                // It was woken for one of its few logs, or has yet to begin.
+                (Some(_), _) | (None, None) => all(&self.places),
+                (None, Some(appended)) => appended.filter_map(|key| self.logs.numbers.get(key).copied()).collect(),
+            };
+            for number in appended {
+                mark(&mut self.unread, &mut self.places, number);
             }
             self.seen = feed.head();
-            if !self.heed_overflow(keys) {
-                return Vec::new();
-            }
             let mut page = Vec::new();
-            while let Some(log) = self.unread.front().copied().filter(|_| page.len() < PAGE) {
-                if !self.read_log(keys, log, &mut page) {
+            if !self.heed_overflow(keys, &mut page) {
+                return page;
+            }
+            let end = page.len() + PAGE;
+            while let Some(log) = self.unread.front().copied().filter(|_| page.len() < end) {
+                if !self.read_log(keys, log, end, &mut page) {
                     self.unread.pop_front();
-                    self.is_unread[log] = false;
+                    if let Some(place) = self.places.get_mut(&log) {
+                        place.is_unread = false;
+                    }
                 }
             }
             page
         })
     }
 
-    /// Does what was asked for when more is unread than the subscription's capacity. `false` if it ends.
-    fn heed_overflow(&mut self, keys: &Keyspace) -> bool {
+    /// Does what was asked for when more is unread than the subscription's capacity. `false` if nothing is to be read
+    /// beyond that now.
+    fn heed_overflow(&mut self, keys: &Keyspace, page: &mut Vec<Found>) -> bool {
         let Some(capacity) = self.options.capacity.filter(|_| self.options.overflow != Overflow::CatchUp) else {
             return true;
         };
-        let unread = |log: &usize| {
-            let stream = stream(keys, &self.logs.names[*log].1);
-            stream.map_or(0, |stream| stream.after(self.places[*log].serial).count())
-        };
-        let counts: Vec<(usize, usize)> = self.unread.iter().map(|log| (*log, unread(log))).collect();
+        let mut counts = Vec::new();
+        for log in &self.unread {
+            if let (Some(stream), Some(place)) = (stream(keys, &self.logs.names[*log].1), self.places.get_mut(log)) {
+                place.turn_to(stream);
+                counts.push((*log, stream.after(place.serial).count()));
+            }
+        }
         let mut excess = counts.iter().map(|(_, count)| count).sum::<usize>().saturating_sub(capacity.get());
         if excess == 0 {
             return true;
@@ -356,100 +450,146 @@ impl Reader {
             self.ended = true;
             return false;
         }
+        let may_read_on = excess <= DROPPED_AT_ONCE;
+        excess = excess.min(DROPPED_AT_ONCE);
         for (log, count) in counts {
             let dropped = count.min(excess);
-            if let Some(last) = dropped
-                .checked_sub(1)
-                .and_then(|last| stream(keys, &self.logs.names[log].1)?.after(self.places[log].serial).nth(last))
-            {
-                self.drop_through(log, last.id, last.serial, dropped as u64);
-            }
             excess -= dropped;
+            let (Some(stream), Some(place)) = (stream(keys, &self.logs.names[log].1), self.places.get_mut(&log)) else {
+                continue;
+            };
+            for entry in stream.after(place.serial).take(dropped) {
+                place.serial = entry.serial;
+                page.push(Found { log, id: entry.id, fields: entry.fields.clone(), is_dropped: true });
+            }
         }
-        true
+        may_read_on
     }
 
-    fn drop_through(&mut self, log: usize, through: EntryId, serial: u64, dropped: u64) {
-        self.shared().stats.dropped += dropped;
-        let place = &mut self.places[log];
-        place.serial = serial;
-        let gap = Gap { log: self.logs.names[log].0, after: place.cursor.last(), through, cause: GapCause::Overflow };
-        self.pass(log, &gap);
+    /// Declares what was dropped.
+    fn tell_dropped(&mut self) {
+        if let Some((log, gap)) = self.dropped.take() {
+            self.pass(log, &gap);
+        }
+    }
+
+    /// Drops the next entry of a log.
+    fn drop_entry(&mut self, log: usize, id: EntryId) {
+        self.shared().stats.dropped += 1;
+        let after = self.places.get_mut(&log).and_then(|place| {
+            let after = place.cursor.last();
+            place.cursor.advance(id);
+            after
+        });
+        match &mut self.dropped {
+            Some((of, gap)) if *of == log => gap.through = id,
+            _ => {
+                self.tell_dropped();
+                let gap = Gap { log: self.logs.names[log].0, after, through: id, cause: GapCause::Overflow };
+                self.dropped = Some((log, gap));
+            }
+        }
     }
 
     /// Declares that positions of a log do not come.
     fn pass(&mut self, log: usize, gap: &Gap) {
+        self.tell_dropped();
         telemetry::count_gap(gap.cause);
         tracing::warn!(log = %gap.log, cause = %gap.cause, through = %gap.through, "completions are missing");
-        let cursor = &mut self.places[log].cursor;
+        let Some(place) = self.places.get_mut(&log) else { return };
         if gap.cause.is_undone() {
-            cursor.rewind(gap.after);
+            place.cursor.rewind(gap.after);
         } else {
-            cursor.advance(gap.through);
+            place.cursor.advance(gap.through);
         }
-        self.places[log].reading = LogReading::from(gap.log, &self.places[log].cursor);
-        let moved = Some((log, self.places[log].cursor.clone()));
+        place.reading = LogReading::from(gap.log, &place.cursor);
+        let moved = Some((log, place.cursor.clone()));
         self.ready.push_back(Ready { frame: Some(Frame::Gap(*gap)), moved });
     }
 
-    /// Reads one log as far as the page reaches; returns whether there is more.
-    fn read_log(&mut self, keys: &Keyspace, log: usize, page: &mut Vec<Found>) -> bool {
-        let Some(stream) = stream(keys, &self.logs.names[log].1) else { return false };
-        let place = &mut self.places[log];
-        if place.stamp != stream.stamp() {
-            place.stamp = stream.stamp();
-            place.serial = 0;
-        }
+    /// Reads one log until the page has `end` entries; returns whether there is more.
+    fn read_log(&mut self, keys: &Keyspace, log: usize, end: usize, page: &mut Vec<Found>) -> bool {
+        let (Some(stream), Some(place)) = (stream(keys, &self.logs.names[log].1), self.places.get_mut(&log)) else {
+            return false;
+        };
+        place.turn_to(stream);
         let mut entries = stream.after(place.serial);
-        for entry in entries.by_ref().take(PAGE - page.len()) {
+        for entry in entries.by_ref().take(end - page.len()) {
             place.serial = entry.serial;
-            page.push(Found { log, id: entry.id, fields: entry.fields.clone() });
+            page.push(Found { log, id: entry.id, fields: entry.fields.clone(), is_dropped: false });
         }
         entries.next().is_some()
     }
 
-    fn take(&mut self, found: Found) {
-        let Found { log: number, id, fields } = found;
-        let log = self.logs.names[number].0;
-        let decoded = wire::decode_entry(log, id, &fields);
-        let prev = match &decoded {
-            Ok(decoded) => decoded.prev,
-            Err(_) => wire::predecessor(&fields).ok().flatten(),
+    /// Whether nothing of the entry but its place matters.
+    fn is_passed_over(&self, found: &Found) -> bool {
+        let of_another = |only: &BTreeSet<ExecutionId>| {
+            wire::execution_of(&found.fields).is_some_and(|execution| !only.contains(&execution))
         };
+        found.is_dropped || self.options.only.as_deref().is_some_and(of_another)
+    }
+
+    fn take(&mut self, found: Found) {
+        let decoded = if self.is_passed_over(&found) {
+            None
+        } else {
+            Some(wire::decode_entry(self.logs.names[found.log].0, found.id, &found.fields))
+        };
+        let Found { log: number, id, fields, is_dropped } = found;
+        let prev = match &decoded {
+            Some(Ok(decoded)) => decoded.prev,
+            Some(Err(_)) | None => wire::predecessor(&fields).ok().flatten(),
+        };
+        if !self.step(number, id, prev) {
+            return;
+        }
+        if is_dropped {
+            return self.drop_entry(number, id);
+        }
+        self.tell_dropped();
+        let log = self.logs.names[number].0;
+        if let Some(Err(error)) = &decoded {
+            tracing::warn!(%log, entry = %id, %error, "unreadable log entry");
+            telemetry::count(telemetry::MALFORMED, 1);
+            let after = self.places.get(&number).and_then(|place| place.cursor.last());
+            return self.pass(number, &Gap { log, after, through: id, cause: GapCause::Unreadable });
+        }
+        let payload = decoded.and_then(Result::ok).map(|decoded| decoded.payload);
+        let payload = payload.filter(|payload| self.options.wants(payload));
+        telemetry::count(telemetry::FILTERED, u64::from(payload.is_none()));
+        let Some(place) = self.places.get_mut(&number) else { return };
+        place.cursor.advance(id);
+        let moved = Some((number, place.cursor.clone()));
+        self.ready.push_back(Ready { frame: payload.map(Frame::Completion), moved });
+    }
+
+    /// Takes the reading to an entry, past what is missing before it. `false` if the subscription has it.
+    fn step(&mut self, number: usize, id: EntryId, prev: Option<Predecessor>) -> bool {
         loop {
-            let place = &mut self.places[number];
+            let Some(place) = self.places.get_mut(&number) else { return false };
             let mut moved = place.cursor.clone();
             match place.reading.step(&mut moved, id, prev) {
-                Step::Skip => return,
+                Step::Skip => return false,
                 Step::LookUp => {
                     let looked_up = self.ends(number);
-                    let place = &mut self.places[number];
+                    let Some(place) = self.places.get_mut(&number) else { return false };
                     let mut back = place.cursor.clone();
                     if let Some(undone) = place.reading.resolve(&mut back, &looked_up) {
                         let reading = place.reading.clone();
                         self.pass(number, &undone);
-                        self.places[number].reading = reading;
+                        if let Some(place) = self.places.get_mut(&number) {
+                            place.reading = reading;
+                        }
                     }
                 }
                 Step::Deliver(gap) => {
                     if let Some(gap) = gap {
                         self.pass(number, &gap);
                     }
-                    break;
+                    return true;
                 }
             }
         }
-        let Ok(decoded) = decoded else {
-            tracing::warn!(%log, entry = %id, "unreadable log entry");
-            telemetry::count(telemetry::MALFORMED, 1);
-            let after = self.places[number].cursor.last();
-            return self.pass(number, &Gap { log, after, through: id, cause: GapCause::Unreadable });
-        };
-        self.places[number].cursor.advance(id);
-        let wanted = self.options.wants(&decoded.payload);
-        telemetry::count(telemetry::FILTERED, u64::from(!wanted));
-        let moved = Some((number, self.places[number].cursor.clone()));
-        self.ready.push_back(Ready { frame: wanted.then(|| Frame::Completion(decoded.payload)), moved });
     }
 
     fn ends(&self, log: usize) -> Vec<EntryId> {
@@ -457,8 +597,10 @@ impl Reader {
     }
 }
 
-fn mark(unread: &mut VecDeque<usize>, is_unread: &mut [bool], log: usize) {
-    if !std::mem::replace(&mut is_unread[log], true) {
+fn mark(unread: &mut VecDeque<usize>, places: &mut FxHashMap<usize, Place>, log: usize) {
+    if let Some(place) = places.get_mut(&log)
+        && !std::mem::replace(&mut place.is_unread, true)
+    {
         unread.push_back(log);
     }
 }
@@ -467,6 +609,7 @@ fn mark(unread: &mut VecDeque<usize>, is_unread: &mut [bool], log: usize) {
 pub(crate) struct Frames {
     frames: BoxStream<'static, Frame>,
     ended: bool,
+    scope: SubscriptionScope,
     shared: Arc<Mutex<Shared>>,
     probe: Arc<EmbeddedLag>,
 }
@@ -498,7 +641,8 @@ impl FusedStream for Frames {
 
 impl SubscriptionSource for Frames {
     fn cursor(&self) -> Cursor {
-        self.probe.logs.cursor(&self.shared().cursors)
+        let cursors = self.shared().cursors.clone();
+        self.probe.logs.cursor(&self.probe.host, self.scope, &cursors)
     }
 
     fn stats(&self) -> SubscriptionStats {

@@ -8,16 +8,16 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use ff_core::EngineError;
+use ff_core::{EngineError, ExecutionId};
 use ff_script::{
     host::{Call, Reply, ScriptHost, ServerVersion},
-    loader,
+    loader, wire,
 };
 
 use crate::{
     Clock, Fault,
     feed::Feed,
-    keyspace::{Access, CommandError, KeyValue, Keyspace, Value},
+    keyspace::{Access, CommandError, KeyValue, Keyspace, Stream, Value},
     listeners::Switchboard,
     script::{Numbers, Running, Script, Shared},
 };
@@ -207,11 +207,17 @@ impl EmbeddedHost {
     }
 
     fn committed(&self, machine: &mut Machine) {
-        let appended = machine.shared.lock().keys.take_appended();
-        if !appended.is_empty() {
-            machine.feed.note(appended);
-            self.switchboard.appended();
+        let mut running = machine.shared.lock();
+        let appended = running.keys.take_appended();
+        if appended.is_empty() {
+            return;
         }
+        if self.switchboard.has_picked() {
+            self.switchboard.ended(last_appended(&running.keys, &appended));
+        }
+        drop(running);
+        machine.feed.note(appended);
+        self.switchboard.appended();
     }
 
     fn lock(&self) -> MutexGuard<'_, Machine> {
@@ -227,6 +233,20 @@ impl EmbeddedHost {
         };
         reply.ok_or(CommandError::fixed("ERR the function's reply is no flat array of strings"))
     }
+}
+
+/// The executions of which the entries tell that were appended last to these streams, each named as often as it was
+/// appended to; `None` for an entry that does not say it as the library does.
+fn last_appended<'a>(keys: &'a Keyspace, appended: &'a [Box<[u8]>]) -> impl Iterator<Item = Option<ExecutionId>> + 'a {
+    let mut counts: BTreeMap<&[u8], usize> = BTreeMap::new();
+    for key in appended {
+        *counts.entry(key).or_default() += 1;
+    }
+    counts.into_iter().flat_map(|(key, count)| {
+        let stream = keys.get::<Stream>(key).ok().flatten();
+        let newest = stream.into_iter().flat_map(move |stream| stream.iter().rev().take(count));
+        newest.map(|entry| wire::execution_of(&entry.fields))
+    })
 }
 
 fn fresh(shared: &Shared) -> Script {

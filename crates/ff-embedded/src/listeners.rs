@@ -10,10 +10,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use ff_core::{LaneId, Partition, WorkSignal, WorkSignals};
+use ff_core::{ExecutionId, LaneId, Partition, WorkSignal, WorkSignals};
 use ff_script::keys;
 use futures::{Stream, task::AtomicWaker};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::keyspace::Listeners;
 
@@ -24,11 +24,14 @@ pub(crate) struct Switchboard {
     appends: watch::Sender<u64>,
     subscriptions: Arc<AtomicUsize>,
     wake_channels: Mutex<HashMap<Vec<u8>, Weak<WakeUps>>>,
+    /// Who waits for the end of which executions.
+    picked: Mutex<HashMap<ExecutionId, Vec<Arc<Notify>>>>,
 }
 
 impl Default for Switchboard {
     fn default() -> Self {
-        Self { appends: watch::Sender::new(0), subscriptions: Arc::default(), wake_channels: Mutex::default() }
+        let (wake_channels, picked) = (Mutex::default(), Mutex::default());
+        Self { appends: watch::Sender::new(0), subscriptions: Arc::default(), wake_channels, picked }
     }
 }
 
@@ -43,6 +46,33 @@ impl Switchboard {
         self.appends.subscribe()
     }
 
+    /// Waits for the ends of these executions and no others.
+    pub(crate) fn pick(self: &Arc<Self>, only: &Arc<BTreeSet<ExecutionId>>) -> Picking {
+        let woken = Arc::new(Notify::new());
+        let mut picked = lock(&self.picked);
+        for execution in &**only {
+            picked.entry(*execution).or_default().push(woken.clone());
+        }
+        drop(picked);
+        Picking { switchboard: self.clone(), only: only.clone(), woken }
+    }
+
+    /// Whether anybody waits for certain executions.
+    pub(crate) fn has_picked(&self) -> bool {
+        !lock(&self.picked).is_empty()
+    }
+
+    /// Tells who waits for one of these executions; everybody, where it is not known which one has ended.
+    pub(crate) fn ended(&self, executions: impl Iterator<Item = Option<ExecutionId>>) {
+        let picked = lock(&self.picked);
+        for execution in executions {
+            match execution {
+                Some(execution) => picked.get(&execution).into_iter().flatten().for_each(|woken| woken.notify_one()),
+                None => picked.values().flatten().for_each(|woken| woken.notify_one()),
+            }
+        }
+    }
+
     pub(crate) fn subscriptions(&self) -> &Arc<AtomicUsize> {
         &self.subscriptions
     }
@@ -52,6 +82,35 @@ impl Switchboard {
         let mut channels = lock(&self.wake_channels);
         channels.retain(|_, listening| listening.strong_count() > 0);
         channels.insert(channel.into_bytes(), Arc::downgrade(wake_ups));
+    }
+}
+
+/// A place among those that wait for certain executions; dropping it gives the place back.
+#[derive(Debug)]
+pub(crate) struct Picking {
+    switchboard: Arc<Switchboard>,
+    only: Arc<BTreeSet<ExecutionId>>,
+    woken: Arc<Notify>,
+}
+
+impl Picking {
+    /// Returns when one of them has ended since the last time.
+    pub(crate) async fn next(&self) {
+        self.woken.notified().await;
+    }
+}
+
+impl Drop for Picking {
+    fn drop(&mut self) {
+        let mut picked = lock(&self.switchboard.picked);
+        for execution in &*self.only {
+            if let Some(waiting) = picked.get_mut(execution) {
+                waiting.retain(|other| !Arc::ptr_eq(other, &self.woken));
+                if waiting.is_empty() {
+                    picked.remove(execution);
+                }
+            }
+        }
     }
 }
 

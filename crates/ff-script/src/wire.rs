@@ -250,6 +250,14 @@ pub fn predecessor(fields: &[(Bytes, Bytes)]) -> Result<Option<Predecessor>, Wir
     EntryFields::from(fields).predecessor()
 }
 
+/// The execution of which an entry tells, where it is written as the library writes it. The rest is not looked at.
+#[must_use]
+pub fn execution_of(fields: &[(Bytes, Bytes)]) -> Option<ExecutionId> {
+    let event = std::str::from_utf8(EntryFields::from(fields).event?).ok()?;
+    let (id, _) = event.strip_prefix(r#"{"execution_id":""#)?.split_once('"')?;
+    id.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use ff_core::Partition;

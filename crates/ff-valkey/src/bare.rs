@@ -9,7 +9,7 @@
 //! [`HELD`] the oldest is given up, with a warning. Positioned events never wait for any of this.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -124,10 +124,13 @@ impl BareEvents {
 }
 
 /// The tag keys on whose values it still depends which of `filters` an execution of this namespace passes.
-fn tags_wanted(filters: &[ScannerFilter], namespace: Option<&str>) -> Vec<String> {
+fn tags_wanted<'a>(filters: impl IntoIterator<Item = &'a ScannerFilter>, namespace: Option<&str>) -> Vec<String> {
     let depends = |filter: &&ScannerFilter| filter.namespace.as_ref().is_none_or(|ns| Some(ns.as_str()) == namespace);
-    let keys: BTreeSet<&String> =
-        filters.iter().filter(depends).filter_map(|filter| filter.instance_tag.as_ref().map(|(key, _)| key)).collect();
+    let keys: BTreeSet<&String> = filters
+        .into_iter()
+        .filter(depends)
+        .filter_map(|filter| filter.instance_tag.as_ref().map(|(key, _)| key))
+        .collect();
     keys.into_iter().cloned().collect()
 }
 
@@ -155,7 +158,7 @@ type Batch = Vec<(u64, HeldEvent)>;
 
 /// Decides what it can, holds the rest again, and returns an error of those if there is one.
 async fn decide_batch(hub: &Arc<Hub>, attributes: &dyn Attributes, mut batch: Batch) -> Option<EngineError> {
-    let filters: Vec<ScannerFilter> =
+    let filters: HashSet<ScannerFilter> =
         hub.with_state(|State { fanout, .. }| fanout.distinct_filters().filter(|f| !f.is_noop()).cloned().collect());
     let mut failure = None;
     if filters.iter().any(|filter| filter.namespace.is_some()) {
@@ -204,7 +207,7 @@ async fn decide_batch(hub: &Arc<Hub>, attributes: &dyn Attributes, mut batch: Ba
 }
 
 /// Hands the event to the filters that were asked for and that it passes.
-fn pass(hub: &Arc<Hub>, held: &HeldEvent, asked: &[ScannerFilter], keys: &[String], values: &[Answer]) {
+fn pass(hub: &Arc<Hub>, held: &HeldEvent, asked: &HashSet<ScannerFilter>, keys: &[String], values: &[Answer]) {
     let namespace = held.namespace.as_ref().and_then(Option::as_deref);
     let value = |key: &str| keys.iter().position(|k| k == key).and_then(|at| values.get(at)?.as_deref());
     let wanted = |filter: &ScannerFilter| {

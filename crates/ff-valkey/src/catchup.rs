@@ -32,7 +32,7 @@ use std::{
 };
 
 use ff_core::{
-    EngineError, EntryId, Gap, GapCause, LogCursor, LogId, SubscribeOptions,
+    EngineError, EntryId, Gap, GapCause, LogCursor, LogId, Partition, SubscribeOptions,
     reader::{LogReading, Step},
 };
 use futures::{
@@ -275,11 +275,16 @@ impl CatchUp {
         }
     }
 
-    /// The logs in which it does not stand where the hub stands, in the order of their turns.
+    /// The logs that matter to it and in which it does not stand where the hub stands, in the order of their turns.
     fn behind(&self, hub: &[LogCursor]) -> Vec<usize> {
         let logs = hub.len();
         let turns = (0..logs).map(|offset| (self.turn + offset) % logs);
-        turns.filter(|index| self.vector[*index].last() != hub[*index].last()).collect()
+        let differs = |index: &usize| self.vector[*index].last() != hub[*index].last();
+        turns.filter(differs).filter(|index| self.concerns(*index)).collect()
+    }
+
+    fn concerns(&self, index: usize) -> bool {
+        u16::try_from(index).is_ok_and(|number| self.options.concerns(Partition::new(number)))
     }
 
     /// Goes live if the recent events hold all that is missing and it finds room.

@@ -12,9 +12,9 @@
 //! and it reads the log itself, at its own pace. The copy is made once per event, however many queues were full. Who
 //! asked for the oldest to be dropped, or to be closed, stays out of this.
 //!
-//! Subscriptions are grouped by filter, and groups by the namespace that their filter names, so that an event is
-//! matched once per distinct filter and only against filters that can want it. Those that want certain executions are
-//! found by the execution.
+//! Subscriptions are grouped by filter. Filters name exact values, so groups are found by the namespace and the tags of
+//! an event, and no filter is looked at that does not pass. Those that want certain executions are found by the
+//! execution, and learn of the gaps in the logs of these executions only.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -72,11 +72,75 @@ struct Group {
     members: BTreeMap<SubscriptionId, Subscription>,
 }
 
+/// The groups of one namespace, or of those whose filter names none, by the tag that the filter names.
+#[derive(Debug, Default)]
+struct Groups {
+    untagged: Option<Group>,
+    tagged: HashMap<String, HashMap<String, Group>>,
+}
+
+impl Groups {
+    fn get_mut(&mut self, filter: &ScannerFilter) -> Option<&mut Group> {
+        match &filter.instance_tag {
+            None => self.untagged.as_mut(),
+            Some((key, value)) => self.tagged.get_mut(key)?.get_mut(value),
+        }
+    }
+
+    fn get_or_add(&mut self, filter: &ScannerFilter) -> &mut Group {
+        let new = || Group { filter: filter.clone(), members: BTreeMap::new() };
+        match &filter.instance_tag {
+            None => self.untagged.get_or_insert_with(new),
+            Some((key, value)) => self.tagged.entry(key.clone()).or_default().entry(value.clone()).or_insert_with(new),
+        }
+    }
+
+    fn remove(&mut self, filter: &ScannerFilter) {
+        let Some((key, value)) = &filter.instance_tag else {
+            self.untagged = None;
+            return;
+        };
+        if let Some(values) = self.tagged.get_mut(key) {
+            values.remove(value);
+            if values.is_empty() {
+                self.tagged.remove(key);
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.untagged.is_none() && self.tagged.is_empty()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Group> {
+        self.untagged.iter().chain(self.tagged.values().flat_map(HashMap::values))
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Group> {
+        self.untagged.iter_mut().chain(self.tagged.values_mut().flat_map(HashMap::values_mut))
+    }
+
+    /// Visits the groups whose filter an event of this namespace passes.
+    fn visit(&mut self, event: &CompletionPayload, mut visit: impl FnMut(&mut Group)) {
+        if let Some(group) = &mut self.untagged {
+            visit(group);
+        }
+        if self.tagged.is_empty() {
+            return;
+        }
+        for (key, value) in event.tags.iter() {
+            if let Some(group) = self.tagged.get_mut(key).and_then(|values| values.get_mut(value)) {
+                visit(group);
+            }
+        }
+    }
+}
+
 /// All subscriptions and the recent events.
 #[derive(Debug, Default)]
 pub(crate) struct Fanout {
     /// By the namespace that the filter names.
-    groups: HashMap<Option<Namespace>, Vec<Group>>,
+    groups: HashMap<Option<Namespace>, Groups>,
     /// Those that want certain executions only.
     picking: BTreeMap<SubscriptionId, Subscription>,
     picked: HashMap<ExecutionId, Vec<SubscriptionId>>,
@@ -146,11 +210,7 @@ impl Fanout {
             return id;
         }
         let groups = self.groups.entry(options.filter.namespace.clone()).or_default();
-        let at = groups.iter().position(|group| group.filter == options.filter).unwrap_or_else(|| {
-            groups.push(Group { filter: options.filter.clone(), members: BTreeMap::new() });
-            groups.len() - 1
-        });
-        groups[at].members.insert(id, subscription);
+        groups.get_or_add(&options.filter).members.insert(id, subscription);
         id
     }
 
@@ -193,10 +253,10 @@ impl Fanout {
 
     fn leave_group(&mut self, id: SubscriptionId, filter: &ScannerFilter) -> Option<Subscription> {
         let groups = self.groups.get_mut(&filter.namespace)?;
-        let at = groups.iter().position(|group| group.filter == *filter)?;
-        let gone = groups[at].members.remove(&id);
-        if groups[at].members.is_empty() {
-            groups.swap_remove(at);
+        let group = groups.get_mut(filter)?;
+        let gone = group.members.remove(&id);
+        if group.members.is_empty() {
+            groups.remove(filter);
         }
         if groups.is_empty() {
             self.groups.remove(&filter.namespace);
@@ -256,13 +316,12 @@ impl Fanout {
         if options.only.is_some() {
             return self.picking.get_mut(&id);
         }
-        let groups = self.groups.get_mut(&options.filter.namespace)?;
-        groups.iter_mut().find(|group| group.filter == options.filter)?.members.get_mut(&id)
+        self.groups.get_mut(&options.filter.namespace)?.get_mut(&options.filter)?.members.get_mut(&id)
     }
 
     /// The filters of all subscriptions, each once.
     pub(crate) fn distinct_filters(&self) -> impl Iterator<Item = &ScannerFilter> {
-        self.groups.values().flatten().map(|group| &group.filter)
+        self.groups.values().flat_map(Groups::iter).map(|group| &group.filter)
     }
 
     /// Puts an event that stands in no log into the queues of those members of `wanted` groups that were there before
@@ -273,7 +332,7 @@ impl Fanout {
         horizon: SubscriptionId,
         wanted: impl Fn(&ScannerFilter) -> bool,
     ) {
-        for group in self.groups.values().flatten().filter(|group| wanted(&group.filter)) {
+        for group in self.groups.values().flat_map(Groups::iter).filter(|group| wanted(&group.filter)) {
             for (_, member) in group.members.range(..horizon) {
                 if matches!(member.state, State::Closed) {
                     continue;
@@ -293,12 +352,12 @@ impl Fanout {
             None => [self.groups.get_mut(&None), None],
             named => self.groups.get_disjoint_mut([&None, named]),
         };
-        for group in candidates.into_iter().flatten().flatten() {
-            if group.filter.matches_completion(event) {
+        for groups in candidates.into_iter().flatten() {
+            groups.visit(event, |group| {
                 for (id, member) in &mut group.members {
                     offering.offer(*id, member, || Item::Event(event.clone()));
                 }
-            }
+            });
         }
         for id in self.picked.get(&event.execution_id).into_iter().flatten() {
             if let Some(member) = self.picking.get_mut(id).filter(|member| member.options.wants(event)) {
@@ -319,7 +378,8 @@ impl Fanout {
     }
 
     fn all(&mut self) -> impl Iterator<Item = (&SubscriptionId, &mut Subscription)> {
-        self.groups.values_mut().flatten().flat_map(|group| &mut group.members).chain(&mut self.picking)
+        let groups = self.groups.values_mut().flat_map(Groups::iter_mut);
+        groups.flat_map(|group| &mut group.members).chain(&mut self.picking)
     }
 
     /// How many completions wait for the subscriptions of each name, those that have none together.
@@ -423,7 +483,8 @@ impl Deliver for Fanout {
         self.ring.forget(usize::from(gap.log.partition.number()));
         let shared = Arc::new(*gap);
         let mut offering = Offering::new(before);
-        for (id, member) in self.all().filter(|(_, member)| member.framed) {
+        let concerned = |member: &Subscription| member.framed && member.options.concerns(gap.log.partition);
+        for (id, member) in self.all().filter(|(_, member)| concerned(member)) {
             offering.offer(*id, member, || Item::Gap(shared.clone()));
         }
         self.close_offering(offering.end());

@@ -4,7 +4,7 @@ use ff_core::{Outcome, Partition, Scope};
 use uuid::Uuid;
 
 use super::*;
-use crate::{queue::Taken, simulated};
+use crate::simulated;
 
 fn log() -> LogId {
     LogId { partition: Partition::new(0), scope: Scope::Flows }
@@ -39,7 +39,7 @@ fn join(fanout: &mut Fanout, filter: &ScannerFilter, queue: Arc<Queue>) -> Subsc
 
 fn items(queue: &Queue) -> Vec<Item> {
     let next = || match queue.poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(Some(Taken::Item(item))) => Some(item),
+        Poll::Ready(Some(item)) => Some(item),
         _ => None,
     };
     std::iter::from_fn(next).collect()

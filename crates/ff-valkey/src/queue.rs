@@ -1,8 +1,11 @@
 //! The queue between the hub and who polls a subscription. Bounded; who puts into it never waits, unless it asked for
 //! room beforehand, and who polls it never holds anybody up.
+//!
+//! What is dropped from a queue leaves a mark where it stood, behind the gaps that were there before it. So an overflow
+//! is reported in its order, spans no two histories of a log, and never takes a cursor back.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -22,14 +25,20 @@ pub(crate) enum Item {
     CaughtUp,
     /// The cursors of all logs of the scope.
     Checkpoint(Arc<[LogCursor]>),
+    /// What stood here of this log, up to this entry, was dropped. Only the queue itself makes one.
+    Dropped(LogId, EntryId),
 }
 
-/// What a poll gives.
-#[derive(Debug)]
-pub(crate) enum Taken {
-    Item(Item),
-    /// Everything of this log up to this entry that was in the queue was dropped from it.
-    Dropped(LogId, EntryId),
+impl Item {
+    /// The log that it is about, if it is about one.
+    fn log(&self) -> Option<LogId> {
+        match self {
+            Self::Event(event) => event.position.map(|position| position.log),
+            Self::Gap(gap) => Some(gap.log),
+            Self::Dropped(log, _) => Some(*log),
+            Self::CaughtUp | Self::Checkpoint(_) => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -52,8 +61,48 @@ struct Inner {
     awaited: Option<usize>,
     /// Nothing comes any more.
     closed: bool,
-    dropped: BTreeMap<LogId, EntryId>,
+    /// How many of the items are marks of what was dropped. They take no place: there is at most one per log between
+    /// two gaps of it.
+    marks: usize,
     counts: QueueCounts,
+}
+
+impl Inner {
+    /// How many places are taken.
+    fn taken(&self) -> usize {
+        self.items.len() - self.marks + self.reserved
+    }
+
+    /// Drops the oldest event or checkpoint; where there is none, the oldest gap of what had not come anyway. `false` if
+    /// there is nothing that may be dropped.
+    fn drop_oldest(&mut self) -> bool {
+        let came = |item: &Item| matches!(item, Item::Event(_) | Item::Checkpoint(_));
+        let missing = |item: &Item| matches!(item, Item::Gap(gap) if !gap.cause.is_undone());
+        let oldest = self.items.iter().position(came).or_else(|| self.items.iter().position(missing));
+        let Some(oldest) = oldest else { return false };
+        match self.items.remove(oldest) {
+            Some(Item::Event(event)) => {
+                self.counts.dropped += 1;
+                if let Some(position) = event.position {
+                    self.mark(oldest, position.log, position.entry);
+                }
+            }
+            Some(Item::Gap(gap)) => self.mark(oldest, gap.log, gap.through),
+            _ => {}
+        }
+        true
+    }
+
+    /// Notes that what stood at `at` was dropped.
+    fn mark(&mut self, at: usize, log: LogId, through: EntryId) {
+        let before = self.items.range_mut(..at).rev().find(|item| item.log() == Some(log));
+        if let Some(Item::Dropped(_, up_to)) = before {
+            *up_to = through;
+        } else {
+            self.items.insert(at, Item::Dropped(log, through));
+            self.marks += 1;
+        }
+    }
 }
 
 /// What has happened to a queue.
@@ -101,7 +150,7 @@ impl Queue {
 
     pub(crate) fn counts(&self) -> QueueCounts {
         let inner = self.lock();
-        QueueCounts { queued: inner.items.len(), ..inner.counts }
+        QueueCounts { queued: inner.items.len() - inner.marks, ..inner.counts }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -112,7 +161,7 @@ impl Queue {
     /// Puts an item in; `false` if there is no room.
     pub(crate) fn push(&self, item: Item) -> bool {
         let inner = self.lock();
-        if inner.items.len() + inner.reserved >= self.capacity {
+        if inner.taken() >= self.capacity {
             return false;
         }
         self.put(inner, item);
@@ -124,21 +173,10 @@ impl Queue {
         self.put(self.lock(), item);
     }
 
-    /// Puts an item in, in the place of the oldest event if there is no room.
+    /// Puts an item in, in the place of the oldest if there is no room.
     pub(crate) fn push_dropping(&self, item: Item) {
         let mut inner = self.lock();
-        while inner.items.len() >= self.capacity {
-            let Some(oldest) = inner.items.iter().position(|item| !matches!(item, Item::Gap(_) | Item::CaughtUp))
-            else {
-                break;
-            };
-            if let Some(Item::Event(event)) = inner.items.remove(oldest) {
-                inner.counts.dropped += 1;
-                if let Some(position) = event.position {
-                    inner.dropped.insert(position.log, position.entry);
-                }
-            }
-        }
+        while inner.taken() >= self.capacity && inner.drop_oldest() {}
         self.put(inner, item);
     }
 
@@ -162,7 +200,7 @@ impl Queue {
     pub(crate) fn try_reserve(self: &Arc<Self>, count: usize) -> Option<Room> {
         let count = count.clamp(1, self.capacity);
         let mut inner = self.lock();
-        if inner.items.len() + inner.reserved + count > self.capacity {
+        if inner.taken() + count > self.capacity {
             return None;
         }
         inner.reserved += count;
@@ -183,7 +221,7 @@ impl Queue {
     }
 
     /// The next item; `None` when it is closed and empty.
-    pub(crate) fn poll(&self, context: &mut Context<'_>) -> Poll<Option<Taken>> {
+    pub(crate) fn poll(&self, context: &mut Context<'_>) -> Poll<Option<Item>> {
         // Others on this thread have their turn although there is always something here.
         let turn = ready!(coop::poll_proceed(context));
         if let Some(taken) = self.take() {
@@ -201,20 +239,18 @@ impl Queue {
         }
     }
 
-    fn take(&self) -> Option<Option<Taken>> {
+    fn take(&self) -> Option<Option<Item>> {
         let mut inner = self.lock();
-        if let Some((log, entry)) = inner.dropped.pop_first() {
-            return Some(Some(Taken::Dropped(log, entry)));
-        }
         let Some(item) = inner.items.pop_front() else { return inner.closed.then_some(None) };
+        inner.marks -= usize::from(matches!(item, Item::Dropped(..)));
         // Not before there is enough: whoever waits for many places would be woken for each.
-        let taken = inner.items.len() + inner.reserved;
+        let taken = inner.taken();
         let made_room = inner.awaited.take_if(|count| taken + *count <= self.capacity);
         drop(inner);
         if made_room.is_some() {
             self.room.notify_one();
         }
-        Some(Some(Taken::Item(item)))
+        Some(Some(item))
     }
 }
 

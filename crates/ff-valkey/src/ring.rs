@@ -7,7 +7,7 @@ use std::{
 
 use ff_core::{CompletionPayload, EntryId, LogCursor};
 
-/// At most this many events, and about this many bytes of their results and texts, are kept.
+/// At most this many events, and about this many bytes of them with all that they hold, are kept.
 const EVENTS: usize = 4096;
 const BYTES: usize = 8 << 20;
 
@@ -20,6 +20,16 @@ struct Recent {
     bytes: usize,
 }
 
+/// What an event takes of memory if it shares its texts with no other.
+fn size_of_event(event: &CompletionPayload) -> usize {
+    /// A tag's place in its map, and the two texts' own.
+    const TAG: usize = 4 * size_of::<usize>() + 2 * size_of::<String>();
+    let result = event.payload_bytes.as_ref().map_or(0, bytes::Bytes::len);
+    let reason = event.reason.as_ref().map_or(0, |reason| reason.len());
+    let tags: usize = event.tags.iter().map(|(key, value)| TAG + key.len() + value.len()).sum();
+    size_of::<CompletionPayload>() + result + reason + tags
+}
+
 /// The recent events of all logs in the order of their delivery.
 #[derive(Debug, Default)]
 pub(crate) struct Ring {
@@ -29,9 +39,7 @@ pub(crate) struct Ring {
 
 impl Ring {
     pub(crate) fn push(&mut self, index: usize, before: Option<EntryId>, event: Arc<CompletionPayload>) {
-        let texts =
-            event.payload_bytes.as_ref().map_or(0, bytes::Bytes::len) + event.reason.as_ref().map_or(0, |r| r.len());
-        let bytes = size_of::<CompletionPayload>() + texts;
+        let bytes = size_of_event(&event);
         self.bytes += bytes;
         self.recent.push_back(Recent { index, before, event, bytes });
         while self.recent.len() > EVENTS || self.bytes > BYTES {
@@ -105,6 +113,17 @@ mod tests {
         }
         assert!(ring.after(&[0], &vector).is_none());
         assert_eq!(ring.recent.len(), EVENTS);
+    }
+
+    #[test]
+    fn large_tags_do_not_make_it_grow() {
+        let mut ring = Ring::default();
+        for number in 0..EVENTS {
+            let mut large = CompletionPayload::clone(&event());
+            large.tags = ff_core::Tags::new((0..32).map(|tag| (format!("{number}-{tag}"), "v".repeat(128)))).unwrap();
+            ring.push(0, None, Arc::new(large));
+        }
+        assert!(ring.bytes <= BYTES && ring.recent.len() < BYTES / (32 * 128), "{} of them", ring.recent.len());
     }
 
     #[test]

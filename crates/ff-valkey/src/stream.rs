@@ -16,7 +16,7 @@ use futures::{Stream, stream::FusedStream};
 use crate::{
     hub::{Joined, Membership},
     lag::ServerLag,
-    queue::{Item, Queue, Taken},
+    queue::{Item, Queue},
     telemetry,
 };
 
@@ -38,10 +38,49 @@ impl Stream for Completions {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
             match std::task::ready!(self.queue.poll(context)) {
-                Some(Taken::Item(Item::Event(event))) => return Poll::Ready(Some(Arc::unwrap_or_clone(event))),
+                Some(Item::Event(event)) => return Poll::Ready(Some(Arc::unwrap_or_clone(event))),
                 Some(_) => {}
                 None => return Poll::Ready(None),
             }
+        }
+    }
+}
+
+/// Where one scope's part of an extended subscription stands: after everything that was yielded. Shared with others
+/// until the next event moves it.
+#[derive(Debug, Clone)]
+pub(crate) struct Place(pub(crate) Arc<[LogCursor]>);
+
+impl Place {
+    fn cursor(&mut self, log: LogId) -> Option<&mut LogCursor> {
+        Arc::make_mut(&mut self.0).get_mut(usize::from(log.partition.number()))
+    }
+
+    /// The frame for what was taken from the queue, other than a checkpoint or the news of having caught up.
+    pub(crate) fn frame(&mut self, taken: Item) -> Option<Frame> {
+        match taken {
+            Item::Event(event) => {
+                if let Some(position) = event.position
+                    && let Some(cursor) = self.cursor(position.log)
+                {
+                    cursor.advance(position.entry);
+                }
+                Some(Frame::Completion(Arc::unwrap_or_clone(event)))
+            }
+            Item::Gap(gap) => {
+                if let Some(cursor) = self.cursor(gap.log) {
+                    if gap.cause.is_undone() { cursor.rewind(gap.after) } else { cursor.advance(gap.through) }
+                }
+                Some(Frame::Gap(*gap))
+            }
+            Item::Dropped(log, through) => {
+                let cursor = self.cursor(log)?;
+                let gap = Gap { log, after: cursor.last(), through, cause: GapCause::Overflow };
+                cursor.advance(through);
+                telemetry::count_cause(telemetry::GAPS, GapCause::Overflow.as_str(), 1);
+                Some(Frame::Gap(gap))
+            }
+            Item::CaughtUp | Item::Checkpoint(_) => None,
         }
     }
 }
@@ -50,47 +89,15 @@ impl Stream for Completions {
 struct Part {
     scope: Scope,
     queue: Arc<Queue>,
-    /// After everything that was yielded. Shared with others until the next event moves it.
-    cursors: Arc<[LogCursor]>,
+    place: Place,
     caught_up: bool,
     _membership: Membership,
 }
 
 impl Part {
     fn new(scope: Scope, joined: Joined) -> Self {
-        Self { scope, queue: joined.queue, cursors: joined.start, caught_up: false, _membership: joined.membership }
-    }
-
-    fn cursor(&mut self, log: LogId) -> Option<&mut LogCursor> {
-        Arc::make_mut(&mut self.cursors).get_mut(usize::from(log.partition.number()))
-    }
-
-    /// The frame for what was taken from the queue, other than a checkpoint or the news of having caught up.
-    fn frame(&mut self, taken: Taken) -> Option<Frame> {
-        match taken {
-            Taken::Item(Item::Event(event)) => {
-                if let Some(position) = event.position
-                    && let Some(cursor) = self.cursor(position.log)
-                {
-                    cursor.advance(position.entry);
-                }
-                Some(Frame::Completion(Arc::unwrap_or_clone(event)))
-            }
-            Taken::Item(Item::Gap(gap)) => {
-                if let Some(cursor) = self.cursor(gap.log) {
-                    if gap.cause.is_undone() { cursor.rewind(gap.after) } else { cursor.advance(gap.through) }
-                }
-                Some(Frame::Gap(*gap))
-            }
-            Taken::Dropped(log, through) => {
-                let cursor = self.cursor(log)?;
-                let gap = Gap { log, after: cursor.last(), through, cause: GapCause::Overflow };
-                cursor.advance(through);
-                telemetry::count_cause(telemetry::GAPS, GapCause::Overflow.as_str(), 1);
-                Some(Frame::Gap(gap))
-            }
-            Taken::Item(Item::CaughtUp | Item::Checkpoint(_)) => None,
-        }
+        let place = Place(joined.start);
+        Self { scope, queue: joined.queue, place, caught_up: false, _membership: joined.membership }
     }
 }
 
@@ -117,18 +124,18 @@ impl Frames {
         loop {
             let Some(taken) = std::task::ready!(self.parts[at].queue.poll(context)) else { return Poll::Ready(None) };
             match taken {
-                Taken::Item(Item::Checkpoint(cursors)) => {
-                    self.parts[at].cursors = cursors;
+                Item::Checkpoint(cursors) => {
+                    self.parts[at].place = Place(cursors);
                     return Poll::Ready(Some(Frame::Checkpoint(self.cursor())));
                 }
-                Taken::Item(Item::CaughtUp) => {
+                Item::CaughtUp => {
                     self.parts[at].caught_up = true;
                     if self.parts.iter().all(|part| part.caught_up && !part.queue.catching_up()) {
                         return Poll::Ready(Some(Frame::CaughtUp));
                     }
                 }
                 taken => {
-                    if let Some(frame) = self.parts[at].frame(taken) {
+                    if let Some(frame) = self.parts[at].place.frame(taken) {
                         return Poll::Ready(Some(frame));
                     }
                 }
@@ -175,7 +182,7 @@ impl FusedStream for Frames {
 
 impl SubscriptionSource for Frames {
     fn cursor(&self) -> Cursor {
-        let logs = |scope| self.parts.iter().find(|part| part.scope == scope).map(|part| part.cursors.clone());
+        let logs = |scope| self.parts.iter().find(|part| part.scope == scope).map(|part| part.place.0.clone());
         Cursor::new(logs(Scope::Flows).unwrap_or_default(), logs(Scope::Solo))
     }
 

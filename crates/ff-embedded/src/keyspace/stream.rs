@@ -163,6 +163,13 @@ impl Stream {
         nodes.flat_map(|node| &node.entries).filter(move |entry| (first..=last).contains(&entry.id))
     }
 
+    /// The first entry with a larger id.
+    pub(crate) fn following(&self, id: EntryId) -> Option<&Entry> {
+        let passed = |node: &Node| node.entries.back().is_none_or(|entry| entry.id <= id);
+        let from = self.nodes.partition_point(passed);
+        self.nodes.range(from..).flat_map(|node| &node.entries).find(|entry| entry.id > id)
+    }
+
     /// The entries that were appended after `serial`.
     pub(crate) fn after(&self, serial: u64) -> impl Iterator<Item = &Entry> {
         let seen = |node: &Node| node.entries.back().is_none_or(|entry| entry.serial <= serial);
