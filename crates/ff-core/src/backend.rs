@@ -17,8 +17,8 @@ use bytes::Bytes;
 use crate::{
     CancelOutcome, Claim, ClaimRequest, EngineError, ExecutionId, ExecutionSnapshot, ExecutionSubmission, FailOutcome,
     Failure, FlowCancellation, FlowId, FlowSnapshot, FlowSubmission, LaneId, Lease, Partition, PartitionCount,
-    ReconcileCursor, ReconcileReport, RenewOutcome, ResolveReport, SubmittedExecution, SubmittedFlow, SubscribeBackend,
-    SweepPolicy, SweepReport, WorkSignals,
+    ReconcileCursor, ReconcileReport, ReleaseOutcome, RenewOutcome, ResolveReport, SubmittedExecution, SubmittedFlow,
+    SubscribeBackend, SweepPolicy, SweepReport, WorkSignals,
 };
 
 /// Accepts flows and solo executions.
@@ -44,7 +44,8 @@ pub trait SubmitBackend: Send + Sync + 'static {
 /// Hands out work and takes back its end.
 #[async_trait]
 pub trait WorkBackend: Send + Sync + 'static {
-    /// The work signals of a lane. Every stream of this process for the lane gets each signal. Subscribed when the call returns; begins with nothing, so ask
+    /// The work signals of a lane, and the lost leases of this process, of whatever lane. Every stream of this process
+    /// for the lane gets each signal. Subscribed when the call returns; begins with nothing, so ask
     /// [`WorkBackend::await_work`] once for what is there already.
     ///
     /// # Errors
@@ -61,18 +62,29 @@ pub trait WorkBackend: Send + Sync + 'static {
     /// Claims executions of one lane in one partition, highest priority first, then oldest first.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] for more than [`limits::CLAIM_BATCH`](crate::limits::CLAIM_BATCH) at once. After a transport error claimed executions may be
-    /// lost to the caller; they return when their lease runs out.
+    /// [`EngineError::InvalidInput`] for more than [`limits::CLAIM_BATCH`](crate::limits::CLAIM_BATCH) at once. After a transport error executions may have been
+    /// claimed: repeat the claim with the same id. Those that nobody asks for again return when their lease runs out,
+    /// which does not count as an expiry.
     ///
     /// # Cancel safety
-    /// Dropping the future may lose what was claimed, in the same way.
+    /// Dropping the future may leave executions claimed, in the same way.
     async fn claim(&self, request: &ClaimRequest) -> Result<Claim, EngineError>;
 
-    /// Extends leases to `lease` from now; the answers are in the order of `leases`.
+    /// Extends leases to `lease` from now; the answers are in the order of `leases`. A lease's first renewal confirms
+    /// that a worker has it: only then does it count when it runs out. A lease whose attempt has used up its time is not
+    /// extended.
     ///
     /// # Errors
     /// Transport errors; some leases may have been renewed.
     async fn renew(&self, leases: &[Lease], lease: Duration) -> Result<Vec<RenewOutcome>, EngineError>;
+
+    /// Gives leases back, for work that is not to be done here after all: the executions go back to the queue at once,
+    /// and a waiting process is signalled. That costs neither an attempt nor a lease expiry. The answers are in the
+    /// order of `leases`; repeating the call gives the same, unless the execution was claimed meanwhile.
+    ///
+    /// # Errors
+    /// Transport errors; some leases may have been given back.
+    async fn release(&self, leases: &[Lease]) -> Result<Vec<ReleaseOutcome>, EngineError>;
 
     /// Ends an execution with success. `result` is kept with it, up to 1 MiB.
     ///

@@ -73,6 +73,30 @@ impl FromStr for FlowId {
     }
 }
 
+/// The identity of a claim, kept while it is repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClaimId(Uuid);
+
+impl ClaimId {
+    /// A new id.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
+
+impl From<Uuid> for ClaimId {
+    fn from(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+}
+
+impl fmt::Display for ClaimId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// The identity of an execution: its partition and a uuid, printed `{fp:N}:<uuid>`.
 ///
 /// All members of a flow carry the flow's partition; a solo execution carries that of its own uuid.

@@ -33,7 +33,7 @@ pub use cursor::Cursor;
 pub use error::{EngineError, StateConflict};
 pub use filter::ScannerFilter;
 pub use gap::{Gap, GapCause};
-pub use id::{ExecutionId, FlowId};
+pub use id::{ClaimId, ExecutionId, FlowId};
 pub use name::{LaneId, Namespace, Tags, WorkerId};
 pub use partition::{Partition, PartitionCount};
 pub use payload::CompletionPayload;
@@ -52,5 +52,6 @@ pub use subscription::{
 pub use wait::{WaitBackend, WaitOptions};
 pub use work::{
     CancelOutcome, Claim, ClaimRequest, ClaimedExecution, FailOutcome, Failure, FlowCancellation, Lease,
-    ReconcileCursor, ReconcileReport, RenewOutcome, ResolveReport, SweepPolicy, SweepReport, WorkSignal, WorkSignals,
+    ReconcileCursor, ReconcileReport, ReleaseOutcome, RenewOutcome, ResolveReport, SweepPolicy, SweepReport,
+    WorkSignal, WorkSignals,
 };

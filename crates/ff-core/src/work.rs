@@ -5,7 +5,7 @@ use std::{pin::Pin, time::Duration};
 use bytes::Bytes;
 use futures::Stream;
 
-use crate::{ExecutionId, FlowId, LaneId, Namespace, Outcome, Partition, Tags, WorkerId, limits};
+use crate::{ClaimId, ExecutionId, FlowId, LaneId, Namespace, Outcome, Partition, Tags, WorkerId, limits};
 
 /// Asks for work of one lane in one partition.
 #[derive(Debug, Clone)]
@@ -21,6 +21,9 @@ pub struct ClaimRequest {
     pub max: u32,
     /// How long the lease runs before it must be renewed.
     pub lease: Duration,
+    /// Makes the claim repeatable: a claim with the id of the worker's last one in this partition is answered with what
+    /// that one took and still holds, and takes nothing else. Draw a new one for each claim.
+    pub id: Option<ClaimId>,
 }
 
 /// The answer to a [`ClaimRequest`].
@@ -62,15 +65,27 @@ pub struct ClaimedExecution {
     pub payload: Bytes,
     /// How many failed attempts end it.
     pub max_attempts: u32,
-    /// How long this attempt may take.
+    /// How long this attempt may take, from its claim.
     pub timeout: Option<Duration>,
+    /// How many leases of this execution ran out without being known to have reached a worker. If any did, the worker
+    /// renews its lease once before it starts, so that work which ends its process does not go uncounted.
+    pub unconfirmed_leases: u32,
 }
 
 impl ClaimedExecution {
     /// What a backend answers.
     #[must_use]
     pub fn new(lease: Lease, name: String, namespace: Namespace) -> Self {
-        Self { lease, name, namespace, tags: Tags::default(), payload: Bytes::new(), max_attempts: 1, timeout: None }
+        Self {
+            lease,
+            name,
+            namespace,
+            tags: Tags::default(),
+            payload: Bytes::new(),
+            max_attempts: 1,
+            timeout: None,
+            unconfirmed_leases: 0,
+        }
     }
 }
 
@@ -79,7 +94,19 @@ impl ClaimedExecution {
 pub enum RenewOutcome {
     /// It runs on.
     Renewed,
+    /// It is held, but the attempt has used up its time: the lease ends when it would have ended. The worker must stop
+    /// and report.
+    TimedOut,
     /// It is void: the worker must stop.
+    LeaseLost,
+}
+
+/// What became of one lease that was given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReleaseOutcome {
+    /// The execution is in the queue again, or has ended because its flow is being cancelled.
+    Released,
+    /// It was void already.
     LeaseLost,
 }
 
@@ -142,13 +169,21 @@ pub struct FlowCancellation {
     pub already_ended: u32,
 }
 
-/// Tells a process that work may have come.
+/// Tells a process that work may have come, or that a lease was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkSignal {
     /// The lane has work in this partition.
     Ready(Partition),
     /// Signals may have been missed: ask all partitions again.
     Rescan,
+    /// A lease of this process was ended by somebody else: its execution was cancelled, expired, or went back to the
+    /// queue when the lease ran out.
+    Lost {
+        /// The execution.
+        execution_id: ExecutionId,
+        /// The lease's epoch.
+        epoch: u64,
+    },
 }
 
 /// The work signals of one lane. Never ends by itself.
@@ -174,7 +209,7 @@ impl Default for SweepPolicy {
 pub struct SweepReport {
     /// Delayed executions that became runnable.
     pub released: u32,
-    /// Executions taken back from workers whose lease ran out, or whose attempt timed out.
+    /// Executions taken back from workers whose lease ran out.
     pub reclaimed: u32,
     /// Executions that ended (deadline, attempts or leases exhausted) or whose ending was completed.
     pub ended: u32,

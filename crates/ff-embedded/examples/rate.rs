@@ -51,6 +51,7 @@ async fn cycle(backend: &EmbeddedBackend, in_flow: bool) -> Result<(), EngineErr
             partition: id.partition(),
             max: 1,
             lease: Duration::from_secs(30),
+            id: None,
         })
         .await?;
     backend.complete(&claim.executions[0].lease, Bytes::from_static(b"done")).await

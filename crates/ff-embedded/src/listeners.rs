@@ -11,7 +11,7 @@ use std::{
 };
 
 use ff_core::{ExecutionId, LaneId, Partition, WorkSignal, WorkSignals};
-use ff_script::keys;
+use ff_script::{keys, wake::WakeMessage};
 use futures::{Stream, task::AtomicWaker};
 use tokio::sync::{Notify, watch};
 
@@ -128,12 +128,28 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The partitions that have work for one listener. A set: a partition that is signalled twice is looked at once, and
-/// so it never grows beyond the partitions there are.
+/// What one listener has not heard of yet. Sets: a partition that is signalled twice is looked at once, and so it never
+/// grows beyond the partitions and the leases there are.
 #[derive(Debug, Default)]
 struct Inbox {
-    ready: Mutex<BTreeSet<Partition>>,
+    news: Mutex<News>,
     waker: AtomicWaker,
+}
+
+/// Lost leases that wait for one listener; of more than that its workers hear when they renew.
+const LOST: usize = 4_096;
+
+#[derive(Debug, Default)]
+struct News {
+    lost: BTreeSet<(ExecutionId, u64)>,
+    ready: BTreeSet<Partition>,
+}
+
+impl Inbox {
+    fn tell(&self, note: impl FnOnce(&mut News)) {
+        note(&mut lock(&self.news));
+        self.waker.wake();
+    }
 }
 
 /// Who waits for work under one wake channel.
@@ -151,29 +167,42 @@ impl WakeUps {
         Box::pin(Signals(inbox))
     }
 
-    /// Takes `<lane> <partition number>`; returns whether anybody listens to that lane. An empty message only asks
-    /// whether anybody listens at all.
+    /// Takes a message; returns whether anybody listens to it.
     fn woken(&self, message: &[u8]) -> bool {
-        if message.is_empty() {
-            return lock(&self.0).values().flatten().any(|inbox| inbox.strong_count() > 0);
+        match WakeMessage::read(message) {
+            Some(WakeMessage::Probe) => lock(&self.0).values().flatten().any(|inbox| inbox.strong_count() > 0),
+            Some(WakeMessage::Ready(lane, partition)) => self.ready(&lane, partition),
+            Some(WakeMessage::Lost { execution_id, epoch }) => {
+                // Which of the workers holds it is known to themselves only.
+                let lanes = lock(&self.0);
+                let listening: Vec<_> = lanes.values().flatten().filter_map(Weak::upgrade).collect();
+                for inbox in &listening {
+                    inbox.tell(|news| {
+                        if news.lost.len() < LOST {
+                            news.lost.insert((execution_id, epoch));
+                        }
+                    });
+                }
+                !listening.is_empty()
+            }
+            None => {
+                tracing::warn!(bytes = message.len(), "a message on the wake channel is no signal");
+                false
+            }
         }
-        let parsed = std::str::from_utf8(message)
-            .ok()
-            .and_then(|text| text.split_once(' '))
-            .and_then(|(lane, number)| Some((LaneId::new(lane).ok()?, Partition::new(number.parse().ok()?))));
-        let Some((lane, partition)) = parsed else {
-            tracing::warn!(bytes = message.len(), "a message on the wake channel is no signal");
-            return false;
-        };
+    }
+
+    fn ready(&self, lane: &LaneId, partition: Partition) -> bool {
         let mut lanes = lock(&self.0);
-        let Some(listening) = lanes.get_mut(&lane) else { return false };
+        let Some(listening) = lanes.get_mut(lane) else { return false };
         listening.retain(|inbox| inbox.strong_count() > 0);
         for inbox in listening.iter().filter_map(Weak::upgrade) {
-            lock(&inbox.ready).insert(partition);
-            inbox.waker.wake();
+            inbox.tell(|news| {
+                news.ready.insert(partition);
+            });
         }
         if listening.is_empty() {
-            lanes.remove(&lane);
+            lanes.remove(lane);
             return false;
         }
         true
@@ -188,10 +217,12 @@ impl Stream for Signals {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<WorkSignal>> {
         // Registered before the look, so that a signal in between wakes this task.
         self.0.waker.register(context.waker());
-        match lock(&self.0.ready).pop_first() {
-            Some(partition) => Poll::Ready(Some(WorkSignal::Ready(partition))),
-            None => Poll::Pending,
-        }
+        let mut news = lock(&self.0.news);
+        let signal = match news.lost.pop_first() {
+            Some((execution_id, epoch)) => Some(WorkSignal::Lost { execution_id, epoch }),
+            None => news.ready.pop_first().map(WorkSignal::Ready),
+        };
+        signal.map_or(Poll::Pending, |signal| Poll::Ready(Some(signal)))
     }
 }
 
@@ -217,6 +248,9 @@ mod tests {
         let announced = |message: &str| board.announce(b"wake", message.as_bytes());
         assert_eq!([announced("a 7"), announced("a 7"), announced("b 1"), announced("nonsense")], [1, 1, 0, 0]);
         assert_eq!((next(&mut signals), next(&mut signals)), (Some(7), None));
+        assert_eq!(announced("lost {fp:7} 0192f0c1-2b3c-7d4e-8f50-617283940a1b 3"), 1);
+        let lost = signals.next().now_or_never().flatten();
+        assert!(matches!(lost, Some(WorkSignal::Lost { epoch: 3, .. })), "{lost:?}");
         drop(signals);
         assert_eq!(announced("a 7"), 0, "nobody listens any more");
         drop(wake_ups);

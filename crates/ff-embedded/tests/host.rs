@@ -104,6 +104,7 @@ impl Stand {
             partition: self.flow[0].partition(),
             max: 1,
             lease: Duration::from_secs(10),
+            id: None,
         };
         block_on(self.backend.claim(&request)).unwrap().executions.remove(0)
     }

@@ -40,6 +40,7 @@ async fn end_all(backend: &EmbeddedBackend) {
         partition: Partition::new(0),
         max: 64,
         lease: Duration::from_secs(30),
+        id: None,
     };
     for claimed in backend.claim(&request).await.unwrap().executions {
         backend.complete(&claimed.lease, Bytes::new()).await.unwrap();

@@ -12,8 +12,9 @@ use ff_core::{
     CancelOutcome, Claim, ClaimRequest, ClaimedExecution, CompletionBackend, CompletionPayload, CompletionStream,
     ControlBackend, EngineError, ExecutionId, ExecutionSnapshot, ExecutionSubmission, FailOutcome, Failure,
     FlowCancellation, FlowId, FlowSnapshot, FlowSubmission, LaneId, Lease, MaintenanceBackend, Namespace, Partition,
-    PartitionCount, ReconcileCursor, ReconcileReport, RenewOutcome, ResolveReport, SubmitBackend, SubmittedExecution,
-    SubmittedFlow, SubscribeBackend, SweepPolicy, SweepReport, WorkBackend, WorkSignal, WorkSignals,
+    PartitionCount, ReconcileCursor, ReconcileReport, ReleaseOutcome, RenewOutcome, ResolveReport, SubmitBackend,
+    SubmittedExecution, SubmittedFlow, SubscribeBackend, SweepPolicy, SweepReport, WorkBackend, WorkSignal,
+    WorkSignals,
 };
 use futures::{StreamExt, channel::mpsc};
 use tokio::{sync::Notify, time::sleep};
@@ -27,6 +28,7 @@ pub(crate) enum Call {
     AwaitWork,
     Claim(u16, u32),
     Renew(Vec<Lease>),
+    Release(Vec<Lease>),
     Complete(Lease, Bytes),
     Fail(Lease, String, bool),
     Sweep(Vec<u16>),
@@ -235,6 +237,11 @@ impl WorkBackend for Scripted {
             false => RenewOutcome::Renewed,
         };
         Ok(leases.iter().map(outcome).collect())
+    }
+
+    async fn release(&self, leases: &[Lease]) -> Result<Vec<ReleaseOutcome>, EngineError> {
+        let called = self.called(Call::Release(leases.to_vec()), "release", None);
+        called.map(|_| vec![ReleaseOutcome::Released; leases.len()])
     }
 
     async fn complete(&self, lease: &Lease, result: Bytes) -> Result<(), EngineError> {

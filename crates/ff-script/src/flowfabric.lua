@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '1', digest = '08dcdcf7e68c3b3ab9eb31476e1067d0' }
+local ff = { version = '1', digest = '5538edc84c9fa527e100785433221dd7' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, lists as text, and replies. Everything else builds on these.
@@ -124,6 +124,7 @@ function ff.call.begin(KEYS, policy, declared)
     parents = {},     -- ended executions whose dependents were looked at
     messages = {},    -- completions to announce: channel and text of each
     lanes = {},       -- lanes that got work
+    losses = {},      -- executions whose lease this call ends, to tell their holders
     resolved = 0,     -- dependents promoted or skipped
   }
 end
@@ -198,6 +199,7 @@ function ff.call.commit(call)
     leave_indexes(call)
   end
   local refused = ff.completion.publish(call)
+  ff.execution.tell_losses(call)
   ff.queue.signal_all(call)
   return refused
 end
@@ -419,7 +421,8 @@ local FIELDS = {
   'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation', 'lease_epoch', 'deadline_at',
   'ready_member', 'dependents_done', 'log_pos', 'log_expected', 'failure_reason', 'ended_by',
   'failed_epoch', 'priority', 'lease_expires_at', 'timeout_at', 'eligible_at', 'unmet_needs', 'max_attempts',
-  'failures', 'max_lease_expiries', 'lease_expiries', 'backoff_ms', 'backoff_max_ms',
+  'failures', 'max_lease_expiries', 'lease_expiries', 'backoff_ms', 'backoff_max_ms', 'lease_listener', 'lease_seen',
+  'lease_unseen',
 }
 local TO_END, ALL = 20, #FIELDS
 
@@ -438,7 +441,7 @@ local function from_values(uuid, core, values)
     failed_epoch = values[22], priority = values[23], lease_expires_at = values[24], timeout_at = values[25],
     eligible_at = values[26], unmet_needs = values[27], max_attempts = values[28], failures = values[29],
     max_lease_expiries = values[30], lease_expiries = values[31], backoff_ms = values[32],
-    backoff_max_ms = values[33],
+    backoff_max_ms = values[33], lease_listener = values[34], lease_seen = values[35], lease_unseen = values[36],
   }
 end
 
@@ -470,9 +473,16 @@ function ff.execution.is_terminal(execution)
   return execution.ending or execution.lifecycle_phase == 'terminal'
 end
 
--- When a lease or its attempt runs out (ms), whichever comes first: the score in `leases`.
-function ff.execution.lease_due(expires_at, timeout_at)
-  return timeout_at > 0 and math.min(expires_at, timeout_at) or expires_at
+-- Whether the attempt has used up its time. Its lease is not extended any more, and so bounds how long it may take to
+-- stop; the execution is nobody else's before.
+function ff.execution.is_timed_out(call, execution)
+  local timeout_at = ff.base.num(execution.timeout_at)
+  return timeout_at > 0 and timeout_at <= call.now
+end
+
+-- Whether the lease is known to have reached a worker.
+local function is_confirmed(execution)
+  return execution.lease_seen == execution.lease_epoch
 end
 
 -- Whether this lease (epoch and attempt, as texts) is the one that counts.
@@ -518,12 +528,31 @@ function ff.execution.finish(call, execution, outcome, reason, fields)
   execution.terminal_outcome = outcome
   execution.failure_reason = reason
   execution.completed_at = call.now_text
+  ff.execution.take_from_holder(call, execution)
   -- Room for what most ends write besides, so that the table need not grow.
   execution.fields = fields or { nil, nil, nil, nil, nil, nil }
   call.ends[#call.ends + 1] = execution
   call.ends_left = call.ends_left - 1
   ff.flow.member_ended(call, execution)
   ff.dependents.plan(call, execution)
+end
+
+-- Plans to tell the process that holds the lease that it is lost. A call of the holder itself has set `by_holder`.
+function ff.execution.take_from_holder(call, execution)
+  local active = execution.public_state == 'active'
+  if active and execution.lease_listener and not execution.by_holder and not execution.holder_told then
+    execution.holder_told = true
+    call.losses[#call.losses + 1] = execution
+  end
+end
+
+-- Tells the holders of the leases that this call has ended.
+function ff.execution.tell_losses(call)
+  local losses = call.losses
+  for index = 1, #losses do
+    local execution = losses[index]
+    ff.queue.lost(call.partition, execution.lease_listener, execution.uuid, execution.lease_epoch)
+  end
 end
 
 -- Plans the cancellation of an execution whose flow is being cancelled. Returns whether it is.
@@ -572,7 +601,16 @@ function ff.execution.touch(call, execution, fields)
   end
 end
 
--- Plans what follows from a failed attempt. Returns 'retry' and the backoff in ms, or 'ended' and 0.
+local function forget(fields, name, stored)
+  if ff.base.num(stored) > 0 then
+    fields[#fields + 1] = name
+    fields[#fields + 1] = '0'
+  end
+end
+
+-- Plans what follows from a failed attempt. Returns 'retry' and the backoff in ms, or 'ended' and 0. A worker that
+-- reports the failure itself (`by_holder`) shows that this work does not end its process: leases that ran out are
+-- forgotten.
 function ff.execution.attempt_failed(call, execution, reason, retryable)
   local failures = ff.base.num(execution.failures) + 1
   local fields = { 'failures', ff.base.int(failures), 'last_error', reason, 'failed_epoch', execution.lease_epoch }
@@ -582,6 +620,10 @@ function ff.execution.attempt_failed(call, execution, reason, retryable)
   if not retryable or failures >= ff.base.num(execution.max_attempts) then
     ff.execution.finish(call, execution, 'failed', retryable and 'attempts_exhausted' or reason, fields)
     return 'ended', 0
+  end
+  if execution.by_holder then
+    forget(fields, 'lease_expiries', execution.lease_expiries)
+    forget(fields, 'lease_unseen', execution.lease_unseen)
   end
   local doubled = ff.base.num(execution.backoff_ms) * 2 ^ math.min(failures - 1, 40)
   local backoff = math.min(doubled, ff.base.num(execution.backoff_max_ms))
@@ -595,8 +637,19 @@ function ff.execution.attempt_failed(call, execution, reason, retryable)
   return 'retry', backoff
 end
 
--- Plans what follows from a lease that ran out.
+-- Plans what follows from a lease that ran out. One that is not known to have reached a worker says nothing about the
+-- work, so it counts neither as an expiry nor as a timeout; the next worker confirms its lease before it starts.
 function ff.execution.lease_expired(call, execution)
+  ff.execution.take_from_holder(call, execution)
+  if not is_confirmed(execution) then
+    local unseen = ff.base.int(ff.base.num(execution.lease_unseen) + 1)
+    ff.execution.move(call, execution, 'waiting', nil, { 'lease_unseen', unseen })
+    return
+  end
+  if ff.execution.is_timed_out(call, execution) then
+    ff.execution.attempt_failed(call, execution, 'timeout', true)
+    return
+  end
   local expiries = ff.base.num(execution.lease_expiries) + 1
   local fields = { 'lease_expiries', ff.base.int(expiries) }
   if expiries >= ff.base.num(execution.max_lease_expiries) then
@@ -801,7 +854,7 @@ end
 -- Names the partition's keys, which come first in KEYS:
 --   ready      (zset, by member) what may be claimed, as ff.queue.member
 --   delayed    (zset, by due ms) what waits for its time
---   leases     (zset, by ms) when a claimed execution's lease or attempt runs out
+--   leases     (zset, by ms) when a claimed execution's lease runs out
 --   deadlines  (zset, by ms) when an execution expires
 --   open       (zset, by member) every execution whose end is not complete with all its consequences
 --   pending    (zset, by ms) executions that ended and have dependents left to resolve
@@ -1045,6 +1098,11 @@ local function reaches(listener, message)
   return type(receivers) == 'number' and receivers > 0
 end
 
+-- Tells a process that it has lost a lease, so that its handler need not go on until the next renewal.
+function ff.queue.lost(partition, listener, uuid, epoch)
+  reaches(listener, 'lost ' .. partition.tag .. ' ' .. uuid .. ' ' .. epoch)
+end
+
 local function listener_of(waiter)
   return string.sub(waiter, string.find(waiter, '\n', 1, true) + 1)
 end
@@ -1283,34 +1341,50 @@ redis.register_function({ function_name = 'ff1_cancel_flow', callback = cancel_f
 end
 
 do -- functions/claim.lua
--- ff1_claim: hands out runnable executions of one lane under a lease.
--- KEYS   1..12 partition block
+-- ff1_claim: hands out runnable executions of one lane under a lease. A claim that is repeated is answered with what it
+-- took the first time, as far as it still holds that.
+-- KEYS   1..12 partition block, 13 the worker's last claim here
 -- ARGV   1 lane, 2 worker, 3 how many at most (0: only pass the signal on), 4 lease ms, 5 listener to note if the
---        lane is empty ('' for none)
+--        lane is empty ('' for none), 6 claim id ('' for a claim that is never repeated)
 -- reply  '1' if the lane has more, else '0'; then per execution: uuid, flow id or '', name, namespace, tags as JSON,
---        payload, attempt, lease epoch, max attempts, timeout ms or 0
+--        payload, attempt, lease epoch, max attempts, timeout ms or 0, how many of its leases ran out unconfirmed
 -- errors WRONGTYPE
 -- flags  allow-oom
 local FIELDS = {
   'public_state', 'ready_member', 'flow_id', 'name', 'namespace', 'tags_json', 'payload', 'current_attempt_index',
-  'lease_epoch', 'max_attempts', 'timeout_ms',
+  'lease_epoch', 'max_attempts', 'timeout_ms', 'lease_unseen',
 }
 -- Members looked at beyond those wanted, in case some are out of date.
 local SPARE = 16
 
--- What a member of the queue stands for; nil where it is not found, or not readable now.
-local function read_candidate(call, member)
-  local uuid = ff.queue.uuid(member)
+-- What there is to lease of an execution; nil where it is not found, or not readable now.
+local function read_execution(call, uuid)
   local core = ff.keys.core(call.partition.tag, uuid)
   local values = redis.pcall('HMGET', core, unpack(FIELDS))
   if values.err or not values[1] then
     return nil
   end
   return {
-    core = core, uuid = uuid, member = member, stale = values[1] ~= 'waiting' or values[2] ~= member,
+    core = core, uuid = uuid, state = values[1], member = values[2],
     flow_id = values[3], name = values[4], namespace = values[5], tags_json = values[6], payload = values[7],
     current_attempt_index = values[8], lease_epoch = values[9], max_attempts = values[10], timeout_ms = values[11],
+    lease_unseen = values[12],
   }
+end
+
+local function take_next(candidate)
+  candidate.attempt = ff.base.int(ff.base.num(candidate.current_attempt_index) + 1)
+  candidate.epoch = ff.base.int(ff.base.num(candidate.lease_epoch) + 1)
+end
+
+-- What a member of the queue stands for.
+local function read_candidate(call, member)
+  local candidate = read_execution(call, ff.queue.uuid(member))
+  if candidate then
+    candidate.stale = candidate.state ~= 'waiting' or candidate.member ~= member
+    take_next(candidate)
+  end
+  return candidate
 end
 
 -- Members of a flow that is being cancelled leave the queue too: whoever completes the cancellation finds them.
@@ -1342,23 +1416,65 @@ local function choose(call, members, wanted)
   return chosen, stale, #stale > 0 and #members == wanted + SPARE
 end
 
-local function lease(call, candidate, worker, lease_ms)
+local function lease(call, candidate, worker, listener, lease_ms)
   local timeout = ff.base.num(candidate.timeout_ms)
-  local expires, timeout_at = call.now + lease_ms, timeout > 0 and call.now + timeout or 0
-  candidate.attempt = ff.base.int(ff.base.num(candidate.current_attempt_index) + 1)
-  candidate.epoch = ff.base.int(ff.base.num(candidate.lease_epoch) + 1)
-  local expires_text = ff.base.int(expires)
-  local due = ff.execution.lease_due(expires, timeout_at)
+  local expires_text, timeout_at = ff.base.int(call.now + lease_ms), timeout > 0 and call.now + timeout or 0
   -- First out of the queue: the reconciler puts back what is waiting and not in it, but nobody could know an entry
   -- that an interrupted claim has left there.
   redis.call('ZREM', call.partition.ready, candidate.member)
   redis.call('HSET', candidate.core, 'lifecycle_phase', 'active', 'public_state', 'active',
     'current_attempt_index', candidate.attempt, 'lease_epoch', candidate.epoch, 'lease_worker', worker,
-    'lease_expires_at', expires_text, 'started_at', call.now_text, 'timeout_at', ff.base.int(timeout_at))
-  redis.call('ZADD', call.partition.leases, due == expires and expires_text or ff.base.int(due), candidate.uuid)
+    'lease_listener', listener, 'lease_expires_at', expires_text, 'started_at', call.now_text, 'timeout_at', ff.base.int(timeout_at))
+  redis.call('ZADD', call.partition.leases, expires_text, candidate.uuid)
 end
 
--- Ten texts at a time of what a worker is told.
+-- What this claim takes, as its record says it: the claim's id, then the uuid and lease epoch of each.
+local function describe(claim_id, chosen)
+  local parts = {}
+  for index = 1, #chosen do
+    parts[index] = chosen[index].uuid .. ':' .. chosen[index].epoch
+  end
+  return claim_id .. ' ' .. table.concat(parts, ',')
+end
+
+-- What an earlier call of this claim took and still holds, or was about to take; nil if there was none. Notes what is
+-- chosen now if this is the first call. Comes before the first lease, so that whatever was leased is found here.
+local function taken_before(call, key, claim_id, chosen, lease_ms)
+  local stored
+  if #chosen > 0 then
+    stored = redis.call('SET', key, describe(claim_id, chosen), 'PX', lease_ms, 'GET')
+  else
+    stored = redis.call('GET', key)
+  end
+  if not stored or string.sub(stored, 1, #claim_id + 1) ~= claim_id .. ' ' then
+    return nil
+  end
+  redis.call('SET', key, stored, 'PX', lease_ms)
+  local taken = {}
+  for uuid, epoch in string.gmatch(string.sub(stored, #claim_id + 2), '([^:,]+):(%d+)') do
+    local execution = read_execution(call, uuid)
+    if execution and execution.state == 'active' and execution.lease_epoch == epoch then
+      execution.attempt, execution.epoch, execution.is_held = execution.current_attempt_index, epoch, true
+      taken[#taken + 1] = execution
+    elseif execution and execution.state == 'waiting' then
+      take_next(execution)
+      taken[#taken + 1] = execution.epoch == epoch and not is_stale(call, execution) and execution or nil
+    end
+  end
+  return taken
+end
+
+-- Gives the rest of the lease's time back to who holds it, and puts the index right that an interrupted call left.
+local function lease_again(call, execution, lease_ms)
+  local before, expires = redis.call('HGET', execution.core, 'lease_expires_at'), call.now + lease_ms
+  if expires > ff.base.num(before) then
+    redis.call('HSET', execution.core, 'lease_expires_at', ff.base.int(expires))
+    before = ff.base.int(expires)
+  end
+  redis.call('ZADD', call.partition.leases, before, execution.uuid)
+end
+
+-- Eleven texts at a time of what a worker is told.
 local function tell(reply, candidate)
   local at = #reply
   reply[at + 1] = candidate.uuid
@@ -1371,18 +1487,29 @@ local function tell(reply, candidate)
   reply[at + 8] = candidate.epoch
   reply[at + 9] = candidate.max_attempts
   reply[at + 10] = candidate.timeout_ms or '0'
+  reply[at + 11] = candidate.lease_unseen or '0'
 end
 
 local function claim(KEYS, ARGV)
   local lane, worker, wanted, lease_ms, listener = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+  local claim_id = ARGV[6]
   local call = ff.call.look(KEYS)
   call.cancelled = {} -- flow id -> whether it is being cancelled
   local members = ff.queue.peek(call.partition, lane, wanted + SPARE)
   local chosen, stale, more = choose(call, members, wanted)
+  local taken = claim_id ~= '' and taken_before(call, KEYS[ff.keys.block + 1], claim_id, chosen, ARGV[4])
+  if taken then
+    more = more or #chosen > 0
+    chosen = taken
+  end
   -- Room for the first execution, so that the table need not grow.
-  local reply = { more and '1' or '0', nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }
+  local reply = { more and '1' or '0', nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }
   for _, candidate in ipairs(chosen) do
-    lease(call, candidate, worker, lease_ms)
+    if candidate.is_held then
+      lease_again(call, candidate, lease_ms)
+    else
+      lease(call, candidate, worker, listener, lease_ms)
+    end
     tell(reply, candidate)
   end
   if #stale > 0 then
@@ -1416,6 +1543,7 @@ local function complete(KEYS, ARGV)
   if execution.lifecycle_phase == 'terminal' then
     ff.execution.resume_end(call, execution)
   else
+    execution.by_holder = true
     execution.result, execution.result_text = result, is_text
     ff.execution.finish(call, execution, 'success')
   end
@@ -1570,6 +1698,7 @@ local function fail(KEYS, ARGV)
     ff.execution.resume_end(call, execution)
     return { 'ok', ff.call.commit(call) }
   end
+  execution.by_holder = true
   local verdict, backoff = ff.execution.attempt_failed(call, execution, reason, retryable)
   local refused = ff.call.commit(call)
   if verdict == 'retry' then
@@ -1658,8 +1787,7 @@ local function examine_open(call, execution)
   elseif state == 'delayed' then
     index, score, member = partition.delayed, execution.eligible_at, uuid
   elseif state == 'active' then
-    local due_at = ff.execution.lease_due(ff.base.num(execution.lease_expires_at), ff.base.num(execution.timeout_at))
-    index, score, member = partition.leases, ff.base.int(due_at), uuid
+    index, score, member = partition.leases, execution.lease_expires_at, uuid
   else
     missed_needs(call, execution)
   end
@@ -1736,26 +1864,93 @@ end
 redis.register_function({ function_name = 'ff1_reconcile', callback = reconcile, flags = { 'allow-oom' } })
 end
 
+do -- functions/release.lua
+-- ff1_release: gives held leases back. The attempt neither failed nor ran out: the execution goes back to the queue.
+-- KEYS   1..12 partition block, then the core of each execution
+-- ARGV   1 policy, then per execution: uuid, lease epoch, attempt
+-- reply  per execution '1' it is back in the queue, or ended because its flow is being cancelled, by this call or by an
+--        earlier one; '0' lease lost
+-- errors WRONGTYPE
+-- flags  allow-oom
+local FIRST = 2
+
+-- Plans for an execution that a worker gives back. Returns whether the lease was its own.
+local function give_back(call, execution, epoch, attempt)
+  if ff.execution.holds_lease(execution, epoch, attempt) then
+    execution.by_holder = true
+    if not ff.execution.cancelled_with_flow(call, execution) then
+      ff.execution.move(call, execution, 'waiting')
+    end
+    return true
+  end
+  local same_lease = execution.lease_epoch == epoch and execution.current_attempt_index == attempt
+  if same_lease and execution.public_state == 'waiting' then
+    -- An earlier call may have been interrupted before it reached the queue.
+    call.released[#call.released + 1] = execution
+    return true
+  end
+  return false
+end
+
+local function release(KEYS, ARGV)
+  local call = ff.call.begin(KEYS, ARGV[1])
+  call.released = {}
+  local reply = {}
+  for at = FIRST, #ARGV, 3 do
+    local execution, problem = ff.execution.load(call, ARGV[at])
+    if problem then
+      return redis.error_reply(problem)
+    end
+    local own = execution and give_back(call, execution, ARGV[at + 1], ARGV[at + 2])
+    reply[#reply + 1] = own and '1' or '0'
+  end
+  for _, execution in ipairs(call.released) do
+    ff.queue.push(call, execution)
+  end
+  ff.call.commit(call)
+  return reply
+end
+
+redis.register_function({ function_name = 'ff1_release', callback = release, flags = { 'allow-oom' } })
+end
+
 do -- functions/renew.lua
--- ff1_renew: extends leases.
+-- ff1_renew: extends leases, and notes with each lease's first renewal that a worker has it.
 -- KEYS   1..12 partition block, then the core of each execution
 -- ARGV   1 lease ms, then per execution: uuid, lease epoch, attempt
--- reply  per execution '1' renewed, '0' lease lost
+-- reply  per execution '1' renewed, '0' lease lost, '2' held but not extended, since the attempt has used up its time
 -- errors WRONGTYPE
 -- flags  allow-oom
 -- The entry in `leases` is never later than the lease in the core, also when this call is interrupted: the sweep puts
 -- right one that is too early, but would not look at one that is too late.
 local function extend(call, execution, lease_ms)
-  local timeout_at = ff.base.num(execution.timeout_at)
   local expires, before = call.now + lease_ms, ff.base.num(execution.lease_expires_at)
-  local due_at = ff.base.int(ff.execution.lease_due(expires, timeout_at))
+  local expires_text = ff.base.int(expires)
   if expires < before then
-    redis.call('ZADD', call.partition.leases, due_at, execution.uuid)
+    redis.call('ZADD', call.partition.leases, expires_text, execution.uuid)
   end
-  redis.call('HSET', execution.core, 'lease_expires_at', ff.base.int(expires))
+  if execution.lease_seen == execution.lease_epoch then
+    redis.call('HSET', execution.core, 'lease_expires_at', expires_text)
+  else
+    redis.call('HSET', execution.core, 'lease_expires_at', expires_text, 'lease_seen', execution.lease_epoch)
+  end
   if expires >= before then
-    redis.call('ZADD', call.partition.leases, due_at, execution.uuid)
+    redis.call('ZADD', call.partition.leases, expires_text, execution.uuid)
   end
+end
+
+local function confirm(execution)
+  if execution.lease_seen ~= execution.lease_epoch then
+    redis.call('HSET', execution.core, 'lease_seen', execution.lease_epoch)
+  end
+end
+
+-- What an execution gets, as the reply says it.
+local function verdict(call, execution, epoch, attempt)
+  if not (execution and ff.execution.holds_lease(execution, epoch, attempt)) then
+    return '0'
+  end
+  return ff.execution.is_timed_out(call, execution) and '2' or '1'
 end
 
 local function renew(KEYS, ARGV)
@@ -1767,14 +1962,19 @@ local function renew(KEYS, ARGV)
     if problem then
       return redis.error_reply(problem)
     end
-    local holds = execution and ff.execution.holds_lease(execution, ARGV[at + 1], ARGV[at + 2])
-    reply[#reply + 1] = holds and '1' or '0'
-    if holds then
+    local answer = verdict(call, execution, ARGV[at + 1], ARGV[at + 2])
+    reply[#reply + 1] = answer
+    if answer ~= '0' then
       held[#held + 1] = execution
+      execution.extends = answer == '1'
     end
   end
   for _, execution in ipairs(held) do
-    extend(call, execution, lease_ms)
+    if execution.extends then
+      extend(call, execution, lease_ms)
+    else
+      confirm(execution)
+    end
   end
   return reply
 end
@@ -1989,7 +2189,7 @@ redis.register_function('ff1_submit', submit)
 end
 
 do -- functions/sweep.lua
--- ff1_sweep: does what is due in a partition, a bounded piece of it: delays, attempt timeouts, leases, deadlines,
+-- ff1_sweep: does what is due in a partition, a bounded piece of it: delays, leases, deadlines,
 -- pending dependents, retention.
 -- KEYS   1..12 partition block
 -- ARGV   1 policy, 2 retention ms
@@ -2040,17 +2240,13 @@ local function reclaim(call, execution)
   elseif execution.public_state ~= 'active' then
     call.stale[#call.stale + 1] = { call.partition.leases, execution.uuid }
   else
-    local expires_at, timeout_at = ff.base.num(execution.lease_expires_at), ff.base.num(execution.timeout_at)
-    if timeout_at > 0 and timeout_at <= call.now then
-      ff.execution.attempt_failed(call, execution, 'timeout', true)
-      call.reclaimed = call.reclaimed + 1
-    elseif expires_at <= call.now then
+    -- An attempt that has used up its time stays its worker's until the lease ends: attempts do not overlap.
+    if ff.base.num(execution.lease_expires_at) <= call.now then
       ff.execution.lease_expired(call, execution)
       call.reclaimed = call.reclaimed + 1
     else
       -- A renewal was interrupted after it had written the core.
-      local due_at = ff.base.int(ff.execution.lease_due(expires_at, timeout_at))
-      call.moved_due[#call.moved_due + 1] = { execution.uuid, due_at }
+      call.moved_due[#call.moved_due + 1] = { execution.uuid, execution.lease_expires_at }
     end
   end
 end

@@ -2,7 +2,7 @@
 //!
 //! All keys of a partition carry its hash tag `{fp:N}`, so that they share a slot of a Valkey cluster.
 
-use ff_core::{ExecutionId, FlowId, LogId, Partition, Scope};
+use ff_core::{ExecutionId, FlowId, LogId, Partition, Scope, WorkerId};
 use uuid::Uuid;
 
 /// Where the completions of flows are published.
@@ -17,7 +17,7 @@ pub const ALL_KEYS: &str = "ff:*";
 /// The pattern of the channels of [`wake_channel`].
 pub const WAKE_CHANNELS: &str = "ff:wake:*";
 
-/// Where a process is signalled that work has come. A message is `<lane> <partition number>`.
+/// Where a process is signalled, see [`WakeMessage`](crate::wake::WakeMessage).
 #[must_use]
 pub fn wake_channel(listener: Uuid) -> String {
     format!("ff:wake:{listener}")
@@ -72,6 +72,12 @@ pub fn completion_log(log: LogId) -> String {
 #[must_use]
 pub fn log_epochs(log: LogId) -> String {
     format!("{}:epochs", completion_log(log))
+}
+
+/// What a worker's last claim in a partition took (string), so that a repeated claim gets the same answer.
+#[must_use]
+pub fn claim_record(partition: Partition, worker: &WorkerId) -> String {
+    format!("ff:part:{partition}:claim:{worker}")
 }
 
 /// The keys of a partition that calls read and write, in the order in which `partition_keys` of the Lua takes them:

@@ -7,9 +7,9 @@ use std::{
 
 use bytes::Bytes;
 use ff_core::{
-    ClaimRequest, ClaimedExecution, CompletionPayload, CompletionStream, EngineBackend, ExecutionId, ExecutionSnapshot,
-    ExecutionSpec, Failure, FlowSubmission, LaneId, Namespace, Partition, PublicState, SubmittedFlow, SweepPolicy,
-    SweepReport, WorkerId,
+    ClaimId, ClaimRequest, ClaimedExecution, CompletionPayload, CompletionStream, EngineBackend, ExecutionId,
+    ExecutionSnapshot, ExecutionSpec, Failure, FlowSubmission, LaneId, Namespace, Partition, PublicState, RenewOutcome,
+    SubmittedFlow, SweepPolicy, SweepReport, WorkerId,
 };
 use futures::{FutureExt, StreamExt};
 use uuid::Uuid;
@@ -67,8 +67,19 @@ impl Fixture {
 
     /// Claims up to `max` executions of this fixture's lane in a partition.
     pub async fn claim_some(&self, partition: Partition, max: u32, lease: Duration) -> Vec<ClaimedExecution> {
+        self.claim_as(None, partition, max, lease).await
+    }
+
+    /// As [`Fixture::claim_some`], as the claim with this id.
+    pub async fn claim_as(
+        &self,
+        id: Option<ClaimId>,
+        partition: Partition,
+        max: u32,
+        lease: Duration,
+    ) -> Vec<ClaimedExecution> {
         let request =
-            ClaimRequest { worker: name::<WorkerId>("worker"), lane: self.lane.clone(), partition, max, lease };
+            ClaimRequest { worker: name::<WorkerId>("worker"), lane: self.lane.clone(), partition, max, lease, id };
         self.backend.claim(&request).await.expect("a claim is answered").executions
     }
 
@@ -93,6 +104,14 @@ impl Fixture {
             }
         };
         within(&format!("claim {id}"), wait).await
+    }
+
+    /// As [`Fixture::claim`], and confirms the lease: it runs out after `lease` from now, and that counts.
+    pub async fn claim_confirmed(&self, id: ExecutionId, lease: Duration) -> ClaimedExecution {
+        let claimed = self.claim(id).await;
+        let renewed = self.backend.renew(&[claimed.lease], lease).await.expect("a renewal is answered");
+        assert_eq!(renewed, [RenewOutcome::Renewed]);
+        claimed
     }
 
     fn take(&self, id: ExecutionId) -> Option<ClaimedExecution> {

@@ -128,12 +128,19 @@ macro_rules! all_cases {
                 leases_exhausted_end_an_execution
                 a_repeated_completion_by_its_owner_gives_the_same_answer
                 a_lost_lease_is_reported_at_renewal
+                a_lease_that_no_worker_confirmed_runs_out_without_being_counted
+                a_repeated_claim_gives_the_same_executions_and_no_others
+                a_released_execution_goes_to_another_worker_at_once_and_nothing_is_counted
+                a_release_signals_a_waiting_process
+                a_reported_failure_forgets_the_leases_that_ran_out
+                the_holder_of_a_lease_is_told_when_somebody_else_ends_its_execution
             }
             retries {
                 a_retryable_failure_is_tried_again_after_its_backoff
                 attempts_exhausted_end_an_execution
                 a_permanent_failure_ends_at_once
                 an_attempt_that_takes_too_long_counts_as_failed
+                attempts_do_not_overlap_while_a_lease_is_held
                 a_repeated_failure_report_gives_the_same_answer
             }
             cancel {

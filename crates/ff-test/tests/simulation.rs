@@ -42,6 +42,10 @@ fn calls() -> Vec<(&'static str, Vec<Op>, Op)> {
         let timed = Op::SubmitFlow(vec![timed.clone(), Member { delay: 20, ..member(&[]) }, member(&[0])]);
         vec![timed, Op::Claim { max: 2, lease: 30 }, Op::Advance { millis }]
     };
+    let confirmed = |mut history: Vec<Op>| {
+        history.insert(2, Op::Renew { lease: 0, length: 30 });
+        history
+    };
     let retried = vec![
         diamond(),
         Op::Claim { max: 1, lease: 30 },
@@ -57,6 +61,9 @@ fn calls() -> Vec<(&'static str, Vec<Op>, Op)> {
         ("submit a flow", vec![], diamond()),
         ("submit a solo execution", vec![], Op::SubmitSolo(Member { delay: 10, deadline: 90, ..member(&[]) })),
         ("claim", vec![diamond(), Op::SubmitSolo(member(&[]))], Op::Claim { max: 4, lease: 30 }),
+        ("repeat a claim", claimed(), Op::RepeatClaim),
+        ("confirm a lease beyond the attempt's time", due(15), Op::Renew { lease: 0, length: 90 }),
+        ("release", claimed(), Op::Release { lease: 0 }),
         ("renew", claimed(), Op::Renew { lease: 0, length: 90 }),
         ("shorten a lease", claimed(), Op::Renew { lease: 0, length: 5 }),
         ("complete", claimed(), Op::Complete { lease: 0 }),
@@ -68,7 +75,8 @@ fn calls() -> Vec<(&'static str, Vec<Op>, Op)> {
         ("cancel what an overdue execution needs", overdue, Op::CancelExecution { execution: 0 }),
         ("cancel a running execution", claimed(), Op::CancelExecution { execution: 0 }),
         ("cancel a flow", claimed(), Op::CancelFlow { flow: 0 }),
-        ("sweep timeouts", due(15), Op::Sweep),
+        ("sweep timeouts", confirmed(due(35)), Op::Sweep),
+        ("sweep confirmed leases", confirmed([claimed(), vec![Op::Advance { millis: 35 }]].concat()), Op::Sweep),
         ("sweep leases and delays", due(35), Op::Sweep),
         ("sweep deadlines", due(70), Op::Sweep),
         ("reconcile", claimed(), Op::Reconcile),

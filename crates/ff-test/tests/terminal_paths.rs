@@ -131,7 +131,9 @@ impl<'a> Subject<'a> {
             }
             Path::Deadline => self.fixture.sweep_until(self.id, PublicState::Expired).await,
             Path::LeasesExhausted => {
-                self.lease(SHORT).await;
+                let lease = self.lease(LONG).await;
+                // Only a lease that a worker has confirmed counts.
+                backend.renew(&[lease], SHORT).await.unwrap();
                 self.fixture.sweep_until(self.id, PublicState::Failed).await;
             }
             Path::Skip => {

@@ -1,19 +1,19 @@
 //! [`ValkeyBackend`]: what users hold.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use ff_core::{
-    CompletionBackend, CompletionStream, EngineError, LaneId, LogCursor, PartitionCount, ScannerFilter, Scope, Start,
-    SubscribeBackend, SubscribeOptions, Subscription, WorkSignals,
+    CompletionBackend, CompletionStream, EngineError, LaneId, LogCursor, Partition, PartitionCount, ScannerFilter,
+    Scope, Start, SubscribeBackend, SubscribeOptions, Subscription, WorkSignals,
 };
 use ff_script::{keys, loader, operations::Operations};
 use fred::types::Message;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, mpsc};
 use uuid::Uuid;
 
 use crate::{
@@ -54,8 +54,10 @@ pub struct ValkeyBackend {
 
 struct Inner {
     host: Arc<ValkeyHost>,
-    operations: Operations<ValkeyHost>,
+    operations: Arc<Operations<ValkeyHost>>,
     receiver: Arc<Receiver>,
+    /// The other end of [`Receiver::not_taken`], until something takes from it.
+    to_pass_on: Mutex<Option<mpsc::Receiver<(LaneId, Partition)>>>,
     running: OnceCell<Arc<Running>>,
 }
 
@@ -66,9 +68,20 @@ struct Receiver {
     flows: Arc<Hub>,
     solo: Arc<Hub>,
     wake_ups: WakeUps,
+    /// Work signals that nobody here takes.
+    not_taken: mpsc::Sender<(LaneId, Partition)>,
 }
 
+/// Signals to be passed on that wait; what exceeds that is left to the sweep.
+const NOT_TAKEN: usize = 256;
+
 impl Receiver {
+    fn woken(&self, message: &[u8]) {
+        if let Some(signal) = self.wake_ups.woken(message) {
+            let _ = self.not_taken.try_send(signal);
+        }
+    }
+
     const fn hub(&self, scope: Scope) -> &Arc<Hub> {
         match scope {
             Scope::Flows => &self.flows,
@@ -97,6 +110,15 @@ fn hub_tasks(hub: &Arc<Hub>, subscriber: &SubscriberHandle) -> [Task; 3] {
         }
     };
     [Task::spawn(hub.clone().read_logs()), Task::spawn(hub.clone().tell_checkpoints()), Task::spawn(renew)]
+}
+
+/// Hands work signals that nobody here takes to other processes.
+async fn pass_on(operations: Arc<Operations<ValkeyHost>>, mut signals: mpsc::Receiver<(LaneId, Partition)>) {
+    while let Some((lane, partition)) = signals.recv().await {
+        if let Err(error) = operations.pass_on(&lane, partition).await {
+            tracing::debug!(%lane, %partition, %error, "a work signal was not passed on; the sweep gives it again");
+        }
+    }
 }
 
 /// How a backend is.
@@ -154,7 +176,8 @@ impl ValkeyBackend {
 
     fn over(host: Arc<ValkeyHost>, partitions: PartitionCount) -> Self {
         let listener = Uuid::new_v4();
-        let operations = Operations::new(host.clone(), partitions, host.config().log_policy, listener);
+        let operations = Arc::new(Operations::new(host.clone(), partitions, host.config().log_policy, listener));
+        let (not_taken, to_pass_on) = mpsc::channel(NOT_TAKEN);
         let logs = Arc::new(ServerLogs(host.clone()));
         let hub = |scope| Arc::new(Hub::new(scope, partitions, host.config(), logs.clone()));
         let receiver = Arc::new(Receiver {
@@ -163,8 +186,10 @@ impl ValkeyBackend {
             flows: hub(Scope::Flows),
             solo: hub(Scope::Solo),
             wake_ups: WakeUps::default(),
+            not_taken,
         });
-        Self { inner: Arc::new(Inner { host, operations, receiver, running: OnceCell::new() }) }
+        let to_pass_on = Mutex::new(Some(to_pass_on));
+        Self { inner: Arc::new(Inner { host, operations, receiver, to_pass_on, running: OnceCell::new() }) }
     }
 
     /// The server, as the typed calls use it.
@@ -225,6 +250,8 @@ impl ValkeyBackend {
         receiver.flows.start().await?;
         tasks.extend(hub_tasks(&receiver.flows, &handle));
         let attributes = Arc::new(ServerAttributes(host.clone()));
+        let to_pass_on = self.inner.to_pass_on.lock().unwrap_or_else(PoisonError::into_inner).take();
+        tasks.extend(to_pass_on.map(|signals| Task::spawn(pass_on(self.inner.operations.clone(), signals))));
         tasks.push(Task::spawn(bare::decide(receiver.flows.clone(), attributes)));
         Ok(Arc::new(Running { subscribed, connection, subscriber: handle, solo: OnceCell::new(), _tasks: tasks }))
     }
@@ -279,7 +306,7 @@ impl Listener for Receiver {
             if *message.channel == *keys::SOLO_CHANNEL {
                 solo.push(payload);
             } else {
-                self.wake_ups.woken(&payload);
+                self.woken(&payload);
             }
             None
         });

@@ -1,7 +1,8 @@
-//! Signals that work has come, from this process's wake channel to whoever works on a lane.
+//! Signals that work has come or a lease was lost, from this process's wake channel to whoever works on a lane.
 //!
 //! A signal is a hint: who misses one would wait for the next sweep. So where signals may have been missed (a
-//! reconnect, an overrun, a full queue) the stream says [`WorkSignal::Rescan`].
+//! reconnect, an overrun, a full queue) the stream says [`WorkSignal::Rescan`]. One for a lane that nobody here works on
+//! any more is another process's: it is passed on.
 
 use std::{
     collections::HashMap,
@@ -14,6 +15,7 @@ use std::{
 };
 
 use ff_core::{LaneId, Partition, WorkSignal, WorkSignals};
+use ff_script::wake::WakeMessage;
 use futures::Stream;
 use tokio::sync::mpsc;
 
@@ -58,33 +60,45 @@ impl WakeUps {
         Box::pin(Signals { signals, missed, _keep: keep })
     }
 
-    /// Takes a message of the wake channel: `<lane> <partition number>`.
-    pub(crate) fn woken(&self, message: &[u8]) {
-        if message.is_empty() {
-            // A partition asks whether this process is still there. To be received is the answer.
-            return;
-        }
-        let parsed = std::str::from_utf8(message)
-            .ok()
-            .and_then(|text| text.split_once(' '))
-            .and_then(|(lane, number)| Some((LaneId::new(lane).ok()?, number.parse().ok()?)));
-        let Some((lane, number)) = parsed else {
-            tracing::warn!(bytes = message.len(), "a message on the wake channel is no signal");
-            return;
-        };
-        let mut listeners = self.lock();
-        if let Some(of_lane) = listeners.get_mut(&lane) {
-            of_lane.retain(|listener| listener.signal(WorkSignal::Ready(Partition::new(number))));
-            if of_lane.is_empty() {
-                listeners.remove(&lane);
+    /// Takes a message of the wake channel. Returns the signal that nobody here takes.
+    pub(crate) fn woken(&self, message: &[u8]) -> Option<(LaneId, Partition)> {
+        match WakeMessage::read(message) {
+            Some(WakeMessage::Probe) => None,
+            Some(WakeMessage::Lost { execution_id, epoch }) => {
+                // Which of the workers holds it is known to themselves only.
+                self.tell_all(WorkSignal::Lost { execution_id, epoch });
+                None
+            }
+            Some(WakeMessage::Ready(lane, partition)) => {
+                (!self.tell(&lane, WorkSignal::Ready(partition))).then_some((lane, partition))
+            }
+            None => {
+                tracing::warn!(bytes = message.len(), "a message on the wake channel is no signal");
+                None
             }
         }
     }
 
     /// Signals may have been missed.
     pub(crate) fn rescan(&self) {
+        self.tell_all(WorkSignal::Rescan);
+    }
+
+    /// Returns whether anybody works on the lane.
+    fn tell(&self, lane: &LaneId, signal: WorkSignal) -> bool {
+        let mut listeners = self.lock();
+        let Some(of_lane) = listeners.get_mut(lane) else { return false };
+        of_lane.retain(|listener| listener.signal(signal));
+        if of_lane.is_empty() {
+            listeners.remove(lane);
+            return false;
+        }
+        true
+    }
+
+    fn tell_all(&self, signal: WorkSignal) {
         self.lock().retain(|_, of_lane| {
-            of_lane.retain(|listener| listener.signal(WorkSignal::Rescan));
+            of_lane.retain(|listener| listener.signal(signal));
             !of_lane.is_empty()
         });
     }
@@ -131,13 +145,34 @@ mod tests {
         let wake_ups = WakeUps::default();
         let mut a = wake_ups.listen(&LaneId::new("a").unwrap(), Arc::new(()));
         let mut b = wake_ups.listen(&LaneId::new("b").unwrap(), Arc::new(()));
-        for message in ["a 7", "b x", "nonsense", "c 1", "b 99999999"] {
-            wake_ups.woken(message.as_bytes());
+        for message in ["a 7", "b x", "nonsense", "b 99999999"] {
+            assert_eq!(wake_ups.woken(message.as_bytes()), None);
         }
         assert_eq!(next(&mut a), Some(WorkSignal::Ready(Partition::new(7))));
         assert_eq!((next(&mut a), next(&mut b)), (None, None));
         wake_ups.rescan();
         assert_eq!((next(&mut a), next(&mut b)), (Some(WorkSignal::Rescan), Some(WorkSignal::Rescan)));
+    }
+
+    #[test]
+    fn a_signal_for_a_lane_that_nobody_works_on_is_to_be_passed_on() {
+        let wake_ups = WakeUps::default();
+        let signals = wake_ups.listen(&LaneId::new("a").unwrap(), Arc::new(()));
+        let passed_on = |lane| Some((LaneId::new(lane).unwrap(), Partition::new(7)));
+        assert_eq!((wake_ups.woken(b"a 7"), wake_ups.woken(b"b 7")), (None, passed_on("b")));
+        drop(signals);
+        assert_eq!(wake_ups.woken(b"a 7"), passed_on("a"));
+    }
+
+    #[test]
+    fn a_lost_lease_is_told_to_all_lanes() {
+        let wake_ups = WakeUps::default();
+        let mut lanes = ["a", "b"].map(|lane| wake_ups.listen(&LaneId::new(lane).unwrap(), Arc::new(())));
+        wake_ups.woken(b"lost {fp:7} 0192f0c1-2b3c-7d4e-8f50-617283940a1b 3");
+        let execution_id = "{fp:7}:0192f0c1-2b3c-7d4e-8f50-617283940a1b".parse().unwrap();
+        for signals in &mut lanes {
+            assert_eq!(next(signals), Some(WorkSignal::Lost { execution_id, epoch: 3 }));
+        }
     }
 
     #[test]

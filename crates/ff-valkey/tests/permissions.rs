@@ -85,7 +85,7 @@ async fn claim(backend: &ValkeyBackend) -> Result<Vec<ClaimedExecution>, EngineE
     let mut claimed = Vec::new();
     for partition in partitions().partitions() {
         let worker = WorkerId::new("w").unwrap();
-        let request = ClaimRequest { worker, lane: LaneId::default_lane(), partition, max: 8, lease: LEASE };
+        let request = ClaimRequest { worker, lane: LaneId::default_lane(), partition, max: 8, lease: LEASE, id: None };
         claimed.extend(backend.claim(&request).await?.executions);
     }
     Ok(claimed)

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use ff_core::Lease;
+use ff_core::{ExecutionId, Lease};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +51,12 @@ impl LeaseTable {
         if let Some(entry) = self.entries.get(lease) {
             entry.lost.cancel();
         }
+    }
+
+    /// Somebody else has ended the lease.
+    pub(super) fn ended(&mut self, id: ExecutionId, epoch: u64) {
+        let ended = self.entries.iter().filter(|(lease, _)| lease.execution_id == id && lease.epoch == epoch);
+        ended.for_each(|(_, entry)| entry.lost.cancel());
     }
 
     /// Gives up every lease that may have run out by now; the answer is how many.

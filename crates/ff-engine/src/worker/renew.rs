@@ -54,6 +54,7 @@ async fn renew_batch<B: WorkBackend + ?Sized>(shared: &Shared<B>, batch: &[Lease
     for (lease, outcome) in batch.iter().zip(outcomes) {
         match outcome {
             RenewOutcome::Renewed => leases.renewed(lease, expires_at),
+            RenewOutcome::TimedOut => {}
             RenewOutcome::LeaseLost => leases.lost(lease),
         }
     }

@@ -130,6 +130,9 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
         match event {
             Event::Signal(Some(WorkSignal::Ready(partition))) => self.plan.signalled(partition),
             Event::Signal(Some(WorkSignal::Rescan)) => self.scan_soon(),
+            Event::Signal(Some(WorkSignal::Lost { execution_id, epoch })) => {
+                self.shared.leases().ended(execution_id, epoch);
+            }
             Event::Signal(None) => {
                 tracing::warn!("the work signals ended; subscribing anew");
                 self.signals = None;
@@ -265,6 +268,7 @@ async fn claim<B: WorkBackend + ?Sized>(shared: Arc<Shared<B>>, order: Order) ->
         partition: order.partition,
         max: u32::try_from(order.max).unwrap_or(u32::MAX),
         lease: shared.config.lease,
+        id: None,
     };
     let sent_at = Instant::now();
     let claim = shared.backend.claim(&request).await;

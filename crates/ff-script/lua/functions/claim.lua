@@ -1,31 +1,47 @@
--- ff1_claim: hands out runnable executions of one lane under a lease.
--- KEYS   1..12 partition block
+-- ff1_claim: hands out runnable executions of one lane under a lease. A claim that is repeated is answered with what it
+-- took the first time, as far as it still holds that.
+-- KEYS   1..12 partition block, 13 the worker's last claim here
 -- ARGV   1 lane, 2 worker, 3 how many at most (0: only pass the signal on), 4 lease ms, 5 listener to note if the
---        lane is empty ('' for none)
+--        lane is empty ('' for none), 6 claim id ('' for a claim that is never repeated)
 -- reply  '1' if the lane has more, else '0'; then per execution: uuid, flow id or '', name, namespace, tags as JSON,
---        payload, attempt, lease epoch, max attempts, timeout ms or 0
+--        payload, attempt, lease epoch, max attempts, timeout ms or 0, how many of its leases ran out unconfirmed
 -- errors WRONGTYPE
 -- flags  allow-oom
 local FIELDS = {
   'public_state', 'ready_member', 'flow_id', 'name', 'namespace', 'tags_json', 'payload', 'current_attempt_index',
-  'lease_epoch', 'max_attempts', 'timeout_ms',
+  'lease_epoch', 'max_attempts', 'timeout_ms', 'lease_unseen',
 }
 -- Members looked at beyond those wanted, in case some are out of date.
 local SPARE = 16
 
--- What a member of the queue stands for; nil where it is not found, or not readable now.
-local function read_candidate(call, member)
-  local uuid = ff.queue.uuid(member)
+-- What there is to lease of an execution; nil where it is not found, or not readable now.
+local function read_execution(call, uuid)
   local core = ff.keys.core(call.partition.tag, uuid)
   local values = redis.pcall('HMGET', core, unpack(FIELDS))
   if values.err or not values[1] then
     return nil
   end
   return {
-    core = core, uuid = uuid, member = member, stale = values[1] ~= 'waiting' or values[2] ~= member,
+    core = core, uuid = uuid, state = values[1], member = values[2],
     flow_id = values[3], name = values[4], namespace = values[5], tags_json = values[6], payload = values[7],
     current_attempt_index = values[8], lease_epoch = values[9], max_attempts = values[10], timeout_ms = values[11],
+    lease_unseen = values[12],
   }
+end
+
+local function take_next(candidate)
+  candidate.attempt = ff.base.int(ff.base.num(candidate.current_attempt_index) + 1)
+  candidate.epoch = ff.base.int(ff.base.num(candidate.lease_epoch) + 1)
+end
+
+-- What a member of the queue stands for.
+local function read_candidate(call, member)
+  local candidate = read_execution(call, ff.queue.uuid(member))
+  if candidate then
+    candidate.stale = candidate.state ~= 'waiting' or candidate.member ~= member
+    take_next(candidate)
+  end
+  return candidate
 end
 
 -- Members of a flow that is being cancelled leave the queue too: whoever completes the cancellation finds them.
@@ -57,23 +73,65 @@ local function choose(call, members, wanted)
   return chosen, stale, #stale > 0 and #members == wanted + SPARE
 end
 
-local function lease(call, candidate, worker, lease_ms)
+local function lease(call, candidate, worker, listener, lease_ms)
   local timeout = ff.base.num(candidate.timeout_ms)
-  local expires, timeout_at = call.now + lease_ms, timeout > 0 and call.now + timeout or 0
-  candidate.attempt = ff.base.int(ff.base.num(candidate.current_attempt_index) + 1)
-  candidate.epoch = ff.base.int(ff.base.num(candidate.lease_epoch) + 1)
-  local expires_text = ff.base.int(expires)
-  local due = ff.execution.lease_due(expires, timeout_at)
+  local expires_text, timeout_at = ff.base.int(call.now + lease_ms), timeout > 0 and call.now + timeout or 0
   -- First out of the queue: the reconciler puts back what is waiting and not in it, but nobody could know an entry
   -- that an interrupted claim has left there.
   redis.call('ZREM', call.partition.ready, candidate.member)
   redis.call('HSET', candidate.core, 'lifecycle_phase', 'active', 'public_state', 'active',
     'current_attempt_index', candidate.attempt, 'lease_epoch', candidate.epoch, 'lease_worker', worker,
-    'lease_expires_at', expires_text, 'started_at', call.now_text, 'timeout_at', ff.base.int(timeout_at))
-  redis.call('ZADD', call.partition.leases, due == expires and expires_text or ff.base.int(due), candidate.uuid)
+    'lease_listener', listener, 'lease_expires_at', expires_text, 'started_at', call.now_text, 'timeout_at', ff.base.int(timeout_at))
+  redis.call('ZADD', call.partition.leases, expires_text, candidate.uuid)
 end
 
--- Ten texts at a time of what a worker is told.
+-- What this claim takes, as its record says it: the claim's id, then the uuid and lease epoch of each.
+local function describe(claim_id, chosen)
+  local parts = {}
+  for index = 1, #chosen do
+    parts[index] = chosen[index].uuid .. ':' .. chosen[index].epoch
+  end
+  return claim_id .. ' ' .. table.concat(parts, ',')
+end
+
+-- What an earlier call of this claim took and still holds, or was about to take; nil if there was none. Notes what is
+-- chosen now if this is the first call. Comes before the first lease, so that whatever was leased is found here.
+local function taken_before(call, key, claim_id, chosen, lease_ms)
+  local stored
+  if #chosen > 0 then
+    stored = redis.call('SET', key, describe(claim_id, chosen), 'PX', lease_ms, 'GET')
+  else
+    stored = redis.call('GET', key)
+  end
+  if not stored or string.sub(stored, 1, #claim_id + 1) ~= claim_id .. ' ' then
+    return nil
+  end
+  redis.call('SET', key, stored, 'PX', lease_ms)
+  local taken = {}
+  for uuid, epoch in string.gmatch(string.sub(stored, #claim_id + 2), '([^:,]+):(%d+)') do
+    local execution = read_execution(call, uuid)
+    if execution and execution.state == 'active' and execution.lease_epoch == epoch then
+      execution.attempt, execution.epoch, execution.is_held = execution.current_attempt_index, epoch, true
+      taken[#taken + 1] = execution
+    elseif execution and execution.state == 'waiting' then
+      take_next(execution)
+      taken[#taken + 1] = execution.epoch == epoch and not is_stale(call, execution) and execution or nil
+    end
+  end
+  return taken
+end
+
+-- Gives the rest of the lease's time back to who holds it, and puts the index right that an interrupted call left.
+local function lease_again(call, execution, lease_ms)
+  local before, expires = redis.call('HGET', execution.core, 'lease_expires_at'), call.now + lease_ms
+  if expires > ff.base.num(before) then
+    redis.call('HSET', execution.core, 'lease_expires_at', ff.base.int(expires))
+    before = ff.base.int(expires)
+  end
+  redis.call('ZADD', call.partition.leases, before, execution.uuid)
+end
+
+-- Eleven texts at a time of what a worker is told.
 local function tell(reply, candidate)
   local at = #reply
   reply[at + 1] = candidate.uuid
@@ -86,18 +144,29 @@ local function tell(reply, candidate)
   reply[at + 8] = candidate.epoch
   reply[at + 9] = candidate.max_attempts
   reply[at + 10] = candidate.timeout_ms or '0'
+  reply[at + 11] = candidate.lease_unseen or '0'
 end
 
 local function claim(KEYS, ARGV)
   local lane, worker, wanted, lease_ms, listener = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+  local claim_id = ARGV[6]
   local call = ff.call.look(KEYS)
   call.cancelled = {} -- flow id -> whether it is being cancelled
   local members = ff.queue.peek(call.partition, lane, wanted + SPARE)
   local chosen, stale, more = choose(call, members, wanted)
+  local taken = claim_id ~= '' and taken_before(call, KEYS[ff.keys.block + 1], claim_id, chosen, ARGV[4])
+  if taken then
+    more = more or #chosen > 0
+    chosen = taken
+  end
   -- Room for the first execution, so that the table need not grow.
-  local reply = { more and '1' or '0', nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }
+  local reply = { more and '1' or '0', nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }
   for _, candidate in ipairs(chosen) do
-    lease(call, candidate, worker, lease_ms)
+    if candidate.is_held then
+      lease_again(call, candidate, lease_ms)
+    else
+      lease(call, candidate, worker, listener, lease_ms)
+    end
     tell(reply, candidate)
   end
   if #stale > 0 then

@@ -14,6 +14,7 @@ local function complete(KEYS, ARGV)
   if execution.lifecycle_phase == 'terminal' then
     ff.execution.resume_end(call, execution)
   else
+    execution.by_holder = true
     execution.result, execution.result_text = result, is_text
     ff.execution.finish(call, execution, 'success')
   end

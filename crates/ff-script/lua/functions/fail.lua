@@ -16,6 +16,7 @@ local function fail(KEYS, ARGV)
     ff.execution.resume_end(call, execution)
     return { 'ok', ff.call.commit(call) }
   end
+  execution.by_holder = true
   local verdict, backoff = ff.execution.attempt_failed(call, execution, reason, retryable)
   local refused = ff.call.commit(call)
   if verdict == 'retry' then

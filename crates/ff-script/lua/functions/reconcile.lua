@@ -47,8 +47,7 @@ local function examine_open(call, execution)
   elseif state == 'delayed' then
     index, score, member = partition.delayed, execution.eligible_at, uuid
   elseif state == 'active' then
-    local due_at = ff.execution.lease_due(ff.base.num(execution.lease_expires_at), ff.base.num(execution.timeout_at))
-    index, score, member = partition.leases, ff.base.int(due_at), uuid
+    index, score, member = partition.leases, execution.lease_expires_at, uuid
   else
     missed_needs(call, execution)
   end

@@ -1,22 +1,39 @@
--- ff1_renew: extends leases.
+-- ff1_renew: extends leases, and notes with each lease's first renewal that a worker has it.
 -- KEYS   1..12 partition block, then the core of each execution
 -- ARGV   1 lease ms, then per execution: uuid, lease epoch, attempt
--- reply  per execution '1' renewed, '0' lease lost
+-- reply  per execution '1' renewed, '0' lease lost, '2' held but not extended, since the attempt has used up its time
 -- errors WRONGTYPE
 -- flags  allow-oom
 -- The entry in `leases` is never later than the lease in the core, also when this call is interrupted: the sweep puts
 -- right one that is too early, but would not look at one that is too late.
 local function extend(call, execution, lease_ms)
-  local timeout_at = ff.base.num(execution.timeout_at)
   local expires, before = call.now + lease_ms, ff.base.num(execution.lease_expires_at)
-  local due_at = ff.base.int(ff.execution.lease_due(expires, timeout_at))
+  local expires_text = ff.base.int(expires)
   if expires < before then
-    redis.call('ZADD', call.partition.leases, due_at, execution.uuid)
+    redis.call('ZADD', call.partition.leases, expires_text, execution.uuid)
   end
-  redis.call('HSET', execution.core, 'lease_expires_at', ff.base.int(expires))
+  if execution.lease_seen == execution.lease_epoch then
+    redis.call('HSET', execution.core, 'lease_expires_at', expires_text)
+  else
+    redis.call('HSET', execution.core, 'lease_expires_at', expires_text, 'lease_seen', execution.lease_epoch)
+  end
   if expires >= before then
-    redis.call('ZADD', call.partition.leases, due_at, execution.uuid)
+    redis.call('ZADD', call.partition.leases, expires_text, execution.uuid)
   end
+end
+
+local function confirm(execution)
+  if execution.lease_seen ~= execution.lease_epoch then
+    redis.call('HSET', execution.core, 'lease_seen', execution.lease_epoch)
+  end
+end
+
+-- What an execution gets, as the reply says it.
+local function verdict(call, execution, epoch, attempt)
+  if not (execution and ff.execution.holds_lease(execution, epoch, attempt)) then
+    return '0'
+  end
+  return ff.execution.is_timed_out(call, execution) and '2' or '1'
 end
 
 local function renew(KEYS, ARGV)
@@ -28,14 +45,19 @@ local function renew(KEYS, ARGV)
     if problem then
       return redis.error_reply(problem)
     end
-    local holds = execution and ff.execution.holds_lease(execution, ARGV[at + 1], ARGV[at + 2])
-    reply[#reply + 1] = holds and '1' or '0'
-    if holds then
+    local answer = verdict(call, execution, ARGV[at + 1], ARGV[at + 2])
+    reply[#reply + 1] = answer
+    if answer ~= '0' then
       held[#held + 1] = execution
+      execution.extends = answer == '1'
     end
   end
   for _, execution in ipairs(held) do
-    extend(call, execution, lease_ms)
+    if execution.extends then
+      extend(call, execution, lease_ms)
+    else
+      confirm(execution)
+    end
   end
   return reply
 end

@@ -1,4 +1,4 @@
--- ff1_sweep: does what is due in a partition, a bounded piece of it: delays, attempt timeouts, leases, deadlines,
+-- ff1_sweep: does what is due in a partition, a bounded piece of it: delays, leases, deadlines,
 -- pending dependents, retention.
 -- KEYS   1..12 partition block
 -- ARGV   1 policy, 2 retention ms
@@ -49,17 +49,13 @@ local function reclaim(call, execution)
   elseif execution.public_state ~= 'active' then
     call.stale[#call.stale + 1] = { call.partition.leases, execution.uuid }
   else
-    local expires_at, timeout_at = ff.base.num(execution.lease_expires_at), ff.base.num(execution.timeout_at)
-    if timeout_at > 0 and timeout_at <= call.now then
-      ff.execution.attempt_failed(call, execution, 'timeout', true)
-      call.reclaimed = call.reclaimed + 1
-    elseif expires_at <= call.now then
+    -- An attempt that has used up its time stays its worker's until the lease ends: attempts do not overlap.
+    if ff.base.num(execution.lease_expires_at) <= call.now then
       ff.execution.lease_expired(call, execution)
       call.reclaimed = call.reclaimed + 1
     else
       -- A renewal was interrupted after it had written the core.
-      local due_at = ff.base.int(ff.execution.lease_due(expires_at, timeout_at))
-      call.moved_due[#call.moved_due + 1] = { execution.uuid, due_at }
+      call.moved_due[#call.moved_due + 1] = { execution.uuid, execution.lease_expires_at }
     end
   end
 end

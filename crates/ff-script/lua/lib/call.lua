@@ -45,6 +45,7 @@ function ff.call.begin(KEYS, policy, declared)
     parents = {},     -- ended executions whose dependents were looked at
     messages = {},    -- completions to announce: channel and text of each
     lanes = {},       -- lanes that got work
+    losses = {},      -- executions whose lease this call ends, to tell their holders
     resolved = 0,     -- dependents promoted or skipped
   }
 end
@@ -119,6 +120,7 @@ function ff.call.commit(call)
     leave_indexes(call)
   end
   local refused = ff.completion.publish(call)
+  ff.execution.tell_losses(call)
   ff.queue.signal_all(call)
   return refused
 end

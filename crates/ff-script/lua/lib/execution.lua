@@ -12,7 +12,8 @@ local FIELDS = {
   'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation', 'lease_epoch', 'deadline_at',
   'ready_member', 'dependents_done', 'log_pos', 'log_expected', 'failure_reason', 'ended_by',
   'failed_epoch', 'priority', 'lease_expires_at', 'timeout_at', 'eligible_at', 'unmet_needs', 'max_attempts',
-  'failures', 'max_lease_expiries', 'lease_expiries', 'backoff_ms', 'backoff_max_ms',
+  'failures', 'max_lease_expiries', 'lease_expiries', 'backoff_ms', 'backoff_max_ms', 'lease_listener', 'lease_seen',
+  'lease_unseen',
 }
 local TO_END, ALL = 20, #FIELDS
 
@@ -31,7 +32,7 @@ local function from_values(uuid, core, values)
     failed_epoch = values[22], priority = values[23], lease_expires_at = values[24], timeout_at = values[25],
     eligible_at = values[26], unmet_needs = values[27], max_attempts = values[28], failures = values[29],
     max_lease_expiries = values[30], lease_expiries = values[31], backoff_ms = values[32],
-    backoff_max_ms = values[33],
+    backoff_max_ms = values[33], lease_listener = values[34], lease_seen = values[35], lease_unseen = values[36],
   }
 end
 
@@ -63,9 +64,16 @@ function ff.execution.is_terminal(execution)
   return execution.ending or execution.lifecycle_phase == 'terminal'
 end
 
--- When a lease or its attempt runs out (ms), whichever comes first: the score in `leases`.
-function ff.execution.lease_due(expires_at, timeout_at)
-  return timeout_at > 0 and math.min(expires_at, timeout_at) or expires_at
+-- Whether the attempt has used up its time. Its lease is not extended any more, and so bounds how long it may take to
+-- stop; the execution is nobody else's before.
+function ff.execution.is_timed_out(call, execution)
+  local timeout_at = ff.base.num(execution.timeout_at)
+  return timeout_at > 0 and timeout_at <= call.now
+end
+
+-- Whether the lease is known to have reached a worker.
+local function is_confirmed(execution)
+  return execution.lease_seen == execution.lease_epoch
 end
 
 -- Whether this lease (epoch and attempt, as texts) is the one that counts.
@@ -111,12 +119,31 @@ function ff.execution.finish(call, execution, outcome, reason, fields)
   execution.terminal_outcome = outcome
   execution.failure_reason = reason
   execution.completed_at = call.now_text
+  ff.execution.take_from_holder(call, execution)
   -- Room for what most ends write besides, so that the table need not grow.
   execution.fields = fields or { nil, nil, nil, nil, nil, nil }
   call.ends[#call.ends + 1] = execution
   call.ends_left = call.ends_left - 1
   ff.flow.member_ended(call, execution)
   ff.dependents.plan(call, execution)
+end
+
+-- Plans to tell the process that holds the lease that it is lost. A call of the holder itself has set `by_holder`.
+function ff.execution.take_from_holder(call, execution)
+  local active = execution.public_state == 'active'
+  if active and execution.lease_listener and not execution.by_holder and not execution.holder_told then
+    execution.holder_told = true
+    call.losses[#call.losses + 1] = execution
+  end
+end
+
+-- Tells the holders of the leases that this call has ended.
+function ff.execution.tell_losses(call)
+  local losses = call.losses
+  for index = 1, #losses do
+    local execution = losses[index]
+    ff.queue.lost(call.partition, execution.lease_listener, execution.uuid, execution.lease_epoch)
+  end
 end
 
 -- Plans the cancellation of an execution whose flow is being cancelled. Returns whether it is.
@@ -165,7 +192,16 @@ function ff.execution.touch(call, execution, fields)
   end
 end
 
--- Plans what follows from a failed attempt. Returns 'retry' and the backoff in ms, or 'ended' and 0.
+local function forget(fields, name, stored)
+  if ff.base.num(stored) > 0 then
+    fields[#fields + 1] = name
+    fields[#fields + 1] = '0'
+  end
+end
+
+-- Plans what follows from a failed attempt. Returns 'retry' and the backoff in ms, or 'ended' and 0. A worker that
+-- reports the failure itself (`by_holder`) shows that this work does not end its process: leases that ran out are
+-- forgotten.
 function ff.execution.attempt_failed(call, execution, reason, retryable)
   local failures = ff.base.num(execution.failures) + 1
   local fields = { 'failures', ff.base.int(failures), 'last_error', reason, 'failed_epoch', execution.lease_epoch }
@@ -175,6 +211,10 @@ function ff.execution.attempt_failed(call, execution, reason, retryable)
   if not retryable or failures >= ff.base.num(execution.max_attempts) then
     ff.execution.finish(call, execution, 'failed', retryable and 'attempts_exhausted' or reason, fields)
     return 'ended', 0
+  end
+  if execution.by_holder then
+    forget(fields, 'lease_expiries', execution.lease_expiries)
+    forget(fields, 'lease_unseen', execution.lease_unseen)
   end
   local doubled = ff.base.num(execution.backoff_ms) * 2 ^ math.min(failures - 1, 40)
   local backoff = math.min(doubled, ff.base.num(execution.backoff_max_ms))
@@ -188,8 +228,19 @@ function ff.execution.attempt_failed(call, execution, reason, retryable)
   return 'retry', backoff
 end
 
--- Plans what follows from a lease that ran out.
+-- Plans what follows from a lease that ran out. One that is not known to have reached a worker says nothing about the
+-- work, so it counts neither as an expiry nor as a timeout; the next worker confirms its lease before it starts.
 function ff.execution.lease_expired(call, execution)
+  ff.execution.take_from_holder(call, execution)
+  if not is_confirmed(execution) then
+    local unseen = ff.base.int(ff.base.num(execution.lease_unseen) + 1)
+    ff.execution.move(call, execution, 'waiting', nil, { 'lease_unseen', unseen })
+    return
+  end
+  if ff.execution.is_timed_out(call, execution) then
+    ff.execution.attempt_failed(call, execution, 'timeout', true)
+    return
+  end
   local expiries = ff.base.num(execution.lease_expiries) + 1
   local fields = { 'lease_expiries', ff.base.int(expiries) }
   if expiries >= ff.base.num(execution.max_lease_expiries) then

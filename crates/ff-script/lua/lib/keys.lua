@@ -31,7 +31,7 @@ end
 -- Names the partition's keys, which come first in KEYS:
 --   ready      (zset, by member) what may be claimed, as ff.queue.member
 --   delayed    (zset, by due ms) what waits for its time
---   leases     (zset, by ms) when a claimed execution's lease or attempt runs out
+--   leases     (zset, by ms) when a claimed execution's lease runs out
 --   deadlines  (zset, by ms) when an execution expires
 --   open       (zset, by member) every execution whose end is not complete with all its consequences
 --   pending    (zset, by ms) executions that ended and have dependents left to resolve

@@ -56,6 +56,11 @@ local function reaches(listener, message)
   return type(receivers) == 'number' and receivers > 0
 end
 
+-- Tells a process that it has lost a lease, so that its handler need not go on until the next renewal.
+function ff.queue.lost(partition, listener, uuid, epoch)
+  reaches(listener, 'lost ' .. partition.tag .. ' ' .. uuid .. ' ' .. epoch)
+end
+
 local function listener_of(waiter)
   return string.sub(waiter, string.find(waiter, '\n', 1, true) + 1)
 end

@@ -191,6 +191,7 @@ macro_rules! backend_by_script {
             await_work(lane: &ff_core::LaneId, partitions: &[ff_core::Partition]) -> Vec<ff_core::Partition>;
             claim(request: &ff_core::ClaimRequest) -> ff_core::Claim;
             renew(leases: &[ff_core::Lease], lease: std::time::Duration) -> Vec<ff_core::RenewOutcome>;
+            release(leases: &[ff_core::Lease]) -> Vec<ff_core::ReleaseOutcome>;
             complete(lease: &ff_core::Lease, result: bytes::Bytes) -> ();
             fail(lease: &ff_core::Lease, failure: &ff_core::Failure) -> ff_core::FailOutcome;
         } {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use ff_core::{
     Claim, ClaimRequest, ClaimedExecution, EngineError, ExecutionId, FailOutcome, Failure, FlowId, LaneId, Lease,
-    Namespace, Partition, RenewOutcome, StateConflict, Tags, limits,
+    Namespace, Partition, ReleaseOutcome, RenewOutcome, StateConflict, Tags, WorkerId, limits,
 };
 
 use super::{Operations, Reader, arg, block_and, call, flag, not_found, submit::millis};
@@ -16,6 +16,8 @@ use crate::{
 
 /// Leases renewed by one call of a function.
 const RENEWED_AT_ONCE: usize = 128;
+/// Leases given back by one call of a function.
+const RELEASED_AT_ONCE: usize = 64;
 
 impl<H: ScriptHost> Operations<H> {
     /// See [`ff_core::backend::WorkBackend::await_work`].
@@ -50,11 +52,7 @@ impl<H: ScriptHost> Operations<H> {
             ));
         }
         check_lease(request.lease)?;
-        let args =
-            vec![arg(&request.lane), arg(&request.worker), arg(request.max), millis(request.lease), arg(self.listener)];
-        let call = call("ff1_claim", keys::partition_block(request.partition), args);
-        // A repeated claim would take further executions and lose the first ones until their leases run out.
-        let reply = self.run(Call { idempotent: false, ..call }).await?;
+        let reply = self.run(claiming(request, &arg(self.listener))).await?;
         let mut reader = Reader::new("claim", &reply);
         let more = reader.flag()?;
         let mut executions = Vec::new();
@@ -64,29 +62,73 @@ impl<H: ScriptHost> Operations<H> {
         Ok(Claim { executions, more })
     }
 
+    /// Hands a work signal that nobody in this process takes to the next waiting process.
+    ///
+    /// # Errors
+    /// Transport errors.
+    pub async fn pass_on(&self, lane: &LaneId, partition: Partition) -> Result<(), EngineError> {
+        let (worker, lease) = (WorkerId::new("none")?, Duration::from_millis(1));
+        let request = ClaimRequest { worker, lane: lane.clone(), partition, max: 0, lease, id: None };
+        // This process is not noted again: it has no use for the next signal either.
+        self.run(claiming(&request, &Bytes::new())).await.map(drop)
+    }
+
     /// See [`ff_core::backend::WorkBackend::renew`].
     ///
     /// # Errors
     /// As there.
     pub async fn renew(&self, leases: &[Lease], lease: Duration) -> Result<Vec<RenewOutcome>, EngineError> {
         check_lease(lease)?;
+        let read = |reader: &mut Reader<'_>| match reader.text()? {
+            "0" => Ok(RenewOutcome::LeaseLost),
+            "1" => Ok(RenewOutcome::Renewed),
+            "2" => Ok(RenewOutcome::TimedOut),
+            other => Err(reader.malformed(other)),
+        };
+        let first = millis(lease);
+        self.of_leases("ff1_renew", leases, RENEWED_AT_ONCE, first, RenewOutcome::LeaseLost, read).await
+    }
+
+    /// See [`ff_core::backend::WorkBackend::release`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn release(&self, leases: &[Lease]) -> Result<Vec<ReleaseOutcome>, EngineError> {
+        let read = |reader: &mut Reader<'_>| match reader.flag()? {
+            true => Ok(ReleaseOutcome::Released),
+            false => Ok(ReleaseOutcome::LeaseLost),
+        };
+        let first = self.policy.argument();
+        self.of_leases("ff1_release", leases, RELEASED_AT_ONCE, first, ReleaseOutcome::LeaseLost, read).await
+    }
+
+    /// One answer per lease, from calls of a function that takes some leases of one partition at a time.
+    async fn of_leases<T: Copy>(
+        &self,
+        function: &'static str,
+        leases: &[Lease],
+        at_once: usize,
+        first: Bytes,
+        unanswered: T,
+        read: impl Fn(&mut Reader<'_>) -> Result<T, EngineError>,
+    ) -> Result<Vec<T>, EngineError> {
         let mut by_partition: BTreeMap<Partition, Vec<usize>> = BTreeMap::new();
         for (index, held) in leases.iter().enumerate() {
             by_partition.entry(held.execution_id.partition()).or_default().push(index);
         }
         let batches: Vec<(Partition, &[usize])> = by_partition
             .iter()
-            .flat_map(|(partition, indices)| indices.chunks(RENEWED_AT_ONCE).map(|chunk| (*partition, chunk)))
+            .flat_map(|(partition, indices)| indices.chunks(at_once).map(|chunk| (*partition, chunk)))
             .collect();
-        let calls = batches.iter().map(|(partition, indices)| renewal(*partition, leases, indices, lease)).collect();
-        let mut outcomes = vec![RenewOutcome::LeaseLost; leases.len()];
+        let of_batch =
+            |(partition, indices): &(_, &[usize])| on_leases(function, *partition, leases, indices, first.clone());
+        let calls = batches.iter().map(of_batch).collect();
+        let mut outcomes = vec![unanswered; leases.len()];
         for ((_, indices), reply) in batches.iter().zip(self.host.fcall_many(calls).await) {
             let reply = reply?;
-            let mut reader = Reader::new("renew", &reply);
+            let mut reader = Reader::new(function, &reply);
             for index in *indices {
-                if reader.flag()? {
-                    outcomes[*index] = RenewOutcome::Renewed;
-                }
+                outcomes[*index] = read(&mut reader)?;
             }
         }
         Ok(outcomes)
@@ -146,6 +188,15 @@ impl<H: ScriptHost> Operations<H> {
     }
 }
 
+fn claiming(request: &ClaimRequest, listener: &Bytes) -> Call {
+    let ClaimRequest { worker, lane, partition, max, lease, id } = request;
+    let keys = block_and(*partition, [keys::claim_record(*partition, worker)]);
+    let id_text = id.map(|id| id.to_string()).unwrap_or_default();
+    let args = vec![arg(lane), arg(worker), arg(max), millis(*lease), listener.clone(), arg(id_text)];
+    // Without an id a repeated claim would take further executions and lose the first ones until their leases run out.
+    Call { idempotent: id.is_some() || *max == 0, ..call("ff1_claim", keys, args) }
+}
+
 fn check_lease(lease: Duration) -> Result<(), EngineError> {
     if (Duration::from_millis(1)..=limits::DURATION).contains(&lease) {
         return Ok(());
@@ -153,14 +204,14 @@ fn check_lease(lease: Duration) -> Result<(), EngineError> {
     Err(EngineError::invalid(format!("a lease of {lease:?}"), "expected at least a millisecond"))
 }
 
-fn renewal(partition: Partition, leases: &[Lease], indices: &[usize], lease: Duration) -> Call {
+fn on_leases(function: &'static str, partition: Partition, leases: &[Lease], indices: &[usize], first: Bytes) -> Call {
     let keys = block_and(partition, indices.iter().map(|index| keys::execution_core(leases[*index].execution_id)));
-    let mut args = vec![millis(lease)];
+    let mut args = vec![first];
     for index in indices {
         let held = &leases[*index];
         args.extend([arg(held.execution_id.uuid()), arg(held.epoch), arg(held.attempt)]);
     }
-    call("ff1_renew", keys, args)
+    call(function, keys, args)
 }
 
 fn read_claimed(reader: &mut Reader<'_>, partition: Partition) -> Result<ClaimedExecution, EngineError> {
@@ -176,6 +227,7 @@ fn read_claimed(reader: &mut Reader<'_>, partition: Partition) -> Result<Claimed
     claimed.payload = payload;
     claimed.max_attempts = reader.number()?;
     claimed.timeout = Some(reader.number()?).filter(|millis| *millis > 0).map(Duration::from_millis);
+    claimed.unconfirmed_leases = reader.number()?;
     Ok(claimed)
 }
 

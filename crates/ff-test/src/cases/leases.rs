@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use ff_core::{Outcome, PublicState, RenewOutcome};
+use ff_core::{ClaimId, ExecutionId, Failure, Outcome, PublicState, ReleaseOutcome, RenewOutcome, WorkSignal};
+use futures::StreamExt;
 
 use super::Backend;
-use crate::fixture::{Fixture, is_silent, take};
+use crate::fixture::{Fixture, is_silent, take, within};
 
 const SHORT: Duration = Duration::from_millis(20);
 const LONG: Duration = Duration::from_secs(600);
@@ -40,9 +41,9 @@ pub async fn leases_exhausted_end_an_execution(backend: Backend) {
     let mut flow = fixture.flow(&[("a", &[])]);
     flow.executions[0].max_lease_expiries = 2;
     let id = fixture.submit(&flow).await.executions[0].1;
-    fixture.claim_for(id, SHORT).await;
+    fixture.claim_confirmed(id, SHORT).await;
     fixture.sweep_until(id, PublicState::Waiting).await;
-    fixture.claim_for(id, SHORT).await;
+    fixture.claim_confirmed(id, SHORT).await;
     fixture.sweep_until(id, PublicState::Failed).await;
     assert_eq!(fixture.describe(id).await.reason.as_deref(), Some("lease_expired"));
 }
@@ -69,4 +70,115 @@ pub async fn a_lost_lease_is_reported_at_renewal(backend: Backend) {
     let outcomes = fixture.backend.renew(&[a.lease, b.lease], LONG).await.expect("answered");
     assert_eq!(outcomes, [RenewOutcome::LeaseLost, RenewOutcome::Renewed]);
     assert_eq!(fixture.describe(a.lease.execution_id).await.outcome, Some(Outcome::Cancelled));
+}
+
+pub async fn a_lease_that_no_worker_confirmed_runs_out_without_being_counted(backend: Backend) {
+    let fixture = Fixture::new(backend);
+    let mut flow = fixture.flow(&[("a", &[])]);
+    flow.executions[0].max_lease_expiries = 1;
+    flow.executions[0].timeout = Some(SHORT / 2);
+    let id = fixture.submit(&flow).await.executions[0].1;
+    for unconfirmed in 0..3 {
+        assert_eq!(fixture.claim_for(id, SHORT).await.unconfirmed_leases, unconfirmed, "the worker is told");
+        fixture.sweep_until(id, PublicState::Waiting).await;
+    }
+    assert_eq!(fixture.describe(id).await.failures, 0);
+    fixture.claim_confirmed(id, SHORT).await;
+    fixture.sweep_until(id, PublicState::Failed).await;
+}
+
+pub async fn a_repeated_claim_gives_the_same_executions_and_no_others(backend: Backend) {
+    let fixture = Fixture::new(backend);
+    let flow = fixture.submit_members(&[("a", &[]), ("b", &[]), ("c", &[]), ("d", &[])]).await;
+    let partition = flow.executions[0].1.partition();
+    let (first, other) = (Some(ClaimId::generate()), Some(ClaimId::generate()));
+    let claimed = fixture.claim_as(first, partition, 3, LONG).await;
+    assert_eq!(claimed.len(), 3);
+    let leases = |claimed: &[ff_core::ClaimedExecution]| claimed.iter().map(|one| one.lease).collect::<Vec<_>>();
+    for _ in 0..2 {
+        let again = fixture.claim_as(first, partition, 3, LONG).await;
+        assert_eq!(leases(&again), leases(&claimed));
+    }
+    fixture.backend.complete(&claimed[1].lease, Bytes::new()).await.expect("completed");
+    let again = fixture.claim_as(first, partition, 3, LONG).await;
+    assert_eq!(leases(&again), [claimed[0].lease, claimed[2].lease], "what it still holds");
+    let rest = fixture.claim_as(other, partition, 3, LONG).await;
+    assert_eq!(rest.iter().map(|claimed| claimed.name.as_str()).collect::<Vec<_>>(), ["d"]);
+}
+
+pub async fn a_released_execution_goes_to_another_worker_at_once_and_nothing_is_counted(backend: Backend) {
+    let fixture = Fixture::new(backend);
+    let mut flow = fixture.flow(&[("a", &[])]);
+    flow.executions[0].max_lease_expiries = 1;
+    let id = fixture.submit(&flow).await.executions[0].1;
+    for attempt in 1..4 {
+        let claimed = fixture.claim_confirmed(id, LONG).await;
+        assert_eq!(claimed.lease.attempt, attempt);
+        for _ in 0..2 {
+            let released = fixture.backend.release(&[claimed.lease]).await.expect("answered");
+            assert_eq!(released, [ReleaseOutcome::Released]);
+        }
+        let late = fixture.backend.complete(&claimed.lease, Bytes::new()).await.expect_err("given back");
+        assert!(late.is_lease_lost(), "{late}");
+    }
+    assert_eq!(fixture.describe(id).await.failures, 0);
+    fixture.complete(id).await;
+}
+
+pub async fn a_release_signals_a_waiting_process(backend: Backend) {
+    let fixture = Fixture::new(backend);
+    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
+    let claimed = fixture.claim(id).await;
+    let mut signals = fixture.backend.work_signals(&fixture.lane).await.expect("subscribed");
+    fixture.backend.await_work(&fixture.lane, &[id.partition()]).await.expect("answered");
+    fixture.backend.release(&[claimed.lease]).await.expect("answered");
+    let wait = async { while signals.next().await.expect("signals never end") != WorkSignal::Ready(id.partition()) {} };
+    within("the signal", wait).await;
+}
+
+pub async fn a_reported_failure_forgets_the_leases_that_ran_out(backend: Backend) {
+    let fixture = Fixture::new(backend);
+    let mut flow = fixture.flow(&[("a", &[])]);
+    flow.executions[0].max_lease_expiries = 2;
+    flow.executions[0] = flow.executions[0].clone().attempts(5, ff_core::Backoff::default());
+    flow.executions[0].backoff = ff_core::Backoff { initial: Duration::ZERO, max: Duration::ZERO };
+    let id = fixture.submit(&flow).await.executions[0].1;
+    for _ in 0..3 {
+        fixture.claim_confirmed(id, SHORT).await;
+        fixture.sweep_until(id, PublicState::Waiting).await;
+        let claimed = fixture.claim(id).await;
+        fixture.backend.fail(&claimed.lease, &Failure::retryable("flaky")).await.expect("reported");
+    }
+    assert_eq!(fixture.state(id).await, PublicState::Waiting);
+}
+
+/// Waits until this process hears that it has lost the lease of an execution.
+async fn hears_of_the_loss(signals: &mut ff_core::WorkSignals, id: ExecutionId) {
+    let wait = async {
+        loop {
+            let signal = signals.next().await.expect("signals never end");
+            if matches!(signal, WorkSignal::Lost { execution_id, epoch: 1 } if execution_id == id) {
+                return;
+            }
+        }
+    };
+    within("the loss", wait).await;
+}
+
+pub async fn the_holder_of_a_lease_is_told_when_somebody_else_ends_its_execution(backend: Backend) {
+    let fixture = Fixture::new(backend);
+    let mut signals = fixture.backend.work_signals(&fixture.lane).await.expect("subscribed");
+    let mut flow = fixture.flow(&[("cancelled", &[]), ("with its flow", &[]), ("expired", &[])]);
+    flow.executions[2].deadline = Some(SHORT);
+    let flow = fixture.submit(&flow).await;
+    let [cancelled, with_flow, expired] = [0, 1, 2].map(|index| flow.executions[index].1);
+    fixture.claim(cancelled).await;
+    fixture.backend.cancel_execution(cancelled, "enough").await.expect("cancelled");
+    hears_of_the_loss(&mut signals, cancelled).await;
+    if fixture.state(expired).await == PublicState::Active {
+        fixture.sweep_until(expired, PublicState::Expired).await;
+        hears_of_the_loss(&mut signals, expired).await;
+    }
+    fixture.backend.cancel_flow(flow.flow_id, "enough").await.expect("cancelled");
+    hears_of_the_loss(&mut signals, with_flow).await;
 }

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use ff_core::{Backoff, ExecutionId, FailOutcome, Failure, PublicState};
+use ff_core::{Backoff, ExecutionId, FailOutcome, Failure, PublicState, RenewOutcome};
 
 use super::Backend;
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, within};
 
+/// Longer than the timeout.
+const LEASE: Duration = Duration::from_millis(40);
 const BACKOFF: Backoff = Backoff { initial: Duration::from_millis(20), max: Duration::from_millis(30) };
 
 async fn submit(fixture: &Fixture, attempts: u32, timeout: Option<Duration>) -> ExecutionId {
@@ -59,14 +61,29 @@ pub async fn a_permanent_failure_ends_at_once(backend: Backend) {
 pub async fn an_attempt_that_takes_too_long_counts_as_failed(backend: Backend) {
     let fixture = Fixture::new(backend);
     let id = submit(&fixture, 2, Some(Duration::from_millis(20))).await;
-    let slow = fixture.claim(id).await;
+    let slow = fixture.claim_confirmed(id, LEASE).await;
     fixture.sweep_until(id, PublicState::Waiting).await;
     let late = fixture.backend.complete(&slow.lease, bytes::Bytes::new()).await.expect_err("too late");
     assert!(late.is_lease_lost(), "{late}");
     assert_eq!(fixture.describe(id).await.last_error.as_deref(), Some("timeout"));
-    fixture.claim(id).await;
+    fixture.claim_confirmed(id, LEASE).await;
     fixture.sweep_until(id, PublicState::Failed).await;
     assert_eq!(fixture.describe(id).await.reason.as_deref(), Some("attempts_exhausted"));
+}
+
+pub async fn attempts_do_not_overlap_while_a_lease_is_held(backend: Backend) {
+    let fixture = Fixture::new(backend);
+    let id = submit(&fixture, 2, Some(Duration::from_millis(1))).await;
+    let claimed = fixture.claim(id).await;
+    let long = Duration::from_secs(600);
+    let wait = async {
+        while fixture.backend.renew(&[claimed.lease], long).await.expect("answered") != [RenewOutcome::TimedOut] {}
+    };
+    within("the attempt's time is over", wait).await;
+    assert_eq!(fixture.sweep(id.partition()).await.reclaimed, 0);
+    assert_eq!(fixture.state(id).await, PublicState::Active, "its worker may still be at it");
+    let reported = fixture.backend.fail(&claimed.lease, &Failure::retryable("timeout")).await;
+    assert_eq!(reported.expect("its lease is held"), FailOutcome::Retry { after: BACKOFF.initial });
 }
 
 pub async fn a_repeated_failure_report_gives_the_same_answer(backend: Backend) {

@@ -109,6 +109,11 @@ async fn ask(ops: &Operations<Parrot>, operation: u8) -> Result<(), EngineError>
         10 => ops.resolve_dependents(partition).await.map(drop),
         11 => reconcile(ops, partition).await,
         12 => ops.verify_deployment().await,
+        13 => {
+            let outcomes = ops.release(&[lease, lease]).await?;
+            assert_eq!(outcomes.len(), 2);
+            Ok(())
+        }
         _ => {
             let ready = ops.await_work(&LaneId::default_lane(), &[partition]).await?;
             assert!(ready.is_empty() || ready == [partition]);
@@ -128,6 +133,7 @@ async fn claim(operations: &Operations<Parrot>, partition: Partition) -> Result<
         partition,
         max: 10,
         lease: Duration::from_secs(60),
+        id: None,
     };
     let claim = operations.claim(&request).await?;
     assert!(claim.executions.iter().all(|claimed| claimed.lease.execution_id.partition() == partition));

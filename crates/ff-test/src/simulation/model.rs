@@ -19,7 +19,11 @@ pub(super) struct Execution {
     pub(super) unmet: usize,
     pub(super) attempt: u32,
     pub(super) failures: u32,
-    expiries: u32,
+    pub(super) expiries: u32,
+    /// Leases that ran out without a worker having confirmed them.
+    pub(super) unseen: u32,
+    /// Whether a worker has confirmed the lease of this attempt.
+    seen: bool,
     failed_attempt: u32,
     backoff_now: u64,
     ready_at: u64,
@@ -34,8 +38,8 @@ impl Execution {
         self.state.outcome()
     }
 
-    fn lease_due(&self) -> u64 {
-        if self.timeout_at > 0 { self.lease_expires_at.min(self.timeout_at) } else { self.lease_expires_at }
+    fn is_timed_out(&self, now: u64) -> bool {
+        self.timeout_at > 0 && self.timeout_at <= now
     }
 }
 
@@ -51,6 +55,8 @@ pub(super) enum Answer {
     Done,
     Retry(u64),
     LeaseLost,
+    /// The lease is held and not extended.
+    TimedOut,
     AlreadyEnded,
 }
 
@@ -95,6 +101,8 @@ impl Model {
                 attempt: 0,
                 failures: 0,
                 expiries: 0,
+                unseen: 0,
+                seen: false,
                 failed_attempt: 0,
                 backoff_now: 0,
                 ready_at: self.now,
@@ -127,8 +135,31 @@ impl Model {
             let e = &mut self.executions[*id];
             e.state = PublicState::Active;
             e.attempt += 1;
+            e.seen = false;
             e.lease_expires_at = now + lease;
             e.timeout_at = if e.spec.timeout > 0 { now + e.spec.timeout } else { 0 };
+        }
+    }
+
+    /// What a repeated claim gets of what it was to take the first time: an execution, and its attempt then.
+    pub(super) fn still_claimed(&self, taken: &[(usize, u32)]) -> Vec<usize> {
+        let is_left = |(id, attempt): &&(usize, u32)| {
+            let e = &self.executions[*id];
+            let is_open = e.flow.is_none_or(|flow| !self.flows[flow].cancelled);
+            self.holds(*id, *attempt) || (e.state == PublicState::Waiting && e.attempt + 1 == *attempt && is_open)
+        };
+        taken.iter().filter(is_left).map(|(id, _)| *id).collect()
+    }
+
+    /// Repeats a claim: what it holds it holds for longer, what it had not taken yet it takes.
+    pub(super) fn claim_again(&mut self, taken: &[usize], lease: u64) {
+        for id in taken {
+            if self.executions[*id].state == PublicState::Active {
+                let expires = self.executions[*id].lease_expires_at;
+                self.executions[*id].lease_expires_at = expires.max(self.now + lease);
+            } else {
+                self.claim(&[*id], lease);
+            }
         }
     }
 
@@ -140,15 +171,37 @@ impl Model {
     }
 
     pub(super) fn fail(&mut self, id: usize, attempt: u32, reason: &str, retryable: bool) -> Answer {
-        self.as_owner(id, attempt, PublicState::Failed, |model| model.attempt_failed(id, reason, retryable))
+        self.as_owner(id, attempt, PublicState::Failed, |model| {
+            let answer = model.attempt_failed(id, reason, retryable);
+            if matches!(answer, Answer::Retry(_)) {
+                (model.executions[id].expiries, model.executions[id].unseen) = (0, 0);
+            }
+            answer
+        })
     }
 
     pub(super) fn renew(&mut self, id: usize, attempt: u32, length: u64) -> Answer {
         if !self.holds(id, attempt) {
             return Answer::LeaseLost;
         }
-        self.executions[id].lease_expires_at = self.now + length;
+        let now = self.now;
+        let e = &mut self.executions[id];
+        e.seen = true;
+        if e.is_timed_out(now) {
+            return Answer::TimedOut;
+        }
+        e.lease_expires_at = now + length;
         Answer::Done
+    }
+
+    pub(super) fn give_back(&mut self, id: usize, attempt: u32) -> Answer {
+        if self.holds(id, attempt) {
+            self.become_waiting(id);
+            return Answer::Done;
+        }
+        let e = &self.executions[id];
+        let is_back = e.state == PublicState::Waiting && e.attempt == attempt;
+        if is_back { Answer::Done } else { Answer::LeaseLost }
     }
 
     pub(super) fn cancel_execution(&mut self, id: usize, reason: &str) -> Outcome {
@@ -224,7 +277,7 @@ impl Model {
     }
 
     fn overdue(&self) -> Vec<usize> {
-        self.due(|e| (e.state == PublicState::Active).then(|| e.lease_due()))
+        self.due(|e| (e.state == PublicState::Active).then_some(e.lease_expires_at))
     }
 
     fn delayed(&self) -> Vec<usize> {
@@ -326,7 +379,12 @@ impl Model {
     fn lease_ran_out(&mut self, id: usize) {
         let now = self.now;
         let e = &mut self.executions[id];
-        if e.timeout_at > 0 && e.timeout_at <= now {
+        if !e.seen {
+            e.unseen += 1;
+            self.become_waiting(id);
+            return;
+        }
+        if e.is_timed_out(now) {
             self.attempt_failed(id, "timeout", true);
             return;
         }

@@ -4,9 +4,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use ff_core::{
-    CancelOutcome, ControlBackend, EngineError, ExecutionId, FailOutcome, Failure, FlowId, FlowState, Lease,
-    PublicState, RenewOutcome, Scope, WorkBackend,
+    CancelOutcome, ClaimId, ControlBackend, EngineError, ExecutionId, FailOutcome, Failure, FlowId, FlowState, Lease,
+    PublicState, ReleaseOutcome, RenewOutcome, Scope, WorkBackend,
 };
+use uuid::Uuid;
 
 use super::{
     model::{Answer, Model},
@@ -41,6 +42,8 @@ pub(super) struct Run<'a, S> {
     ids: Vec<ExecutionId>,
     flows: Vec<FlowId>,
     leases: Vec<(usize, Lease)>,
+    claims: u32,
+    last_claim: Option<LastClaim>,
     submissions: Vec<Submission>,
     fault: Option<(u32, bool)>,
     unmet_faults: usize,
@@ -48,6 +51,21 @@ pub(super) struct Run<'a, S> {
     interrupted: bool,
     trimmed: bool,
     looks: Option<Vec<Contents>>,
+}
+
+/// A claim that can be repeated.
+#[derive(Debug, Clone)]
+struct LastClaim {
+    id: ClaimId,
+    max: u32,
+    lease: u64,
+    /// What it was to take: executions, each with its attempt.
+    taken: Vec<(usize, u32)>,
+    /// Until when its record is kept, and the latest time that the clock has shown since.
+    recorded_until: u64,
+    latest: u64,
+    /// What the last try was to take, in its order, whether or not it came to it.
+    trying: Vec<usize>,
 }
 
 /// What was submitted, and what became of it.
@@ -77,6 +95,8 @@ impl<'a, S: Stage> Run<'a, S> {
             ids: Vec::new(),
             flows: Vec::new(),
             leases: Vec::new(),
+            claims: 0,
+            last_claim: None,
             submissions: Vec::new(),
             fault: None,
             unmet_faults: 0,
@@ -126,6 +146,9 @@ impl<'a, S: Stage> Run<'a, S> {
 
     fn move_clock(&mut self, to: u64) {
         self.model.now = to;
+        if let Some(last) = &mut self.last_claim {
+            last.latest = last.latest.max(to);
+        }
         self.world.stage.set_clock(to);
     }
 
@@ -187,14 +210,15 @@ impl<'a, S: Stage> Run<'a, S> {
 
     /// What an interrupted call may amount to, other than to the whole: nothing, or the first few claims.
     fn partly(&self, op: &Op) -> Vec<Model> {
-        let Op::Claim { max, lease } = op else { return vec![self.model.clone()] };
-        let claimable = self.model.claimable(*max);
+        let (Op::Claim { .. } | Op::RepeatClaim, Some(last)) = (op, &self.last_claim) else {
+            return vec![self.model.clone()];
+        };
         let first = |count: usize| {
             let mut model = self.model.clone();
-            model.claim(&claimable[..count], *lease);
+            model.claim_again(&last.trying[..count], last.lease);
             model
         };
-        (0..claimable.len().max(1)).map(first).collect()
+        (0..last.trying.len().max(1)).map(first).collect()
     }
 
     /// What the engine does all the time, until it finds nothing more to do.
@@ -218,9 +242,10 @@ impl<'a, S: Stage> Run<'a, S> {
             Op::SubmitSolo(member) => self.submit(std::slice::from_ref(member), false),
             Op::Resubmit { submission } => self.resubmit(*submission),
             Op::Claim { max, lease } => self.claim(*max, *lease, faulty),
+            Op::RepeatClaim => self.repeat_claim(faulty),
             Op::Complete { lease } => self.as_owner(*lease, |world, model, id, lease| {
                 let real = world.stage.wait(world.stage.backend().complete(lease, Bytes::new())).map(|()| None);
-                (real, model.complete(id, lease.attempt))
+                (answer(real), model.complete(id, lease.attempt))
             }),
             Op::Fail { lease, retryable } => self.as_owner(*lease, |world, model, id, lease| {
                 let failure = if *retryable { Failure::retryable("it broke") } else { Failure::permanent("it broke") };
@@ -228,18 +253,17 @@ impl<'a, S: Stage> Run<'a, S> {
                     FailOutcome::Retry { after } => Some(after),
                     FailOutcome::Ended => None,
                 });
-                (real, model.fail(id, lease.attempt, "it broke", *retryable))
+                (answer(real), model.fail(id, lease.attempt, "it broke", *retryable))
             }),
             Op::Renew { lease, length } => self.as_owner(*lease, |world, model, id, lease| {
                 let real = world.stage.wait(world.stage.backend().renew(&[*lease], Duration::from_millis(*length)));
-                let real = real.and_then(|outcomes| match outcomes[0] {
-                    RenewOutcome::Renewed => Ok(None),
-                    RenewOutcome::LeaseLost => Err(EngineError::State {
-                        what: lease.execution_id.to_string(),
-                        conflict: ff_core::StateConflict::LeaseLost,
-                    }),
-                });
-                (real, model.renew(id, lease.attempt, *length))
+                let expected = model.renew(id, lease.attempt, *length);
+                (real.map(|outcomes| renewed(outcomes[0])), expected)
+            }),
+            Op::Release { lease } => self.as_owner(*lease, |world, model, id, lease| {
+                let real = world.stage.wait(world.stage.backend().release(&[*lease]));
+                let expected = model.give_back(id, lease.attempt);
+                (real.map(|outcomes| released(outcomes[0])), expected)
             }),
             Op::CancelExecution { execution } => self.cancel_execution(*execution),
             Op::CancelFlow { flow } => self.cancel_flow(*flow),
@@ -303,39 +327,91 @@ impl<'a, S: Stage> Run<'a, S> {
     }
 
     fn claim(&mut self, max: u32, lease: u64, faulty: bool) -> Result<Result<(), EngineError>, Disagreement> {
+        self.claims += 1;
+        let id = ClaimId::from(Uuid::from_u64_pair(self.tag, u64::from(self.claims)));
         // One that cannot be read is passed over, and the next one claimed in its place.
-        let mut expected = self.model.claimable(max + u32::from(faulty));
-        let claimed = match self.world.claim(max, lease) {
+        let wanted = self.model.claimable(max + u32::from(faulty));
+        self.claim_these(id, max, lease, (wanted, false), faulty)
+    }
+
+    /// The worker did not get the answer and asks again.
+    fn repeat_claim(&mut self, faulty: bool) -> Result<Result<(), EngineError>, Disagreement> {
+        let Some(last) = self.last_claim.clone() else { return Ok(Ok(())) };
+        let recorded = self.world.recorded_claim(last.id).map(|entries| self.known(&entries)).transpose()?;
+        if !self.interrupted {
+            let kept = !last.taken.is_empty() && last.latest < last.recorded_until;
+            ensure!(!kept || recorded.is_some(), "the claim's record is gone before its lease");
+            let same = recorded.as_ref().is_none_or(|recorded| *recorded == last.taken);
+            ensure!(same, "the claim's record says {recorded:?}, it took {:?}", last.taken);
+        }
+        let wanted = match &recorded {
+            Some(taken) => self.model.still_claimed(taken),
+            None => self.model.claimable(last.max + u32::from(faulty)),
+        };
+        self.claim_these(last.id, last.max, last.lease, (wanted, recorded.is_some()), faulty)
+    }
+
+    /// The executions with these uuids, with their attempts.
+    fn known(&self, entries: &[(String, u32)]) -> Result<Vec<(usize, u32)>, Disagreement> {
+        let find = |(uuid, attempt): &(String, u32)| {
+            let id = self.model.executions.iter().position(|execution| execution.uuid == *uuid);
+            id.map(|id| (id, *attempt)).ok_or_else(|| format!("a claim has recorded {uuid}, which is unknown"))
+        };
+        entries.iter().map(find).collect()
+    }
+
+    /// Makes a claim that should give `wanted`, the first `max` of them unless it is a repetition.
+    fn claim_these(
+        &mut self,
+        id: ClaimId,
+        max: u32,
+        lease: u64,
+        (mut wanted, repeats): (Vec<usize>, bool),
+        faulty: bool,
+    ) -> Result<Result<(), EngineError>, Disagreement> {
+        let claim = self.world.claim(max, lease, id);
+        if let (Ok(claim), true) = (&claim, faulty) {
+            // What could not be read was left for the next claim.
+            let found: BTreeSet<_> = claim.executions.iter().map(|claimed| claimed.lease.execution_id).collect();
+            wanted.retain(|id| found.contains(&self.ids[*id]));
+        } else if !repeats {
+            wanted.truncate(max as usize);
+        }
+        let before = self.last_claim.take().filter(|_| repeats).map(|last| last.taken);
+        self.model.claim_again(&wanted, lease);
+        let attempt = |id: &usize| (*id, self.model.executions[*id].attempt);
+        let taken = before.unwrap_or_else(|| wanted.iter().map(attempt).collect());
+        let (now, trying) = (self.model.now, wanted.clone());
+        self.last_claim = Some(LastClaim { id, max, lease, taken, recorded_until: now + lease, latest: now, trying });
+        let claimed = match claim {
             Ok(claim) => claim.executions,
-            Err(error) => {
-                expected.truncate(max as usize);
-                self.model.claim(&expected, lease);
-                return Ok(Err(error));
-            }
+            Err(error) => return Ok(Err(error)),
         };
         let found: Vec<_> = claimed.iter().map(|claimed| claimed.lease.execution_id).collect();
-        if faulty {
-            // What could not be read was left for the next claim.
-            expected.retain(|id| found.contains(&self.ids[*id]));
+        let expected: Vec<_> = wanted.iter().map(|id| self.ids[*id]).collect();
+        ensure!(found == expected, "claimed {found:?}, expected {expected:?}");
+        for (id, claimed) in wanted.into_iter().zip(claimed) {
+            let counted = self.model.executions[id].unseen;
+            let told = claimed.unconfirmed_leases;
+            ensure!(told == counted, "{told} unconfirmed leases, expected {counted}");
+            if !self.leases.contains(&(id, claimed.lease)) {
+                self.leases.push((id, claimed.lease));
+            }
         }
-        let wanted: Vec<_> = expected.iter().map(|id| self.ids[*id]).collect();
-        ensure!(found == wanted, "claimed {found:?}, expected {wanted:?}");
-        self.model.claim(&expected, lease);
-        self.leases.extend(expected.into_iter().zip(claimed.into_iter().map(|claimed| claimed.lease)));
         Ok(Ok(()))
     }
 
     fn as_owner(
         &mut self,
         pick: u32,
-        act: impl FnOnce(&World<'_, S>, &mut Model, usize, &Lease) -> (Result<Option<Duration>, EngineError>, Answer),
+        act: impl FnOnce(&World<'_, S>, &mut Model, usize, &Lease) -> (Result<Answer, EngineError>, Answer),
     ) -> Result<Result<(), EngineError>, Disagreement> {
         if self.leases.is_empty() {
             return Ok(Ok(()));
         }
         let (id, lease) = self.leases[pick as usize % self.leases.len()];
         let (real, expected) = act(&self.world, &mut self.model, id, &lease);
-        match answer(real) {
+        match real {
             Ok(found) => {
                 ensure!(found == expected, "it answered {found:?}, expected {expected:?}");
                 Ok(Ok(()))
@@ -402,6 +478,14 @@ impl<'a, S: Stage> Run<'a, S> {
                 expected.reason
             );
             ensure!(found.outcome == expected.ended(), "{id}: outcome {:?}", found.outcome);
+            ensure!(
+                (found.expiries, found.unseen) == (expected.expiries, expected.unseen),
+                "{id} has {} leases that ran out and {} unconfirmed ones, expected {} and {}",
+                found.expiries,
+                found.unseen,
+                expected.expiries,
+                expected.unseen
+            );
             if expected.state == PublicState::Active {
                 let (found, expected) = (found.lease_expires_at, expected.lease_expires_at);
                 ensure!(found == expected, "{id}: the lease runs out at {found}, expected {expected}");
@@ -517,5 +601,20 @@ impl<'a, S: Stage> Run<'a, S> {
         let left = self.world.leftovers();
         ensure!(left.is_empty(), "keys are left after retention: {left:?}");
         Ok(())
+    }
+}
+
+const fn renewed(outcome: RenewOutcome) -> Answer {
+    match outcome {
+        RenewOutcome::Renewed => Answer::Done,
+        RenewOutcome::TimedOut => Answer::TimedOut,
+        RenewOutcome::LeaseLost => Answer::LeaseLost,
+    }
+}
+
+const fn released(outcome: ReleaseOutcome) -> Answer {
+    match outcome {
+        ReleaseOutcome::Released => Answer::Done,
+        ReleaseOutcome::LeaseLost => Answer::LeaseLost,
     }
 }

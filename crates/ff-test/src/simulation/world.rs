@@ -6,7 +6,7 @@ use std::{
 };
 
 use ff_core::{
-    Backoff, Claim, ClaimRequest, ControlBackend, EngineError, EntryId, ExecutionId, ExecutionSpec,
+    Backoff, Claim, ClaimId, ClaimRequest, ControlBackend, EngineError, EntryId, ExecutionId, ExecutionSpec,
     ExecutionSubmission, FlowId, FlowState, FlowSubmission, LaneId, LogId, MaintenanceBackend, Namespace, Outcome,
     Partition, PublicState, Scope, StateConflict, SubmitBackend, SweepPolicy, WorkBackend, WorkerId,
 };
@@ -41,6 +41,8 @@ pub(super) struct Seen {
     pub(super) failures: u32,
     pub(super) unmet: u32,
     pub(super) lease_expires_at: u64,
+    pub(super) expiries: u32,
+    pub(super) unseen: u32,
 }
 
 impl<S: Stage> World<'_, S> {
@@ -88,9 +90,10 @@ impl<S: Stage> World<'_, S> {
         Ok((Some(submitted.flow_id), submitted.executions.into_iter().map(|(_, id)| id).collect()))
     }
 
-    pub(super) fn claim(&self, max: u32, lease: u64) -> Result<Claim, EngineError> {
+    pub(super) fn claim(&self, max: u32, lease: u64, id: ClaimId) -> Result<Claim, EngineError> {
         self.stage.wait(self.stage.backend().claim(&ClaimRequest {
-            worker: WorkerId::new("simulated").expect("the name is valid"),
+            worker: worker(),
+            id: Some(id),
             lane: LaneId::default_lane(),
             partition: PARTITION,
             max,
@@ -98,9 +101,21 @@ impl<S: Stage> World<'_, S> {
         }))
     }
 
+    /// What the last claim was to take, if it was this one: uuids with their attempts.
+    pub(super) fn recorded_claim(&self, id: ClaimId) -> Option<Vec<(String, u32)>> {
+        let stored = self.stage.command(&["GET", &keys::claim_record(PARTITION, &worker())]);
+        let taken = text(bytes_of(&stored)).strip_prefix(&format!("{id} "))?;
+        let entry = |entry: &str| {
+            let (uuid, attempt) = entry.split_once(':')?;
+            Some((uuid.to_owned(), attempt.parse().ok()?))
+        };
+        taken.split(',').map(entry).collect()
+    }
+
     /// An execution as the library describes it, with what no description tells.
     pub(super) fn described(&self, id: ExecutionId) -> Result<Seen, EngineError> {
         let found = self.stage.wait(self.stage.backend().describe_execution(id))?;
+        let stored = self.stored(id)?;
         Ok(Seen {
             state: found.state,
             outcome: found.outcome,
@@ -108,7 +123,9 @@ impl<S: Stage> World<'_, S> {
             attempt: found.attempt,
             failures: found.failures,
             unmet: found.unmet_needs,
-            lease_expires_at: self.stored(id)?.lease_expires_at,
+            lease_expires_at: stored.lease_expires_at,
+            expiries: stored.expiries,
+            unseen: stored.unseen,
         })
     }
 
@@ -123,6 +140,8 @@ impl<S: Stage> World<'_, S> {
             "unmet_needs",
             "lease_expires_at",
             "log_pos",
+            "lease_expiries",
+            "lease_unseen",
         ];
         let values = self.fields(&keys::execution_core(id), names);
         let text = |index: usize| values.get(index).map(bytes_of).map(text).filter(|text| !text.is_empty());
@@ -139,6 +158,8 @@ impl<S: Stage> World<'_, S> {
             failures: small(4),
             unmet: small(5),
             lease_expires_at: number(6),
+            expiries: small(8),
+            unseen: small(9),
         })
     }
 
@@ -228,6 +249,10 @@ pub(super) fn answer(result: Result<Option<Duration>, EngineError>) -> Result<An
         Err(EngineError::State { conflict: StateConflict::AlreadyTerminal, .. }) => Ok(Answer::AlreadyEnded),
         Err(error) => Err(error),
     }
+}
+
+fn worker() -> WorkerId {
+    WorkerId::new("simulated").expect("the name is valid")
 }
 
 fn spec(member: &Member, index: usize) -> ExecutionSpec {

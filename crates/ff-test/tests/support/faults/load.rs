@@ -115,7 +115,8 @@ impl Loader {
     /// Claims what is there in the partition, and completes it.
     async fn work(&self, partition: Partition) -> Result<(), EngineError> {
         let worker = WorkerId::new("load").expect("a worker has a name");
-        let request = ClaimRequest { worker, lane: self.lane(), partition, max: 32, lease: Duration::from_secs(10) };
+        let request =
+            ClaimRequest { worker, lane: self.lane(), partition, max: 32, lease: Duration::from_secs(10), id: None };
         let claim = self.backend.claim(&request).await?;
         for claimed in claim.executions {
             let faults = self.book.faults_so_far();

@@ -1,0 +1,47 @@
+-- ff1_release: gives held leases back. The attempt neither failed nor ran out: the execution goes back to the queue.
+-- KEYS   1..12 partition block, then the core of each execution
+-- ARGV   1 policy, then per execution: uuid, lease epoch, attempt
+-- reply  per execution '1' it is back in the queue, or ended because its flow is being cancelled, by this call or by an
+--        earlier one; '0' lease lost
+-- errors WRONGTYPE
+-- flags  allow-oom
+local FIRST = 2
+
+-- Plans for an execution that a worker gives back. Returns whether the lease was its own.
+local function give_back(call, execution, epoch, attempt)
+  if ff.execution.holds_lease(execution, epoch, attempt) then
+    execution.by_holder = true
+    if not ff.execution.cancelled_with_flow(call, execution) then
+      ff.execution.move(call, execution, 'waiting')
+    end
+    return true
+  end
+  local same_lease = execution.lease_epoch == epoch and execution.current_attempt_index == attempt
+  if same_lease and execution.public_state == 'waiting' then
+    -- An earlier call may have been interrupted before it reached the queue.
+    call.released[#call.released + 1] = execution
+    return true
+  end
+  return false
+end
+
+local function release(KEYS, ARGV)
+  local call = ff.call.begin(KEYS, ARGV[1])
+  call.released = {}
+  local reply = {}
+  for at = FIRST, #ARGV, 3 do
+    local execution, problem = ff.execution.load(call, ARGV[at])
+    if problem then
+      return redis.error_reply(problem)
+    end
+    local own = execution and give_back(call, execution, ARGV[at + 1], ARGV[at + 2])
+    reply[#reply + 1] = own and '1' or '0'
+  end
+  for _, execution in ipairs(call.released) do
+    ff.queue.push(call, execution)
+  end
+  ff.call.commit(call)
+  return reply
+end
+
+redis.register_function({ function_name = 'ff1_release', callback = release, flags = { 'allow-oom' } })
