@@ -9,12 +9,12 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use ff_core::{
-    CancelOutcome, Claim, ClaimRequest, ClaimedExecution, CompletionBackend, CompletionPayload, CompletionStream,
-    ControlBackend, EngineError, ExecutionId, ExecutionSnapshot, ExecutionSubmission, FailOutcome, Failure,
-    FlowCancellation, FlowId, FlowSnapshot, FlowSubmission, LaneId, Lease, MaintenanceBackend, Namespace, Partition,
-    PartitionCount, ReconcileCursor, ReconcileReport, ReleaseOutcome, RenewOutcome, ResolveReport, SubmitBackend,
-    SubmittedExecution, SubmittedFlow, SubscribeBackend, SweepPolicy, SweepReport, WorkBackend, WorkSignal,
-    WorkSignals,
+    CancelOutcome, Claim, ClaimId, ClaimRequest, ClaimedExecution, CompletionBackend, CompletionPayload,
+    CompletionStream, ControlBackend, EngineError, ExecutionId, ExecutionSnapshot, ExecutionSubmission, FailOutcome,
+    Failure, FlowCancellation, FlowId, FlowSnapshot, FlowSubmission, LaneId, Lease, MaintenanceBackend, Namespace,
+    Partition, PartitionCount, ReconcileCursor, ReconcileReport, ReleaseOutcome, RenewOutcome, ResolveReport,
+    SubmitBackend, SubmittedExecution, SubmittedFlow, SubscribeBackend, SweepPolicy, SweepReport, WorkBackend,
+    WorkSignal, WorkSignals,
 };
 use futures::{StreamExt, channel::mpsc};
 use tokio::{sync::Notify, time::sleep};
@@ -44,6 +44,9 @@ pub(crate) struct Script {
     pub(crate) errors: VecDeque<(&'static str, EngineError)>,
     pub(crate) work: HashMap<u16, VecDeque<ClaimedExecution>>,
     pub(crate) lost: HashSet<Lease>,
+    pub(crate) timed_out: HashSet<Lease>,
+    /// Comes with the next claim, beyond what that asks for.
+    pub(crate) surplus: Vec<ClaimedExecution>,
     pub(crate) resolve_takes: Duration,
     pub(crate) claim_takes: Duration,
     pub(crate) renew_takes: Duration,
@@ -83,6 +86,7 @@ impl Script {
 #[derive(Default)]
 struct State {
     calls: Vec<Call>,
+    claim_ids: Vec<Option<ClaimId>>,
     script: Script,
     completions: Option<mpsc::UnboundedSender<CompletionPayload>>,
     signals: Option<mpsc::UnboundedSender<WorkSignal>>,
@@ -106,6 +110,10 @@ impl Scripted {
 
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.state().calls.clone()
+    }
+
+    pub(crate) fn claim_ids(&self) -> Vec<Option<ClaimId>> {
+        self.state().claim_ids.clone()
     }
 
     pub(crate) fn resolved(&self) -> Vec<u16> {
@@ -222,9 +230,11 @@ impl WorkBackend for Scripted {
         let takes = self.state().script.claim_takes;
         sleep(takes).await;
         let partition = request.partition;
+        self.state().claim_ids.push(request.id);
         let mut state = self.called(Call::Claim(partition.number(), request.max), "claim", Some(partition))?;
+        let surplus = std::mem::take(&mut state.script.surplus);
         let work = state.script.work.entry(partition.number()).or_default();
-        let executions: Vec<_> = work.drain(..work.len().min(request.max as usize)).collect();
+        let executions: Vec<_> = work.drain(..work.len().min(request.max as usize)).chain(surplus).collect();
         Ok(Claim { executions, more: !work.is_empty() })
     }
 
@@ -232,9 +242,10 @@ impl WorkBackend for Scripted {
         let takes = self.state().script.renew_takes;
         sleep(takes).await;
         let state = self.called(Call::Renew(leases.to_vec()), "renew", None)?;
-        let outcome = |lease: &Lease| match state.script.lost.contains(lease) {
-            true => RenewOutcome::LeaseLost,
-            false => RenewOutcome::Renewed,
+        let outcome = |lease: &Lease| match lease {
+            lease if state.script.lost.contains(lease) => RenewOutcome::LeaseLost,
+            lease if state.script.timed_out.contains(lease) => RenewOutcome::TimedOut,
+            _ => RenewOutcome::Renewed,
         };
         Ok(leases.iter().map(outcome).collect())
     }

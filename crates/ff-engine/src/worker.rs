@@ -20,11 +20,12 @@
 //! | the handler returns `Ok` | complete; a result beyond the limit becomes a permanent failure that names its size |
 //! | it returns `Err` or panics | fail |
 //! | the attempt's timeout passes | the token is cancelled; fail |
-//! | the lease is lost, or may have run out by our clock | the token is cancelled; nothing, another may own it |
-//! | shutdown, and the grace is over | the token is cancelled; complete if it still returns `Ok`, else nothing |
+//! | the lease is lost: the backend says so, or somebody else ended the execution | the token is cancelled; nothing |
+//! | renewals are not answered | the token is cancelled before the lease ends; complete if it still returns `Ok`, else release |
+//! | shutdown, and the grace is over | the same |
 //!
-//! Where nothing is reported the execution returns to others when its lease runs out. That costs it one of its lease
-//! expiries and none of its attempts, which is why a shutdown does not report failures.
+//! Whatever is reported is reported after the handler has ended or was dropped. A release costs neither an attempt nor a
+//! lease expiry.
 
 mod builder;
 mod context;
@@ -92,7 +93,7 @@ impl<B: ?Sized> Worker<B> {
 
 impl<B: WorkBackend + MaintenanceBackend + ?Sized> Worker<B> {
     /// Works until `shutdown` is cancelled, then claims nothing more, lets running handlers finish within the drain
-    /// grace, and returns. A backend that is away is waited for, also at the start.
+    /// grace, gives back what has not ended, and returns. A backend that is away is waited for, also at the start.
     ///
     /// # Errors
     /// What [`WorkBackend::work_signals`] refuses at the start for good, such as wrong credentials. Later errors are

@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '1', digest = '5538edc84c9fa527e100785433221dd7' }
+local ff = { version = '1', digest = '14526ad073fda9887de3d29543daa8ac' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, lists as text, and replies. Everything else builds on these.
@@ -1053,8 +1053,19 @@ local SIGNAL_TRIES = '64'
 local PRUNE_INTERVAL = 60000
 local PRUNED_AT_ONCE = 16
 
+-- How long work waits for the process that was signalled before the next one is (ms), and at how many lanes of a
+-- partition a sweep looks.
+local REMIND_AFTER = 1000
+local REMINDED_AT_ONCE = 8
+-- Lanes whose last signal is remembered.
+local REMEMBERED_LANES = 1000
+
 -- partition tag -> { at, after }: when this process last looked, and at whom last.
 local pruned = {}
+-- partition tag -> lane after which the next look for waiting work begins.
+local reminded = {}
+-- lane -> the process that was signalled last in whatever partition, so that work goes round.
+local signalled, remembered = {}, 0
 
 -- The range of a lane's members in `ready` and `waiters`: lanes hold no control characters.
 local function lane_range(lane)
@@ -1107,16 +1118,73 @@ local function listener_of(waiter)
   return string.sub(waiter, string.find(waiter, '\n', 1, true) + 1)
 end
 
--- Signals one process that waits for this lane, passing over those that are gone.
-function ff.queue.signal(partition, lane)
+local function remember(lane, listener)
+  if not signalled[lane] then
+    if remembered >= REMEMBERED_LANES then
+      signalled, remembered = {}, 0
+    end
+    remembered = remembered + 1
+  end
+  signalled[lane] = listener
+end
+
+-- Processes that wait for this lane, those first that come after the one that was signalled last.
+local function waiters_in_turn(partition, lane)
   local first, last = lane_range(lane)
   local waiters = redis.call('ZRANGEBYLEX', partition.waiters, first, last, 'LIMIT', '0', SIGNAL_TRIES)
-  for _, waiter in ipairs(waiters) do
+  local previous = signalled[lane]
+  if not previous or #waiters < 2 then
+    return waiters
+  end
+  previous = lane .. '\n' .. previous
+  if #waiters == tonumber(SIGNAL_TRIES) then
+    local behind = redis.call('ZRANGEBYLEX', partition.waiters, '(' .. previous, last, 'LIMIT', '0', SIGNAL_TRIES)
+    return #behind > 0 and behind or waiters
+  end
+  local turned, count = {}, #waiters
+  local start = 1
+  while start <= count and waiters[start] <= previous do
+    start = start + 1
+  end
+  for index = 0, count - 1 do
+    turned[index + 1] = waiters[(start - 1 + index) % count + 1]
+  end
+  return turned
+end
+
+-- Signals one process that waits for this lane, passing over those that are gone.
+function ff.queue.signal(partition, lane)
+  for _, waiter in ipairs(waiters_in_turn(partition, lane)) do
     redis.call('ZREM', partition.waiters, waiter)
-    if reaches(listener_of(waiter), lane .. ' ' .. string.match(partition.tag, '%d+')) then
+    local listener = listener_of(waiter)
+    if reaches(listener, lane .. ' ' .. string.match(partition.tag, '%d+')) then
+      remember(lane, listener)
       return
     end
   end
+end
+
+-- Signals the next process for lanes whose work has waited although processes wait for it: the one that was signalled
+-- before cannot take it or is gone. Returns when to look again (ms), if there is work.
+function ff.queue.remind(partition, now)
+  local from = reminded[partition.tag] or '-'
+  local found = false
+  for _ = 1, REMINDED_AT_ONCE do
+    local member = redis.call('ZRANGEBYLEX', partition.ready, from, '+', 'LIMIT', '0', '1')[1]
+    if not member then
+      reminded[partition.tag] = nil
+      break
+    end
+    found = true
+    local lane, time = string.match(member, '^([^\n]*)\n%d%d%d(%d+)')
+    local since = time and tonumber(string.sub(time, 1, TIME_DIGITS))
+    if since and now - since >= REMIND_AFTER then
+      ff.queue.signal(partition, lane)
+    end
+    from = '(' .. string.match(member, '^[^\n]*') .. '\11'
+    reminded[partition.tag] = from
+  end
+  return found and now + REMIND_AFTER or nil
 end
 
 -- Now and then takes processes that are gone off the list, also of lanes that get no more work. An empty message asks
@@ -2302,6 +2370,11 @@ local function soonest(partition)
   return found
 end
 
+-- The earlier of two times, either of which may be absent.
+local function earlier(one, other)
+  return one and other and math.min(one, other) or one or other
+end
+
 local function reply(call, removed, more, due_at)
   return {
     ff.base.int(call.released), ff.base.int(call.reclaimed), ff.base.int(#call.ends), ff.base.int(call.resolved),
@@ -2322,9 +2395,10 @@ local function sweep(KEYS, ARGV)
   call.released, call.reclaimed, call.stale, call.moved_due, call.lost = 0, 0, {}, {}, {}
   local partition = call.partition
   ff.queue.prune(partition, call.now)
+  local remind_at = ff.queue.remind(partition, call.now)
   local due_at = soonest(partition)
   if is_idle(call, due_at, call.now - retention_ms) then
-    return reply(call, 0, false, due_at)
+    return reply(call, 0, false, earlier(due_at, remind_at))
   end
   local more = each_due(call, partition.deadlines, function(execution) expire(call, execution) end)
   more = each_due(call, partition.leases, function(execution) reclaim(call, execution) end) or more
@@ -2333,7 +2407,7 @@ local function sweep(KEYS, ARGV)
   ff.call.commit(call)
   correct_indexes(call)
   local removed, more_to_remove = ff.retention.run(call, retention_ms)
-  return reply(call, removed, more or more_to_remove, soonest(partition))
+  return reply(call, removed, more or more_to_remove, earlier(soonest(partition), remind_at))
 end
 
 redis.register_function({ function_name = 'ff1_sweep', callback = sweep, flags = { 'allow-oom' } })

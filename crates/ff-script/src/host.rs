@@ -44,6 +44,12 @@ pub trait ScriptHost: Send + Sync + 'static {
     /// Runs many functions with few round trips; the results are in the order of the calls, each with its own.
     async fn fcall_many(&self, calls: Vec<Call>) -> Vec<Result<Reply, EngineError>>;
 
+    /// As [`ScriptHost::fcall_many`], for calls that must get through although the caller's runtime may have no thread to
+    /// spare: renewals of leases. A host whose calls are driven by tasks of that runtime drives these elsewhere.
+    async fn fcall_apart(&self, calls: Vec<Call>) -> Vec<Result<Reply, EngineError>> {
+        self.fcall_many(calls).await
+    }
+
     /// Loads the library's source in place of an earlier one (`FUNCTION LOAD REPLACE`).
     ///
     /// # Errors

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use crate::{
     ValkeyConfig,
+    apart::Apart,
     backoff::Backoff,
     connection::{Connection, LastError, Patience, Prepared, Task},
     error::{Doing, is_missing_function, is_replica},
@@ -37,6 +38,7 @@ pub struct ValkeyHost {
     calls: Connection,
     reads: Connection,
     _follow: Option<Task>,
+    apart: Apart,
     loading: tokio::sync::Mutex<()>,
 }
 
@@ -62,7 +64,14 @@ impl ValkeyHost {
         let open = async || Connection::open(Prepared::to_ask(&primary).await?, Patience::default()).await;
         let (calls, reads) = futures::try_join!(open(), open())?;
         let follow = primary.is_named().then(|| Task::spawn(primary.clone().follow()));
-        Ok(Self { primary, calls, reads, _follow: follow, loading: tokio::sync::Mutex::new(()) })
+        Ok(Self {
+            primary,
+            calls,
+            reads,
+            _follow: follow,
+            apart: Apart::default(),
+            loading: tokio::sync::Mutex::new(()),
+        })
     }
 
     /// How the server is reached.
@@ -242,6 +251,16 @@ impl ScriptHost for ValkeyHost {
             }
         }
         calls.iter().zip(answers).map(|(call, a)| a.map_err(|failure| self.give_up(call, failure))).collect()
+    }
+
+    async fn fcall_apart(&self, calls: Vec<Call>) -> Vec<Result<Reply, EngineError>> {
+        match self.apart.host(self.config()).await {
+            Ok(host) => host.fcall_many(calls).await,
+            Err(error) => {
+                tracing::warn!(%error, "no connection of their own for renewals; the ones for other calls take them");
+                self.fcall_many(calls).await
+            }
+        }
     }
 
     async fn load_library(&self, source: &str) -> Result<(), EngineError> {

@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod apart;
 mod backend;
 mod backoff;
 mod bare;

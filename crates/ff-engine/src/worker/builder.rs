@@ -5,11 +5,34 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 use bytes::Bytes;
 use ff_core::{EngineError, Failure, LaneId, MaintenanceBackend, WorkBackend, WorkerId};
 use futures::{FutureExt, future::BoxFuture};
+use tokio::task::JoinHandle;
+use tracing::Instrument;
 
-use super::{WorkContext, Worker};
+use super::{WorkContext, Worker, execute::HandlerResult};
 
 /// A handler behind one type, so that a worker has no type parameter for it.
-pub(super) type Handler = Arc<dyn Fn(WorkContext) -> BoxFuture<'static, Result<Bytes, Failure>> + Send + Sync>;
+#[derive(Clone)]
+pub(super) enum Handler {
+    Async(Arc<dyn Fn(WorkContext) -> BoxFuture<'static, HandlerResult> + Send + Sync>),
+    Blocking(Arc<dyn Fn(WorkContext) -> HandlerResult + Send + Sync>),
+}
+
+impl Handler {
+    /// Starts it in a task of its own, so that neither a panic nor a computation without awaits reaches what watches
+    /// over it.
+    pub(super) fn start(&self, context: WorkContext) -> JoinHandle<HandlerResult> {
+        match self {
+            Self::Async(handler) => {
+                let handler = Arc::clone(handler);
+                tokio::spawn(async move { handler(context).await }.in_current_span())
+            }
+            Self::Blocking(handler) => {
+                let (handler, span) = (Arc::clone(handler), tracing::Span::current());
+                tokio::task::spawn_blocking(move || span.in_scope(|| handler(context)))
+            }
+        }
+    }
+}
 
 /// A lease shorter than this would run out between two renewals on a busy machine.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
@@ -97,7 +120,13 @@ impl<H> WorkerBuilder<H> {
         self
     }
 
-    /// How long a lease runs; it is renewed after a third of that. Default 30 s.
+    /// How long a lease runs; it is renewed after a tenth of that and then after each third. Default 30 s.
+    ///
+    /// Renewals do not use the runtime that the worker runs on, so handlers that keep its threads busy keep their leases.
+    /// Nothing else goes on meanwhile, though: see [`WorkerBuilder::handler_blocking`].
+    ///
+    /// If renewals are not answered, the handler is asked to stop a sixth of the lease before its end (or the cancel
+    /// grace, if that is shorter), and dropped at its end.
     ///
     /// After a crash of this process its executions return after this time. A longer lease costs fewer renewals and
     /// survives longer outages of the backend.
@@ -124,7 +153,8 @@ impl<H> WorkerBuilder<H> {
         self
     }
 
-    /// How long a handler may take to return after its token was cancelled, before it is dropped. Default 5 s.
+    /// How long a handler may take to return after its token was cancelled, before it is dropped; never longer than its
+    /// lease runs. Default 5 s.
     pub fn cancel_grace(mut self, grace: Duration) -> Self {
         self.config.cancel_grace = grace;
         self
@@ -137,8 +167,30 @@ impl<H> WorkerBuilder<H> {
         F: Fn(WorkContext) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Bytes, Failure>> + Send + 'static,
     {
-        let handler: Handler = Arc::new(move |context| handler(context).boxed());
+        let handler = Handler::Async(Arc::new(move |context| handler(context).boxed()));
         WorkerBuilder { config: self.config, handler: WithHandler(handler) }
+    }
+
+    /// As [`WorkerBuilder::handler`], for work that computes or waits without `.await`: it runs on a thread for such
+    /// work, so that timeouts, cancellations and other executions go on beside it.
+    ///
+    /// Nothing can end it from outside. It should look at [`WorkContext::is_cancelled`] now and then; its slot is taken
+    /// and nothing is reported until it has returned.
+    ///
+    /// ```
+    /// use ff_engine::Worker;
+    ///
+    /// let worker = Worker::builder().handler_blocking(|context| {
+    ///     let sum = context.payload().iter().map(|byte| u64::from(*byte)).sum::<u64>();
+    ///     Ok(sum.to_string().into())
+    /// });
+    /// # drop(worker);
+    /// ```
+    pub fn handler_blocking<F>(self, handler: F) -> WorkerBuilder<WithHandler>
+    where
+        F: Fn(WorkContext) -> Result<Bytes, Failure> + Send + Sync + 'static,
+    {
+        WorkerBuilder { config: self.config, handler: WithHandler(Handler::Blocking(Arc::new(handler))) }
     }
 }
 

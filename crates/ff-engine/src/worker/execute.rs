@@ -1,20 +1,26 @@
 //! One execution, from its claim to its report.
+//!
+//! Nothing is reported or given back before the handler has ended or was dropped, since another attempt may start as
+//! soon as it is. A handler that cannot be dropped, because it computes without awaiting, is waited for; its lease bounds
+//! what others have to wait.
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{any::Any, future::pending, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use ff_core::{ClaimedExecution, Failure, WorkBackend, limits};
-use tokio::{task::JoinError, time::timeout};
+use tokio::{task::JoinError, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use super::{
     WorkContext,
-    report::report,
+    renew::renew,
+    report::{release, report},
     shared::{Held, Shared},
 };
+use crate::retry::Delays;
 
-type HandlerResult = Result<Bytes, Failure>;
+pub(super) type HandlerResult = Result<Bytes, Failure>;
 
 /// What is to be said of an attempt.
 #[derive(Debug)]
@@ -23,10 +29,22 @@ pub(super) enum Report {
     Fail(Failure),
 }
 
+/// What becomes of an attempt that has ended here.
+#[derive(Debug)]
+enum Verdict {
+    Report(Report),
+    /// It goes back to the queue.
+    Release,
+    /// The lease is another's.
+    Nothing,
+}
+
 /// Why the worker stopped waiting for a handler.
 #[derive(Debug, Clone, Copy)]
 enum Stop {
     LeaseLost,
+    /// Its renewals are not answered.
+    LeaseEnding,
     TimedOut(Duration),
     ShutDown,
 }
@@ -45,62 +63,125 @@ pub(super) async fn execute<B: WorkBackend + ?Sized>(
         lane = %shared.config.lane,
     );
     async {
-        if let Some(outcome) = supervise(&shared, execution, &held).await {
-            report(&shared, &lease, outcome).await;
-        } else {
-            tracing::info!("stopped without a report; it returns when its lease runs out, if it has not ended");
+        let verdict = match confirm(&shared, &execution, &held).await {
+            Some(stop) => stop.verdict(None),
+            None => supervise(&shared, execution, &held).await,
+        };
+        match verdict {
+            Verdict::Report(outcome) => report(&shared, &lease, outcome).await,
+            Verdict::Release => release(&shared, &lease).await,
+            Verdict::Nothing => tracing::info!("stopped without a report; the execution is no longer ours"),
         }
     }
     .instrument(span)
     .await;
 }
 
-/// Waits for the handler or for a reason to stop it.
-async fn supervise<B: ?Sized>(shared: &Shared<B>, execution: ClaimedExecution, held: &Held<B>) -> Option<Report> {
+/// Where leases of this execution ran out and nobody knows whether a worker had them, confirms this one before the
+/// handler starts: if that ends this process, it is to be counted. Returns why the handler is not to start.
+async fn confirm<B: WorkBackend + ?Sized>(
+    shared: &Shared<B>,
+    execution: &ClaimedExecution,
+    held: &Held<B>,
+) -> Option<Stop> {
+    if execution.unconfirmed_leases == 0 {
+        return None;
+    }
+    let mut delays = Delays::new();
+    let confirmed = async {
+        while let Err(error) = renew(shared, &[held.lease]).await {
+            tracing::debug!(%error, "the lease is not confirmed yet");
+            sleep(delays.next_delay()).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        stop = stopped(shared, execution.timeout, held) => Some(stop),
+        () = confirmed => held.fate.lost.is_cancelled().then_some(Stop::LeaseLost),
+    }
+}
+
+/// Waits for a reason to stop, other than the attempt's own timer.
+async fn stopped<B: ?Sized>(shared: &Shared<B>, time_allowed: Option<Duration>, held: &Held<B>) -> Stop {
+    tokio::select! {
+        biased;
+        () = held.fate.lost.cancelled() => Stop::LeaseLost,
+        () = held.fate.timed_out.cancelled() => Stop::TimedOut(time_allowed.unwrap_or_default()),
+        () = held.fate.ending.cancelled() => Stop::LeaseEnding,
+        () = shared.abandon.cancelled() => Stop::ShutDown,
+    }
+}
+
+/// Waits for the handler or for a reason to stop it; then it has ended.
+async fn supervise<B: ?Sized>(shared: &Shared<B>, execution: ClaimedExecution, held: &Held<B>) -> Verdict {
     let time_allowed = execution.timeout;
-    let cancellation = held.lost.child_token();
+    let cancellation = held.fate.lost.child_token();
     let context = WorkContext::new(execution, cancellation.clone());
-    let handler = Arc::clone(&shared.handler);
-    // A task of its own, so that neither a panic nor a computation without awaits reaches what watches over it.
-    let running = async move { handler(context).await }.in_current_span();
-    let mut running = AbortOnDropHandle::new(tokio::spawn(running));
+    let mut running = AbortOnDropHandle::new(shared.handler.start(context));
     let stop = tokio::select! {
         biased;
         // First, since a handler that obeys its token may return before this task runs.
-        () = held.lost.cancelled() => Stop::LeaseLost,
-        joined = &mut running => return Some(Report::of(result_of(joined))),
+        () = held.fate.lost.cancelled() => Stop::LeaseLost,
+        joined = &mut running => return Verdict::Report(Report::of(result_of(joined))),
         after = timed_out(time_allowed) => Stop::TimedOut(after),
-        () = shared.abandon.cancelled() => Stop::ShutDown,
+        stop = stopped(shared, time_allowed, held) => stop,
     };
     cancellation.cancel();
     if matches!(stop, Stop::LeaseLost) {
         shared.meters.leases_lost.increment(1);
     }
-    let late = timeout(shared.config.cancel_grace, &mut running).await;
-    stop.report(late.ok().map(result_of))
+    let late = tokio::select! {
+        biased;
+        joined = &mut running => Some(joined),
+        () = grace(shared, stop, held) => None,
+    };
+    let late = match late {
+        Some(joined) => Some(result_of(joined)),
+        None => {
+            running.abort();
+            // What it returned after all was asked for too late.
+            let _ = (&mut running).await;
+            None
+        }
+    };
+    stop.verdict(late)
+}
+
+/// How long a handler that was asked to stop may go on: never beyond the end of its lease, when the next attempt starts.
+async fn grace<B: ?Sized>(shared: &Shared<B>, stop: Stop, held: &Held<B>) {
+    let lease_end = async {
+        match stop {
+            Stop::LeaseLost => pending().await,
+            _ => held.fate.lost.cancelled().await,
+        }
+    };
+    tokio::select! {
+        () = sleep(shared.config.cancel_grace) => {}
+        () = lease_end => {}
+    }
 }
 
 async fn timed_out(time_allowed: Option<Duration>) -> Duration {
     match time_allowed {
         Some(after) => {
-            tokio::time::sleep(after).await;
+            sleep(after).await;
             after
         }
-        None => std::future::pending().await,
+        None => pending().await,
     }
 }
 
 impl Stop {
-    /// What to report after a stop, given what the handler returned in spite of it.
-    fn report(self, late: Option<HandlerResult>) -> Option<Report> {
+    /// What becomes of the attempt after a stop, given what the handler returned in spite of it.
+    fn verdict(self, late: Option<HandlerResult>) -> Verdict {
         match (self, late) {
-            (Self::LeaseLost, _) => None,
-            (Self::TimedOut(after), _) => {
-                Some(Report::Fail(Failure::retryable(format!("the attempt took longer than its timeout of {after:?}"))))
-            }
+            (Self::LeaseLost, _) => Verdict::Nothing,
+            (Self::TimedOut(after), _) => Verdict::Report(Report::Fail(Failure::retryable(format!(
+                "the attempt took longer than its timeout of {after:?}"
+            )))),
             // Its work is done, and the lease is still held. A failure is most likely the cancellation's own doing.
-            (Self::ShutDown, Some(Ok(result))) => Some(Report::of(Ok(result))),
-            (Self::ShutDown, _) => None,
+            (Self::ShutDown | Self::LeaseEnding, Some(Ok(result))) => Verdict::Report(Report::of(Ok(result))),
+            (Self::ShutDown | Self::LeaseEnding, _) => Verdict::Release,
         }
     }
 }
@@ -148,21 +229,26 @@ mod tests {
 
     #[test]
     fn after_a_lost_lease_nothing_is_reported_whatever_the_handler_returns() {
-        assert!(Stop::LeaseLost.report(None).is_none());
-        assert!(Stop::LeaseLost.report(Some(Ok(Bytes::new()))).is_none());
+        assert!(matches!(Stop::LeaseLost.verdict(None), Verdict::Nothing));
+        assert!(matches!(Stop::LeaseLost.verdict(Some(Ok(Bytes::new()))), Verdict::Nothing));
     }
 
     #[test]
     fn a_timeout_is_a_failure_that_can_be_retried_even_if_the_handler_returned_late() {
         let stop = Stop::TimedOut(Duration::from_secs(5));
-        let Some(Report::Fail(failure)) = stop.report(Some(Ok(Bytes::new()))) else { panic!("it was to fail") };
+        let Verdict::Report(Report::Fail(failure)) = stop.verdict(Some(Ok(Bytes::new()))) else {
+            panic!("it was to fail");
+        };
         assert!(failure.retryable && failure.reason.contains("5s"), "{}", failure.reason);
     }
 
     #[test]
-    fn at_the_end_of_the_grace_only_a_success_is_reported() {
-        assert!(matches!(Stop::ShutDown.report(Some(Ok(Bytes::new()))), Some(Report::Complete(_))));
-        assert!(Stop::ShutDown.report(Some(Err(Failure::retryable("cancelled")))).is_none());
-        assert!(Stop::ShutDown.report(None).is_none());
+    fn a_stop_that_is_not_the_works_fault_reports_a_success_and_gives_back_the_rest() {
+        for stop in [Stop::ShutDown, Stop::LeaseEnding] {
+            let success = stop.verdict(Some(Ok(Bytes::new())));
+            assert!(matches!(success, Verdict::Report(Report::Complete(_))), "{success:?}");
+            assert!(matches!(stop.verdict(Some(Err(Failure::retryable("cancelled")))), Verdict::Release));
+            assert!(matches!(stop.verdict(None), Verdict::Release));
+        }
     }
 }

@@ -3,30 +3,79 @@
 //! A lease is counted from the moment at which its claim or renewal was *sent*. The server counts from when it executed
 //! the call, which is later, so a lease that has run out there has run out here before.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use ff_core::{ExecutionId, Lease};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// When what is to be done about a lease, as parts of its length.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timing {
+    /// How long a lease runs.
+    pub(super) lease: Duration,
+    /// How long before its end a handler is asked to stop, so that it is gone when the lease is.
+    pub(super) margin: Duration,
+}
+
+impl Timing {
+    /// Handlers that take longer than this have their lease confirmed; it is also how often renewals are looked at.
+    pub(super) fn tick(self) -> Duration {
+        self.lease / 10
+    }
+
+    fn renewal_period(self) -> Duration {
+        self.lease / 3
+    }
+}
+
+/// What may become of a lease while its handler runs. Each happens once.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Fate {
+    /// It is void, or may be by our clock.
+    pub(super) lost: CancellationToken,
+    /// It is about to run out, since its renewals are not answered.
+    pub(super) ending: CancellationToken,
+    /// The backend says that the attempt has used up its time.
+    pub(super) timed_out: CancellationToken,
+}
+
 #[derive(Debug)]
 struct Entry {
     expires_at: Instant,
-    lost: CancellationToken,
+    renew_at: Instant,
+    fate: Fate,
+}
+
+impl Entry {
+    fn is_held(&self) -> bool {
+        !self.fate.lost.is_cancelled()
+    }
+
+    fn stop_at(&self, timing: Timing) -> Instant {
+        self.expires_at.checked_sub(timing.margin).unwrap_or(self.expires_at)
+    }
 }
 
 /// All leases of one worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct LeaseTable {
+    timing: Timing,
     entries: HashMap<Lease, Entry>,
 }
 
 impl LeaseTable {
-    /// Takes a lease up; the token is cancelled when it is lost.
-    pub(super) fn insert(&mut self, lease: Lease, expires_at: Instant) -> CancellationToken {
-        let lost = CancellationToken::new();
-        self.entries.insert(lease, Entry { expires_at, lost: lost.clone() });
-        lost
+    pub(super) fn new(timing: Timing) -> Self {
+        Self { timing, entries: HashMap::new() }
+    }
+
+    /// Takes up a lease whose claim was sent at `claimed_at`.
+    pub(super) fn insert(&mut self, lease: Lease, claimed_at: Instant) -> Fate {
+        let fate = Fate::default();
+        let expires_at = claimed_at + self.timing.lease;
+        let renew_at = claimed_at + self.timing.tick();
+        self.entries.insert(lease, Entry { expires_at, renew_at, fate: fate.clone() });
+        fate
     }
 
     /// Drops a lease that is not needed any more.
@@ -34,40 +83,71 @@ impl LeaseTable {
         self.entries.remove(lease);
     }
 
-    /// The leases worth renewing: a lost one stays lost.
-    pub(super) fn held(&self) -> Vec<Lease> {
-        self.entries.iter().filter(|(_, entry)| !entry.lost.is_cancelled()).map(|(lease, _)| *lease).collect()
+    /// The leases to renew now: those due within half a tick too, so that they are renewed together. A lost one stays
+    /// lost.
+    pub(super) fn due(&self, now: Instant) -> Vec<Lease> {
+        let until = now + self.timing.tick() / 2;
+        let is_due = |entry: &Entry| entry.is_held() && entry.renew_at <= until;
+        self.entries.iter().filter(|(_, entry)| is_due(entry)).map(|(lease, _)| *lease).collect()
     }
 
-    /// A renewal succeeded.
-    pub(super) fn renewed(&mut self, lease: &Lease, expires_at: Instant) {
+    /// Makes the renewal of all leases due.
+    pub(super) fn doubt(&mut self, now: Instant) {
+        self.entries.values_mut().for_each(|entry| entry.renew_at = now);
+    }
+
+    /// A renewal that was sent at `sent_at` succeeded.
+    pub(super) fn renewed(&mut self, lease: &Lease, sent_at: Instant) {
         if let Some(entry) = self.entries.get_mut(lease) {
-            entry.expires_at = entry.expires_at.max(expires_at);
+            entry.expires_at = entry.expires_at.max(sent_at + self.timing.lease);
+            entry.renew_at = sent_at + self.timing.renewal_period();
+        }
+    }
+
+    /// The backend says that the attempt has used up its time; the lease ends when it would have ended.
+    pub(super) fn timed_out(&mut self, lease: &Lease) {
+        if let Some(entry) = self.entries.get_mut(lease) {
+            entry.fate.timed_out.cancel();
+            entry.renew_at = entry.expires_at;
         }
     }
 
     /// The backend says that the lease is void.
     pub(super) fn lost(&mut self, lease: &Lease) {
         if let Some(entry) = self.entries.get(lease) {
-            entry.lost.cancel();
+            entry.fate.lost.cancel();
         }
     }
 
     /// Somebody else has ended the lease.
     pub(super) fn ended(&mut self, id: ExecutionId, epoch: u64) {
         let ended = self.entries.iter().filter(|(lease, _)| lease.execution_id == id && lease.epoch == epoch);
-        ended.for_each(|(_, entry)| entry.lost.cancel());
+        ended.for_each(|(_, entry)| entry.fate.lost.cancel());
     }
 
-    /// Gives up every lease that may have run out by now; the answer is how many.
+    /// Ends what is to end by now: handlers whose lease is about to run out, and leases that may have run out; the
+    /// answer is how many of these.
     pub(super) fn expire(&mut self, now: Instant) -> usize {
-        let over = self.entries.values().filter(|entry| entry.expires_at <= now && !entry.lost.is_cancelled());
-        over.map(|entry| entry.lost.cancel()).count()
+        let mut expired = 0;
+        for entry in self.entries.values().filter(|entry| entry.is_held()) {
+            if entry.stop_at(self.timing) <= now {
+                entry.fate.ending.cancel();
+            }
+            if entry.expires_at <= now {
+                entry.fate.lost.cancel();
+                expired += 1;
+            }
+        }
+        expired
     }
 
-    /// When the first held lease runs out unless it is renewed.
-    pub(super) fn next_expiry(&self) -> Option<Instant> {
-        self.entries.values().filter(|entry| !entry.lost.is_cancelled()).map(|entry| entry.expires_at).min()
+    /// When [`LeaseTable::expire`] has something to do next unless there are renewals.
+    pub(super) fn next_end(&self) -> Option<Instant> {
+        let end = |entry: &Entry| match entry.fate.ending.is_cancelled() {
+            true => entry.expires_at,
+            false => entry.stop_at(self.timing),
+        };
+        self.entries.values().filter(|entry| entry.is_held()).map(end).min()
     }
 
     /// When this lease runs out, or ran out.
@@ -78,52 +158,85 @@ impl LeaseTable {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::testing::lease;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const TIMING: Timing = Timing { lease: Duration::from_secs(30), margin: Duration::from_secs(5) };
+
+    fn table() -> LeaseTable {
+        LeaseTable::new(TIMING)
+    }
 
     #[test]
-    fn a_lease_expires_at_its_time_and_not_before() {
+    fn a_handler_is_stopped_before_its_lease_expires_and_the_lease_is_lost_at_its_end() {
         let start = Instant::now();
-        let mut table = LeaseTable::default();
-        let lost = table.insert(lease(1), start + SECOND);
-        assert_eq!((table.expire(start), lost.is_cancelled()), (0, false));
-        assert_eq!(table.next_expiry(), Some(start + SECOND));
-        assert_eq!((table.expire(start + SECOND), lost.is_cancelled()), (1, true));
-        assert_eq!((table.next_expiry(), table.held().len()), (None, 0));
+        let mut table = table();
+        let fate = table.insert(lease(1), start);
+        assert_eq!(table.next_end(), Some(start + 25 * SECOND));
+        assert_eq!((table.expire(start + 24 * SECOND), fate.ending.is_cancelled()), (0, false));
+        assert_eq!((table.expire(start + 25 * SECOND), fate.ending.is_cancelled()), (0, true));
+        assert_eq!((fate.lost.is_cancelled(), table.next_end()), (false, Some(start + 30 * SECOND)));
+        assert_eq!((table.expire(start + 30 * SECOND), fate.lost.is_cancelled()), (1, true));
+        assert_eq!((table.next_end(), table.due(start + 60 * SECOND).len()), (None, 0));
+    }
+
+    #[test]
+    fn a_lease_is_confirmed_early_and_then_renewed_after_a_third() {
+        let start = Instant::now();
+        let mut table = table();
+        table.insert(lease(1), start);
+        assert!(table.due(start + SECOND).is_empty());
+        assert_eq!(table.due(start + 3 * SECOND), [lease(1)]);
+        table.renewed(&lease(1), start + 3 * SECOND);
+        assert!(table.due(start + 9 * SECOND).is_empty());
+        assert_eq!(table.due(start + 12 * SECOND), [lease(1)]);
     }
 
     #[test]
     fn a_renewal_moves_the_expiry_forward_only() {
         let start = Instant::now();
-        let mut table = LeaseTable::default();
-        table.insert(lease(1), start + SECOND);
+        let mut table = table();
+        table.insert(lease(1), start);
         table.renewed(&lease(1), start + 3 * SECOND);
         table.renewed(&lease(1), start + 2 * SECOND);
-        assert_eq!(table.expires_at(&lease(1)), Some(start + 3 * SECOND));
-        assert_eq!(table.expire(start + 2 * SECOND), 0);
+        assert_eq!(table.expires_at(&lease(1)), Some(start + 33 * SECOND));
     }
 
     #[test]
     fn a_lost_lease_is_not_renewed_again_and_others_are_untouched() {
         let start = Instant::now();
-        let mut table = LeaseTable::default();
-        let (first, second) = (table.insert(lease(1), start + SECOND), table.insert(lease(2), start + SECOND));
+        let mut table = table();
+        let [first, second, third] = [1, 2, 3].map(|number| table.insert(lease(number), start));
         table.lost(&lease(1));
-        assert!(first.is_cancelled() && !second.is_cancelled());
-        assert_eq!(table.held(), [lease(2)]);
+        table.ended(lease(3).execution_id, 1);
+        table.ended(lease(2).execution_id, 2);
+        assert!(first.lost.is_cancelled() && !second.lost.is_cancelled() && third.lost.is_cancelled());
+        table.doubt(start);
+        assert_eq!(table.due(start), [lease(2)]);
+    }
+
+    #[test]
+    fn a_lease_whose_attempt_is_over_its_time_is_not_renewed_again_and_ends_when_it_would_have_ended() {
+        let start = Instant::now();
+        let mut table = table();
+        let fate = table.insert(lease(1), start);
+        table.timed_out(&lease(1));
+        assert!(fate.timed_out.is_cancelled() && !fate.lost.is_cancelled());
+        assert!(table.due(start + 20 * SECOND).is_empty());
+        assert_eq!(table.expire(start + 30 * SECOND), 1);
     }
 
     #[test]
     fn an_answer_for_a_lease_that_was_dropped_meanwhile_is_ignored() {
-        let mut table = LeaseTable::default();
-        let token = table.insert(lease(1), Instant::now());
+        let mut table = table();
+        let fate = table.insert(lease(1), Instant::now());
         table.remove(&lease(1));
         table.renewed(&lease(1), Instant::now());
+        table.timed_out(&lease(1));
         table.lost(&lease(1));
-        assert!(!token.is_cancelled() && table.held().is_empty());
+        assert!(!fate.lost.is_cancelled() && table.due(Instant::now() + HOUR).is_empty());
     }
+
+    const HOUR: Duration = Duration::from_secs(3_600);
 }

@@ -93,7 +93,7 @@ impl ClaimPlan {
         }
     }
 
-    /// A claim failed. What it may have claimed is not known here and returns when its lease runs out.
+    /// A claim failed. What it may have claimed is found when it is repeated.
     pub(super) fn failed(&mut self, order: Order) {
         self.reserved -= order.max;
         self.hot.end(order.partition, true);
@@ -109,6 +109,10 @@ impl ClaimPlan {
     pub(super) fn close(&mut self) {
         self.closed = true;
         self.woken.extend(self.hot.iter());
+    }
+
+    pub(super) const fn is_closed(&self) -> bool {
+        self.closed
     }
 
     fn is_full(&self) -> bool {

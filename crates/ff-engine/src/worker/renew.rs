@@ -1,16 +1,38 @@
 //! Keeps the leases of running executions alive, and gives up those that cannot be kept.
+//!
+//! This runs on a thread of its own, so that handlers which compute for long without awaiting, as many as the user's
+//! runtime has threads, do not cost the leases of all. The backend must be able to make the call without that runtime.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, sync::Arc};
 
 use ff_core::{EngineError, Lease, RenewOutcome, WorkBackend};
 use futures::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::shared::Shared;
 use crate::{meters::Outage, retry::Delays};
 
 /// Leases renewed by one call.
 const RENEW_BATCH: usize = 128;
+
+/// Keeps the leases on a thread of its own. The first token ends it; the second is cancelled when it has ended, whatever
+/// ended it. Where no thread can be had, nothing runs and the second token is cancelled already.
+pub(super) fn keep_apart<B: WorkBackend + ?Sized>(shared: &Arc<Shared<B>>) -> (DropGuard, CancellationToken) {
+    let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
+    let (shared, stopping, ending) = (Arc::clone(shared), stop.clone(), ended.clone().drop_guard());
+    let keep = move || {
+        let _ending = ending;
+        match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => drop(runtime.block_on(stopping.run_until_cancelled(keep_leases(&*shared)))),
+            Err(error) => tracing::warn!(%error, "the thread for renewals has no runtime"),
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("ff-leases".to_owned()).spawn(keep) {
+        tracing::warn!(%error, "there is no thread for renewals");
+    }
+    (stop.drop_guard(), ended)
+}
 
 /// Renews and expires until dropped.
 pub(super) async fn keep_leases<B: WorkBackend + ?Sized>(shared: &Shared<B>) -> Infallible {
@@ -20,65 +42,61 @@ pub(super) async fn keep_leases<B: WorkBackend + ?Sized>(shared: &Shared<B>) -> 
     }
 }
 
-/// Renews all leases after a third of their time; after an error again soon.
+/// Renews what is due at each tick; after an error again soon.
 async fn renew_leases<B: WorkBackend + ?Sized>(shared: &Shared<B>) -> Infallible {
-    let period = shared.renewal_period();
+    let tick = shared.timing.tick();
     let mut delays = Delays::new();
     let mut outage = Outage::of("renew");
-    let mut wait = period;
+    let mut wait = tick;
     loop {
         tokio::select! {
             () = sleep(wait) => {}
             () = shared.renew_now.notified() => {}
         }
-        let leases = shared.leases().held();
-        let answers = join_all(leases.chunks(RENEW_BATCH).map(|batch| renew_batch(shared, batch))).await;
+        let leases = shared.leases().due(Instant::now());
+        let answers = join_all(leases.chunks(RENEW_BATCH).map(|batch| renew(shared, batch))).await;
         wait = match answers.into_iter().find_map(Result::err) {
             None => {
                 outage.succeeded();
                 delays.reset();
-                period
+                tick
             }
             Some(error) => {
                 outage.failed(&error);
-                delays.next_delay().min(period)
+                delays.next_delay().min(tick)
             }
         };
     }
 }
 
-async fn renew_batch<B: WorkBackend + ?Sized>(shared: &Shared<B>, batch: &[Lease]) -> Result<(), EngineError> {
-    let expires_at = Instant::now() + shared.config.lease;
+/// Renews some leases once.
+pub(super) async fn renew<B: WorkBackend + ?Sized>(shared: &Shared<B>, batch: &[Lease]) -> Result<(), EngineError> {
+    let sent_at = Instant::now();
     let outcomes = shared.backend.renew(batch, shared.config.lease).await?;
     let mut leases = shared.leases();
     for (lease, outcome) in batch.iter().zip(outcomes) {
         match outcome {
-            RenewOutcome::Renewed => leases.renewed(lease, expires_at),
-            RenewOutcome::TimedOut => {}
+            RenewOutcome::Renewed => leases.renewed(lease, sent_at),
+            RenewOutcome::TimedOut => leases.timed_out(lease),
             RenewOutcome::LeaseLost => leases.lost(lease),
         }
     }
     Ok(())
 }
 
-/// Gives up each lease at the moment when it may have run out, whatever its renewal is doing.
+/// Gives up each lease at the moment when it may have run out, whatever its renewal is doing. A lease that is taken up
+/// meanwhile ends later than the next tick, unless it is old already.
 async fn expire_leases<B: ?Sized>(shared: &Shared<B>) -> Infallible {
     loop {
-        let next_expiry = shared.leases().next_expiry();
-        let expiry = async {
-            match next_expiry {
-                Some(at) => sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
+        let tick = Instant::now() + shared.timing.tick();
+        let next_end = shared.leases().next_end().map_or(tick, |end| end.min(tick));
         tokio::select! {
-            () = expiry => {
-                let expired = shared.leases().expire(Instant::now());
-                if expired > 0 {
-                    tracing::warn!(expired, "leases ran out before they could be renewed");
-                }
-            }
-            () = shared.leases_changed.notified() => {}
+            () = sleep_until(next_end) => {}
+            () = shared.expire_now.notified() => {}
+        }
+        let expired = shared.leases().expire(Instant::now());
+        if expired > 0 {
+            tracing::warn!(expired, "leases ran out before they could be renewed");
         }
     }
 }

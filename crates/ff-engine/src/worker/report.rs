@@ -41,6 +41,18 @@ async fn fail<B: WorkBackend + ?Sized>(
     Ok(())
 }
 
+/// Gives the lease back, so that another worker need not wait until it runs out.
+pub(super) async fn release<B: WorkBackend + ?Sized>(shared: &Shared<B>, lease: &Lease) {
+    let leases = [*lease];
+    match until_answered(shared, lease, "release", || async { shared.backend.release(&leases).await }).await {
+        Ok(_) => {
+            shared.meters.released.increment(1);
+            tracing::info!("given back to other workers");
+        }
+        Err(error) => tracing::warn!(%error, "could not be given back; it returns when its lease runs out"),
+    }
+}
+
 async fn until_answered<B, T, F, Fut>(
     shared: &Shared<B>,
     lease: &Lease,

@@ -3,10 +3,13 @@
 //! Everything that waits for the backend runs beside the loop, never inside it, so that a slow answer delays neither a
 //! signal nor a freed slot. Which claim to make next is [`ClaimPlan`]'s decision.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use backon::Retryable;
-use ff_core::{Claim, ClaimRequest, EngineError, MaintenanceBackend, Partition, WorkBackend, WorkSignal, WorkSignals};
+use ff_core::{
+    Claim, ClaimId, ClaimRequest, ClaimedExecution, EngineError, MaintenanceBackend, Partition, WorkBackend,
+    WorkSignal, WorkSignals,
+};
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     task::JoinSet,
@@ -18,7 +21,8 @@ use super::{
     Worker,
     execute::execute,
     plan::{ClaimPlan, Order},
-    renew::keep_leases,
+    renew::{keep_apart, keep_leases},
+    report::release,
     shared::Shared,
 };
 use crate::{
@@ -29,9 +33,18 @@ use crate::{
 /// How long reports of handlers that were cancelled at the end of the drain may take.
 const REPORT_GRACE: Duration = Duration::from_secs(5);
 
+/// A claim as it is known to the backend, kept until it is answered.
+#[derive(Debug, Clone, Copy)]
+struct Identity {
+    id: ClaimId,
+    /// When it was sent first. Its leases may count from then.
+    sent_at: Instant,
+}
+
 struct ClaimAnswer {
     order: Order,
-    sent_at: Instant,
+    /// Absent for a claim of nothing.
+    identity: Option<Identity>,
     claim: Result<Claim, EngineError>,
 }
 
@@ -48,12 +61,15 @@ enum Event {
     ScanDue,
     PauseOver,
     Ended,
+    GivenBack,
 }
 
 pub(super) struct Runner<B: ?Sized> {
     plan: ClaimPlan,
     signals: Option<WorkSignals>,
     claims: FuturesUnordered<BoxFuture<'static, ClaimAnswer>>,
+    /// Claims that failed and may have been executed: the next claim there repeats them.
+    unanswered: HashMap<Partition, Identity>,
     claim_outage: Outage,
     claim_delays: Delays,
     /// No claims before this, after one failed.
@@ -65,6 +81,8 @@ pub(super) struct Runner<B: ?Sized> {
     scan_again: bool,
     next_scan: Option<Instant>,
     running: JoinSet<()>,
+    /// Leases on their way back.
+    returning: JoinSet<()>,
     shared: Arc<Shared<B>>,
 }
 
@@ -74,6 +92,7 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
             plan: ClaimPlan::new(worker.config.concurrency),
             signals: None,
             claims: FuturesUnordered::new(),
+            unanswered: HashMap::new(),
             claim_outage: Outage::of("claim"),
             claim_delays: Delays::new(),
             paused_until: None,
@@ -83,6 +102,7 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
             scan_again: false,
             next_scan: Some(Instant::now()),
             running: JoinSet::new(),
+            returning: JoinSet::new(),
             shared: Arc::new(Shared::new(worker)),
         }
     }
@@ -94,9 +114,17 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
         self.signals = Some(signals?);
         tracing::info!(lane = %self.shared.config.lane, worker_id = %self.shared.worker_id, "the worker is ready");
         let shared = Arc::clone(&self.shared);
+        // Virtual time does not reach other threads.
+        let apart = (!cfg!(test)).then(|| keep_apart(&shared));
+        let keep = async {
+            if let Some((_stop, ended)) = &apart {
+                ended.cancelled().await;
+                tracing::warn!("leases are renewed on the worker's own runtime; handlers must not keep it busy");
+            }
+            keep_leases(&*shared).await
+        };
         tokio::select! {
-            // On one task with the loop, so that neither can die without the other.
-            never = keep_leases(&*shared) => match never {},
+            never = keep => match never {},
             () = self.work(&shutdown) => Ok(()),
         }
     }
@@ -120,6 +148,7 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
             signal = next_signal(&mut self.signals) => Event::Signal(signal),
             Some(answer) = self.claims.next() => Event::Claimed(answer),
             Some(_) = self.running.join_next() => Event::Ended,
+            Some(_) = self.returning.join_next() => Event::GivenBack,
             Some(answer) = self.scan.next() => Event::Scanned(answer),
             () = at(self.next_scan) => Event::ScanDue,
             () = at(self.paused_until) => Event::PauseOver,
@@ -129,7 +158,10 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Signal(Some(WorkSignal::Ready(partition))) => self.plan.signalled(partition),
-            Event::Signal(Some(WorkSignal::Rescan)) => self.scan_soon(),
+            Event::Signal(Some(WorkSignal::Rescan)) => {
+                self.shared.doubt_leases();
+                self.scan_soon();
+            }
             Event::Signal(Some(WorkSignal::Lost { execution_id, epoch })) => {
                 self.shared.leases().ended(execution_id, epoch);
             }
@@ -143,6 +175,7 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
             Event::ScanDue => self.start_scan(),
             Event::PauseOver => self.paused_until = None,
             Event::Ended => self.plan.slot_freed(),
+            Event::GivenBack => {}
         }
     }
 
@@ -151,19 +184,38 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
             return;
         }
         while let Some(order) = self.plan.next() {
-            self.claims.push(claim(Arc::clone(&self.shared), order).boxed());
+            let identity = self.identity(order);
+            self.claims.push(claim(Arc::clone(&self.shared), order, identity).boxed());
         }
     }
 
-    fn claimed(&mut self, ClaimAnswer { order, sent_at, claim }: ClaimAnswer) {
+    /// The identity of the next claim of a partition: that of one that was not answered, as long as its leases may run.
+    fn identity(&self, order: Order) -> Option<Identity> {
+        let unanswered = self.unanswered.get(&order.partition).copied();
+        let repeated = unanswered.filter(|identity| identity.sent_at.elapsed() < self.shared.config.lease);
+        let fresh = || (order.max > 0).then(|| Identity { id: ClaimId::generate(), sent_at: Instant::now() });
+        repeated.or_else(fresh)
+    }
+
+    fn claimed(&mut self, ClaimAnswer { order, identity, claim }: ClaimAnswer) {
+        self.unanswered.remove(&order.partition);
         match claim {
             Ok(claim) => {
                 self.claim_outage.succeeded();
                 self.claim_delays.reset();
-                self.plan.answered(order, claim.executions.len(), claim.more);
-                self.start_executions(claim, sent_at);
+                // A repeated claim may bring more than there are slots now.
+                let mut executions = claim.executions;
+                let surplus = executions.split_off(self.startable(order).min(executions.len()));
+                self.plan.answered(order, executions.len(), claim.more);
+                if let Some(identity) = identity {
+                    self.start(executions, identity.sent_at);
+                    self.give_back(surplus, identity.sent_at);
+                }
             }
             Err(error) => {
+                if let Some(identity) = identity.filter(|_| error.is_retryable()) {
+                    self.unanswered.insert(order.partition, identity);
+                }
                 self.claim_outage.failed(&error);
                 self.plan.failed(order);
                 self.paused_until = Some(Instant::now() + self.claim_delays.next_delay());
@@ -171,16 +223,23 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
         }
     }
 
-    fn start_executions(&mut self, claim: Claim, sent_at: Instant) {
-        self.shared.meters.claimed.increment(claim.executions.len() as u64);
-        for execution in claim.executions {
-            if self.shared.abandon.is_cancelled() {
-                // Too late to run it; its lease runs out.
-                self.plan.slot_freed();
-                continue;
-            }
+    /// How many of what a claim brings are begun: none once no new work is taken on.
+    const fn startable(&self, order: Order) -> usize {
+        if self.plan.is_closed() { 0 } else { order.max }
+    }
+
+    fn start(&mut self, executions: Vec<ClaimedExecution>, sent_at: Instant) {
+        self.shared.meters.claimed.increment(executions.len() as u64);
+        for execution in executions {
             let held = self.shared.hold(execution.lease, sent_at);
             self.running.spawn(execute(Arc::clone(&self.shared), execution, held));
+        }
+    }
+
+    fn give_back(&mut self, executions: Vec<ClaimedExecution>, sent_at: Instant) {
+        for execution in executions {
+            let (shared, held) = (Arc::clone(&self.shared), self.shared.hold(execution.lease, sent_at));
+            self.returning.spawn(async move { release(&shared, &held.lease).await });
         }
     }
 
@@ -218,7 +277,8 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
         self.next_scan = Some(Instant::now() + wait);
     }
 
-    /// Lets running handlers finish, then cancels them, then drops them.
+    /// Lets running handlers finish, then cancels them, then drops them. What has not ended by then is given back, and so
+    /// is what a claim brings that was under way.
     async fn drain(&mut self) {
         self.plan.close();
         self.next_scan = None;
@@ -230,6 +290,7 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
             self.shared.abandon.cancel();
             let _ = timeout(end_grace, self.work_off()).await;
             self.running.shutdown().await;
+            self.returning.shutdown().await;
         }
         tracing::info!("the worker has stopped");
     }
@@ -238,12 +299,13 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
     async fn work_off(&mut self) {
         loop {
             self.start_claims();
-            if self.running.is_empty() && self.claims.is_empty() {
+            if self.running.is_empty() && self.returning.is_empty() && self.claims.is_empty() {
                 return;
             }
             match self.next_event().await {
                 // There is nobody left to serve what a scan would find.
-                Event::Signal(Some(WorkSignal::Rescan)) | Event::ScanDue | Event::Scanned(_) => {}
+                Event::Signal(Some(WorkSignal::Rescan)) => self.shared.doubt_leases(),
+                Event::ScanDue | Event::Scanned(_) => {}
                 Event::Signal(None) => self.signals = None,
                 event => self.handle(event),
             }
@@ -261,21 +323,24 @@ async fn subscribe<B: WorkBackend + ?Sized>(shared: &Shared<B>) -> Result<WorkSi
         .await
 }
 
-async fn claim<B: WorkBackend + ?Sized>(shared: Arc<Shared<B>>, order: Order) -> ClaimAnswer {
+async fn claim<B: WorkBackend + ?Sized>(
+    shared: Arc<Shared<B>>,
+    order: Order,
+    identity: Option<Identity>,
+) -> ClaimAnswer {
     let request = ClaimRequest {
         worker: shared.worker_id.clone(),
         lane: shared.config.lane.clone(),
         partition: order.partition,
         max: u32::try_from(order.max).unwrap_or(u32::MAX),
         lease: shared.config.lease,
-        id: None,
+        id: identity.map(|identity| identity.id),
     };
-    let sent_at = Instant::now();
     let claim = shared.backend.claim(&request).await;
     if order.max == 0 && claim.is_ok() {
         shared.meters.wakes_passed_on.increment(1);
     }
-    ClaimAnswer { order, sent_at, claim }
+    ClaimAnswer { order, identity, claim }
 }
 
 async fn scan<B: WorkBackend + MaintenanceBackend + ?Sized>(shared: Arc<Shared<B>>, subscribe: bool) -> ScanAnswer {

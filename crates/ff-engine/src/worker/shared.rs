@@ -1,9 +1,6 @@
 //! What a worker's loop, its renewals and its executions share.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ff_core::{Lease, WorkerId};
 use tokio::{sync::Notify, time::Instant};
@@ -12,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Worker,
     builder::{Config, Handler},
-    lease::LeaseTable,
+    lease::{Fate, LeaseTable, Timing},
 };
 use crate::meters::WorkerMeters;
 
@@ -21,27 +18,31 @@ pub(super) struct Shared<B: ?Sized> {
     pub(super) worker_id: WorkerId,
     pub(super) handler: Handler,
     pub(super) meters: WorkerMeters,
+    pub(super) timing: Timing,
     /// Cancelled when the drain grace is over.
     pub(super) abandon: CancellationToken,
-    /// A lease was taken up, so the first to expire may be another one.
-    pub(super) leases_changed: Notify,
-    /// A lease was taken up that is too old to wait for the next renewal.
+    /// A lease was taken up that is too old to wait for the next tick, or all are in doubt.
     pub(super) renew_now: Notify,
+    /// A lease was taken up that may end before the next tick.
+    pub(super) expire_now: Notify,
     leases: Mutex<LeaseTable>,
     pub(super) backend: Arc<B>,
 }
 
 impl<B: ?Sized> Shared<B> {
     pub(super) fn new(worker: Worker<B>) -> Self {
+        let lease = worker.config.lease;
+        let timing = Timing { lease, margin: worker.config.cancel_grace.min(lease / 6) };
         Self {
             meters: WorkerMeters::new(&worker.config.lane),
             config: worker.config,
             worker_id: worker.worker_id,
             handler: worker.handler,
+            timing,
             abandon: CancellationToken::new(),
-            leases_changed: Notify::new(),
             renew_now: Notify::new(),
-            leases: Mutex::default(),
+            expire_now: Notify::new(),
+            leases: Mutex::new(LeaseTable::new(timing)),
             backend: worker.backend,
         }
     }
@@ -51,20 +52,21 @@ impl<B: ?Sized> Shared<B> {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn renewal_period(&self) -> Duration {
-        self.config.lease / 3
-    }
-
     /// Takes up a lease whose claim was sent at `claimed_at`.
     pub(super) fn hold(self: &Arc<Self>, lease: Lease, claimed_at: Instant) -> Held<B> {
-        let expires_at = claimed_at + self.config.lease;
-        let lost = self.leases().insert(lease, expires_at);
-        self.leases_changed.notify_one();
-        if claimed_at.elapsed() > self.renewal_period() {
+        let fate = self.leases().insert(lease, claimed_at);
+        if claimed_at.elapsed() > self.timing.tick() {
             self.renew_now.notify_one();
+            self.expire_now.notify_one();
         }
         self.meters.running.increment(1);
-        Held { shared: Arc::clone(self), lease, lost }
+        Held { shared: Arc::clone(self), lease, fate }
+    }
+
+    /// Messages about lost leases may have been missed, so all are asked about.
+    pub(super) fn doubt_leases(&self) {
+        self.leases().doubt(Instant::now());
+        self.renew_now.notify_one();
     }
 }
 
@@ -72,8 +74,7 @@ impl<B: ?Sized> Shared<B> {
 pub(super) struct Held<B: ?Sized> {
     shared: Arc<Shared<B>>,
     pub(super) lease: Lease,
-    /// Cancelled when the lease is lost.
-    pub(super) lost: CancellationToken,
+    pub(super) fate: Fate,
 }
 
 impl<B: ?Sized> Drop for Held<B> {

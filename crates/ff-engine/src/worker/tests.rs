@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use ff_core::{EngineBackend, EngineError, Failure, StateConflict, Tags, WorkSignal, limits};
+use ff_core::{EngineBackend, EngineError, Failure, Lease, StateConflict, Tags, WorkSignal, limits};
 use tokio::{
     sync::Notify,
     task::JoinHandle,
@@ -76,6 +76,11 @@ fn count(calls: &[Call], wanted: impl Fn(&Call) -> bool) -> usize {
 
 fn reports(calls: &[Call]) -> usize {
     count(calls, |call| matches!(call, Call::Complete(..) | Call::Fail(..)))
+}
+
+fn released(calls: &[Call]) -> Vec<Lease> {
+    let released = |call: &Call| if let Call::Release(leases) = call { leases.clone() } else { Vec::new() };
+    calls.iter().flat_map(released).collect()
 }
 
 fn failures(calls: &[Call]) -> Vec<(String, bool)> {

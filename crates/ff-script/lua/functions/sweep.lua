@@ -111,6 +111,11 @@ local function soonest(partition)
   return found
 end
 
+-- The earlier of two times, either of which may be absent.
+local function earlier(one, other)
+  return one and other and math.min(one, other) or one or other
+end
+
 local function reply(call, removed, more, due_at)
   return {
     ff.base.int(call.released), ff.base.int(call.reclaimed), ff.base.int(#call.ends), ff.base.int(call.resolved),
@@ -131,9 +136,10 @@ local function sweep(KEYS, ARGV)
   call.released, call.reclaimed, call.stale, call.moved_due, call.lost = 0, 0, {}, {}, {}
   local partition = call.partition
   ff.queue.prune(partition, call.now)
+  local remind_at = ff.queue.remind(partition, call.now)
   local due_at = soonest(partition)
   if is_idle(call, due_at, call.now - retention_ms) then
-    return reply(call, 0, false, due_at)
+    return reply(call, 0, false, earlier(due_at, remind_at))
   end
   local more = each_due(call, partition.deadlines, function(execution) expire(call, execution) end)
   more = each_due(call, partition.leases, function(execution) reclaim(call, execution) end) or more
@@ -142,7 +148,7 @@ local function sweep(KEYS, ARGV)
   ff.call.commit(call)
   correct_indexes(call)
   local removed, more_to_remove = ff.retention.run(call, retention_ms)
-  return reply(call, removed, more or more_to_remove, soonest(partition))
+  return reply(call, removed, more or more_to_remove, earlier(soonest(partition), remind_at))
 end
 
 redis.register_function({ function_name = 'ff1_sweep', callback = sweep, flags = { 'allow-oom' } })

@@ -11,8 +11,19 @@ local SIGNAL_TRIES = '64'
 local PRUNE_INTERVAL = 60000
 local PRUNED_AT_ONCE = 16
 
+-- How long work waits for the process that was signalled before the next one is (ms), and at how many lanes of a
+-- partition a sweep looks.
+local REMIND_AFTER = 1000
+local REMINDED_AT_ONCE = 8
+-- Lanes whose last signal is remembered.
+local REMEMBERED_LANES = 1000
+
 -- partition tag -> { at, after }: when this process last looked, and at whom last.
 local pruned = {}
+-- partition tag -> lane after which the next look for waiting work begins.
+local reminded = {}
+-- lane -> the process that was signalled last in whatever partition, so that work goes round.
+local signalled, remembered = {}, 0
 
 -- The range of a lane's members in `ready` and `waiters`: lanes hold no control characters.
 local function lane_range(lane)
@@ -65,16 +76,73 @@ local function listener_of(waiter)
   return string.sub(waiter, string.find(waiter, '\n', 1, true) + 1)
 end
 
--- Signals one process that waits for this lane, passing over those that are gone.
-function ff.queue.signal(partition, lane)
+local function remember(lane, listener)
+  if not signalled[lane] then
+    if remembered >= REMEMBERED_LANES then
+      signalled, remembered = {}, 0
+    end
+    remembered = remembered + 1
+  end
+  signalled[lane] = listener
+end
+
+-- Processes that wait for this lane, those first that come after the one that was signalled last.
+local function waiters_in_turn(partition, lane)
   local first, last = lane_range(lane)
   local waiters = redis.call('ZRANGEBYLEX', partition.waiters, first, last, 'LIMIT', '0', SIGNAL_TRIES)
-  for _, waiter in ipairs(waiters) do
+  local previous = signalled[lane]
+  if not previous or #waiters < 2 then
+    return waiters
+  end
+  previous = lane .. '\n' .. previous
+  if #waiters == tonumber(SIGNAL_TRIES) then
+    local behind = redis.call('ZRANGEBYLEX', partition.waiters, '(' .. previous, last, 'LIMIT', '0', SIGNAL_TRIES)
+    return #behind > 0 and behind or waiters
+  end
+  local turned, count = {}, #waiters
+  local start = 1
+  while start <= count and waiters[start] <= previous do
+    start = start + 1
+  end
+  for index = 0, count - 1 do
+    turned[index + 1] = waiters[(start - 1 + index) % count + 1]
+  end
+  return turned
+end
+
+-- Signals one process that waits for this lane, passing over those that are gone.
+function ff.queue.signal(partition, lane)
+  for _, waiter in ipairs(waiters_in_turn(partition, lane)) do
     redis.call('ZREM', partition.waiters, waiter)
-    if reaches(listener_of(waiter), lane .. ' ' .. string.match(partition.tag, '%d+')) then
+    local listener = listener_of(waiter)
+    if reaches(listener, lane .. ' ' .. string.match(partition.tag, '%d+')) then
+      remember(lane, listener)
       return
     end
   end
+end
+
+-- Signals the next process for lanes whose work has waited although processes wait for it: the one that was signalled
+-- before cannot take it or is gone. Returns when to look again (ms), if there is work.
+function ff.queue.remind(partition, now)
+  local from = reminded[partition.tag] or '-'
+  local found = false
+  for _ = 1, REMINDED_AT_ONCE do
+    local member = redis.call('ZRANGEBYLEX', partition.ready, from, '+', 'LIMIT', '0', '1')[1]
+    if not member then
+      reminded[partition.tag] = nil
+      break
+    end
+    found = true
+    local lane, time = string.match(member, '^([^\n]*)\n%d%d%d(%d+)')
+    local since = time and tonumber(string.sub(time, 1, TIME_DIGITS))
+    if since and now - since >= REMIND_AFTER then
+      ff.queue.signal(partition, lane)
+    end
+    from = '(' .. string.match(member, '^[^\n]*') .. '\11'
+    reminded[partition.tag] = from
+  end
+  return found and now + REMIND_AFTER or nil
 end
 
 -- Now and then takes processes that are gone off the list, also of lanes that get no more work. An empty message asks

@@ -10,7 +10,7 @@ use ff_core::{
 
 use super::{Operations, Reader, arg, block_and, call, flag, not_found, submit::millis};
 use crate::{
-    host::{Call, ScriptHost},
+    host::{Call, Reply, ScriptHost},
     keys,
 };
 
@@ -86,7 +86,9 @@ impl<H: ScriptHost> Operations<H> {
             other => Err(reader.malformed(other)),
         };
         let first = millis(lease);
-        self.of_leases("ff1_renew", leases, RENEWED_AT_ONCE, first, RenewOutcome::LeaseLost, read).await
+        let batches = Batches::new("ff1_renew", leases, RENEWED_AT_ONCE, &first);
+        let replies = self.host.fcall_apart(batches.calls()).await;
+        batches.read(replies, RenewOutcome::LeaseLost, read)
     }
 
     /// See [`ff_core::backend::WorkBackend::release`].
@@ -99,39 +101,9 @@ impl<H: ScriptHost> Operations<H> {
             false => Ok(ReleaseOutcome::LeaseLost),
         };
         let first = self.policy.argument();
-        self.of_leases("ff1_release", leases, RELEASED_AT_ONCE, first, ReleaseOutcome::LeaseLost, read).await
-    }
-
-    /// One answer per lease, from calls of a function that takes some leases of one partition at a time.
-    async fn of_leases<T: Copy>(
-        &self,
-        function: &'static str,
-        leases: &[Lease],
-        at_once: usize,
-        first: Bytes,
-        unanswered: T,
-        read: impl Fn(&mut Reader<'_>) -> Result<T, EngineError>,
-    ) -> Result<Vec<T>, EngineError> {
-        let mut by_partition: BTreeMap<Partition, Vec<usize>> = BTreeMap::new();
-        for (index, held) in leases.iter().enumerate() {
-            by_partition.entry(held.execution_id.partition()).or_default().push(index);
-        }
-        let batches: Vec<(Partition, &[usize])> = by_partition
-            .iter()
-            .flat_map(|(partition, indices)| indices.chunks(at_once).map(|chunk| (*partition, chunk)))
-            .collect();
-        let of_batch =
-            |(partition, indices): &(_, &[usize])| on_leases(function, *partition, leases, indices, first.clone());
-        let calls = batches.iter().map(of_batch).collect();
-        let mut outcomes = vec![unanswered; leases.len()];
-        for ((_, indices), reply) in batches.iter().zip(self.host.fcall_many(calls).await) {
-            let reply = reply?;
-            let mut reader = Reader::new(function, &reply);
-            for index in *indices {
-                outcomes[*index] = read(&mut reader)?;
-            }
-        }
-        Ok(outcomes)
+        let batches = Batches::new("ff1_release", leases, RELEASED_AT_ONCE, &first);
+        let replies = self.host.fcall_many(batches.calls()).await;
+        batches.read(replies, ReleaseOutcome::LeaseLost, read)
     }
 
     /// See [`ff_core::backend::WorkBackend::complete`].
@@ -204,14 +176,60 @@ fn check_lease(lease: Duration) -> Result<(), EngineError> {
     Err(EngineError::invalid(format!("a lease of {lease:?}"), "expected at least a millisecond"))
 }
 
-fn on_leases(function: &'static str, partition: Partition, leases: &[Lease], indices: &[usize], first: Bytes) -> Call {
-    let keys = block_and(partition, indices.iter().map(|index| keys::execution_core(leases[*index].execution_id)));
-    let mut args = vec![first];
-    for index in indices {
-        let held = &leases[*index];
-        args.extend([arg(held.execution_id.uuid()), arg(held.epoch), arg(held.attempt)]);
+/// Calls of a function that takes some leases of one partition at a time.
+struct Batches<'a> {
+    function: &'static str,
+    leases: &'a [Lease],
+    first: &'a Bytes,
+    /// Where the leases of each call stand in the list.
+    indices: Vec<(Partition, Vec<usize>)>,
+}
+
+impl<'a> Batches<'a> {
+    fn new(function: &'static str, leases: &'a [Lease], at_once: usize, first: &'a Bytes) -> Self {
+        let mut by_partition: BTreeMap<Partition, Vec<usize>> = BTreeMap::new();
+        for (index, held) in leases.iter().enumerate() {
+            by_partition.entry(held.execution_id.partition()).or_default().push(index);
+        }
+        let chunks = |(partition, indices): (&Partition, &Vec<usize>)| {
+            let partition = *partition;
+            indices.chunks(at_once).map(move |chunk| (partition, chunk.to_vec())).collect::<Vec<_>>()
+        };
+        let indices = by_partition.iter().flat_map(chunks).collect();
+        Self { function, leases, first, indices }
     }
-    call(function, keys, args)
+
+    fn calls(&self) -> Vec<Call> {
+        self.indices.iter().map(|(partition, indices)| self.call(*partition, indices)).collect()
+    }
+
+    fn call(&self, partition: Partition, indices: &[usize]) -> Call {
+        let held = || indices.iter().map(|index| &self.leases[*index]);
+        let keys = block_and(partition, held().map(|held| keys::execution_core(held.execution_id)));
+        let mut args = vec![self.first.clone()];
+        for held in held() {
+            args.extend([arg(held.execution_id.uuid()), arg(held.epoch), arg(held.attempt)]);
+        }
+        call(self.function, keys, args)
+    }
+
+    /// One answer per lease, in the order of the leases.
+    fn read<T: Copy>(
+        &self,
+        replies: Vec<Result<Reply, EngineError>>,
+        unanswered: T,
+        read: impl Fn(&mut Reader<'_>) -> Result<T, EngineError>,
+    ) -> Result<Vec<T>, EngineError> {
+        let mut outcomes = vec![unanswered; self.leases.len()];
+        for ((_, indices), reply) in self.indices.iter().zip(replies) {
+            let reply = reply?;
+            let mut reader = Reader::new(self.function, &reply);
+            for index in indices {
+                outcomes[*index] = read(&mut reader)?;
+            }
+        }
+        Ok(outcomes)
+    }
 }
 
 fn read_claimed(reader: &mut Reader<'_>, partition: Partition) -> Result<ClaimedExecution, EngineError> {

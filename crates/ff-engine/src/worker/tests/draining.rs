@@ -22,12 +22,13 @@ async fn shutdown_lets_running_executions_finish_and_claims_nothing_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn executions_that_a_claim_brings_during_shutdown_are_run_and_not_lost() {
+async fn executions_that_a_claim_brings_during_shutdown_are_given_back_and_not_begun() {
     let backend = one_execution(1);
     backend.script(|script| script.claim_takes = Duration::from_secs(2));
     let worker = start(&backend, Worker::builder().handler(done)).await;
     sleep(Duration::from_secs(1)).await;
-    assert_eq!(reports(&worker.stop().await), 1);
+    let calls = worker.stop().await;
+    assert_eq!((reports(&calls), released(&calls)), (0, vec![lease(1)]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -45,10 +46,11 @@ async fn what_a_claim_brings_after_the_grace_is_not_begun() {
     sleep(Duration::from_secs(1)).await;
     let calls = worker.stop().await;
     assert_eq!((claims(&calls), begun.load(Ordering::SeqCst)), (vec![(0, 16)], 0));
+    assert_eq!(released(&calls), [lease(1)]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_outlives_the_grace_is_cancelled_and_left_to_its_lease() {
+async fn what_outlives_the_grace_is_cancelled_and_given_back() {
     let backend = one_execution(1);
     backend.script(|script| script.work([execution(lease(2), "stubborn")]));
     let handler = |context: WorkContext| async move {
@@ -61,7 +63,11 @@ async fn what_outlives_the_grace_is_cancelled_and_left_to_its_lease() {
     let worker = start(&backend, builder.handler(handler)).await;
     backend.until(|calls| !claims(calls).is_empty()).await;
     let stopping = Instant::now();
-    assert_eq!(reports(&worker.stop().await), 0, "a failure would cost an attempt");
+    let calls = worker.stop().await;
+    assert_eq!(reports(&calls), 0, "a failure would cost an attempt");
+    let mut released = released(&calls);
+    released.sort_unstable_by_key(|lease| lease.execution_id);
+    assert_eq!(released, [lease(1), lease(2)]);
     assert!((6..=7).contains(&stopping.elapsed().as_secs()), "{:?}", stopping.elapsed());
 }
 

@@ -153,7 +153,19 @@ async fn a_failed_claim_is_made_again_after_a_pause() {
     let _worker = start(&backend, Worker::builder().handler(done)).await;
     backend.until(|calls| reports(calls) == 1).await;
     assert_eq!(claims(&backend.calls()).len(), 4);
+    let ids = backend.claim_ids();
+    assert!(ids[0].is_some() && ids.iter().all(|id| *id == ids[0]), "it is the same claim: {ids:?}");
     assert!(started.elapsed() >= Duration::from_millis(350), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeated_claim_that_brings_more_than_there_are_slots_gives_the_rest_back() {
+    let backend = one_execution(1);
+    backend.script(|script| script.surplus.push(execution(lease(2), "two")));
+    let builder = Worker::builder().concurrency(1).handler(sleeps_for_an_hour);
+    let _worker = start(&backend, builder).await;
+    backend.until(|calls| !released(calls).is_empty()).await;
+    assert_eq!(released(&backend.calls()), [lease(2)]);
 }
 
 #[test]

@@ -1,0 +1,37 @@
+//! Connections whose tasks run on a thread of their own: the user's runtime may have all its threads busy with handlers,
+//! and renewals of leases must get through all the same.
+
+use std::sync::{Arc, OnceLock};
+
+use ff_core::EngineError;
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::OnceCell,
+};
+
+use crate::{ValkeyConfig, ValkeyHost};
+
+/// The runtime of all such connections of this process; lasts as long as the process.
+fn runtime() -> Result<&'static Runtime, EngineError> {
+    static RUNTIME: OnceLock<Option<Runtime>> = OnceLock::new();
+    let start = || Builder::new_multi_thread().worker_threads(1).thread_name("ff-valkey").enable_all().build().ok();
+    let no_thread = || EngineError::transport("connecting apart", "there is no thread for it");
+    RUNTIME.get_or_init(start).as_ref().ok_or_else(no_thread)
+}
+
+/// A second host for the same server, connected when it is first asked for.
+#[derive(Default)]
+pub(crate) struct Apart(OnceCell<Arc<ValkeyHost>>);
+
+impl Apart {
+    /// # Errors
+    /// As connecting.
+    pub(crate) async fn host(&self, config: &ValkeyConfig) -> Result<&Arc<ValkeyHost>, EngineError> {
+        let connect = async || {
+            let config = config.clone();
+            let connecting = runtime()?.spawn(async move { ValkeyHost::connect(config).await.map(Arc::new) });
+            connecting.await.map_err(|error| EngineError::transport("connecting apart", error.to_string()))?
+        };
+        self.0.get_or_try_init(connect).await
+    }
+}
