@@ -56,7 +56,8 @@ pub trait WorkBackend: Send + Sync + 'static {
     /// others, to be signalled when work arrives.
     ///
     /// # Errors
-    /// Transport errors; the partitions not reached are not noted.
+    /// Transport errors, where no partition could be asked. A partition that could not be asked is not noted, and the
+    /// others are answered for.
     async fn await_work(&self, lane: &LaneId, partitions: &[Partition]) -> Result<Vec<Partition>, EngineError>;
 
     /// Claims executions of one lane in one partition, highest priority first, then oldest first.
@@ -75,7 +76,8 @@ pub trait WorkBackend: Send + Sync + 'static {
     /// extended.
     ///
     /// # Errors
-    /// Transport errors; some leases may have been renewed.
+    /// Transport errors, where no lease could be looked at; some may have been renewed. Those that could not be looked at
+    /// beside others are [`RenewOutcome::Unknown`].
     async fn renew(&self, leases: &[Lease], lease: Duration) -> Result<Vec<RenewOutcome>, EngineError>;
 
     /// Gives leases back, for work that is not to be done here after all: the executions go back to the queue at once,
@@ -136,11 +138,11 @@ pub trait MaintenanceBackend: Send + Sync + 'static {
     fn partition_count(&self) -> PartitionCount;
 
     /// Does what is due in each partition (delays, leases, timeouts, deadlines, pending dependents, retention), a
-    /// bounded piece of it. The answers are in the order of `partitions`.
+    /// bounded piece of it. There is one answer for each of `partitions`, in their order.
     ///
     /// # Errors
-    /// Transport errors; some partitions may have been swept.
-    async fn sweep(&self, partitions: &[Partition], policy: &SweepPolicy) -> Result<Vec<SweepReport>, EngineError>;
+    /// Per partition, transport errors; one partition that cannot be swept leaves the others alone.
+    async fn sweep(&self, partitions: &[Partition], policy: &SweepPolicy) -> Vec<Result<SweepReport, EngineError>>;
 
     /// Promotes or skips a bounded number of dependents that terminal calls have left pending in the partition.
     ///

@@ -132,11 +132,11 @@ states! {
     FlowState, "flow state" {
         /// At least one member has not ended.
         Running = "running",
-        /// All members ended, and none failed or expired.
+        /// All members ended, and none failed, expired or was cancelled.
         Success = "success",
-        /// All members ended, and at least one failed or expired.
+        /// All members ended, none was cancelled, and at least one failed or expired.
         Failed = "failed",
-        /// Cancellation was asked for, and all members ended.
+        /// All members ended, and the flow or at least one member was cancelled.
         Cancelled = "cancelled",
     }
 }

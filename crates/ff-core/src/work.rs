@@ -99,6 +99,8 @@ pub enum RenewOutcome {
     TimedOut,
     /// It is void: the worker must stop.
     LeaseLost,
+    /// It could not be read, so it runs on until it expires; a later renewal may succeed.
+    Unknown,
 }
 
 /// What became of one lease that was given back.
@@ -194,12 +196,16 @@ pub type WorkSignals = Pin<Box<dyn Stream<Item = WorkSignal> + Send>>;
 pub struct SweepPolicy {
     /// The age beyond which a completion leaves its log, and its execution is deleted after it.
     pub retention: Duration,
+    /// For how long after that a submission is still known by its idempotency key: repeating it then answers that it is
+    /// there, and runs nothing. With zero a key is forgotten with its flow or execution.
+    pub idempotency: Duration,
 }
 
 impl Default for SweepPolicy {
-    /// 24 h.
+    /// 24 h, and 7 days.
     fn default() -> Self {
-        Self { retention: Duration::from_secs(24 * 3600) }
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        Self { retention: DAY, idempotency: DAY.saturating_mul(7) }
     }
 }
 
@@ -217,6 +223,8 @@ pub struct SweepReport {
     pub resolved: u32,
     /// Ended executions that were deleted.
     pub removed: u32,
+    /// Executions that ended because their record was deleted or evicted.
+    pub lost: u32,
     /// Whether the sweep stopped at its bound and more is due now.
     pub more: bool,
     /// How long until something is due next; `None` if nothing is scheduled.
@@ -243,6 +251,12 @@ pub struct ReconcileReport {
     pub examined: u32,
     /// Executions whose indexes, dependencies or completion were put right.
     pub repaired: u32,
+    /// Executions that ended because their record, or that of their flow, was deleted or evicted.
+    pub lost: u32,
+    /// Executions that could not be read: another program has overwritten a key.
+    pub unreadable: u32,
+    /// One of these.
+    pub one_unreadable: Option<ExecutionId>,
     /// Where to go on; `None` when the partition has been seen to its end.
     pub next: Option<ReconcileCursor>,
 }

@@ -60,7 +60,11 @@ async fn cycle(backend: &EmbeddedBackend, in_flow: bool) -> Result<(), EngineErr
 /// So that the memory stays bounded, as it does with a sweeper.
 async fn forget_ended(backend: &EmbeddedBackend) -> Result<(), EngineError> {
     let partitions: Vec<_> = backend.partition_count().partitions().collect();
-    let policy = SweepPolicy { retention: Duration::ZERO };
-    while backend.sweep(&partitions, &policy).await?.iter().any(|report| report.more) {}
-    Ok(())
+    let policy = SweepPolicy { retention: Duration::ZERO, ..SweepPolicy::default() };
+    loop {
+        let reports: Vec<_> = backend.sweep(&partitions, &policy).await.into_iter().collect::<Result<_, _>>()?;
+        if !reports.iter().any(|report| report.more) {
+            return Ok(());
+        }
+    }
 }

@@ -225,7 +225,8 @@ fn a_reader_far_behind_gets_everything() {
 fn the_virtual_clock_decides_when_a_lease_runs_out() {
     let stand = Stand::new(1);
     let id = stand.claim().lease.execution_id;
-    let sweep = || block_on(stand.backend.sweep(&[id.partition()], &ff_core::SweepPolicy::default())).unwrap()[0];
+    let sweep =
+        || block_on(stand.backend.sweep(&[id.partition()], &ff_core::SweepPolicy::default())).remove(0).unwrap();
     assert_eq!((sweep().reclaimed, sweep().next_due), (0, Some(Duration::from_secs(10))));
     stand.clock.advance(Duration::from_secs(10));
     assert_eq!(sweep().reclaimed, 1);

@@ -1,6 +1,8 @@
 //! What is counted, under which name. The table for users stands in the crate's documentation.
 
-use ff_core::{EngineError, LaneId};
+use std::collections::HashMap;
+
+use ff_core::{EngineError, LaneId, Partition};
 use metrics::{Counter, Gauge, counter, gauge};
 
 /// A worker's counters, looked up once per run.
@@ -63,10 +65,54 @@ impl Outage {
         }
     }
 
+    fn failed_in(&mut self, partition: Partition, error: &EngineError) {
+        let _in_partition = tracing::warn_span!("ff.partition", %partition).entered();
+        self.failed(error);
+    }
+
     pub(crate) fn succeeded(&mut self) {
         if self.failures > 0 {
             tracing::info!(op = self.op, failures = self.failures, "works again");
             self.failures = 0;
+        }
+    }
+}
+
+/// Outages of single partitions beside that of the whole: one that fails while others work is named once, and again
+/// when it works.
+#[derive(Debug)]
+pub(crate) struct Outages {
+    op: &'static str,
+    whole: Outage,
+    partitions: HashMap<Partition, Outage>,
+}
+
+impl Outages {
+    pub(crate) fn of(op: &'static str) -> Self {
+        Self { op, whole: Outage::of(op), partitions: HashMap::new() }
+    }
+
+    /// Notes what one call, or several at the same time, led to in each partition.
+    pub(crate) fn note<'a>(&mut self, results: impl Iterator<Item = (Partition, Option<&'a EngineError>)> + Clone) {
+        let mut errors = results.clone().filter_map(|(_, error)| error);
+        let (first, count) = (errors.next(), results.clone().count());
+        if let Some(error) = first.filter(|_| count > 1 && errors.count() + 1 == count) {
+            self.whole.failed(error);
+            return;
+        }
+        for (partition, error) in results {
+            match error {
+                Some(error) => {
+                    let outage = self.partitions.entry(partition).or_insert_with(|| Outage::of(self.op));
+                    outage.failed_in(partition, error);
+                }
+                None => {
+                    self.whole.succeeded();
+                    if let Some(mut outage) = self.partitions.remove(&partition) {
+                        outage.succeeded();
+                    }
+                }
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
-    meters::{self, Outage},
+    meters::{self, Outages},
     retry,
 };
 
@@ -69,7 +69,7 @@ impl<B: MaintenanceBackend + ?Sized> Sweeper<B> {
     pub async fn run(self, shutdown: CancellationToken) {
         let sweeping = async {
             let mut schedule = Schedule::new(self.backend.partition_count(), self.interval);
-            let mut outage = Outage::of("sweep");
+            let mut outages = Outages::of("sweep");
             loop {
                 if schedule.waiting.is_empty() {
                     sleep_until(schedule.wake_at()).await;
@@ -77,23 +77,21 @@ impl<B: MaintenanceBackend + ?Sized> Sweeper<B> {
                 schedule.begin_due(Instant::now(), retry::jittered(self.interval));
                 let batch = schedule.next_batch();
                 let span = tracing::debug_span!("ff.sweeper.sweep", partitions = batch.len());
-                self.sweep(batch, &mut schedule, &mut outage).instrument(span).await;
+                self.sweep(batch, &mut schedule, &mut outages).instrument(span).await;
             }
         };
         shutdown.run_until_cancelled(sweeping).await;
     }
 
-    async fn sweep(&self, batch: Vec<Partition>, schedule: &mut Schedule, outage: &mut Outage) {
-        match self.backend.sweep(&batch, &self.policy).await {
-            Ok(reports) => {
-                outage.succeeded();
-                let now = Instant::now();
-                for (partition, report) in batch.into_iter().zip(reports) {
-                    count(&report);
-                    schedule.swept(partition, &report, now);
-                }
+    async fn sweep(&self, batch: Vec<Partition>, schedule: &mut Schedule, outages: &mut Outages) {
+        let reports = self.backend.sweep(&batch, &self.policy).await;
+        outages.note(batch.iter().copied().zip(reports.iter().map(|report| report.as_ref().err())));
+        let now = Instant::now();
+        for (partition, report) in batch.into_iter().zip(reports) {
+            if let Ok(report) = report {
+                count(&report);
+                schedule.swept(partition, &report, now);
             }
-            Err(error) => outage.failed(&error),
         }
     }
 }
@@ -104,6 +102,7 @@ fn count(report: &SweepReport) {
     meters::add("ff_sweeper_ended", report.ended);
     meters::add("ff_sweeper_resolved", report.resolved);
     meters::add("ff_sweeper_removed", report.removed);
+    meters::add("ff_sweeper_lost", report.lost);
 }
 
 /// When which partition is swept. Pure: the clock and the jitter are arguments.
@@ -283,6 +282,18 @@ mod tests {
         assert_eq!(swept(&backend.calls()), vec![vec![0, 1]; 4]);
         let elapsed = start.elapsed();
         assert!(elapsed >= SECOND * 27 / 10 && elapsed <= SECOND * 34 / 10, "{elapsed:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_partition_that_cannot_be_swept_leaves_the_others_alone() {
+        let backend = Scripted::new(3);
+        backend.script(|script| {
+            script.errors.push_back(("sweep 1", transport()));
+            script.sweep(2, [report(true, None)]);
+        });
+        tokio::spawn(Sweeper::new(Arc::clone(&backend)).run(CancellationToken::new()));
+        backend.until(|calls| calls.len() == 2).await;
+        assert_eq!(swept(&backend.calls()), [vec![0, 1, 2], vec![2]]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -271,11 +271,21 @@ impl MaintenanceBackend for Scripted {
         self.count
     }
 
-    async fn sweep(&self, partitions: &[Partition], _policy: &SweepPolicy) -> Result<Vec<SweepReport>, EngineError> {
+    async fn sweep(&self, partitions: &[Partition], _policy: &SweepPolicy) -> Vec<Result<SweepReport, EngineError>> {
         let numbers: Vec<_> = partitions.iter().map(|partition| partition.number()).collect();
-        let mut state = self.called(Call::Sweep(numbers.clone()), "sweep", None)?;
-        let mut report = |number: &u16| state.script.sweep.get_mut(number).and_then(VecDeque::pop_front);
-        Ok(numbers.iter().map(|number| report(number).unwrap_or_default()).collect())
+        let mut state = match self.called(Call::Sweep(numbers), "sweep", None) {
+            Ok(state) => state,
+            Err(error) => {
+                let others = partitions.iter().skip(1).map(|_| Err(transport()));
+                return std::iter::once(Err(error)).chain(others).collect();
+            }
+        };
+        let mut report = |partition: &Partition| {
+            state.script.error("sweep", Some(*partition))?;
+            let scripted = state.script.sweep.get_mut(&partition.number());
+            Ok(scripted.and_then(VecDeque::pop_front).unwrap_or_default())
+        };
+        partitions.iter().map(&mut report).collect()
     }
 
     async fn resolve_dependents(&self, partition: Partition) -> Result<ResolveReport, EngineError> {
@@ -296,7 +306,7 @@ impl MaintenanceBackend for Scripted {
         let mut state = self.called(call, "reconcile", Some(partition))?;
         let scripted = state.script.reconcile.get_mut(&partition.number());
         let next = scripted.and_then(VecDeque::pop_front).flatten();
-        Ok(ReconcileReport { examined: 1, repaired: 0, next })
+        Ok(ReconcileReport { examined: 1, next, ..ReconcileReport::default() })
     }
 
     async fn verify_deployment(&self) -> Result<(), EngineError> {

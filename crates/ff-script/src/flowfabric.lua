@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '1', digest = '14526ad073fda9887de3d29543daa8ac' }
+local ff = { version = '1', digest = '95d5b29a64405d437f44bd67eed10397' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, lists as text, and replies. Everything else builds on these.
@@ -16,7 +16,9 @@ function ff.base.now()
   if time[1] ~= last_second then
     last_second, last_second_ms = time[1], tonumber(time[1]) * 1000
   end
-  return last_second_ms + math.floor(tonumber(time[2]) / 1000)
+  local now = last_second_ms + math.floor(tonumber(time[2]) / 1000)
+  ff.clock.note(now)
+  return now
 end
 
 -- Both ways for the numbers that come most often.
@@ -68,6 +70,11 @@ function ff.base.chunked(command, key, arguments, width)
   for first = 1, count, step do
     redis.call(command, key, unpack(arguments, first, math.min(first + step - 1, count)))
   end
+end
+
+-- Whether an error says that another program has overwritten a key.
+function ff.base.is_overwritten(problem)
+  return string.find(problem, 'WRONGTYPE', 1, true) ~= nil
 end
 
 -- What every failing call of this library raises: a code, a space, and a text.
@@ -142,7 +149,7 @@ local function zrem(key, members)
   end
 end
 
--- Takes ended executions out of the indexes: out of those of the state they had, or out of all where an interrupted
+-- Frees the payloads of ended executions and takes them out of the indexes: out of those of the state they had, or out of all where an interrupted
 -- call has overwritten it. The lease, deadline and open entries go last: through them an
 -- interrupted end is found and completed.
 local function leave_indexes(call)
@@ -163,7 +170,8 @@ local function leave_indexes(call)
     if execution.deadline_at then
       deadlines = with(deadlines, uuid)
     end
-    open[index] = uuid
+    open[index] = ff.execution.open_member(execution)
+    ff.execution.free_payload(execution)
     ended[2 * index - 1] = execution.completed_at
     ended[2 * index] = uuid
   end
@@ -202,6 +210,108 @@ function ff.call.commit(call)
   ff.execution.tell_losses(call)
   ff.queue.signal_all(call)
   return refused
+end
+end
+
+do -- lib/clock.lua
+-- Watching the server's clock, which may be set. Whoever holds a lease or waits for retention counts on time that has passed,
+-- and not on a clock that was moved.
+--
+-- Every call tells the time here. Two calls far apart are a leap: the clock was set, or the server answered nobody
+-- meanwhile. Neither could a lease be renewed then. What was seen is kept in this library's memory only: a process that
+-- begins knows of no leap, and has seen its clock stand for no time.
+
+ff.clock = {}
+
+-- Ahead (ms): more than lies between two calls of a deployment that is alive.
+local LEAP = 10000
+-- More than lies between two passes of a sweeper.
+local LONG_LEAP = 120000
+-- Back (ms): more than a clock that is being adjusted.
+local STEP_BACK = 1000
+local KEPT_LEAPS = 8
+-- Leases looked at by one call after the clock was set back.
+local LEASES_AT_ONCE = 64
+
+-- The time of the last call, since when the clock has stood, leaps ahead in their order, and how often it went back.
+local seen, since, leaps, turns = nil, nil, {}, 0
+
+-- partition tag -> { turns, skipped, done }: how far its leases were looked at since the clock last went back.
+local walks = {}
+
+local function leapt_ahead(now)
+  leaps[#leaps + 1] = { from = seen, to = now }
+  if #leaps > KEPT_LEAPS then
+    table.remove(leaps, 1)
+  end
+  if now - seen > LONG_LEAP then
+    since = now
+  end
+end
+
+local function went_back(now)
+  local kept = {}
+  for _, leap in ipairs(leaps) do
+    if leap.to <= now then
+      kept[#kept + 1] = leap
+    end
+  end
+  leaps, since, turns = kept, now, turns + 1
+end
+
+-- Notes the time of a call.
+function ff.clock.note(now)
+  if not seen then
+    since = now
+  elseif now - seen > LEAP then
+    leapt_ahead(now)
+  elseif now < seen - STEP_BACK then
+    went_back(now)
+  end
+  seen = now
+end
+
+-- For how long the clock has stood (ms): since the last leap that no sweeper makes, or that went back.
+function ff.clock.stood_for(now)
+  return now - since
+end
+
+-- When a lease runs out that leaps are not to shorten: one that ran out within a leap has left at its end what it had left
+-- at its beginning.
+function ff.clock.lease_end(expires_at)
+  for _, leap in ipairs(leaps) do
+    if expires_at > leap.from and expires_at <= leap.to then
+      expires_at = leap.to + (expires_at - leap.from)
+    end
+  end
+  return expires_at
+end
+
+-- Leases that run for longer than they were given, since the clock was set back: pairs of execution and new end. Looks at
+-- a bounded number of leases, and at none once all were seen.
+function ff.clock.overlong_leases(call)
+  local partition, found = call.partition, {}
+  local walk = walks[partition.tag]
+  if not walk or walk.turns ~= turns then
+    walk = { turns = turns, skipped = 0 }
+    walks[partition.tag] = walk
+  end
+  if walk.done then
+    return found
+  end
+  local uuids = redis.call('ZRANGE', partition.leases, -LEASES_AT_ONCE - walk.skipped, -1 - walk.skipped)
+  for _, uuid in ipairs(uuids) do
+    local execution = ff.execution.load(call, uuid)
+    local length = execution and ff.base.num(execution.lease_ms) or 0
+    local active = length > 0 and execution.lifecycle_phase == 'active'
+    if active and ff.base.num(execution.lease_expires_at) > call.now + length + STEP_BACK then
+      found[#found + 1] = { execution, call.now + length }
+    else
+      walk.skipped = walk.skipped + 1
+    end
+  end
+  walk.done = #uuids < LEASES_AT_ONCE
+  return found
 end
 end
 
@@ -327,6 +437,25 @@ do -- lib/dependents.lua
 
 ff.dependents = {}
 
+-- A list of executions that may need the one whose `dependents` it is; who does is found out when they are dealt with.
+-- For an execution whose record was lost.
+function ff.dependents.perhaps(uuids)
+  return '?' .. table.concat(uuids, ',')
+end
+
+-- The uuids of a stored list, and whether it only says who may need the execution.
+function ff.dependents.parse(stored)
+  if stored and string.byte(stored) == 63 then
+    return ff.base.split(string.sub(stored, 2)), true
+  end
+  return ff.base.split(stored), false
+end
+
+local function needs(dependent, parent)
+  local list = redis.call('HGET', dependent.core, 'needs')
+  return list and string.find(list, parent.uuid, 1, true)
+end
+
 local function promote(call, dependent)
   if ff.base.num(dependent.eligible_at) > call.now then
     ff.execution.move(call, dependent, 'delayed', ff.base.num(dependent.eligible_at))
@@ -347,10 +476,15 @@ end
 -- Deals with one dependent. Returns false where it has to wait.
 local function resolve(call, parent, uuid)
   local dependent, problem, met = ff.execution.load(call, uuid, 'met:' .. parent.uuid)
-  if not dependent then
-    return call.declared[uuid] and not problem
+  if problem then
+    -- What another program has overwritten is lost, and must not keep the others waiting.
+    return ff.base.is_overwritten(problem)
+  elseif not dependent then
+    return call.declared[uuid]
   end
   if dependent.public_state ~= 'blocked' or ff.execution.is_terminal(dependent) or met then
+    return true
+  elseif parent.uncertain and not needs(dependent, parent) then
     return true
   end
   if parent.terminal_outcome == 'success' then
@@ -374,7 +508,8 @@ function ff.dependents.plan(call, parent)
   if not stored then
     return
   end
-  local list = ff.base.split(stored)
+  local list
+  list, parent.uncertain = ff.dependents.parse(stored)
   -- One call may come to the same parent twice, before anything of the first time is written.
   local before = parent.progress or ff.base.num(parent.dependents_done)
   local done = before
@@ -391,6 +526,7 @@ function ff.dependents.plan(call, parent)
   end
   parent.leaves_pending = done < #list
   parent.progress = done
+  parent.advanced = done > before
   if done > before or parent.leaves_pending then
     call.parents[#call.parents + 1] = parent
   end
@@ -419,12 +555,12 @@ ff.execution = {}
 local FIELDS = {
   'execution_id', 'flow_id', 'index', 'namespace', 'lane_id', 'tags_json', 'lifecycle_phase', 'public_state',
   'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation', 'lease_epoch', 'deadline_at',
-  'ready_member', 'dependents_done', 'log_pos', 'log_expected', 'failure_reason', 'ended_by',
+  'ready_member', 'dependents_done', 'log_pos', 'log_expected', 'failure_reason', 'ended_by', 'has_payload',
   'failed_epoch', 'priority', 'lease_expires_at', 'timeout_at', 'eligible_at', 'unmet_needs', 'max_attempts',
   'failures', 'max_lease_expiries', 'lease_expiries', 'backoff_ms', 'backoff_max_ms', 'lease_listener', 'lease_seen',
-  'lease_unseen',
+  'lease_unseen', 'lease_ms',
 }
-local TO_END, ALL = 20, #FIELDS
+local TO_END, ALL = 21, #FIELDS
 
 local PHASES = { blocked = 'submitted', delayed = 'submitted', waiting = 'runnable', active = 'active' }
 
@@ -438,10 +574,12 @@ local function from_values(uuid, core, values)
     completed_at = values[11], current_attempt_index = values[12], generation = values[13], lease_epoch = values[14],
     deadline_at = values[15], ready_member = values[16], dependents_done = values[17], log_pos = values[18],
     log_expected = values[19], failure_reason = values[20], ended_by = values[21],
-    failed_epoch = values[22], priority = values[23], lease_expires_at = values[24], timeout_at = values[25],
-    eligible_at = values[26], unmet_needs = values[27], max_attempts = values[28], failures = values[29],
-    max_lease_expiries = values[30], lease_expiries = values[31], backoff_ms = values[32],
-    backoff_max_ms = values[33], lease_listener = values[34], lease_seen = values[35], lease_unseen = values[36],
+    has_payload = values[22],
+    failed_epoch = values[23], priority = values[24], lease_expires_at = values[25], timeout_at = values[26],
+    eligible_at = values[27], unmet_needs = values[28], max_attempts = values[29], failures = values[30],
+    max_lease_expiries = values[31], lease_expiries = values[32], backoff_ms = values[33],
+    backoff_max_ms = values[34], lease_listener = values[35], lease_seen = values[36], lease_unseen = values[37],
+    lease_ms = values[38],
   }
 end
 
@@ -467,6 +605,17 @@ function ff.execution.load(call, uuid, extra, count)
   local execution = from_values(uuid, core, values)
   call.loaded[uuid] = execution
   return execution, nil, values[1]
+end
+
+-- The member of an execution in `open`: its uuid, and for the member of a flow behind it the flow's id, so that the flow
+-- of a record that is lost is still known.
+function ff.execution.open_member(execution)
+  return execution.flow_id and execution.uuid .. execution.flow_id or execution.uuid
+end
+
+-- The uuid and the flow id ('' for a solo execution) of a member of `open`.
+function ff.execution.of_open_member(member)
+  return string.sub(member, 1, 36), string.sub(member, 37)
 end
 
 function ff.execution.is_terminal(execution)
@@ -509,7 +658,7 @@ function ff.execution.owned(call, uuid, epoch, attempt, outcome)
   if execution.lifecycle_phase == 'terminal' then
     local by_this_call = outcome == 'failed' and execution.ended_by == epoch
     if same_lease and (execution.terminal_outcome == outcome or by_this_call) then
-      if execution.log_pos and not redis.call('ZSCORE', call.partition.open, uuid) then
+      if execution.log_pos and not redis.call('ZSCORE', call.partition.open, ff.execution.open_member(execution)) then
         return nil, { 'ok', '0' }
       end
       return execution
@@ -684,6 +833,13 @@ function ff.execution.write_end(call, execution)
     'terminal_outcome', outcome, 'completed_at', execution.completed_at, unpack(fields, 1, count))
 end
 
+-- Frees what only a worker needed. Comes after the end and its log entry, and before the execution leaves the indexes.
+function ff.execution.free_payload(execution)
+  if execution.has_payload then
+    redis.call('HDEL', execution.core, 'payload', 'large_payload', 'large_payload_len', 'has_payload')
+  end
+end
+
 -- Writes an execution that changes without ending, and moves it between the indexes.
 function ff.execution.write_move(call, execution)
   if execution.ending then
@@ -723,31 +879,52 @@ do -- lib/flow.lua
 
 ff.flow = {}
 
-local FIELDS = { 'flow_id', 'state', 'remaining', 'unsuccessful', 'cancel_requested', 'cancel_reason' }
+local FIELDS = {
+  'flow_id', 'state', 'remaining', 'unsuccessful', 'cancel_requested', 'cancel_reason', 'member_cancelled',
+}
 
 -- The field that says that a member was counted as ended.
 local function mark_of(index)
   return 'ended:' .. index
 end
 
--- Reads a flow, once a call, and along with it whether its member `index` ('' for none) was counted as ended. Raises the
--- error of a read that failed, since this comes before any write.
-function ff.flow.load(call, flow_id, index)
+-- Reads a flow, once a call, and along with it whether its member `index` ('' for none) was counted as ended. Returns
+-- nil where there is none, and nil and an error where it cannot be read.
+local function read(call, flow_id, index)
   if call.flows[flow_id] then
     return call.flows[flow_id]
   end
   local core, mark = ff.keys.flow(call.partition.tag, flow_id), mark_of(index)
-  local values = redis.call('HMGET', core, mark, unpack(FIELDS))
+  local values = redis.pcall('HMGET', core, mark, unpack(FIELDS))
   if not values[2] then
-    return nil
+    return nil, values.err
   end
   local flow = {
     core = core, mark = mark, marked = values[1], changes = {}, state = values[3],
     remaining = values[4], unsuccessful = values[5], cancel_requested = values[6] == '1', cancel_reason = values[7],
+    member_cancelled = values[8] == '1',
   }
   call.flows[flow_id] = flow
   call.flow_list[#call.flow_list + 1] = flow
   return flow
+end
+
+-- As `read`, but raises the error of a read that failed, since this comes before any write.
+function ff.flow.load(call, flow_id, index)
+  local flow, problem = read(call, flow_id, index)
+  if problem then
+    error({ err = problem })
+  end
+  return flow
+end
+
+-- The flow of an execution; nil where there is none, and nil and an error where it cannot be read. A call that deals with
+-- many executions asks this before it plans anything for one of them.
+function ff.flow.try(call, execution)
+  local flow_id = execution.flow_id
+  if flow_id then
+    return read(call, flow_id, execution.index or '')
+  end
 end
 
 -- The flow of an execution; nil for a solo one.
@@ -780,6 +957,10 @@ function ff.flow.member_ended(call, execution)
   flow.remaining = ff.base.num(flow.remaining) - 1
   if execution.terminal_outcome == 'failed' or execution.terminal_outcome == 'expired' then
     flow.unsuccessful = ff.base.num(flow.unsuccessful) + 1
+  elseif execution.terminal_outcome == 'cancelled' and not flow.member_cancelled then
+    flow.member_cancelled = true
+    changes[#changes + 1] = 'member_cancelled'
+    changes[#changes + 1] = '1'
   end
   flow.ended_at = call.now_text
 end
@@ -797,8 +978,9 @@ function ff.flow.write_cancel(flow)
   end
 end
 
+-- A cancellation, of the flow or of one of its members, outweighs a failure.
 local function final_state(flow)
-  if flow.cancel_requested then
+  if flow.cancel_requested or flow.member_cancelled then
     return 'cancelled'
   end
   return ff.base.num(flow.unsuccessful) > 0 and 'failed' or 'success'
@@ -1232,6 +1414,40 @@ ff.retention = {}
 -- Executions deleted per call, rounded up to whole flows.
 local REMOVED_AT_ONCE = 256
 local CANDIDATES_AT_ONCE = 32
+-- For how long the clock must have stood before anything is deleted by it (ms), or for the retention if that is shorter.
+local CLOCK_STANDS = 600000
+-- What is left of a core so that a repeated submission is known.
+local KEPT_FIELDS = { fingerprint = true, state = true, terminal_outcome = true }
+
+-- Whether the id comes from an idempotency key (UUIDv5): others cannot be submitted again.
+local function is_derived(uuid)
+  return string.sub(uuid, 15, 15) == '5'
+end
+
+-- Deletes the core of a flow or a solo execution, or reduces it to what answers a repeated submission, for as long as the
+-- policy says. A reduced one counts as not found everywhere else. The expiry comes first, so that nothing stays for good.
+local function delete_head(call, core, uuid)
+  if call.idempotency_ms <= 0 or not is_derived(uuid) then
+    redis.call('UNLINK', core)
+    return
+  end
+  redis.call('PEXPIRE', core, ff.base.int(call.idempotency_ms))
+  local dropped = {}
+  for _, name in ipairs(redis.call('HKEYS', core)) do
+    if not KEPT_FIELDS[name] then
+      dropped[#dropped + 1] = name
+    end
+  end
+  ff.base.chunked('HDEL', core, dropped)
+end
+
+local function remove_solo(call, uuid)
+  local partition = call.partition
+  delete_head(call, ff.keys.core(partition.tag, uuid), uuid)
+  redis.call('UNLINK', ff.keys.tags(partition.tag, uuid))
+  redis.call('ZREM', partition.ended, uuid)
+  return 1
+end
 
 local function remove_executions(call, uuids)
   local partition, keys = call.partition, {}
@@ -1255,43 +1471,64 @@ end
 -- Members stay as long as their flow does, and a flow as long as its youngest completion.
 local function remove_flow(call, uuid, flow_id, cutoff)
   local core = ff.keys.flow(call.partition.tag, flow_id)
-  local flow = redis.call('HMGET', core, 'state', 'completed_at', 'members')
-  if not flow[1] then
+  local flow = redis.pcall('HMGET', core, 'state', 'completed_at', 'members')
+  if flow.err then
+    return postpone(call.partition, uuid, call.now)
+  elseif not flow[3] then
     return remove_executions(call, { uuid })
   elseif flow[1] == 'running' then
     return postpone(call.partition, uuid, call.now)
   elseif ff.base.num(flow[2]) >= cutoff then
     return postpone(call.partition, uuid, ff.base.num(flow[2]))
   end
-  local removed = remove_executions(call, ff.base.split(flow[3]))
-  redis.call('UNLINK', core)
-  return removed
+  -- The flow comes first: without its members' list each member is removed by its own entry in `ended`.
+  local members = ff.base.split(flow[3])
+  delete_head(call, core, flow_id)
+  return remove_executions(call, members)
 end
 
 -- Removes an execution, or the flow that it belongs to. Returns how many executions were removed.
 local function remove(call, uuid, cutoff)
   local stored = redis.pcall('HMGET', ff.keys.core(call.partition.tag, uuid), 'execution_id', 'flow_id')
+  if not stored.err and not stored[1] then
+    ff.suspects.note(call, uuid)
+  end
   if stored.err or not stored[1] then
+    return postpone(call.partition, uuid, call.now)
+  elseif not (stored[2] and call.flows_done or not stored[2] and call.solo_done) then
     return postpone(call.partition, uuid, call.now)
   elseif stored[2] then
     return remove_flow(call, uuid, stored[2], cutoff)
   end
-  return remove_executions(call, { uuid })
+  return remove_solo(call, uuid)
+end
+
+-- Whether a log has no entry from before `cutoff` left; nil where another program has overwritten it, which keeps its own
+-- executions waiting and no others.
+local function trimmed(log, cutoff)
+  local length = redis.pcall('XLEN', log)
+  if type(length) == 'table' and ff.base.is_overwritten(length.err) then
+    return nil
+  end
+  return ff.log.trim_before(log, cutoff)
 end
 
 -- Returns how many executions were removed, and whether more are due.
-function ff.retention.run(call, retention_ms)
+function ff.retention.run(call, retention_ms, idempotency_ms)
+  if ff.clock.stood_for(call.now) < math.min(CLOCK_STANDS, retention_ms) then
+    return 0, false
+  end
+  call.idempotency_ms = idempotency_ms
   local cutoff = call.now - retention_ms
   local partition = call.partition
-  local flows_done = ff.log.trim_before(partition.flow_log, cutoff)
-  local solo_done = ff.log.trim_before(partition.solo_log, cutoff)
-  if not (flows_done and solo_done) then
+  local flows_done, solo_done = trimmed(partition.flow_log, cutoff), trimmed(partition.solo_log, cutoff)
+  if flows_done == false or solo_done == false then
     return 0, true
   end
   local candidates = redis.call('ZRANGEBYSCORE', partition.ended, '-inf', '(' .. ff.base.int(cutoff), 'LIMIT', 0,
     CANDIDATES_AT_ONCE)
   local removed = 0
-  call.gone = {}
+  call.gone, call.flows_done, call.solo_done = {}, flows_done, solo_done
   for _, uuid in ipairs(candidates) do
     if removed >= REMOVED_AT_ONCE then
       return removed, true
@@ -1301,6 +1538,38 @@ function ff.retention.run(call, retention_ms)
     end
   end
   return removed, #candidates == CANDIDATES_AT_ONCE
+end
+end
+
+do -- lib/suspects.lua
+-- Suspects: entries of an index whose execution is not found, and executions whose flow is not. Whether something is gone
+-- only a call can tell that has its key in KEYS, `ff1_settle`. Others name suspects in their reply, and put them off so
+-- that their bounded scans go on.
+
+ff.suspects = {}
+
+-- Suspects that one reply names.
+local NAMED_AT_ONCE = 64
+-- For how long an entry is put off that cannot be dealt with now (ms).
+ff.suspects.put_off_for = 60000
+
+-- Notes a suspect. The flow id of a member is found in its entry in `open` where the caller does not know it.
+function ff.suspects.note(call, uuid, flow_id)
+  local suspects = call.suspects
+  if #suspects >= 2 * NAMED_AT_ONCE then
+    return
+  end
+  if not flow_id then
+    local member = redis.call('ZRANGEBYLEX', call.partition.open, '[' .. uuid, '(' .. uuid .. 'g', 'LIMIT', '0', '1')[1]
+    flow_id = member and string.sub(member, 37) or ''
+  end
+  suspects[#suspects + 1] = uuid
+  suspects[#suspects + 1] = flow_id
+end
+
+-- When an entry that cannot be dealt with now is looked at again (ms), as a text.
+function ff.suspects.later(call)
+  return ff.base.int(call.now + ff.suspects.put_off_for)
 end
 end
 
@@ -1367,7 +1636,7 @@ do -- functions/cancel_flow.lua
 -- flags  allow-oom
 local function cancel_member(call, uuid)
   local execution, problem = ff.execution.load(call, uuid)
-  if problem then
+  if problem and not ff.base.is_overwritten(problem) then
     error({ err = problem })
   end
   if not execution or ff.execution.is_terminal(execution) then
@@ -1425,12 +1694,15 @@ local FIELDS = {
 -- Members looked at beyond those wanted, in case some are out of date.
 local SPARE = 16
 
--- What there is to lease of an execution; nil where it is not found, or not readable now.
+-- What there is to lease of an execution; nil where it is not readable now. Where it is not found, or was overwritten by
+-- another program, nil and true.
 local function read_execution(call, uuid)
   local core = ff.keys.core(call.partition.tag, uuid)
   local values = redis.pcall('HMGET', core, unpack(FIELDS))
-  if values.err or not values[1] then
+  if values.err and not ff.base.is_overwritten(values.err) then
     return nil
+  elseif not values[1] then
+    return nil, true
   end
   return {
     core = core, uuid = uuid, state = values[1], member = values[2],
@@ -1445,10 +1717,13 @@ local function take_next(candidate)
   candidate.epoch = ff.base.int(ff.base.num(candidate.lease_epoch) + 1)
 end
 
--- What a member of the queue stands for.
+-- What a member of the queue stands for. A member whose execution is not found leaves the queue, so that others come to
+-- the front: the reconciler settles what is lost and puts back what was only out of sight.
 local function read_candidate(call, member)
-  local candidate = read_execution(call, ff.queue.uuid(member))
-  if candidate then
+  local candidate, absent = read_execution(call, ff.queue.uuid(member))
+  if absent then
+    return { stale = true }
+  elseif candidate then
     candidate.stale = candidate.state ~= 'waiting' or candidate.member ~= member
     take_next(candidate)
   end
@@ -1462,7 +1737,7 @@ local function is_stale(call, candidate)
   end
   local cancelled, flow_id = call.cancelled, candidate.flow_id
   if cancelled[flow_id] == nil then
-    cancelled[flow_id] = redis.call('HGET', ff.keys.flow(call.partition.tag, flow_id), 'cancel_requested') == '1'
+    cancelled[flow_id] = redis.pcall('HGET', ff.keys.flow(call.partition.tag, flow_id), 'cancel_requested') == '1'
   end
   return cancelled[flow_id]
 end
@@ -1492,7 +1767,8 @@ local function lease(call, candidate, worker, listener, lease_ms)
   redis.call('ZREM', call.partition.ready, candidate.member)
   redis.call('HSET', candidate.core, 'lifecycle_phase', 'active', 'public_state', 'active',
     'current_attempt_index', candidate.attempt, 'lease_epoch', candidate.epoch, 'lease_worker', worker,
-    'lease_listener', listener, 'lease_expires_at', expires_text, 'started_at', call.now_text, 'timeout_at', ff.base.int(timeout_at))
+    'lease_listener', listener, 'lease_expires_at', expires_text, 'lease_ms', ff.base.int(lease_ms),
+    'started_at', call.now_text, 'timeout_at', ff.base.int(timeout_at))
   redis.call('ZADD', call.partition.leases, expires_text, candidate.uuid)
 end
 
@@ -1688,7 +1964,7 @@ local function describe_flow(KEYS, ARGV)
   local core, tag = KEYS[1], ARGV[1]
   local flow = redis.call('HMGET', core, 'name', 'namespace', 'state', 'cancel_requested', 'created_at',
     'completed_at', 'members')
-  if not flow[3] then
+  if not flow[7] then
     return {}
   end
   local reply = {
@@ -1706,45 +1982,6 @@ local function describe_flow(KEYS, ARGV)
 end
 
 redis.register_function({ function_name = 'ff1_describe_flow', callback = describe_flow, flags = { 'no-writes' } })
-end
-
-do -- functions/discard.lua
--- ff1_discard: removes what an interrupted submission left: executions without a core, or without the core of the flow
--- that they name. A submission is one call, so none can still be under way.
--- KEYS   1..12 partition block, then per execution: core, tags, flow core (of a solo execution: its own core)
--- ARGV   the uuids
--- reply  how many were removed
--- errors WRONGTYPE
--- flags  allow-oom
-local function is_left_over(core, flow_core)
-  return redis.call('EXISTS', core) == 0 or redis.call('EXISTS', flow_core) == 0
-end
-
-local function discard(KEYS, ARGV)
-  local partition = ff.keys.partition(KEYS)
-  local left_over = {}
-  for index, uuid in ipairs(ARGV) do
-    local at = ff.keys.block + 3 * index - 2
-    local core, tags, flow_core = KEYS[at], KEYS[at + 1], KEYS[at + 2]
-    if is_left_over(core, flow_core) then
-      local member = redis.call('HGET', core, 'ready_member')
-      left_over[#left_over + 1] = { uuid = uuid, core = core, tags = tags, member = member }
-    end
-  end
-  for _, entry in ipairs(left_over) do
-    redis.call('UNLINK', entry.core, entry.tags)
-    if entry.member then
-      redis.call('ZREM', partition.ready, entry.member)
-    end
-    redis.call('ZREM', partition.delayed, entry.uuid)
-    redis.call('ZREM', partition.leases, entry.uuid)
-    redis.call('ZREM', partition.deadlines, entry.uuid)
-    redis.call('ZREM', partition.open, entry.uuid)
-  end
-  return { ff.base.int(#left_over) }
-end
-
-redis.register_function({ function_name = 'ff1_discard', callback = discard, flags = { 'allow-oom' } })
 end
 
 do -- functions/fail.lua
@@ -1786,20 +2023,25 @@ do -- functions/pending.lua
 --        dependents
 -- errors WRONGTYPE
 -- flags  no-writes
+-- Entries looked at, in case the first ones cannot be read.
+local LOOKED_AT = 16
+
 local function pending(KEYS, ARGV)
   local limit = tonumber(ARGV[1])
   local partition = ff.keys.partition(KEYS)
-  local uuid = redis.call('ZRANGE', partition.pending, 0, 0)[1]
-  if not uuid then
-    return {}
+  for _, uuid in ipairs(redis.call('ZRANGE', partition.pending, 0, LOOKED_AT - 1)) do
+    local core = ff.keys.core(partition.tag, uuid)
+    local stored = redis.pcall('HMGET', core, 'dependents', 'dependents_done', 'flow_id')
+    if not stored.err then
+      local reply = { uuid, ff.base.text(stored[3]) }
+      local list, done = ff.dependents.parse(stored[1]), ff.base.num(stored[2])
+      for index = done + 1, math.min(done + limit, #list) do
+        reply[#reply + 1] = list[index]
+      end
+      return reply
+    end
   end
-  local stored = redis.call('HMGET', ff.keys.core(partition.tag, uuid), 'dependents', 'dependents_done', 'flow_id')
-  local reply = { uuid, ff.base.text(stored[3]) }
-  local list, done = ff.base.split(stored[1]), ff.base.num(stored[2])
-  for index = done + 1, math.min(done + limit, #list) do
-    reply[#reply + 1] = list[index]
-  end
-  return reply
+  return {}
 end
 
 redis.register_function({ function_name = 'ff1_pending', callback = pending, flags = { 'no-writes' } })
@@ -1809,8 +2051,8 @@ do -- functions/reconcile.lua
 -- ff1_reconcile: looks at executions that are not done with and puts right what an interrupted call left undone.
 -- KEYS   1..12 partition block
 -- ARGV   1 policy, 2 uuid after which to go on ('' to begin), 3 how many executions at most
--- reply  examined, repaired, uuid to go on after or '' at the end, then uuid and flow id (or '') of each execution
---        that looks like a part of an interrupted submission, for ff1_discard
+-- reply  examined, repaired, uuid to go on after or '' at the end, how many could not be read, the uuid of one of these
+--        or '', then uuid and flow id (or '') of each suspect, for ff1_settle
 -- errors WRONGTYPE
 -- flags  allow-oom
 
@@ -1831,8 +2073,10 @@ local function missed_needs(call, execution)
     end
     if redis.call('HEXISTS', execution.core, 'met:' .. uuid) == 0 then
       seen = seen + 1
-      local parent = ff.execution.load(call, uuid)
-      if parent and parent.lifecycle_phase == 'terminal' and parent.log_pos and not parent.progress
+      local parent, problem = ff.execution.load(call, uuid)
+      if not parent and not problem then
+        ff.suspects.note(call, uuid, execution.flow_id)
+      elseif parent and parent.lifecycle_phase == 'terminal' and parent.log_pos and not parent.progress
         and not in_index(call.partition.pending, uuid) then
         parent.dependents_done = '0'
         ff.dependents.plan(call, parent)
@@ -1868,24 +2112,21 @@ local function examine_open(call, execution)
   end
 end
 
--- A core that is not found, or whose flow is not, may be the rest of a submission that was interrupted; what was not
--- declared cannot be judged here.
-local function suspect(call, uuid, flow_id)
-  call.suspects[#call.suspects + 1] = uuid
-  call.suspects[#call.suspects + 1] = flow_id
-end
-
-local function examine(call, uuid)
+local function examine(call, member)
+  local uuid, flow_id = ff.execution.of_open_member(member)
   local execution, problem = ff.execution.load(call, uuid)
-  if not execution then
-    if not problem then
-      suspect(call, uuid, '')
-    end
+  if execution and (execution.ending or execution.moving) then
     return
-  elseif execution.ending or execution.moving then
+  end
+  local flow, flow_problem
+  if execution then
+    flow, flow_problem = ff.flow.try(call, execution)
+  end
+  if problem or flow_problem then
+    call.unreadable, call.unreadable_count = uuid, call.unreadable_count + 1
     return
-  elseif execution.flow_id and not ff.flow.of(call, execution) then
-    suspect(call, uuid, execution.flow_id)
+  elseif not execution or (execution.flow_id and not flow) then
+    ff.suspects.note(call, uuid, flow_id)
     return
   end
   if execution.lifecycle_phase == 'terminal' then
@@ -1909,22 +2150,24 @@ end
 local function reconcile(KEYS, ARGV)
   local policy, after, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
   local call = ff.call.begin(KEYS, policy)
-  call.repaired, call.missing, call.suspects = 0, {}, {}
-  local from = after == '' and '-' or '(' .. after
-  local uuids = redis.call('ZRANGEBYLEX', call.partition.open, from, '+', 'LIMIT', 0, limit)
+  call.repaired, call.missing, call.suspects, call.unreadable, call.unreadable_count = 0, {}, {}, '', 0
+  -- A member continues its uuid with digits and '-' only, so that 'g' comes after it.
+  local from = after == '' and '-' or '(' .. after .. 'g'
+  local members = redis.call('ZRANGEBYLEX', call.partition.open, from, '+', 'LIMIT', 0, limit)
   local examined = 0
-  for _, uuid in ipairs(uuids) do
+  for _, member in ipairs(members) do
     if call.ends_left <= 0 then
       break
     end
-    examine(call, uuid)
+    examine(call, member)
     examined = examined + 1
   end
   add_missing(call)
   ff.call.commit(call)
-  local stopped_early = examined < #uuids or #uuids == limit
+  local stopped_early = examined < #members or #members == limit
+  local last = stopped_early and examined > 0 and ff.execution.of_open_member(members[examined])
   return {
-    ff.base.int(examined), ff.base.int(call.repaired), stopped_early and examined > 0 and uuids[examined] or '',
+    ff.base.int(examined), ff.base.int(call.repaired), last or '', ff.base.int(call.unreadable_count), call.unreadable,
     unpack(call.suspects),
   }
 end
@@ -1937,7 +2180,7 @@ do -- functions/release.lua
 -- KEYS   1..12 partition block, then the core of each execution
 -- ARGV   1 policy, then per execution: uuid, lease epoch, attempt
 -- reply  per execution '1' it is back in the queue, or ended because its flow is being cancelled, by this call or by an
---        earlier one; '0' lease lost
+--        earlier one; '0' lease lost, or not readable: then it ends when its time is over
 -- errors WRONGTYPE
 -- flags  allow-oom
 local FIRST = 2
@@ -1966,10 +2209,12 @@ local function release(KEYS, ARGV)
   local reply = {}
   for at = FIRST, #ARGV, 3 do
     local execution, problem = ff.execution.load(call, ARGV[at])
-    if problem then
+    local _, flow_problem = ff.flow.try(call, execution or {})
+    problem = problem or flow_problem
+    if problem and not ff.base.is_overwritten(problem) then
       return redis.error_reply(problem)
     end
-    local own = execution and give_back(call, execution, ARGV[at + 1], ARGV[at + 2])
+    local own = execution and not problem and give_back(call, execution, ARGV[at + 1], ARGV[at + 2])
     reply[#reply + 1] = own and '1' or '0'
   end
   for _, execution in ipairs(call.released) do
@@ -1986,7 +2231,8 @@ do -- functions/renew.lua
 -- ff1_renew: extends leases, and notes with each lease's first renewal that a worker has it.
 -- KEYS   1..12 partition block, then the core of each execution
 -- ARGV   1 lease ms, then per execution: uuid, lease epoch, attempt
--- reply  per execution '1' renewed, '0' lease lost, '2' held but not extended, since the attempt has used up its time
+-- reply  per execution '1' renewed, '0' lease lost, '2' held but not extended, since the attempt has used up its time,
+--        '?' not readable: the lease stays as it is
 -- errors WRONGTYPE
 -- flags  allow-oom
 -- The entry in `leases` is never later than the lease in the core, also when this call is interrupted: the sweep puts
@@ -1998,9 +2244,10 @@ local function extend(call, execution, lease_ms)
     redis.call('ZADD', call.partition.leases, expires_text, execution.uuid)
   end
   if execution.lease_seen == execution.lease_epoch then
-    redis.call('HSET', execution.core, 'lease_expires_at', expires_text)
+    redis.call('HSET', execution.core, 'lease_expires_at', expires_text, 'lease_ms', ff.base.int(lease_ms))
   else
-    redis.call('HSET', execution.core, 'lease_expires_at', expires_text, 'lease_seen', execution.lease_epoch)
+    redis.call('HSET', execution.core, 'lease_expires_at', expires_text, 'lease_ms', ff.base.int(lease_ms),
+      'lease_seen', execution.lease_epoch)
   end
   if expires >= before then
     redis.call('ZADD', call.partition.leases, expires_text, execution.uuid)
@@ -2027,12 +2274,9 @@ local function renew(KEYS, ARGV)
   local reply, held = {}, {}
   for at = 2, #ARGV, 3 do
     local execution, problem = ff.execution.load(call, ARGV[at])
-    if problem then
-      return redis.error_reply(problem)
-    end
-    local answer = verdict(call, execution, ARGV[at + 1], ARGV[at + 2])
+    local answer = problem and '?' or verdict(call, execution, ARGV[at + 1], ARGV[at + 2])
     reply[#reply + 1] = answer
-    if answer ~= '0' then
+    if answer == '1' or answer == '2' then
       held[#held + 1] = execution
       execution.extends = answer == '1'
     end
@@ -2054,7 +2298,7 @@ do -- functions/resolve.lua
 -- ff1_resolve: promotes or skips dependents that a terminal call has left pending.
 -- KEYS   1..12 partition block, 13 core of the ended execution, 14 its flow's core, then the cores of the dependents
 -- ARGV   1 policy, 2 uuid of the ended execution, then the uuids of the dependents
--- reply  dependents resolved, '1' if more is pending in the partition
+-- reply  dependents resolved, '1' if more is pending in the partition and this call has made progress
 -- errors WRONGTYPE
 -- flags  allow-oom
 local function resolve(KEYS, ARGV)
@@ -2075,11 +2319,201 @@ local function resolve(KEYS, ARGV)
   if not parent or not parent.leaves_pending then
     redis.call('ZREM', call.partition.pending, uuid)
   end
-  local more = redis.call('ZCARD', call.partition.pending) > 0
+  local progress = not parent or not parent.leaves_pending or parent.advanced
+  local more = progress and redis.call('ZCARD', call.partition.pending) > 0
   return { ff.base.int(call.resolved), more and '1' or '0' }
 end
 
 redis.register_function({ function_name = 'ff1_resolve', callback = resolve, flags = { 'allow-oom' } })
+end
+
+do -- functions/settle.lua
+-- ff1_settle: decides what becomes of suspects: entries of an index whose execution is not found, and executions whose
+-- flow is not found. Their keys are in KEYS, so that what is absent is gone: a server that moves the slot refuses the
+-- call instead (TRYAGAIN).
+-- KEYS   1..12 partition block, then per suspect: core, tags, flow core (where no flow is known: its own core)
+-- ARGV   1 policy, then per suspect: uuid, flow id or ''
+-- reply  removed (left by an interrupted submission, or of no known flow), lost (ended because a record is gone)
+-- errors WRONGTYPE
+-- flags  allow-oom
+
+-- Ancestors of an execution that are looked at.
+local MAX_ANCESTORS = 32
+-- The lane and the name of an execution whose record is gone.
+local UNKNOWN = 'unknown'
+
+-- What no call that ends executions takes out of the indexes.
+local function forget(call, suspect)
+  local partition, uuid = call.partition, suspect.uuid
+  for _, index in ipairs({ 'delayed', 'leases', 'deadlines', 'pending', 'ended' }) do
+    redis.call('ZREM', partition[index], uuid)
+  end
+  redis.call('ZREM', partition.open, ff.execution.open_member(suspect))
+end
+
+local function discard(call, suspect, execution)
+  redis.call('UNLINK', suspect.core, suspect.tags)
+  if execution.ready_member then
+    redis.call('ZREM', call.partition.ready, execution.ready_member)
+  end
+  forget(call, suspect)
+end
+
+-- The members of a flow, with what an execution takes from it.
+local function read_members(flow)
+  if not flow.members then
+    local stored = redis.call('HMGET', flow.core, 'members', 'namespace', 'created_at')
+    flow.members, flow.namespace, flow.created_at = ff.base.split(stored[1]), stored[2], stored[3]
+  end
+  return flow.members
+end
+
+-- The place of an execution in its flow, and the other members.
+local function place_in(flow, uuid)
+  local place, others = nil, {}
+  for index, member in ipairs(read_members(flow)) do
+    if member == uuid then
+      place = ff.base.int(index - 1)
+    else
+      others[#others + 1] = member
+    end
+  end
+  return place, others
+end
+
+-- A record in place of the one that is gone, with what its flow knows. Which of the other members need it is found out
+-- when they are dealt with.
+local function record_of(call, suspect, flow, place, others)
+  local record = {
+    uuid = suspect.uuid, core = suspect.core, execution_id = call.partition.tag .. ':' .. suspect.uuid,
+    flow_id = suspect.flow_id, index = place, namespace = flow.namespace, lane_id = UNKNOWN, tags_json = '{}',
+    current_attempt_index = '0', generation = '0', deadline_at = '0', dependents = ff.dependents.perhaps(others),
+  }
+  local fields = {
+    'execution_id', record.execution_id, 'flow_id', record.flow_id, 'index', place, 'name', UNKNOWN,
+    'namespace', record.namespace, 'lane_id', UNKNOWN, 'tags_json', '{}', 'created_at', flow.created_at or '0',
+    'current_attempt_index', '0', 'generation', '0', 'lease_epoch', '0', 'unmet_needs', '0', 'max_attempts', '1',
+    'priority', '0', 'dependents', record.dependents,
+  }
+  return record, fields
+end
+
+-- A member whose record is gone: it ends as failed, unless its flow knows how it ended.
+local function lose(call, suspect, flow)
+  local place, others = place_in(flow, suspect.uuid)
+  if not place then
+    call.removals[#call.removals + 1] = suspect
+    return
+  end
+  local record, fields = record_of(call, suspect, flow, place, others)
+  call.lost = call.lost + 1
+  call.loaded[suspect.uuid] = record
+  local outcome = redis.call('HGET', flow.core, 'ended:' .. place)
+  if not outcome then
+    ff.execution.finish(call, record, 'failed', 'record_lost', fields)
+    return
+  end
+  record.terminal_outcome, record.lifecycle_phase = outcome, 'terminal'
+  for _, value in ipairs({ 'lifecycle_phase', 'terminal', 'public_state', outcome, 'terminal_outcome', outcome,
+    'completed_at', call.now_text, 'log_pos', '0-0' }) do
+    fields[#fields + 1] = value
+  end
+  ff.execution.touch(call, record, fields)
+  ff.dependents.plan(call, record)
+  call.counted[#call.counted + 1] = suspect
+end
+
+-- Whether the submission of an execution came to its end: then it was in an index, or more has happened to it.
+local function was_submitted(call, execution)
+  local partition, state = call.partition, execution.public_state
+  if execution.lifecycle_phase == 'terminal' or execution.current_attempt_index ~= '0' or execution.ending then
+    return true
+  elseif state == 'waiting' then
+    return redis.call('ZSCORE', partition.ready, execution.ready_member)
+  elseif state == 'delayed' then
+    return redis.call('ZSCORE', partition.delayed, execution.uuid)
+  end
+  local needs = ff.base.split(redis.call('HGET', execution.core, 'needs'))
+  return ff.base.num(execution.unmet_needs) < #needs, needs[1]
+end
+
+-- Whether a flow whose core is gone was submitted to its end, as an execution and what it needs tell; nil if that
+-- is not known.
+local function flow_was_submitted(call, execution)
+  for _ = 1, MAX_ANCESTORS do
+    local submitted, need = was_submitted(call, execution)
+    if submitted or not need then
+      return submitted and true or false
+    end
+    local problem
+    execution, problem = ff.execution.load(call, need)
+    if problem then
+      return nil
+    elseif not execution then
+      return false
+    end
+  end
+end
+
+-- An execution whose flow is gone.
+local function orphaned(call, suspect, execution)
+  local submitted = flow_was_submitted(call, execution)
+  if submitted == false then
+    call.discards[#call.discards + 1] = { suspect, execution }
+  elseif submitted and execution.lifecycle_phase == 'terminal' then
+    ff.execution.resume_end(call, execution)
+  elseif submitted then
+    call.lost = call.lost + 1
+    ff.execution.finish(call, execution, 'failed', 'record_lost')
+  end
+end
+
+local function judge(call, suspect)
+  local execution, problem = ff.execution.load(call, suspect.uuid)
+  if problem or (execution and (execution.ending or execution.moving)) then
+    return
+  end
+  suspect.flow_id = execution and execution.flow_id or suspect.flow_id
+  local flow, flow_problem = ff.flow.try(call, suspect)
+  if flow_problem then
+    return
+  elseif not execution and flow then
+    lose(call, suspect, flow)
+  elseif not execution then
+    call.removals[#call.removals + 1] = suspect
+  elseif suspect.flow_id and not flow then
+    orphaned(call, suspect, execution)
+  end
+end
+
+local function settle(KEYS, ARGV)
+  local call = ff.call.begin(KEYS, ARGV[1])
+  call.removals, call.discards, call.counted, call.lost = {}, {}, {}, 0
+  for at = 2, #ARGV, 2 do
+    if call.ends_left <= 0 then
+      break
+    end
+    local key = ff.keys.block + 3 * (at / 2) - 2
+    judge(call, {
+      uuid = ARGV[at], flow_id = ARGV[at + 1] ~= '' and ARGV[at + 1], core = KEYS[key], tags = KEYS[key + 1],
+    })
+  end
+  ff.call.commit(call)
+  for _, suspect in ipairs(call.counted) do
+    redis.call('ZADD', call.partition.ended, call.now_text, suspect.uuid)
+    redis.call('ZREM', call.partition.open, ff.execution.open_member(suspect))
+  end
+  for _, suspect in ipairs(call.removals) do
+    redis.call('UNLINK', suspect.tags)
+    forget(call, suspect)
+  end
+  for _, entry in ipairs(call.discards) do
+    discard(call, entry[1], entry[2])
+  end
+  return { ff.base.int(#call.removals + #call.discards), ff.base.int(call.lost) }
+end
+
+redis.register_function({ function_name = 'ff1_settle', callback = settle, flags = { 'allow-oom' } })
 end
 
 do -- functions/submit.lua
@@ -2148,6 +2582,7 @@ local function further_fields(member, flow_id, fingerprint)
   end
   if member.payload ~= '' then
     set('payload', member.payload)
+    set('has_payload', '1')
   end
   if member.needs ~= '' then
     set('needs', member.needs)
@@ -2223,11 +2658,11 @@ end
 
 -- The open entries come first, so that whatever is interrupted later is found by the reconciler: without the core of
 -- its flow a member is discarded, with it what is missing is put right.
-local function open_members(call, members)
+local function open_members(call, flow_id, members)
   local open = {}
   for index, member in ipairs(members) do
     open[2 * index - 1] = '0'
-    open[2 * index] = member.uuid
+    open[2 * index] = ff.execution.open_member({ uuid = member.uuid, flow_id = flow_id ~= '' and flow_id })
   end
   ff.base.chunked('ZADD', call.partition.open, open, 2)
 end
@@ -2241,7 +2676,7 @@ local function submit(KEYS, ARGV)
     return { known == fingerprint and 'exists' or 'conflict' }
   end
   local members = read_members(KEYS, ARGV)
-  open_members(call, members)
+  open_members(call, flow_id, members)
   for _, member in ipairs(members) do
     write_member(call, ARGV, member)
   end
@@ -2260,20 +2695,19 @@ do -- functions/sweep.lua
 -- ff1_sweep: does what is due in a partition, a bounded piece of it: delays, leases, deadlines,
 -- pending dependents, retention.
 -- KEYS   1..12 partition block
--- ARGV   1 policy, 2 retention ms
+-- ARGV   1 policy, 2 retention ms, 3 for how long a repeated submission is known after that (ms; 0 for not at all)
 -- reply  released, reclaimed, ended, dependents resolved, removed, '1' if more is due now, ms until something is due
---        next or ''
+--        next or '', then uuid and flow id (or '') of each suspect, for ff1_settle
 -- errors WRONGTYPE
 -- flags  allow-oom
 local DUE_AT_ONCE = 64
--- How long an entry is put off whose execution is not found (ms): it may be on its way to another node.
-local LOST_FOR = 3600000
 
 local function due(call, index)
   return redis.call('ZRANGEBYSCORE', index, '-inf', ff.base.int(call.now), 'LIMIT', 0, DUE_AT_ONCE)
 end
 
--- Looks at what an index says is due; an entry whose execution is not found is put off.
+-- Looks at what an index says is due. An entry that cannot be dealt with, because its execution is not found or it or its
+-- flow was overwritten by another program, is put off.
 local function each_due(call, index, visit)
   local entries = due(call, index)
   for _, uuid in ipairs(entries) do
@@ -2282,9 +2716,15 @@ local function each_due(call, index, visit)
     end
     local execution, problem = ff.execution.load(call, uuid)
     if not execution and not problem then
-      call.lost[#call.lost + 1] = { index, uuid }
+      ff.suspects.note(call, uuid)
+    elseif execution then
+      local _, flow_problem = ff.flow.try(call, execution)
+      problem = flow_problem
     end
-    local untouched = execution and not execution.ending and not execution.moving
+    if problem and ff.base.is_overwritten(problem) or not (execution or problem) then
+      call.put_off[#call.put_off + 1] = { index, uuid }
+    end
+    local untouched = execution and not problem and not execution.ending and not execution.moving
     local ended = untouched and execution.lifecycle_phase == 'terminal'
     if untouched and (ended or not ff.execution.cancelled_with_flow(call, execution)) then
       visit(execution)
@@ -2309,7 +2749,10 @@ local function reclaim(call, execution)
     call.stale[#call.stale + 1] = { call.partition.leases, execution.uuid }
   else
     -- An attempt that has used up its time stays its worker's until the lease ends: attempts do not overlap.
-    if ff.base.num(execution.lease_expires_at) <= call.now then
+    local expires_at = ff.base.num(execution.lease_expires_at)
+    if expires_at <= call.now and ff.clock.lease_end(expires_at) > call.now then
+      call.corrected[#call.corrected + 1] = { execution, ff.clock.lease_end(expires_at) }
+    elseif expires_at <= call.now then
       ff.execution.lease_expired(call, execution)
       call.reclaimed = call.reclaimed + 1
     else
@@ -2329,16 +2772,42 @@ end
 
 local function resolve_pending(call)
   local parents = redis.call('ZRANGE', call.partition.pending, 0, DUE_AT_ONCE - 1)
+  local progress = false
   for _, uuid in ipairs(parents) do
     if call.dependents_left <= 0 then
       return true
     end
-    local parent = ff.execution.load(call, uuid)
-    if parent and not parent.ending then
+    local parent, problem = ff.execution.load(call, uuid)
+    local flow_problem
+    if parent then
+      flow_problem = select(2, ff.flow.try(call, parent))
+    elseif not problem then
+      ff.suspects.note(call, uuid)
+    end
+    if parent and not parent.ending and not flow_problem then
       ff.dependents.plan(call, parent)
+      progress = progress or parent.advanced or not parent.leaves_pending
+    elseif not parent or flow_problem then
+      call.put_off[#call.put_off + 1] = { call.partition.pending, uuid }
     end
   end
-  return #parents == DUE_AT_ONCE
+  return progress and #parents == DUE_AT_ONCE
+end
+
+-- Gives a lease the end that it has by the clock as it is now. The entry in `leases` is never later than the core.
+local function correct_lease(call, execution, expires_at)
+  if execution.ending or execution.moving then
+    return
+  end
+  local expires_text = ff.base.int(expires_at)
+  local shorter = expires_at < ff.base.num(execution.lease_expires_at)
+  if shorter then
+    redis.call('ZADD', call.partition.leases, expires_text, execution.uuid)
+  end
+  redis.call('HSET', execution.core, 'lease_expires_at', expires_text)
+  if not shorter then
+    redis.call('ZADD', call.partition.leases, expires_text, execution.uuid)
+  end
 end
 
 local function correct_indexes(call)
@@ -2348,8 +2817,11 @@ local function correct_indexes(call)
   for _, entry in ipairs(call.moved_due) do
     redis.call('ZADD', call.partition.leases, entry[2], entry[1])
   end
-  for _, entry in ipairs(call.lost) do
-    redis.call('ZADD', entry[1], ff.base.int(call.now + LOST_FOR), entry[2])
+  for _, entry in ipairs(call.corrected) do
+    correct_lease(call, entry[1], entry[2])
+  end
+  for _, entry in ipairs(call.put_off) do
+    redis.call('ZADD', entry[1], ff.suspects.later(call), entry[2])
   end
 end
 
@@ -2379,6 +2851,7 @@ local function reply(call, removed, more, due_at)
   return {
     ff.base.int(call.released), ff.base.int(call.reclaimed), ff.base.int(#call.ends), ff.base.int(call.resolved),
     ff.base.int(removed), more and '1' or '0', due_at and ff.base.int(math.max(due_at - call.now, 0)) or '',
+    unpack(call.suspects),
   }
 end
 
@@ -2390,14 +2863,16 @@ local function is_idle(call, due_at, cutoff)
 end
 
 local function sweep(KEYS, ARGV)
-  local policy, retention_ms = ARGV[1], tonumber(ARGV[2])
+  local policy, retention_ms, idempotency_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
   local call = ff.call.begin(KEYS, policy)
-  call.released, call.reclaimed, call.stale, call.moved_due, call.lost = 0, 0, {}, {}, {}
+  call.released, call.reclaimed, call.stale, call.moved_due, call.put_off, call.suspects =
+    0, 0, {}, {}, {}, {}
   local partition = call.partition
   ff.queue.prune(partition, call.now)
   local remind_at = ff.queue.remind(partition, call.now)
+  call.corrected = ff.clock.overlong_leases(call)
   local due_at = soonest(partition)
-  if is_idle(call, due_at, call.now - retention_ms) then
+  if #call.corrected == 0 and is_idle(call, due_at, call.now - retention_ms) then
     return reply(call, 0, false, earlier(due_at, remind_at))
   end
   local more = each_due(call, partition.deadlines, function(execution) expire(call, execution) end)
@@ -2406,7 +2881,7 @@ local function sweep(KEYS, ARGV)
   more = resolve_pending(call) or more
   ff.call.commit(call)
   correct_indexes(call)
-  local removed, more_to_remove = ff.retention.run(call, retention_ms)
+  local removed, more_to_remove = ff.retention.run(call, retention_ms, idempotency_ms)
   return reply(call, removed, more or more_to_remove, earlier(soonest(partition), remind_at))
 end
 

@@ -145,8 +145,8 @@ impl Fixture {
 
     /// Sweeps one partition once.
     pub async fn sweep(&self, partition: Partition) -> SweepReport {
-        let reports = self.backend.sweep(&[partition], &SweepPolicy::default()).await.expect("a sweep is answered");
-        reports[0]
+        let mut reports = self.backend.sweep(&[partition], &SweepPolicy::default()).await;
+        reports.remove(0).expect("a sweep is answered")
     }
 
     /// Sweeps, waiting until the next thing is due, until an execution is in this state.

@@ -104,6 +104,7 @@ macro_rules! all_cases {
             }
             lifecycle {
                 a_solo_execution_runs_from_submission_to_its_result
+                a_submission_is_known_after_retention_and_does_not_run_again
                 higher_priority_is_claimed_first_then_older
                 a_delayed_execution_waits_for_its_time
                 a_deadline_ends_an_execution_that_nobody_claimed
@@ -145,6 +146,7 @@ macro_rules! all_cases {
             }
             cancel {
                 a_cancelled_execution_takes_its_dependents_along
+                a_flow_with_a_cancelled_member_is_cancelled_whatever_else_ended
                 cancelling_a_running_execution_fences_its_worker_off
                 cancelling_what_has_ended_changes_nothing
                 a_cancelled_flow_ends_every_member_that_has_not_ended

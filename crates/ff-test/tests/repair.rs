@@ -100,7 +100,8 @@ async fn an_end_recorded_but_not_followed_up_is_completed_without_a_second_entry
     let partition = interrupted.a().partition();
     let (core, b) = (keys::execution_core(interrupted.a()), keys::execution_core(interrupted.b()));
     let uuid = interrupted.a().uuid().to_string();
-    interrupted.stand.command(&["ZADD", &format!("ff:part:{partition}:open"), "0", &uuid]).await;
+    let open = format!("{uuid}{}", interrupted.flow.flow_id);
+    interrupted.stand.command(&["ZADD", &format!("ff:part:{partition}:open"), "0", &open]).await;
     interrupted.stand.command(&["HDEL", &core, "dependents_done"]).await;
     interrupted.stand.command(&["HSET", &b, "unmet_needs", "1", "public_state", "blocked"]).await;
     interrupted.stand.command(&["HSET", &b, "lifecycle_phase", "submitted"]).await;
@@ -200,7 +201,7 @@ async fn what_was_counted_is_not_counted_again_by_a_repair() {
     // As if the call had stopped before it noted how far it had come with the dependents.
     stand.command(&["HDEL", &keys::execution_core(a), "dependents_done"]).await;
     let open = format!("ff:part:{}:open", a.partition());
-    stand.command(&["ZADD", &open, "0", &a.uuid().to_string()]).await;
+    stand.command(&["ZADD", &open, "0", &format!("{}{}", a.uuid(), flow.flow_id)]).await;
     stand.backend.complete(&lease, Bytes::new()).await.unwrap();
     let blocked = fixture.describe(c).await;
     assert_eq!((blocked.state, blocked.unmet_needs), (PublicState::Blocked, 1));

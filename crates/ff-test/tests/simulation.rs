@@ -79,6 +79,8 @@ fn calls() -> Vec<(&'static str, Vec<Op>, Op)> {
         ("sweep confirmed leases", confirmed([claimed(), vec![Op::Advance { millis: 35 }]].concat()), Op::Sweep),
         ("sweep leases and delays", due(35), Op::Sweep),
         ("sweep deadlines", due(70), Op::Sweep),
+        ("lose a running member", claimed(), Op::Lose { execution: 0 }),
+        ("lose a blocked member", claimed(), Op::Lose { execution: 3 }),
         ("reconcile", claimed(), Op::Reconcile),
         ("resolve", claimed(), Op::Resolve),
     ]

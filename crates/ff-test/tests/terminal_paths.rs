@@ -215,9 +215,9 @@ async fn retention_removes_every_key_of_what_has_ended() {
     fixture.complete(solo).await;
     // What was committed in this very millisecond is not older than a retention of none.
     tokio::time::sleep(Duration::from_millis(5)).await;
-    let policy = ff_core::SweepPolicy { retention: Duration::ZERO };
+    let policy = ff_core::SweepPolicy { retention: Duration::ZERO, ..ff_core::SweepPolicy::default() };
     let all: Vec<_> = stand.backend.partition_count().partitions().collect();
-    let removed: u32 = stand.backend.sweep(&all, &policy).await.unwrap().iter().map(|report| report.removed).sum();
+    let removed: u32 = stand.backend.sweep(&all, &policy).await.into_iter().map(|report| report.unwrap().removed).sum();
     assert_eq!(removed, 3, "the ended flow's two members and the solo execution");
     let keys: Vec<_> = stand.command(&["KEYS", "ff:*"]).await.items().iter().map(|key| key.text()).collect();
     for id in [flow.executions[0].1, flow.executions[1].1, solo] {

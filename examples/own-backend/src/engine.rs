@@ -109,7 +109,7 @@ impl<C: CompletionBackend> MaintenanceBackend for OwnBackend<C> {
         self.engine.partition_count()
     }
 
-    async fn sweep(&self, partitions: &[Partition], policy: &SweepPolicy) -> Result<Vec<SweepReport>, EngineError> {
+    async fn sweep(&self, partitions: &[Partition], policy: &SweepPolicy) -> Vec<Result<SweepReport, EngineError>> {
         self.engine.sweep(partitions, policy).await
     }
 

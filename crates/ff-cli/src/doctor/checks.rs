@@ -18,10 +18,13 @@ const SMALL_BUFFER: u64 = 8 * 1024 * 1024;
 /// What an entry takes when none is there to be measured.
 const USUAL_ENTRY_BYTES: u64 = 350;
 const GRANT_CONFIG: &str = "grant it for a look (+config|get), or ask who runs the server";
+/// More than clocks differ that are kept by NTP.
+const CLOCKS_DIFFER_MS: u64 = 2_000;
 const RETENTION: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
 pub(super) fn all(facts: &Facts) -> Vec<Finding> {
-    let mut findings = vec![server(facts), role(facts), library(&facts.library), persistence(facts)];
+    let mut findings =
+        vec![server(facts), role(facts), clock(&facts.clock_ahead_ms), library(&facts.library), persistence(facts)];
     findings.push(eviction(facts));
     findings.push(output_buffers(&facts.settings));
     findings.extend(permissions(&facts.permissions));
@@ -47,6 +50,21 @@ fn server(facts: &Facts) -> Finding {
         Finding::bad("server", format!("{says} is too old"), FIX)
     } else {
         Finding::ok("server", says)
+    }
+}
+
+fn clock(ahead: &Told<i64>) -> Finding {
+    match ahead {
+        Err(why) => Finding::unknown("clock", why, "grant +info"),
+        Ok(millis) if millis.unsigned_abs() > CLOCKS_DIFFER_MS => {
+            let direction = if *millis > 0 { "ahead of" } else { "behind" };
+            Finding::warn(
+                "clock",
+                format!("the server's is {:.1} s {direction} this machine's", millis.unsigned_abs() as f64 / 1_000.0),
+                "delays, deadlines and retention go by the server's clock: keep it by NTP, and never set it by hand",
+            )
+        }
+        Ok(_) => Finding::ok("clock", "agrees with this machine's"),
     }
 }
 

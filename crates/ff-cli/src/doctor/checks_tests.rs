@@ -14,6 +14,7 @@ fn good() -> Facts {
     Facts {
         named: None,
         version: Ok(ServerVersion { name: "valkey".into(), version: (8, 0, 1) }),
+        clock_ahead_ms: Ok(-40),
         library: Ok(LibraryState::Same),
         replication: Ok(map(&[("role", "master"), ("connected_slaves", "1")])),
         cluster: Ok(map(&[("cluster_enabled", "0")])),
@@ -111,6 +112,14 @@ fn a_user_of_one_role_is_well_and_is_told_what_the_others_lack() {
     assert!(
         says[0].contains("all that the role subscriber needs") && says[2].contains("no worker for lack of +unlink")
     );
+}
+
+#[test]
+fn a_clock_that_differs_from_this_machines_is_named() {
+    let ahead = |facts: &mut Facts| facts.clock_ahead_ms = Ok(3_600_000);
+    assert!(matches!(one(ahead), (Level::Warn, text) if text.contains("3600.0 s ahead of")));
+    let behind = |facts: &mut Facts| facts.clock_ahead_ms = Ok(-5_000);
+    assert!(matches!(one(behind), (Level::Warn, text) if text.contains("5.0 s behind")));
 }
 
 #[test]

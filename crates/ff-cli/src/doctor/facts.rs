@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use ff_core::{EngineError, LogId, PartitionCount, Scope};
@@ -20,6 +20,8 @@ pub(super) struct Facts {
     /// The primary's address, where sentinels named it.
     pub(super) named: Option<String>,
     pub(super) version: Told<ServerVersion>,
+    /// By how many milliseconds the server's clock is ahead of this machine's.
+    pub(super) clock_ahead_ms: Told<i64>,
     pub(super) library: Told<LibraryState>,
     pub(super) replication: Told<BTreeMap<String, String>>,
     pub(super) cluster: Told<BTreeMap<String, String>>,
@@ -77,6 +79,7 @@ impl Facts {
         Self {
             named: by_sentinels.then(|| host.server()),
             version: told(host.server_version().await),
+            clock_ahead_ms: clock_ahead(host).await,
             library: told(loader::inspect(host).await),
             replication: told(host.info("replication").await),
             cluster: told(host.info("cluster").await),
@@ -96,6 +99,17 @@ impl Facts {
 
 fn told<T>(answer: Result<T, EngineError>) -> Told<T> {
     answer.map_err(|error| error.to_string())
+}
+
+/// Compares with the middle of the time that the question took.
+async fn clock_ahead(host: &ValkeyHost) -> Told<i64> {
+    let own = || UNIX_EPOCH.elapsed().map_or(0, |elapsed| i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX));
+    let asked = own();
+    let server = told(host.info("server").await)?;
+    let answered = own();
+    let micros = server.get("server_time_usec").and_then(|text| text.parse::<i64>().ok());
+    let micros = micros.ok_or_else(|| "INFO shows no server_time_usec".to_owned())?;
+    Ok(micros / 1_000 - (asked + (answered - asked) / 2))
 }
 
 /// Asks for everything that each role does, and for what none does, by dry runs.

@@ -79,6 +79,8 @@ pub(super) async fn renew<B: WorkBackend + ?Sized>(shared: &Shared<B>, batch: &[
             RenewOutcome::Renewed => leases.renewed(lease, sent_at),
             RenewOutcome::TimedOut => leases.timed_out(lease),
             RenewOutcome::LeaseLost => leases.lost(lease),
+            // It is kept until it expires here too.
+            RenewOutcome::Unknown => {}
         }
     }
     Ok(())

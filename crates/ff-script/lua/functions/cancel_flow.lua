@@ -7,7 +7,7 @@
 -- flags  allow-oom
 local function cancel_member(call, uuid)
   local execution, problem = ff.execution.load(call, uuid)
-  if problem then
+  if problem and not ff.base.is_overwritten(problem) then
     error({ err = problem })
   end
   if not execution or ff.execution.is_terminal(execution) then

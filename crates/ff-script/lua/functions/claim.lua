@@ -14,12 +14,15 @@ local FIELDS = {
 -- Members looked at beyond those wanted, in case some are out of date.
 local SPARE = 16
 
--- What there is to lease of an execution; nil where it is not found, or not readable now.
+-- What there is to lease of an execution; nil where it is not readable now. Where it is not found, or was overwritten by
+-- another program, nil and true.
 local function read_execution(call, uuid)
   local core = ff.keys.core(call.partition.tag, uuid)
   local values = redis.pcall('HMGET', core, unpack(FIELDS))
-  if values.err or not values[1] then
+  if values.err and not ff.base.is_overwritten(values.err) then
     return nil
+  elseif not values[1] then
+    return nil, true
   end
   return {
     core = core, uuid = uuid, state = values[1], member = values[2],
@@ -34,10 +37,13 @@ local function take_next(candidate)
   candidate.epoch = ff.base.int(ff.base.num(candidate.lease_epoch) + 1)
 end
 
--- What a member of the queue stands for.
+-- What a member of the queue stands for. A member whose execution is not found leaves the queue, so that others come to
+-- the front: the reconciler settles what is lost and puts back what was only out of sight.
 local function read_candidate(call, member)
-  local candidate = read_execution(call, ff.queue.uuid(member))
-  if candidate then
+  local candidate, absent = read_execution(call, ff.queue.uuid(member))
+  if absent then
+    return { stale = true }
+  elseif candidate then
     candidate.stale = candidate.state ~= 'waiting' or candidate.member ~= member
     take_next(candidate)
   end
@@ -51,7 +57,7 @@ local function is_stale(call, candidate)
   end
   local cancelled, flow_id = call.cancelled, candidate.flow_id
   if cancelled[flow_id] == nil then
-    cancelled[flow_id] = redis.call('HGET', ff.keys.flow(call.partition.tag, flow_id), 'cancel_requested') == '1'
+    cancelled[flow_id] = redis.pcall('HGET', ff.keys.flow(call.partition.tag, flow_id), 'cancel_requested') == '1'
   end
   return cancelled[flow_id]
 end
@@ -81,7 +87,8 @@ local function lease(call, candidate, worker, listener, lease_ms)
   redis.call('ZREM', call.partition.ready, candidate.member)
   redis.call('HSET', candidate.core, 'lifecycle_phase', 'active', 'public_state', 'active',
     'current_attempt_index', candidate.attempt, 'lease_epoch', candidate.epoch, 'lease_worker', worker,
-    'lease_listener', listener, 'lease_expires_at', expires_text, 'started_at', call.now_text, 'timeout_at', ff.base.int(timeout_at))
+    'lease_listener', listener, 'lease_expires_at', expires_text, 'lease_ms', ff.base.int(lease_ms),
+    'started_at', call.now_text, 'timeout_at', ff.base.int(timeout_at))
   redis.call('ZADD', call.partition.leases, expires_text, candidate.uuid)
 end
 

@@ -9,7 +9,7 @@ local function describe_flow(KEYS, ARGV)
   local core, tag = KEYS[1], ARGV[1]
   local flow = redis.call('HMGET', core, 'name', 'namespace', 'state', 'cancel_requested', 'created_at',
     'completed_at', 'members')
-  if not flow[3] then
+  if not flow[7] then
     return {}
   end
   local reply = {

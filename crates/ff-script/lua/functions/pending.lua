@@ -5,20 +5,25 @@
 --        dependents
 -- errors WRONGTYPE
 -- flags  no-writes
+-- Entries looked at, in case the first ones cannot be read.
+local LOOKED_AT = 16
+
 local function pending(KEYS, ARGV)
   local limit = tonumber(ARGV[1])
   local partition = ff.keys.partition(KEYS)
-  local uuid = redis.call('ZRANGE', partition.pending, 0, 0)[1]
-  if not uuid then
-    return {}
+  for _, uuid in ipairs(redis.call('ZRANGE', partition.pending, 0, LOOKED_AT - 1)) do
+    local core = ff.keys.core(partition.tag, uuid)
+    local stored = redis.pcall('HMGET', core, 'dependents', 'dependents_done', 'flow_id')
+    if not stored.err then
+      local reply = { uuid, ff.base.text(stored[3]) }
+      local list, done = ff.dependents.parse(stored[1]), ff.base.num(stored[2])
+      for index = done + 1, math.min(done + limit, #list) do
+        reply[#reply + 1] = list[index]
+      end
+      return reply
+    end
   end
-  local stored = redis.call('HMGET', ff.keys.core(partition.tag, uuid), 'dependents', 'dependents_done', 'flow_id')
-  local reply = { uuid, ff.base.text(stored[3]) }
-  local list, done = ff.base.split(stored[1]), ff.base.num(stored[2])
-  for index = done + 1, math.min(done + limit, #list) do
-    reply[#reply + 1] = list[index]
-  end
-  return reply
+  return {}
 end
 
 redis.register_function({ function_name = 'ff1_pending', callback = pending, flags = { 'no-writes' } })

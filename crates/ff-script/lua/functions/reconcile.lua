@@ -1,8 +1,8 @@
 -- ff1_reconcile: looks at executions that are not done with and puts right what an interrupted call left undone.
 -- KEYS   1..12 partition block
 -- ARGV   1 policy, 2 uuid after which to go on ('' to begin), 3 how many executions at most
--- reply  examined, repaired, uuid to go on after or '' at the end, then uuid and flow id (or '') of each execution
---        that looks like a part of an interrupted submission, for ff1_discard
+-- reply  examined, repaired, uuid to go on after or '' at the end, how many could not be read, the uuid of one of these
+--        or '', then uuid and flow id (or '') of each suspect, for ff1_settle
 -- errors WRONGTYPE
 -- flags  allow-oom
 
@@ -23,8 +23,10 @@ local function missed_needs(call, execution)
     end
     if redis.call('HEXISTS', execution.core, 'met:' .. uuid) == 0 then
       seen = seen + 1
-      local parent = ff.execution.load(call, uuid)
-      if parent and parent.lifecycle_phase == 'terminal' and parent.log_pos and not parent.progress
+      local parent, problem = ff.execution.load(call, uuid)
+      if not parent and not problem then
+        ff.suspects.note(call, uuid, execution.flow_id)
+      elseif parent and parent.lifecycle_phase == 'terminal' and parent.log_pos and not parent.progress
         and not in_index(call.partition.pending, uuid) then
         parent.dependents_done = '0'
         ff.dependents.plan(call, parent)
@@ -60,24 +62,21 @@ local function examine_open(call, execution)
   end
 end
 
--- A core that is not found, or whose flow is not, may be the rest of a submission that was interrupted; what was not
--- declared cannot be judged here.
-local function suspect(call, uuid, flow_id)
-  call.suspects[#call.suspects + 1] = uuid
-  call.suspects[#call.suspects + 1] = flow_id
-end
-
-local function examine(call, uuid)
+local function examine(call, member)
+  local uuid, flow_id = ff.execution.of_open_member(member)
   local execution, problem = ff.execution.load(call, uuid)
-  if not execution then
-    if not problem then
-      suspect(call, uuid, '')
-    end
+  if execution and (execution.ending or execution.moving) then
     return
-  elseif execution.ending or execution.moving then
+  end
+  local flow, flow_problem
+  if execution then
+    flow, flow_problem = ff.flow.try(call, execution)
+  end
+  if problem or flow_problem then
+    call.unreadable, call.unreadable_count = uuid, call.unreadable_count + 1
     return
-  elseif execution.flow_id and not ff.flow.of(call, execution) then
-    suspect(call, uuid, execution.flow_id)
+  elseif not execution or (execution.flow_id and not flow) then
+    ff.suspects.note(call, uuid, flow_id)
     return
   end
   if execution.lifecycle_phase == 'terminal' then
@@ -101,22 +100,24 @@ end
 local function reconcile(KEYS, ARGV)
   local policy, after, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
   local call = ff.call.begin(KEYS, policy)
-  call.repaired, call.missing, call.suspects = 0, {}, {}
-  local from = after == '' and '-' or '(' .. after
-  local uuids = redis.call('ZRANGEBYLEX', call.partition.open, from, '+', 'LIMIT', 0, limit)
+  call.repaired, call.missing, call.suspects, call.unreadable, call.unreadable_count = 0, {}, {}, '', 0
+  -- A member continues its uuid with digits and '-' only, so that 'g' comes after it.
+  local from = after == '' and '-' or '(' .. after .. 'g'
+  local members = redis.call('ZRANGEBYLEX', call.partition.open, from, '+', 'LIMIT', 0, limit)
   local examined = 0
-  for _, uuid in ipairs(uuids) do
+  for _, member in ipairs(members) do
     if call.ends_left <= 0 then
       break
     end
-    examine(call, uuid)
+    examine(call, member)
     examined = examined + 1
   end
   add_missing(call)
   ff.call.commit(call)
-  local stopped_early = examined < #uuids or #uuids == limit
+  local stopped_early = examined < #members or #members == limit
+  local last = stopped_early and examined > 0 and ff.execution.of_open_member(members[examined])
   return {
-    ff.base.int(examined), ff.base.int(call.repaired), stopped_early and examined > 0 and uuids[examined] or '',
+    ff.base.int(examined), ff.base.int(call.repaired), last or '', ff.base.int(call.unreadable_count), call.unreadable,
     unpack(call.suspects),
   }
 end

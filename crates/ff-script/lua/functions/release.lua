@@ -2,7 +2,7 @@
 -- KEYS   1..12 partition block, then the core of each execution
 -- ARGV   1 policy, then per execution: uuid, lease epoch, attempt
 -- reply  per execution '1' it is back in the queue, or ended because its flow is being cancelled, by this call or by an
---        earlier one; '0' lease lost
+--        earlier one; '0' lease lost, or not readable: then it ends when its time is over
 -- errors WRONGTYPE
 -- flags  allow-oom
 local FIRST = 2
@@ -31,10 +31,12 @@ local function release(KEYS, ARGV)
   local reply = {}
   for at = FIRST, #ARGV, 3 do
     local execution, problem = ff.execution.load(call, ARGV[at])
-    if problem then
+    local _, flow_problem = ff.flow.try(call, execution or {})
+    problem = problem or flow_problem
+    if problem and not ff.base.is_overwritten(problem) then
       return redis.error_reply(problem)
     end
-    local own = execution and give_back(call, execution, ARGV[at + 1], ARGV[at + 2])
+    local own = execution and not problem and give_back(call, execution, ARGV[at + 1], ARGV[at + 2])
     reply[#reply + 1] = own and '1' or '0'
   end
   for _, execution in ipairs(call.released) do

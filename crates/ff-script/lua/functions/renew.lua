@@ -1,7 +1,8 @@
 -- ff1_renew: extends leases, and notes with each lease's first renewal that a worker has it.
 -- KEYS   1..12 partition block, then the core of each execution
 -- ARGV   1 lease ms, then per execution: uuid, lease epoch, attempt
--- reply  per execution '1' renewed, '0' lease lost, '2' held but not extended, since the attempt has used up its time
+-- reply  per execution '1' renewed, '0' lease lost, '2' held but not extended, since the attempt has used up its time,
+--        '?' not readable: the lease stays as it is
 -- errors WRONGTYPE
 -- flags  allow-oom
 -- The entry in `leases` is never later than the lease in the core, also when this call is interrupted: the sweep puts
@@ -13,9 +14,10 @@ local function extend(call, execution, lease_ms)
     redis.call('ZADD', call.partition.leases, expires_text, execution.uuid)
   end
   if execution.lease_seen == execution.lease_epoch then
-    redis.call('HSET', execution.core, 'lease_expires_at', expires_text)
+    redis.call('HSET', execution.core, 'lease_expires_at', expires_text, 'lease_ms', ff.base.int(lease_ms))
   else
-    redis.call('HSET', execution.core, 'lease_expires_at', expires_text, 'lease_seen', execution.lease_epoch)
+    redis.call('HSET', execution.core, 'lease_expires_at', expires_text, 'lease_ms', ff.base.int(lease_ms),
+      'lease_seen', execution.lease_epoch)
   end
   if expires >= before then
     redis.call('ZADD', call.partition.leases, expires_text, execution.uuid)
@@ -42,12 +44,9 @@ local function renew(KEYS, ARGV)
   local reply, held = {}, {}
   for at = 2, #ARGV, 3 do
     local execution, problem = ff.execution.load(call, ARGV[at])
-    if problem then
-      return redis.error_reply(problem)
-    end
-    local answer = verdict(call, execution, ARGV[at + 1], ARGV[at + 2])
+    local answer = problem and '?' or verdict(call, execution, ARGV[at + 1], ARGV[at + 2])
     reply[#reply + 1] = answer
-    if answer ~= '0' then
+    if answer == '1' or answer == '2' then
       held[#held + 1] = execution
       execution.extends = answer == '1'
     end

@@ -1,7 +1,7 @@
 -- ff1_resolve: promotes or skips dependents that a terminal call has left pending.
 -- KEYS   1..12 partition block, 13 core of the ended execution, 14 its flow's core, then the cores of the dependents
 -- ARGV   1 policy, 2 uuid of the ended execution, then the uuids of the dependents
--- reply  dependents resolved, '1' if more is pending in the partition
+-- reply  dependents resolved, '1' if more is pending in the partition and this call has made progress
 -- errors WRONGTYPE
 -- flags  allow-oom
 local function resolve(KEYS, ARGV)
@@ -22,7 +22,8 @@ local function resolve(KEYS, ARGV)
   if not parent or not parent.leaves_pending then
     redis.call('ZREM', call.partition.pending, uuid)
   end
-  local more = redis.call('ZCARD', call.partition.pending) > 0
+  local progress = not parent or not parent.leaves_pending or parent.advanced
+  local more = progress and redis.call('ZCARD', call.partition.pending) > 0
   return { ff.base.int(call.resolved), more and '1' or '0' }
 end
 

@@ -63,6 +63,7 @@ local function further_fields(member, flow_id, fingerprint)
   end
   if member.payload ~= '' then
     set('payload', member.payload)
+    set('has_payload', '1')
   end
   if member.needs ~= '' then
     set('needs', member.needs)
@@ -138,11 +139,11 @@ end
 
 -- The open entries come first, so that whatever is interrupted later is found by the reconciler: without the core of
 -- its flow a member is discarded, with it what is missing is put right.
-local function open_members(call, members)
+local function open_members(call, flow_id, members)
   local open = {}
   for index, member in ipairs(members) do
     open[2 * index - 1] = '0'
-    open[2 * index] = member.uuid
+    open[2 * index] = ff.execution.open_member({ uuid = member.uuid, flow_id = flow_id ~= '' and flow_id })
   end
   ff.base.chunked('ZADD', call.partition.open, open, 2)
 end
@@ -156,7 +157,7 @@ local function submit(KEYS, ARGV)
     return { known == fingerprint and 'exists' or 'conflict' }
   end
   local members = read_members(KEYS, ARGV)
-  open_members(call, members)
+  open_members(call, flow_id, members)
   for _, member in ipairs(members) do
     write_member(call, ARGV, member)
   end

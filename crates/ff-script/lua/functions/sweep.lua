@@ -1,20 +1,19 @@
 -- ff1_sweep: does what is due in a partition, a bounded piece of it: delays, leases, deadlines,
 -- pending dependents, retention.
 -- KEYS   1..12 partition block
--- ARGV   1 policy, 2 retention ms
+-- ARGV   1 policy, 2 retention ms, 3 for how long a repeated submission is known after that (ms; 0 for not at all)
 -- reply  released, reclaimed, ended, dependents resolved, removed, '1' if more is due now, ms until something is due
---        next or ''
+--        next or '', then uuid and flow id (or '') of each suspect, for ff1_settle
 -- errors WRONGTYPE
 -- flags  allow-oom
 local DUE_AT_ONCE = 64
--- How long an entry is put off whose execution is not found (ms): it may be on its way to another node.
-local LOST_FOR = 3600000
 
 local function due(call, index)
   return redis.call('ZRANGEBYSCORE', index, '-inf', ff.base.int(call.now), 'LIMIT', 0, DUE_AT_ONCE)
 end
 
--- Looks at what an index says is due; an entry whose execution is not found is put off.
+-- Looks at what an index says is due. An entry that cannot be dealt with, because its execution is not found or it or its
+-- flow was overwritten by another program, is put off.
 local function each_due(call, index, visit)
   local entries = due(call, index)
   for _, uuid in ipairs(entries) do
@@ -23,9 +22,15 @@ local function each_due(call, index, visit)
     end
     local execution, problem = ff.execution.load(call, uuid)
     if not execution and not problem then
-      call.lost[#call.lost + 1] = { index, uuid }
+      ff.suspects.note(call, uuid)
+    elseif execution then
+      local _, flow_problem = ff.flow.try(call, execution)
+      problem = flow_problem
     end
-    local untouched = execution and not execution.ending and not execution.moving
+    if problem and ff.base.is_overwritten(problem) or not (execution or problem) then
+      call.put_off[#call.put_off + 1] = { index, uuid }
+    end
+    local untouched = execution and not problem and not execution.ending and not execution.moving
     local ended = untouched and execution.lifecycle_phase == 'terminal'
     if untouched and (ended or not ff.execution.cancelled_with_flow(call, execution)) then
       visit(execution)
@@ -50,7 +55,10 @@ local function reclaim(call, execution)
     call.stale[#call.stale + 1] = { call.partition.leases, execution.uuid }
   else
     -- An attempt that has used up its time stays its worker's until the lease ends: attempts do not overlap.
-    if ff.base.num(execution.lease_expires_at) <= call.now then
+    local expires_at = ff.base.num(execution.lease_expires_at)
+    if expires_at <= call.now and ff.clock.lease_end(expires_at) > call.now then
+      call.corrected[#call.corrected + 1] = { execution, ff.clock.lease_end(expires_at) }
+    elseif expires_at <= call.now then
       ff.execution.lease_expired(call, execution)
       call.reclaimed = call.reclaimed + 1
     else
@@ -70,16 +78,42 @@ end
 
 local function resolve_pending(call)
   local parents = redis.call('ZRANGE', call.partition.pending, 0, DUE_AT_ONCE - 1)
+  local progress = false
   for _, uuid in ipairs(parents) do
     if call.dependents_left <= 0 then
       return true
     end
-    local parent = ff.execution.load(call, uuid)
-    if parent and not parent.ending then
+    local parent, problem = ff.execution.load(call, uuid)
+    local flow_problem
+    if parent then
+      flow_problem = select(2, ff.flow.try(call, parent))
+    elseif not problem then
+      ff.suspects.note(call, uuid)
+    end
+    if parent and not parent.ending and not flow_problem then
       ff.dependents.plan(call, parent)
+      progress = progress or parent.advanced or not parent.leaves_pending
+    elseif not parent or flow_problem then
+      call.put_off[#call.put_off + 1] = { call.partition.pending, uuid }
     end
   end
-  return #parents == DUE_AT_ONCE
+  return progress and #parents == DUE_AT_ONCE
+end
+
+-- Gives a lease the end that it has by the clock as it is now. The entry in `leases` is never later than the core.
+local function correct_lease(call, execution, expires_at)
+  if execution.ending or execution.moving then
+    return
+  end
+  local expires_text = ff.base.int(expires_at)
+  local shorter = expires_at < ff.base.num(execution.lease_expires_at)
+  if shorter then
+    redis.call('ZADD', call.partition.leases, expires_text, execution.uuid)
+  end
+  redis.call('HSET', execution.core, 'lease_expires_at', expires_text)
+  if not shorter then
+    redis.call('ZADD', call.partition.leases, expires_text, execution.uuid)
+  end
 end
 
 local function correct_indexes(call)
@@ -89,8 +123,11 @@ local function correct_indexes(call)
   for _, entry in ipairs(call.moved_due) do
     redis.call('ZADD', call.partition.leases, entry[2], entry[1])
   end
-  for _, entry in ipairs(call.lost) do
-    redis.call('ZADD', entry[1], ff.base.int(call.now + LOST_FOR), entry[2])
+  for _, entry in ipairs(call.corrected) do
+    correct_lease(call, entry[1], entry[2])
+  end
+  for _, entry in ipairs(call.put_off) do
+    redis.call('ZADD', entry[1], ff.suspects.later(call), entry[2])
   end
 end
 
@@ -120,6 +157,7 @@ local function reply(call, removed, more, due_at)
   return {
     ff.base.int(call.released), ff.base.int(call.reclaimed), ff.base.int(#call.ends), ff.base.int(call.resolved),
     ff.base.int(removed), more and '1' or '0', due_at and ff.base.int(math.max(due_at - call.now, 0)) or '',
+    unpack(call.suspects),
   }
 end
 
@@ -131,14 +169,16 @@ local function is_idle(call, due_at, cutoff)
 end
 
 local function sweep(KEYS, ARGV)
-  local policy, retention_ms = ARGV[1], tonumber(ARGV[2])
+  local policy, retention_ms, idempotency_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
   local call = ff.call.begin(KEYS, policy)
-  call.released, call.reclaimed, call.stale, call.moved_due, call.lost = 0, 0, {}, {}, {}
+  call.released, call.reclaimed, call.stale, call.moved_due, call.put_off, call.suspects =
+    0, 0, {}, {}, {}, {}
   local partition = call.partition
   ff.queue.prune(partition, call.now)
   local remind_at = ff.queue.remind(partition, call.now)
+  call.corrected = ff.clock.overlong_leases(call)
   local due_at = soonest(partition)
-  if is_idle(call, due_at, call.now - retention_ms) then
+  if #call.corrected == 0 and is_idle(call, due_at, call.now - retention_ms) then
     return reply(call, 0, false, earlier(due_at, remind_at))
   end
   local more = each_due(call, partition.deadlines, function(execution) expire(call, execution) end)
@@ -147,7 +187,7 @@ local function sweep(KEYS, ARGV)
   more = resolve_pending(call) or more
   ff.call.commit(call)
   correct_indexes(call)
-  local removed, more_to_remove = ff.retention.run(call, retention_ms)
+  local removed, more_to_remove = ff.retention.run(call, retention_ms, idempotency_ms)
   return reply(call, removed, more or more_to_remove, earlier(soonest(partition), remind_at))
 end
 

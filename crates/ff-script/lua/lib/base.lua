@@ -11,7 +11,9 @@ function ff.base.now()
   if time[1] ~= last_second then
     last_second, last_second_ms = time[1], tonumber(time[1]) * 1000
   end
-  return last_second_ms + math.floor(tonumber(time[2]) / 1000)
+  local now = last_second_ms + math.floor(tonumber(time[2]) / 1000)
+  ff.clock.note(now)
+  return now
 end
 
 -- Both ways for the numbers that come most often.
@@ -63,6 +65,11 @@ function ff.base.chunked(command, key, arguments, width)
   for first = 1, count, step do
     redis.call(command, key, unpack(arguments, first, math.min(first + step - 1, count)))
   end
+end
+
+-- Whether an error says that another program has overwritten a key.
+function ff.base.is_overwritten(problem)
+  return string.find(problem, 'WRONGTYPE', 1, true) ~= nil
 end
 
 -- What every failing call of this library raises: a code, a space, and a text.

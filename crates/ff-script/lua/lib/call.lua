@@ -63,7 +63,7 @@ local function zrem(key, members)
   end
 end
 
--- Takes ended executions out of the indexes: out of those of the state they had, or out of all where an interrupted
+-- Frees the payloads of ended executions and takes them out of the indexes: out of those of the state they had, or out of all where an interrupted
 -- call has overwritten it. The lease, deadline and open entries go last: through them an
 -- interrupted end is found and completed.
 local function leave_indexes(call)
@@ -84,7 +84,8 @@ local function leave_indexes(call)
     if execution.deadline_at then
       deadlines = with(deadlines, uuid)
     end
-    open[index] = uuid
+    open[index] = ff.execution.open_member(execution)
+    ff.execution.free_payload(execution)
     ended[2 * index - 1] = execution.completed_at
     ended[2 * index] = uuid
   end

@@ -6,6 +6,25 @@
 
 ff.dependents = {}
 
+-- A list of executions that may need the one whose `dependents` it is; who does is found out when they are dealt with.
+-- For an execution whose record was lost.
+function ff.dependents.perhaps(uuids)
+  return '?' .. table.concat(uuids, ',')
+end
+
+-- The uuids of a stored list, and whether it only says who may need the execution.
+function ff.dependents.parse(stored)
+  if stored and string.byte(stored) == 63 then
+    return ff.base.split(string.sub(stored, 2)), true
+  end
+  return ff.base.split(stored), false
+end
+
+local function needs(dependent, parent)
+  local list = redis.call('HGET', dependent.core, 'needs')
+  return list and string.find(list, parent.uuid, 1, true)
+end
+
 local function promote(call, dependent)
   if ff.base.num(dependent.eligible_at) > call.now then
     ff.execution.move(call, dependent, 'delayed', ff.base.num(dependent.eligible_at))
@@ -26,10 +45,15 @@ end
 -- Deals with one dependent. Returns false where it has to wait.
 local function resolve(call, parent, uuid)
   local dependent, problem, met = ff.execution.load(call, uuid, 'met:' .. parent.uuid)
-  if not dependent then
-    return call.declared[uuid] and not problem
+  if problem then
+    -- What another program has overwritten is lost, and must not keep the others waiting.
+    return ff.base.is_overwritten(problem)
+  elseif not dependent then
+    return call.declared[uuid]
   end
   if dependent.public_state ~= 'blocked' or ff.execution.is_terminal(dependent) or met then
+    return true
+  elseif parent.uncertain and not needs(dependent, parent) then
     return true
   end
   if parent.terminal_outcome == 'success' then
@@ -53,7 +77,8 @@ function ff.dependents.plan(call, parent)
   if not stored then
     return
   end
-  local list = ff.base.split(stored)
+  local list
+  list, parent.uncertain = ff.dependents.parse(stored)
   -- One call may come to the same parent twice, before anything of the first time is written.
   local before = parent.progress or ff.base.num(parent.dependents_done)
   local done = before
@@ -70,6 +95,7 @@ function ff.dependents.plan(call, parent)
   end
   parent.leaves_pending = done < #list
   parent.progress = done
+  parent.advanced = done > before
   if done > before or parent.leaves_pending then
     call.parents[#call.parents + 1] = parent
   end

@@ -10,12 +10,12 @@ ff.execution = {}
 local FIELDS = {
   'execution_id', 'flow_id', 'index', 'namespace', 'lane_id', 'tags_json', 'lifecycle_phase', 'public_state',
   'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation', 'lease_epoch', 'deadline_at',
-  'ready_member', 'dependents_done', 'log_pos', 'log_expected', 'failure_reason', 'ended_by',
+  'ready_member', 'dependents_done', 'log_pos', 'log_expected', 'failure_reason', 'ended_by', 'has_payload',
   'failed_epoch', 'priority', 'lease_expires_at', 'timeout_at', 'eligible_at', 'unmet_needs', 'max_attempts',
   'failures', 'max_lease_expiries', 'lease_expiries', 'backoff_ms', 'backoff_max_ms', 'lease_listener', 'lease_seen',
-  'lease_unseen',
+  'lease_unseen', 'lease_ms',
 }
-local TO_END, ALL = 20, #FIELDS
+local TO_END, ALL = 21, #FIELDS
 
 local PHASES = { blocked = 'submitted', delayed = 'submitted', waiting = 'runnable', active = 'active' }
 
@@ -29,10 +29,12 @@ local function from_values(uuid, core, values)
     completed_at = values[11], current_attempt_index = values[12], generation = values[13], lease_epoch = values[14],
     deadline_at = values[15], ready_member = values[16], dependents_done = values[17], log_pos = values[18],
     log_expected = values[19], failure_reason = values[20], ended_by = values[21],
-    failed_epoch = values[22], priority = values[23], lease_expires_at = values[24], timeout_at = values[25],
-    eligible_at = values[26], unmet_needs = values[27], max_attempts = values[28], failures = values[29],
-    max_lease_expiries = values[30], lease_expiries = values[31], backoff_ms = values[32],
-    backoff_max_ms = values[33], lease_listener = values[34], lease_seen = values[35], lease_unseen = values[36],
+    has_payload = values[22],
+    failed_epoch = values[23], priority = values[24], lease_expires_at = values[25], timeout_at = values[26],
+    eligible_at = values[27], unmet_needs = values[28], max_attempts = values[29], failures = values[30],
+    max_lease_expiries = values[31], lease_expiries = values[32], backoff_ms = values[33],
+    backoff_max_ms = values[34], lease_listener = values[35], lease_seen = values[36], lease_unseen = values[37],
+    lease_ms = values[38],
   }
 end
 
@@ -58,6 +60,17 @@ function ff.execution.load(call, uuid, extra, count)
   local execution = from_values(uuid, core, values)
   call.loaded[uuid] = execution
   return execution, nil, values[1]
+end
+
+-- The member of an execution in `open`: its uuid, and for the member of a flow behind it the flow's id, so that the flow
+-- of a record that is lost is still known.
+function ff.execution.open_member(execution)
+  return execution.flow_id and execution.uuid .. execution.flow_id or execution.uuid
+end
+
+-- The uuid and the flow id ('' for a solo execution) of a member of `open`.
+function ff.execution.of_open_member(member)
+  return string.sub(member, 1, 36), string.sub(member, 37)
 end
 
 function ff.execution.is_terminal(execution)
@@ -100,7 +113,7 @@ function ff.execution.owned(call, uuid, epoch, attempt, outcome)
   if execution.lifecycle_phase == 'terminal' then
     local by_this_call = outcome == 'failed' and execution.ended_by == epoch
     if same_lease and (execution.terminal_outcome == outcome or by_this_call) then
-      if execution.log_pos and not redis.call('ZSCORE', call.partition.open, uuid) then
+      if execution.log_pos and not redis.call('ZSCORE', call.partition.open, ff.execution.open_member(execution)) then
         return nil, { 'ok', '0' }
       end
       return execution
@@ -273,6 +286,13 @@ function ff.execution.write_end(call, execution)
   end
   redis.call('HSET', execution.core, 'lifecycle_phase', 'terminal', 'public_state', outcome,
     'terminal_outcome', outcome, 'completed_at', execution.completed_at, unpack(fields, 1, count))
+end
+
+-- Frees what only a worker needed. Comes after the end and its log entry, and before the execution leaves the indexes.
+function ff.execution.free_payload(execution)
+  if execution.has_payload then
+    redis.call('HDEL', execution.core, 'payload', 'large_payload', 'large_payload_len', 'has_payload')
+  end
 end
 
 -- Writes an execution that changes without ending, and moves it between the indexes.

@@ -2,31 +2,52 @@
 
 ff.flow = {}
 
-local FIELDS = { 'flow_id', 'state', 'remaining', 'unsuccessful', 'cancel_requested', 'cancel_reason' }
+local FIELDS = {
+  'flow_id', 'state', 'remaining', 'unsuccessful', 'cancel_requested', 'cancel_reason', 'member_cancelled',
+}
 
 -- The field that says that a member was counted as ended.
 local function mark_of(index)
   return 'ended:' .. index
 end
 
--- Reads a flow, once a call, and along with it whether its member `index` ('' for none) was counted as ended. Raises the
--- error of a read that failed, since this comes before any write.
-function ff.flow.load(call, flow_id, index)
+-- Reads a flow, once a call, and along with it whether its member `index` ('' for none) was counted as ended. Returns
+-- nil where there is none, and nil and an error where it cannot be read.
+local function read(call, flow_id, index)
   if call.flows[flow_id] then
     return call.flows[flow_id]
   end
   local core, mark = ff.keys.flow(call.partition.tag, flow_id), mark_of(index)
-  local values = redis.call('HMGET', core, mark, unpack(FIELDS))
+  local values = redis.pcall('HMGET', core, mark, unpack(FIELDS))
   if not values[2] then
-    return nil
+    return nil, values.err
   end
   local flow = {
     core = core, mark = mark, marked = values[1], changes = {}, state = values[3],
     remaining = values[4], unsuccessful = values[5], cancel_requested = values[6] == '1', cancel_reason = values[7],
+    member_cancelled = values[8] == '1',
   }
   call.flows[flow_id] = flow
   call.flow_list[#call.flow_list + 1] = flow
   return flow
+end
+
+-- As `read`, but raises the error of a read that failed, since this comes before any write.
+function ff.flow.load(call, flow_id, index)
+  local flow, problem = read(call, flow_id, index)
+  if problem then
+    error({ err = problem })
+  end
+  return flow
+end
+
+-- The flow of an execution; nil where there is none, and nil and an error where it cannot be read. A call that deals with
+-- many executions asks this before it plans anything for one of them.
+function ff.flow.try(call, execution)
+  local flow_id = execution.flow_id
+  if flow_id then
+    return read(call, flow_id, execution.index or '')
+  end
 end
 
 -- The flow of an execution; nil for a solo one.
@@ -59,6 +80,10 @@ function ff.flow.member_ended(call, execution)
   flow.remaining = ff.base.num(flow.remaining) - 1
   if execution.terminal_outcome == 'failed' or execution.terminal_outcome == 'expired' then
     flow.unsuccessful = ff.base.num(flow.unsuccessful) + 1
+  elseif execution.terminal_outcome == 'cancelled' and not flow.member_cancelled then
+    flow.member_cancelled = true
+    changes[#changes + 1] = 'member_cancelled'
+    changes[#changes + 1] = '1'
   end
   flow.ended_at = call.now_text
 end
@@ -76,8 +101,9 @@ function ff.flow.write_cancel(flow)
   end
 end
 
+-- A cancellation, of the flow or of one of its members, outweighs a failure.
 local function final_state(flow)
-  if flow.cancel_requested then
+  if flow.cancel_requested or flow.member_cancelled then
     return 'cancelled'
   end
   return ff.base.num(flow.unsuccessful) > 0 and 'failed' or 'success'

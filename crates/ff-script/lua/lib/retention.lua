@@ -5,6 +5,40 @@ ff.retention = {}
 -- Executions deleted per call, rounded up to whole flows.
 local REMOVED_AT_ONCE = 256
 local CANDIDATES_AT_ONCE = 32
+-- For how long the clock must have stood before anything is deleted by it (ms), or for the retention if that is shorter.
+local CLOCK_STANDS = 600000
+-- What is left of a core so that a repeated submission is known.
+local KEPT_FIELDS = { fingerprint = true, state = true, terminal_outcome = true }
+
+-- Whether the id comes from an idempotency key (UUIDv5): others cannot be submitted again.
+local function is_derived(uuid)
+  return string.sub(uuid, 15, 15) == '5'
+end
+
+-- Deletes the core of a flow or a solo execution, or reduces it to what answers a repeated submission, for as long as the
+-- policy says. A reduced one counts as not found everywhere else. The expiry comes first, so that nothing stays for good.
+local function delete_head(call, core, uuid)
+  if call.idempotency_ms <= 0 or not is_derived(uuid) then
+    redis.call('UNLINK', core)
+    return
+  end
+  redis.call('PEXPIRE', core, ff.base.int(call.idempotency_ms))
+  local dropped = {}
+  for _, name in ipairs(redis.call('HKEYS', core)) do
+    if not KEPT_FIELDS[name] then
+      dropped[#dropped + 1] = name
+    end
+  end
+  ff.base.chunked('HDEL', core, dropped)
+end
+
+local function remove_solo(call, uuid)
+  local partition = call.partition
+  delete_head(call, ff.keys.core(partition.tag, uuid), uuid)
+  redis.call('UNLINK', ff.keys.tags(partition.tag, uuid))
+  redis.call('ZREM', partition.ended, uuid)
+  return 1
+end
 
 local function remove_executions(call, uuids)
   local partition, keys = call.partition, {}
@@ -28,43 +62,64 @@ end
 -- Members stay as long as their flow does, and a flow as long as its youngest completion.
 local function remove_flow(call, uuid, flow_id, cutoff)
   local core = ff.keys.flow(call.partition.tag, flow_id)
-  local flow = redis.call('HMGET', core, 'state', 'completed_at', 'members')
-  if not flow[1] then
+  local flow = redis.pcall('HMGET', core, 'state', 'completed_at', 'members')
+  if flow.err then
+    return postpone(call.partition, uuid, call.now)
+  elseif not flow[3] then
     return remove_executions(call, { uuid })
   elseif flow[1] == 'running' then
     return postpone(call.partition, uuid, call.now)
   elseif ff.base.num(flow[2]) >= cutoff then
     return postpone(call.partition, uuid, ff.base.num(flow[2]))
   end
-  local removed = remove_executions(call, ff.base.split(flow[3]))
-  redis.call('UNLINK', core)
-  return removed
+  -- The flow comes first: without its members' list each member is removed by its own entry in `ended`.
+  local members = ff.base.split(flow[3])
+  delete_head(call, core, flow_id)
+  return remove_executions(call, members)
 end
 
 -- Removes an execution, or the flow that it belongs to. Returns how many executions were removed.
 local function remove(call, uuid, cutoff)
   local stored = redis.pcall('HMGET', ff.keys.core(call.partition.tag, uuid), 'execution_id', 'flow_id')
+  if not stored.err and not stored[1] then
+    ff.suspects.note(call, uuid)
+  end
   if stored.err or not stored[1] then
+    return postpone(call.partition, uuid, call.now)
+  elseif not (stored[2] and call.flows_done or not stored[2] and call.solo_done) then
     return postpone(call.partition, uuid, call.now)
   elseif stored[2] then
     return remove_flow(call, uuid, stored[2], cutoff)
   end
-  return remove_executions(call, { uuid })
+  return remove_solo(call, uuid)
+end
+
+-- Whether a log has no entry from before `cutoff` left; nil where another program has overwritten it, which keeps its own
+-- executions waiting and no others.
+local function trimmed(log, cutoff)
+  local length = redis.pcall('XLEN', log)
+  if type(length) == 'table' and ff.base.is_overwritten(length.err) then
+    return nil
+  end
+  return ff.log.trim_before(log, cutoff)
 end
 
 -- Returns how many executions were removed, and whether more are due.
-function ff.retention.run(call, retention_ms)
+function ff.retention.run(call, retention_ms, idempotency_ms)
+  if ff.clock.stood_for(call.now) < math.min(CLOCK_STANDS, retention_ms) then
+    return 0, false
+  end
+  call.idempotency_ms = idempotency_ms
   local cutoff = call.now - retention_ms
   local partition = call.partition
-  local flows_done = ff.log.trim_before(partition.flow_log, cutoff)
-  local solo_done = ff.log.trim_before(partition.solo_log, cutoff)
-  if not (flows_done and solo_done) then
+  local flows_done, solo_done = trimmed(partition.flow_log, cutoff), trimmed(partition.solo_log, cutoff)
+  if flows_done == false or solo_done == false then
     return 0, true
   end
   local candidates = redis.call('ZRANGEBYSCORE', partition.ended, '-inf', '(' .. ff.base.int(cutoff), 'LIMIT', 0,
     CANDIDATES_AT_ONCE)
   local removed = 0
-  call.gone = {}
+  call.gone, call.flows_done, call.solo_done = {}, flows_done, solo_done
   for _, uuid in ipairs(candidates) do
     if removed >= REMOVED_AT_ONCE then
       return removed, true

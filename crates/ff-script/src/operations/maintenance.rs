@@ -14,6 +14,18 @@ use crate::{host::ScriptHost, keys};
 
 /// Dependents that one call of `ff1_resolve` is shown, with their keys.
 const RESOLVED_AT_ONCE: u32 = 128;
+/// Suspects that one call of `ff1_settle` is shown.
+const SETTLED_AT_ONCE: usize = 64;
+
+/// An index's entry without an execution, or an execution without its flow; with the flow's id where that is known.
+type Suspect = (ExecutionId, Option<FlowId>);
+
+/// What became of suspects.
+#[derive(Debug, Default)]
+struct Settled {
+    removed: u32,
+    lost: u32,
+}
 
 impl<H: ScriptHost> Operations<H> {
     /// See [`ff_core::backend::MaintenanceBackend::partition_count`].
@@ -26,13 +38,31 @@ impl<H: ScriptHost> Operations<H> {
     ///
     /// # Errors
     /// As there.
-    pub async fn sweep(&self, partitions: &[Partition], policy: &SweepPolicy) -> Result<Vec<SweepReport>, EngineError> {
-        let args = vec![self.policy.argument(), millis(policy.retention)];
+    pub async fn sweep(&self, partitions: &[Partition], policy: &SweepPolicy) -> Vec<Result<SweepReport, EngineError>> {
+        let args = vec![self.policy.argument(), millis(policy.retention), millis(policy.idempotency)];
         let calls = partitions
             .iter()
             .map(|partition| call("ff1_sweep", keys::partition_block(*partition), args.clone()))
             .collect();
-        self.host.fcall_many(calls).await.into_iter().map(|reply| read_sweep(&reply?)).collect()
+        let mut reports = Vec::with_capacity(partitions.len());
+        for (partition, reply) in partitions.iter().zip(self.host.fcall_many(calls).await) {
+            reports.push(self.swept(*partition, reply).await);
+        }
+        reports
+    }
+
+    /// What a sweep of one partition did, and what became of the suspects that it named.
+    async fn swept(
+        &self,
+        partition: Partition,
+        reply: Result<Vec<Bytes>, EngineError>,
+    ) -> Result<SweepReport, EngineError> {
+        let reply = reply?;
+        let mut reader = Reader::new("sweep", &reply);
+        let mut report = read_sweep(&mut reader)?;
+        let suspects = read_suspects(&mut reader, partition)?;
+        report.lost = self.settle(partition, &suspects).await?.lost;
+        Ok(report)
     }
 
     /// See [`ff_core::backend::MaintenanceBackend::resolve_dependents`].
@@ -88,36 +118,40 @@ impl<H: ScriptHost> Operations<H> {
         let mut reader = Reader::new("reconcile", &reply);
         let (examined, repaired): (_, u32) = (reader.number()?, reader.number()?);
         let next = reader.optional_number::<Uuid>()?;
-        let mut suspects = Vec::new();
-        while !reader.is_at_end() {
-            let id = ExecutionId::from_parts(partition, reader.parse()?);
-            suspects.push((id, reader.optional_text()?.map(str::parse).transpose()?));
-        }
-        let discarded = self.discard(partition, &suspects).await?;
+        let (unreadable, one_unreadable) = (reader.number()?, reader.optional_number::<Uuid>()?);
+        let suspects = read_suspects(&mut reader, partition)?;
+        let settled = self.settle(partition, &suspects).await?;
+        let of_partition = |uuid| ExecutionId::from_parts(partition, uuid);
         Ok(ReconcileReport {
             examined,
-            repaired: repaired.saturating_add(discarded),
-            next: next.map(|uuid| ReconcileCursor(ExecutionId::from_parts(partition, uuid))),
+            repaired: repaired.saturating_add(settled.removed),
+            lost: settled.lost,
+            unreadable,
+            one_unreadable: one_unreadable.map(of_partition),
+            next: next.map(|uuid| ReconcileCursor(of_partition(uuid))),
         })
     }
 
-    /// Removes those of the executions that an interrupted submission has left; returns how many that were.
-    async fn discard(
-        &self,
-        partition: Partition,
-        suspects: &[(ExecutionId, Option<FlowId>)],
-    ) -> Result<u32, EngineError> {
-        if suspects.is_empty() {
-            return Ok(0);
+    /// Has the library decide what becomes of suspects, with their keys.
+    async fn settle(&self, partition: Partition, suspects: &[Suspect]) -> Result<Settled, EngineError> {
+        let mut settled = Settled::default();
+        for suspects in suspects.chunks(SETTLED_AT_ONCE) {
+            let keys = suspects.iter().flat_map(|(id, flow)| {
+                let core = keys::execution_core(*id);
+                let head = flow.map_or_else(|| core.clone(), |flow| keys::flow_core(partition, flow));
+                [core, keys::execution_tags(*id), head]
+            });
+            let mut args = vec![self.policy.argument()];
+            args.extend(suspects.iter().flat_map(|(id, flow)| [arg(id.uuid()), flow.map_or_else(Bytes::new, arg)]));
+            let reply = self.run(call("ff1_settle", block_and(partition, keys), args)).await?;
+            let mut reader = Reader::new("settle", &reply);
+            settled.removed = settled.removed.saturating_add(reader.number()?);
+            settled.lost = settled.lost.saturating_add(reader.number()?);
         }
-        let keys = suspects.iter().flat_map(|(id, flow)| {
-            let core = keys::execution_core(*id);
-            let head = flow.map_or_else(|| core.clone(), |flow| keys::flow_core(partition, flow));
-            [core, keys::execution_tags(*id), head]
-        });
-        let args = suspects.iter().map(|(id, _)| arg(id.uuid())).collect();
-        let reply = self.run(call("ff1_discard", block_and(partition, keys), args)).await?;
-        Reader::new("discard", &reply).number()
+        if settled.lost > 0 {
+            tracing::warn!(%partition, lost = settled.lost, "ended executions whose record was deleted or evicted");
+        }
+        Ok(settled)
     }
 
     /// See [`ff_core::backend::MaintenanceBackend::verify_deployment`].
@@ -129,8 +163,16 @@ impl<H: ScriptHost> Operations<H> {
     }
 }
 
-fn read_sweep(reply: &[Bytes]) -> Result<SweepReport, EngineError> {
-    let mut reader = Reader::new("sweep", reply);
+fn read_suspects(reader: &mut Reader<'_>, partition: Partition) -> Result<Vec<Suspect>, EngineError> {
+    let mut suspects = Vec::new();
+    while !reader.is_at_end() {
+        let id = ExecutionId::from_parts(partition, reader.parse()?);
+        suspects.push((id, reader.optional_text()?.map(str::parse).transpose()?));
+    }
+    Ok(suspects)
+}
+
+fn read_sweep(reader: &mut Reader<'_>) -> Result<SweepReport, EngineError> {
     let mut report = SweepReport::default();
     report.released = reader.number()?;
     report.reclaimed = reader.number()?;

@@ -203,7 +203,6 @@ macro_rules! backend_by_script {
             }
         });
         $crate::backend_by_script!(@impl $backend, $operations, MaintenanceBackend {
-            sweep(partitions: &[ff_core::Partition], policy: &ff_core::SweepPolicy) -> Vec<ff_core::SweepReport>;
             resolve_dependents(partition: ff_core::Partition) -> ff_core::ResolveReport;
             reconcile(
                 partition: ff_core::Partition, cursor: Option<ff_core::ReconcileCursor>, limit: u32
@@ -212,6 +211,14 @@ macro_rules! backend_by_script {
         } {
             fn partition_count(&self) -> ff_core::PartitionCount {
                 self.$operations().partition_count()
+            }
+
+            async fn sweep(
+                &self,
+                partitions: &[ff_core::Partition],
+                policy: &ff_core::SweepPolicy,
+            ) -> Vec<Result<ff_core::SweepReport, ff_core::EngineError>> {
+                self.$operations().sweep(partitions, policy).await
             }
         });
     };

@@ -31,13 +31,21 @@ impl<H: ScriptHost> Operations<H> {
                 call("ff1_await_work", keys::partition_block(*partition), vec![arg(lane), arg(self.listener)])
             })
             .collect();
-        let mut ready = Vec::new();
+        let (mut ready, mut answered, mut failure) = (Vec::new(), 0_usize, None);
         for (partition, reply) in partitions.iter().zip(self.host.fcall_many(calls).await) {
-            if Reader::new("await work", &reply?).flag()? {
-                ready.push(*partition);
+            match reply.and_then(|reply| Reader::new("await work", &reply).flag()) {
+                Ok(has_work) => {
+                    answered += 1;
+                    ready.extend(has_work.then_some(*partition));
+                }
+                Err(error) => {
+                    tracing::debug!(%partition, %error, "the partition could not be asked for work");
+                    failure = Some(error);
+                }
             }
         }
-        Ok(ready)
+        // One partition that cannot be read must not keep the worker from the others.
+        failure.filter(|_| answered == 0).map_or(Ok(ready), Err)
     }
 
     /// See [`ff_core::backend::WorkBackend::claim`].
@@ -83,12 +91,13 @@ impl<H: ScriptHost> Operations<H> {
             "0" => Ok(RenewOutcome::LeaseLost),
             "1" => Ok(RenewOutcome::Renewed),
             "2" => Ok(RenewOutcome::TimedOut),
+            "?" => Ok(RenewOutcome::Unknown),
             other => Err(reader.malformed(other)),
         };
         let first = millis(lease);
         let batches = Batches::new("ff1_renew", leases, RENEWED_AT_ONCE, &first);
         let replies = self.host.fcall_apart(batches.calls()).await;
-        batches.read(replies, RenewOutcome::LeaseLost, read)
+        batches.read(replies, RenewOutcome::Unknown, read)
     }
 
     /// See [`ff_core::backend::WorkBackend::release`].
@@ -221,14 +230,24 @@ impl<'a> Batches<'a> {
         read: impl Fn(&mut Reader<'_>) -> Result<T, EngineError>,
     ) -> Result<Vec<T>, EngineError> {
         let mut outcomes = vec![unanswered; self.leases.len()];
-        for ((_, indices), reply) in self.indices.iter().zip(replies) {
-            let reply = reply?;
+        let (mut answered, mut failure) = (0_usize, None);
+        for ((partition, indices), reply) in self.indices.iter().zip(replies) {
+            let reply = match reply {
+                Ok(reply) => reply,
+                Err(error) => {
+                    tracing::debug!(%partition, %error, function = self.function, "leases could not be reached");
+                    failure = Some(error);
+                    continue;
+                }
+            };
+            answered += 1;
             let mut reader = Reader::new(self.function, &reply);
             for index in indices {
                 outcomes[*index] = read(&mut reader)?;
             }
         }
-        Ok(outcomes)
+        // One partition that cannot be read must not cost the leases in the others.
+        failure.filter(|_| answered == 0).map_or(Ok(outcomes), Err)
     }
 }
 

@@ -19,6 +19,17 @@ pub async fn a_cancelled_execution_takes_its_dependents_along(backend: Backend) 
     assert_eq!(claimable.iter().map(|claimed| claimed.name.as_str()).collect::<Vec<_>>(), ["c"]);
 }
 
+pub async fn a_flow_with_a_cancelled_member_is_cancelled_whatever_else_ended(backend: Backend) {
+    let fixture = Fixture::new(backend);
+    let flow = fixture.submit_members(&[("a", &[]), ("b", &["a"]), ("c", &[]), ("d", &[])]).await;
+    let state = async || fixture.backend.describe_flow(flow.flow_id).await.expect("it exists").state;
+    fixture.backend.cancel_execution(flow.executions[0].1, "not needed").await.expect("answered");
+    fixture.fail(flow.executions[2].1).await;
+    assert_eq!(state().await, FlowState::Running);
+    fixture.complete(flow.executions[3].1).await;
+    assert_eq!(state().await, FlowState::Cancelled);
+}
+
 pub async fn cancelling_a_running_execution_fences_its_worker_off(backend: Backend) {
     let fixture = Fixture::new(backend);
     let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;

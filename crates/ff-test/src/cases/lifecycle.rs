@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ff_core::{
-    EngineError, ExecutionId, ExecutionSubmission, FlowId, FlowState, LifecyclePhase, Outcome, PublicState, WorkSignal,
+    EngineError, ExecutionId, ExecutionSubmission, FlowId, FlowState, LifecyclePhase, Outcome, PublicState,
+    SweepPolicy, WorkSignal,
 };
 use futures::StreamExt;
 
@@ -27,6 +28,27 @@ pub async fn a_solo_execution_runs_from_submission_to_its_result(backend: Backen
     assert_eq!((ended.phase, ended.outcome), (LifecyclePhase::Terminal, Some(Outcome::Success)));
     assert_eq!(ended.result.as_deref(), Some(&b"output"[..]));
     assert!(ended.completed_at_ms >= Some(ended.created_at_ms));
+}
+
+pub async fn a_submission_is_known_after_retention_and_does_not_run_again(backend: Backend) {
+    let fixture = Fixture::new(backend);
+    let flow = fixture.flow(&[("a", &[])]).idempotency_key("once");
+    let submitted = fixture.submit(&flow).await;
+    let id = submitted.executions[0].1;
+    fixture.complete(id).await;
+    let policy = SweepPolicy { retention: Duration::ZERO, ..SweepPolicy::default() };
+    let forgotten = async || {
+        let _ = fixture.backend.sweep(&[id.partition()], &policy).await;
+        fixture.backend.describe_execution(id).await.is_err()
+    };
+    within("retention", async { while !forgotten().await {} }).await;
+    assert!(fixture.submit(&flow).await.already_submitted);
+    let other = fixture.flow(&[("b", &[])]).idempotency_key("once");
+    let conflict = fixture.backend.submit_flow(&other).await;
+    assert!(matches!(conflict, Err(EngineError::Conflict { .. })), "{conflict:?}");
+    assert!(fixture.claim_some(id.partition(), 1, Duration::from_secs(60)).await.is_empty());
+    let gone = fixture.backend.describe_flow(submitted.flow_id).await;
+    assert!(matches!(gone, Err(EngineError::NotFound { .. })), "{gone:?}");
 }
 
 pub async fn higher_priority_is_claimed_first_then_older(backend: Backend) {

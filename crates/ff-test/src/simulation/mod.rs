@@ -5,6 +5,9 @@
 //!   once the sweeps ran; indexes and flows agree with states; retention leaves no key.
 //! - A reader can prove of each log entry that it follows the one before it.
 //! - What is submitted again is there once. No call creates a key beyond its KEYS (the host fails one that does).
+//! - A member whose record is deleted ends as failed, and its flow goes on.
+//! - Leases keep their length when the clock is set, retention waits until it has stood, and what was submitted is known
+//!   for the stated time after that.
 //! - A call that is interrupted at any command amounts, after the sweeps and the reconciler, to the whole call or to
 //!   nothing.
 //!

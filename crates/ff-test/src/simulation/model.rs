@@ -30,12 +30,18 @@ pub(super) struct Execution {
     eligible_at: u64,
     pub(super) deadline_at: u64,
     pub(super) lease_expires_at: u64,
+    lease: u64,
     timeout_at: u64,
 }
 
 impl Execution {
     pub(super) fn ended(&self) -> Option<Outcome> {
         self.state.outcome()
+    }
+
+    /// Whether it was submitted with a payload.
+    pub(super) fn has_payload(&self) -> bool {
+        self.index % 2 == 1
     }
 
     fn is_timed_out(&self, now: u64) -> bool {
@@ -109,6 +115,7 @@ impl Model {
                 eligible_at: after(spec.delay),
                 deadline_at: after(spec.deadline),
                 lease_expires_at: 0,
+                lease: 0,
                 timeout_at: 0,
             });
         }
@@ -137,6 +144,7 @@ impl Model {
             e.attempt += 1;
             e.seen = false;
             e.lease_expires_at = now + lease;
+            e.lease = lease;
             e.timeout_at = if e.spec.timeout > 0 { now + e.spec.timeout } else { 0 };
         }
     }
@@ -191,6 +199,7 @@ impl Model {
             return Answer::TimedOut;
         }
         e.lease_expires_at = now + length;
+        e.lease = length;
         Answer::Done
     }
 
@@ -212,6 +221,13 @@ impl Model {
         Outcome::Cancelled
     }
 
+    /// The record of a member is gone; of what it was only its flow is known.
+    pub(super) fn lose(&mut self, id: usize) {
+        let e = &mut self.executions[id];
+        (e.attempt, e.failures, e.failed_attempt, e.expiries, e.unseen) = (0, 0, 0, 0, 0);
+        self.end(id, PublicState::Failed, Some("record_lost"));
+    }
+
     /// Returns how many members this ended.
     pub(super) fn cancel_flow(&mut self, flow: usize, reason: &str) -> usize {
         let members = self.flows[flow].members.clone();
@@ -224,6 +240,19 @@ impl Model {
             self.end(*id, PublicState::Cancelled, Some(reason));
         }
         open.len()
+    }
+
+    /// The clock was set, from `before`: a lease that ran out within the leap has its rest after it, and none runs for
+    /// longer than it was given.
+    pub(super) fn leapt(&mut self, before: u64) {
+        let now = self.now;
+        for e in self.executions.iter_mut().filter(|e| e.state == PublicState::Active) {
+            if e.lease_expires_at > before && e.lease_expires_at <= now {
+                e.lease_expires_at = now + (e.lease_expires_at - before);
+            } else if now < before && e.lease_expires_at > now + e.lease {
+                e.lease_expires_at = now + e.lease;
+            }
+        }
     }
 
     pub(super) fn sweep(&mut self) {
@@ -315,7 +344,7 @@ impl Model {
         let open = members().filter(|member| member.ended().is_none()).count();
         let state = if open > 0 {
             FlowState::Running
-        } else if flow.cancelled {
+        } else if flow.cancelled || members().any(|member| member.state == PublicState::Cancelled) {
             FlowState::Cancelled
         } else if members().any(|member| matches!(member.state, PublicState::Failed | PublicState::Expired)) {
             FlowState::Failed

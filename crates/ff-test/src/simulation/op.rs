@@ -31,23 +31,63 @@ pub struct Member {
 pub enum Op {
     SubmitFlow(Vec<Member>),
     SubmitSolo(Member),
-    Resubmit { submission: u32 },
-    Claim { max: u32, lease: u64 },
+    Resubmit {
+        submission: u32,
+    },
+    Claim {
+        max: u32,
+        lease: u64,
+    },
     RepeatClaim,
-    Complete { lease: u32 },
-    Fail { lease: u32, retryable: bool },
-    Renew { lease: u32, length: u64 },
-    Release { lease: u32 },
-    CancelExecution { execution: u32 },
-    CancelFlow { flow: u32 },
-    Advance { millis: u64 },
-    StepBack { millis: u64 },
+    Complete {
+        lease: u32,
+    },
+    Fail {
+        lease: u32,
+        retryable: bool,
+    },
+    Renew {
+        lease: u32,
+        length: u64,
+    },
+    Release {
+        lease: u32,
+    },
+    CancelExecution {
+        execution: u32,
+    },
+    CancelFlow {
+        flow: u32,
+    },
+    Advance {
+        millis: u64,
+    },
+    StepBack {
+        millis: u64,
+    },
+    /// The clock is set ahead, farther than calls lie apart.
+    Leap {
+        millis: u64,
+    },
+    /// The clock is set back, farther than a clock that is being adjusted.
+    LeapBack {
+        millis: u64,
+    },
     Sweep,
     Reconcile,
     Resolve,
-    Trim { keep: u32 },
+    Trim {
+        keep: u32,
+    },
     Forget,
-    Fault { command: u32, stop: bool },
+    /// Deletes the record of a member that has not ended, and lets the reconciler find it.
+    Lose {
+        execution: u32,
+    },
+    Fault {
+        command: u32,
+        stop: bool,
+    },
 }
 
 /// Draws histories.
@@ -96,6 +136,9 @@ impl Generator {
             96..98 => Op::Resolve,
             98 => Op::Trim { keep: rng.u32(0..10) },
             _ if rng.u8(0..8) == 0 => Op::Forget,
+            _ if rng.u8(0..4) == 0 => Op::Leap { millis: rng.u64(20_000..100_000_000) },
+            _ if rng.u8(0..4) == 0 => Op::LeapBack { millis: rng.u64(2_000..60_000) },
+            _ if rng.u8(0..3) == 0 => Op::Lose { execution: pick },
             _ => Op::Sweep,
         }
     }

@@ -5,9 +5,11 @@ use std::{collections::BTreeSet, time::Duration};
 use bytes::Bytes;
 use ff_core::{
     CancelOutcome, ClaimId, ControlBackend, EngineError, ExecutionId, FailOutcome, Failure, FlowId, FlowState, Lease,
-    PublicState, ReleaseOutcome, RenewOutcome, Scope, WorkBackend,
+    PublicState, ReleaseOutcome, RenewOutcome, Scope, SweepPolicy, WorkBackend,
 };
 use uuid::Uuid;
+
+use ff_script::keys;
 
 use super::{
     model::{Answer, Model},
@@ -21,6 +23,9 @@ const LONG: Duration = Duration::from_secs(3_600);
 const RETENTION: Duration = Duration::from_secs(24 * 3_600);
 /// Sweeps at the end of a history until all times have passed, and beyond the last of them.
 const MAX_ROUNDS: u32 = 40;
+/// How many steps of how many milliseconds retention wants the clock to stand for.
+const CLOCK_STANDS: u32 = 7;
+const STEP: u64 = 100_000;
 const QUIET_ROUNDS: u32 = 2;
 
 /// What does not agree, for people.
@@ -50,6 +55,8 @@ pub(super) struct Run<'a, S> {
     /// Whether a call was interrupted: what it left is put right later, so that some orders are no longer fixed.
     interrupted: bool,
     trimmed: bool,
+    /// Whether a record was deleted, whose entry may stay in the queue until a claim meets it.
+    lost: bool,
     looks: Option<Vec<Contents>>,
 }
 
@@ -102,6 +109,7 @@ impl<'a, S: Stage> Run<'a, S> {
             unmet_faults: 0,
             interrupted: false,
             trimmed: false,
+            lost: false,
             looks: None,
         }
     }
@@ -133,6 +141,8 @@ impl<'a, S: Stage> Run<'a, S> {
         match op {
             Op::Advance { millis } => self.move_clock(self.model.now + millis),
             Op::StepBack { millis } => self.move_clock(self.model.now - millis),
+            Op::Leap { millis } => return self.leap(self.model.now + millis),
+            Op::LeapBack { millis } => return self.leap(self.model.now - millis),
             Op::Trim { keep } => {
                 self.world.trim(*keep);
                 self.trimmed = true;
@@ -150,6 +160,18 @@ impl<'a, S: Stage> Run<'a, S> {
             last.latest = last.latest.max(to);
         }
         self.world.stage.set_clock(to);
+    }
+
+    /// Sets the clock between two sweeps, so that the library sees the leap.
+    fn leap(&mut self, to: u64) -> Result<(), Disagreement> {
+        let refused = |error: EngineError| format!("a sweep was refused: {error}");
+        self.model.sweep();
+        self.world.sweep(RETENTION).map_err(refused)?;
+        let before = self.model.now;
+        self.move_clock(to);
+        self.model.leapt(before);
+        self.model.sweep();
+        self.world.sweep(RETENTION).map(drop).map_err(refused)
     }
 
     /// A call of the library. If it was interrupted, what is left must amount to it, or to nothing.
@@ -258,7 +280,7 @@ impl<'a, S: Stage> Run<'a, S> {
             Op::Renew { lease, length } => self.as_owner(*lease, |world, model, id, lease| {
                 let real = world.stage.wait(world.stage.backend().renew(&[*lease], Duration::from_millis(*length)));
                 let expected = model.renew(id, lease.attempt, *length);
-                (real.map(|outcomes| renewed(outcomes[0])), expected)
+                (real.and_then(|outcomes| renewed(outcomes[0])), expected)
             }),
             Op::Release { lease } => self.as_owner(*lease, |world, model, id, lease| {
                 let real = world.stage.wait(world.stage.backend().release(&[*lease]));
@@ -278,7 +300,9 @@ impl<'a, S: Stage> Run<'a, S> {
                 Ok(repaired.map(drop))
             }
             Op::Resolve => Ok(self.world.resolve().map(drop)),
-            Op::Advance { .. } | Op::StepBack { .. } | Op::Trim { .. } | Op::Forget | Op::Fault { .. } => Ok(Ok(())),
+            Op::Lose { execution } => self.lose(*execution),
+            Op::Advance { .. } | Op::StepBack { .. } | Op::Leap { .. } | Op::LeapBack { .. } => Ok(Ok(())),
+            Op::Trim { .. } | Op::Forget | Op::Fault { .. } => Ok(Ok(())),
         }
     }
 
@@ -436,6 +460,20 @@ impl<'a, S: Stage> Run<'a, S> {
         Ok(Ok(()))
     }
 
+    fn lose(&mut self, pick: u32) -> Result<Result<(), EngineError>, Disagreement> {
+        let open =
+            |id: &usize| self.model.executions[*id].ended().is_none() && self.model.executions[*id].flow.is_some();
+        let candidates: Vec<_> = (0..self.ids.len()).filter(open).collect();
+        if candidates.is_empty() {
+            return Ok(Ok(()));
+        }
+        let id = candidates[pick as usize % candidates.len()];
+        self.world.stage.command(&["DEL", &keys::execution_core(self.ids[id])]);
+        self.lost = true;
+        self.model.lose(id);
+        Ok(self.world.reconcile().map(drop))
+    }
+
     fn cancel_flow(&mut self, pick: u32) -> Result<Result<(), EngineError>, Disagreement> {
         if self.flows.is_empty() {
             return Ok(Ok(()));
@@ -486,6 +524,8 @@ impl<'a, S: Stage> Run<'a, S> {
                 expected.expiries,
                 expected.unseen
             );
+            let needed = expected.has_payload() && expected.ended().is_none();
+            ensure!(found.has_payload == needed, "{id}: it has a payload: {}, expected {needed}", found.has_payload);
             if expected.state == PublicState::Active {
                 let (found, expected) = (found.lease_expires_at, expected.lease_expires_at);
                 ensure!(found == expected, "{id}: the lease runs out at {found}, expected {expected}");
@@ -561,7 +601,8 @@ impl<'a, S: Stage> Run<'a, S> {
             let missing: Vec<_> = expected.difference(found).collect();
             ensure!(missing.is_empty(), "the index {name} lacks {missing:?}");
             // What an interrupted call left behind may stay in these until it is due or met.
-            if !(self.interrupted && ["ready", "delayed", "leases", "deadlines"].contains(&name)) {
+            let left_behind = self.interrupted && ["ready", "delayed", "leases", "deadlines"].contains(&name);
+            if !(left_behind || self.lost && name == "ready") {
                 let extra: Vec<_> = found.difference(&expected).collect();
                 ensure!(extra.is_empty(), "the index {name} holds {extra:?} besides");
             }
@@ -598,17 +639,33 @@ impl<'a, S: Stage> Run<'a, S> {
         self.record();
         self.move_clock(self.model.now + u64::try_from((RETENTION + LONG).as_millis()).unwrap_or(0));
         self.world.sweep(RETENTION).map_err(refused)?;
-        let left = self.world.leftovers();
+        let deleted = self.ids.iter().find(|id| self.world.described(**id).is_err());
+        ensure!(deleted.is_none(), "retention deleted {deleted:?} by a clock that had just been set");
+        for _ in 0..CLOCK_STANDS {
+            self.move_clock(self.model.now + STEP);
+            self.world.sweep(RETENTION).map_err(refused)?;
+        }
+        for submission in 0..self.submissions.len() {
+            self.resubmit(u32::try_from(submission).unwrap_or(0))?.map_err(refused)?;
+        }
+        let claimed = self.world.claim(1, 1, ClaimId::generate()).map_err(refused)?.executions;
+        ensure!(claimed.is_empty(), "what was submitted again after retention runs again: {claimed:?}");
+        self.move_clock(
+            self.model.now + STEP + u64::try_from(SweepPolicy::default().idempotency.as_millis()).unwrap_or(0),
+        );
+        let mut left = self.world.leftovers();
+        left.retain(|key| !(self.lost && key.ends_with(":ready")));
         ensure!(left.is_empty(), "keys are left after retention: {left:?}");
         Ok(())
     }
 }
 
-const fn renewed(outcome: RenewOutcome) -> Answer {
+fn renewed(outcome: RenewOutcome) -> Result<Answer, EngineError> {
     match outcome {
-        RenewOutcome::Renewed => Answer::Done,
-        RenewOutcome::TimedOut => Answer::TimedOut,
-        RenewOutcome::LeaseLost => Answer::LeaseLost,
+        RenewOutcome::Renewed => Ok(Answer::Done),
+        RenewOutcome::TimedOut => Ok(Answer::TimedOut),
+        RenewOutcome::LeaseLost => Ok(Answer::LeaseLost),
+        RenewOutcome::Unknown => Err(EngineError::transport("renew", "the lease could not be read")),
     }
 }
 

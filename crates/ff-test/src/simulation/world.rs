@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use ff_core::{
     Backoff, Claim, ClaimId, ClaimRequest, ControlBackend, EngineError, EntryId, ExecutionId, ExecutionSpec,
     ExecutionSubmission, FlowId, FlowState, FlowSubmission, LaneId, LogId, MaintenanceBackend, Namespace, Outcome,
@@ -43,6 +44,7 @@ pub(super) struct Seen {
     pub(super) lease_expires_at: u64,
     pub(super) expiries: u32,
     pub(super) unseen: u32,
+    pub(super) has_payload: bool,
 }
 
 impl<S: Stage> World<'_, S> {
@@ -126,6 +128,7 @@ impl<S: Stage> World<'_, S> {
             lease_expires_at: stored.lease_expires_at,
             expiries: stored.expiries,
             unseen: stored.unseen,
+            has_payload: stored.has_payload,
         })
     }
 
@@ -142,6 +145,7 @@ impl<S: Stage> World<'_, S> {
             "log_pos",
             "lease_expiries",
             "lease_unseen",
+            "payload",
         ];
         let values = self.fields(&keys::execution_core(id), names);
         let text = |index: usize| values.get(index).map(bytes_of).map(text).filter(|text| !text.is_empty());
@@ -160,6 +164,7 @@ impl<S: Stage> World<'_, S> {
             lease_expires_at: number(6),
             expiries: small(8),
             unseen: small(9),
+            has_payload: text(10).is_some(),
         })
     }
 
@@ -179,10 +184,11 @@ impl<S: Stage> World<'_, S> {
     pub(super) fn sweep(&self, retention: Duration) -> Result<bool, EngineError> {
         let mut busy = false;
         loop {
-            let policy = SweepPolicy { retention };
-            let reports = self.stage.wait(self.stage.backend().sweep(&[PARTITION], &policy))?;
-            let report = reports[0];
+            let policy = SweepPolicy { retention, ..SweepPolicy::default() };
+            let mut reports = self.stage.wait(self.stage.backend().sweep(&[PARTITION], &policy));
+            let report = reports.remove(0)?;
             busy |= report.released + report.reclaimed + report.ended + report.resolved + report.removed > 0;
+            busy |= report.lost > 0;
             if !report.more {
                 return Ok(busy);
             }
@@ -190,7 +196,9 @@ impl<S: Stage> World<'_, S> {
     }
 
     pub(super) fn reconcile(&self) -> Result<u32, EngineError> {
-        self.stage.wait(self.stage.backend().reconcile(PARTITION, None, 1_000)).map(|report| report.repaired)
+        self.stage
+            .wait(self.stage.backend().reconcile(PARTITION, None, 1_000))
+            .map(|report| report.repaired + report.lost)
     }
 
     /// Works off what is pending; returns whether anything was.
@@ -225,6 +233,7 @@ impl<S: Stage> World<'_, S> {
         let block = keys::partition_block(PARTITION);
         let index = |(name, key): (&'static str, &String)| {
             let members = match self.stage.command(&["ZRANGE", key, "0", "-1"]) {
+                Value::Array(members) if name == "open" => members.iter().map(|m| uuid_of_open(bytes_of(m))).collect(),
                 Value::Array(members) => members.iter().map(|member| uuid_in(bytes_of(member))).collect(),
                 _ => BTreeSet::new(),
             };
@@ -259,6 +268,7 @@ fn spec(member: &Member, index: usize) -> ExecutionSpec {
     let millis = Duration::from_millis;
     let backoff = Backoff { initial: millis(member.backoff), max: millis(4 * member.backoff) };
     let mut spec = ExecutionSpec::new(index.to_string())
+        .payload(Bytes::from("x".repeat(index % 2)))
         .priority(member.priority)
         .attempts(member.attempts, backoff)
         .max_lease_expiries(member.expiries)
@@ -285,6 +295,11 @@ fn bytes_of<'a>(value: &'a Value<'_>) -> &'a [u8] {
 fn uuid_in(member: &[u8]) -> String {
     let member = text(member);
     member[member.len() - 36..].to_owned()
+}
+
+/// The uuid at the beginning of a member of `open`; the flow's follows.
+fn uuid_of_open(member: &[u8]) -> String {
+    text(member)[..36].to_owned()
 }
 
 /// One entry of a log.

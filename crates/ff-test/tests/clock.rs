@@ -1,0 +1,89 @@
+//! A server whose clock is set: leases keep their length, and retention believes a clock only after it has stood.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{sync::Arc, time::Duration};
+
+use ff_core::{EngineBackend, ExecutionId, PartitionCount, PublicState, SweepPolicy};
+use ff_test::Fixture;
+use ff_testserver::TestServer;
+use ff_valkey::{ValkeyBackend, ValkeyConfig};
+
+const BEGIN: u64 = 1_800_000_000_000;
+const SECOND: u64 = 1_000;
+const DAY: u64 = 24 * 3_600 * SECOND;
+const LEASE: Duration = Duration::from_secs(30);
+
+struct Stand {
+    server: TestServer,
+    fixture: Fixture,
+}
+
+impl Stand {
+    async fn start() -> Self {
+        let server = TestServer::builder().clock_at(BEGIN).build().await.unwrap();
+        let one = PartitionCount::new(1).unwrap();
+        let config = ValkeyConfig::from_url(server.url()).unwrap().with_partition_count(one);
+        let backend: Arc<dyn EngineBackend> = Arc::new(ValkeyBackend::connect_with(config).await.unwrap());
+        Self { server, fixture: Fixture::new(backend) }
+    }
+
+    async fn claimed(&self) -> ExecutionId {
+        let id = self.fixture.submit_members(&[("a", &[])]).await.executions[0].1;
+        self.fixture.claim_for(id, LEASE).await;
+        self.fixture.sweep(id.partition()).await;
+        id
+    }
+
+    /// Sweeps at this time after the beginning, and tells the state of an execution.
+    async fn state_at(&self, after: i64, id: ExecutionId) -> PublicState {
+        self.server.set_clock(BEGIN.saturating_add_signed(after)).unwrap();
+        self.fixture.sweep(id.partition()).await;
+        self.fixture.state(id).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_keeps_its_rest_when_the_clock_is_set_ahead() {
+    let stand = Stand::start().await;
+    let id = stand.claimed().await;
+    let hour = 3_600_000;
+    for after in [0, 10_000, 20_000, 29_000] {
+        assert_eq!(stand.state_at(hour + after, id).await, PublicState::Active, "{after} ms after the leap");
+    }
+    assert_eq!(stand.state_at(hour + 30_001, id).await, PublicState::Waiting);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_runs_for_no_longer_than_it_was_given_when_the_clock_is_set_back() {
+    let stand = Stand::start().await;
+    let id = stand.claimed().await;
+    let hour = -3_600_000;
+    for after in [0, 10_000, 20_000, 29_000] {
+        assert_eq!(stand.state_at(hour + after, id).await, PublicState::Active, "{after} ms after the leap");
+    }
+    assert_eq!(stand.state_at(hour + 30_001, id).await, PublicState::Waiting);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_a_day_ahead_for_a_moment_deletes_nothing() {
+    let stand = Stand::start().await;
+    let id = stand.fixture.end_one().await;
+    stand.fixture.sweep(id.partition()).await;
+    let removed = async |at: u64| {
+        stand.server.set_clock(at).unwrap();
+        let policy = SweepPolicy::default();
+        stand.fixture.backend.sweep(&[id.partition()], &policy).await.remove(0).unwrap().removed
+    };
+    for at in [BEGIN + 25 * DAY, BEGIN + 25 * DAY + 3 * SECOND, BEGIN + 5 * SECOND] {
+        assert_eq!(removed(at).await, 0);
+    }
+    assert_eq!(stand.fixture.state(id).await, PublicState::Success);
+    // A clock that stays there is believed after ten minutes.
+    let steps = (0..).map(|step| BEGIN + 2 * DAY + step * 100 * SECOND).take(7);
+    let mut deleted = Vec::new();
+    for at in steps {
+        deleted.push(removed(at).await);
+    }
+    assert_eq!(deleted, [0, 0, 0, 0, 0, 0, 1]);
+}

@@ -1,0 +1,237 @@
+//! Records that are deleted, evicted or overwritten beside the library: they end, and cost nobody else anything.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use ff_core::{
+    EngineError, ExecutionId, ExecutionSpec, ExecutionSubmission, FlowState, LogId, Namespace, Outcome, Partition,
+    PublicState, RenewOutcome, Scope, SweepPolicy,
+};
+use ff_script::keys;
+use ff_test::Fixture;
+use futures::StreamExt;
+use support::Stand;
+
+async fn start() -> (Stand, Fixture) {
+    let stand = Stand::start().await;
+    let fixture = Fixture::new(stand.backend.clone());
+    (stand, fixture)
+}
+
+async fn delete(stand: &Stand, id: ExecutionId) {
+    stand.command(&["DEL", &keys::execution_core(id)]).await;
+}
+
+async fn overwrite(stand: &Stand, key: &str) {
+    stand.command(&["SET", key, "mine"]).await;
+}
+
+async fn reconcile(stand: &Stand, partition: Partition) -> ff_core::ReconcileReport {
+    stand.backend.reconcile(partition, None, 1_000).await.unwrap()
+}
+
+async fn count(stand: &Stand, partition: Partition, index: &str) -> i64 {
+    stand.command(&["ZCARD", &format!("ff:part:{partition}:{index}")]).await.int().unwrap()
+}
+
+/// Submits solo executions that all lie in one partition.
+async fn solos_of(fixture: &Fixture, partition: Partition, wanted: usize, spec: &ExecutionSpec) -> Vec<ExecutionId> {
+    let count = fixture.backend.partition_count();
+    let namespace = Namespace::default_namespace();
+    let lies_there = |key: &String| ExecutionId::from_idempotency_key(&namespace, key, count).partition() == partition;
+    let mut ids = Vec::new();
+    for key in (0..).map(|n| n.to_string()).filter(lies_there).take(wanted) {
+        let solo = ExecutionSubmission::new(namespace.clone(), spec.clone()).idempotency_key(&key);
+        ids.push(fixture.backend.submit_execution(&solo).await.unwrap().execution_id);
+    }
+    ids
+}
+
+async fn solos(fixture: &Fixture, partition: Partition, wanted: usize) -> Vec<ExecutionId> {
+    solos_of(fixture, partition, wanted, &fixture.spec("solo")).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_record_is_deleted_ends_as_failed_and_its_flow_goes_on() {
+    let (stand, fixture) = start().await;
+    let mut completions = fixture.backend.subscribe_completions().await.unwrap();
+    let flow = fixture.submit_members(&[("a", &[]), ("b", &["a"]), ("c", &["b"]), ("d", &["a"])]).await;
+    let [a, b, c, d] = [0, 1, 2, 3].map(|index: usize| flow.executions[index].1);
+    delete(&stand, b).await;
+    assert_eq!(reconcile(&stand, a.partition()).await.lost, 1);
+    let lost = completions.next().await.unwrap();
+    assert_eq!((lost.execution_id, lost.outcome, lost.reason.as_deref()), (b, Outcome::Failed, Some("record_lost")));
+    assert_eq!(lost.namespace, Some(fixture.namespace.clone()));
+    assert_eq!(fixture.state(c).await, PublicState::Skipped);
+    assert_eq!(fixture.describe(b).await.reason.as_deref(), Some("record_lost"));
+    fixture.complete(a).await;
+    fixture.complete(d).await;
+    let described = fixture.backend.describe_flow(flow.flow_id).await.unwrap();
+    assert_eq!((described.state, described.members.len()), (FlowState::Failed, 4));
+    assert_eq!(reconcile(&stand, a.partition()).await.lost, 0);
+    assert_eq!(stand.log_length(a, Scope::Flows).await, 4, "each member ended once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dependents_of_an_ended_member_whose_record_is_deleted_are_promoted_by_its_outcome() {
+    let (stand, fixture) = start().await;
+    // More dependents than the call that ends it deals with.
+    let names: Vec<_> = (0..300).map(|n| n.to_string()).collect();
+    let mut submission = fixture.flow(&[("root", &[])]);
+    for name in &names {
+        submission = submission.execution(fixture.spec(name).needs(["root"]));
+    }
+    let flow = fixture.submit(&submission).await;
+    let root = flow.executions[0].1;
+    fixture.complete(root).await;
+    delete(&stand, root).await;
+    while reconcile(&stand, root.partition()).await.lost > 0 {}
+    fixture.resolve_all(root.partition()).await;
+    for (_, id) in &flow.executions[1..] {
+        assert_eq!(fixture.state(*id).await, PublicState::Waiting);
+    }
+    assert_eq!(stand.log_length(root, Scope::Flows).await, 1, "no second completion");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_of_a_flow_whose_record_is_evicted_end() {
+    let (stand, fixture) = start().await;
+    let flow = fixture.submit_members(&[("a", &[]), ("b", &[]), ("c", &["a"]), ("d", &["c"])]).await;
+    let a = flow.executions[0].1;
+    stand.command(&["DEL", &keys::flow_core(a.partition(), flow.flow_id)]).await;
+    reconcile(&stand, a.partition()).await;
+    for (name, id) in &flow.executions {
+        assert!(fixture.describe(*id).await.outcome.is_some(), "{name}");
+    }
+    assert_eq!(stand.log_length(a, Scope::Flows).await, 4);
+    for index in ["ready", "open", "pending"] {
+        assert_eq!(count(&stand, a.partition(), index).await, 0, "{index}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forty_queue_entries_without_a_record_do_not_block_their_lane() {
+    let (stand, fixture) = start().await;
+    let partition = Partition::new(0);
+    let ids = solos(&fixture, partition, 41).await;
+    for id in &ids[..20] {
+        delete(&stand, *id).await;
+    }
+    for id in &ids[20..40] {
+        overwrite(&stand, &keys::execution_core(*id)).await;
+    }
+    // Each claim takes what it met off the queue, so that three of them reach the one that is left.
+    let mut claimed = Vec::new();
+    for _ in 0..3 {
+        claimed.extend(fixture.claim_some(partition, 1, Duration::from_secs(60)).await);
+    }
+    assert_eq!(claimed.iter().map(|claimed| claimed.lease.execution_id).collect::<Vec<_>>(), [ids[40]]);
+    let report = reconcile(&stand, partition).await;
+    assert_eq!((report.repaired, report.unreadable), (20, 20), "the deleted ones are removed, the others named");
+    assert_eq!(count(&stand, partition, "open").await, 21);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_without_a_record_leave_every_index() {
+    let (stand, fixture) = start().await;
+    let partition = Partition::new(1);
+    let ids = solos(&fixture, partition, 70).await;
+    while !fixture.claim_some(partition, 128, Duration::from_millis(1)).await.is_empty() {}
+    for id in &ids {
+        delete(&stand, *id).await;
+        for index in ["delayed", "deadlines", "pending", "ended"] {
+            let key = format!("ff:part:{partition}:{index}");
+            stand.command(&["ZADD", &key, "1", &id.uuid().to_string()]).await;
+        }
+    }
+    let mut sweeps = 0;
+    while fixture.sweep(partition).await.more {
+        sweeps += 1;
+        assert!(sweeps < 20, "a sweep spins on what is gone");
+    }
+    for _ in 0..3 {
+        fixture.sweep(partition).await;
+        reconcile(&stand, partition).await;
+    }
+    for index in ["delayed", "leases", "deadlines", "pending", "ended", "open"] {
+        assert_eq!(count(&stand, partition, index).await, 0, "{index}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_overwritten_record_costs_no_other_lease() {
+    let (stand, fixture) = start().await;
+    let flow = fixture.submit_members(&[("a", &[]), ("b", &[])]).await;
+    let mut leases = Vec::new();
+    for (_, id) in &flow.executions {
+        leases.push(fixture.claim(*id).await.lease);
+    }
+    overwrite(&stand, &keys::execution_core(flow.executions[0].1)).await;
+    let renewed = fixture.backend.renew(&leases, Duration::from_secs(60)).await.unwrap();
+    assert_eq!(renewed, [RenewOutcome::Unknown, RenewOutcome::Renewed]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_overwritten_record_does_not_keep_a_sweep_from_the_others() {
+    let (stand, fixture) = start().await;
+    let short = |name: &str| {
+        let mut spec = fixture.spec(name);
+        spec.deadline = Some(Duration::from_millis(1));
+        spec
+    };
+    let submission = fixture.flow(&[]).execution(short("a")).execution(short("b"));
+    let bad = fixture.submit(&submission).await;
+    let partition = bad.executions[0].1.partition();
+    overwrite(&stand, &keys::flow_core(partition, bad.flow_id)).await;
+    let id = solos_of(&fixture, partition, 1, &short("solo")).await[0];
+    fixture.sweep_until(id, PublicState::Expired).await;
+    assert_eq!(reconcile(&stand, partition).await.unreadable, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_cannot_be_read_leaves_the_others_alone() {
+    let (stand, fixture) = start().await;
+    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
+    let bad = Partition::new((id.partition().number() + 1) % stand.backend.partition_count().get());
+    overwrite(&stand, &format!("ff:part:{bad}:ready")).await;
+    let partitions = [bad, id.partition()];
+    let found = fixture.backend.await_work(&fixture.lane, &partitions).await.unwrap();
+    assert_eq!(found, [id.partition()]);
+    let reports = fixture.backend.sweep(&partitions, &SweepPolicy::default()).await;
+    assert!(reports[0].is_err() && reports[1].is_ok(), "{reports:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_overwritten_log_keeps_only_its_own_executions_from_retention() {
+    let (stand, fixture) = start().await;
+    let partition = Partition::new(2);
+    let ids = solos(&fixture, partition, 2).await;
+    for id in &ids {
+        fixture.complete(*id).await;
+    }
+    let log = keys::completion_log(LogId { partition, scope: Scope::Flows });
+    overwrite(&stand, &log).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let policy = SweepPolicy { retention: Duration::ZERO, ..SweepPolicy::default() };
+    let mut removed = 0;
+    for _ in 0..2 {
+        removed += fixture.backend.sweep(&[partition], &policy).await.remove(0).unwrap().removed;
+    }
+    assert_eq!(removed, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_worker_of_a_deleted_record_is_fenced_off() {
+    let (stand, fixture) = start().await;
+    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
+    let lease = fixture.claim(id).await.lease;
+    delete(&stand, id).await;
+    reconcile(&stand, id.partition()).await;
+    let late = fixture.backend.complete(&lease, Bytes::new()).await;
+    assert!(matches!(late, Err(EngineError::State { .. })), "{late:?}");
+    assert_eq!(stand.log_length(id, Scope::Flows).await, 1);
+}
