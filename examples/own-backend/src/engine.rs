@@ -8,8 +8,8 @@ use ff_core::{
     CancelOutcome, Claim, ClaimRequest, CompletionBackend, CompletionStream, ControlBackend, EngineError, ExecutionId,
     ExecutionSnapshot, ExecutionSubmission, FailOutcome, Failure, FlowCancellation, FlowId, FlowSnapshot,
     FlowSubmission, LaneId, Lease, MaintenanceBackend, Partition, PartitionCount, ReconcileCursor, ReconcileReport,
-    RenewOutcome, ResolveReport, ScannerFilter, SubmitBackend, SubmittedExecution, SubmittedFlow, SubscribeBackend,
-    SubscribeOptions, Subscription, SweepPolicy, SweepReport, WorkBackend, WorkSignals,
+    ReleaseOutcome, RenewOutcome, ResolveReport, ScannerFilter, SubmitBackend, SubmittedExecution, SubmittedFlow,
+    SubscribeBackend, SubscribeOptions, Subscription, SweepPolicy, SweepReport, WorkBackend, WorkSignals,
 };
 use ff_embedded::EmbeddedBackend;
 
@@ -73,6 +73,10 @@ impl<C: CompletionBackend> WorkBackend for OwnBackend<C> {
 
     async fn renew(&self, leases: &[Lease], lease: Duration) -> Result<Vec<RenewOutcome>, EngineError> {
         self.engine.renew(leases, lease).await
+    }
+
+    async fn release(&self, leases: &[Lease]) -> Result<Vec<ReleaseOutcome>, EngineError> {
+        self.engine.release(leases).await
     }
 
     async fn complete(&self, lease: &Lease, result: Bytes) -> Result<(), EngineError> {
