@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '1', digest = '95d5b29a64405d437f44bd67eed10397' }
+local ff = { version = '1', digest = '43035ca19408d8f63f56607e6e5b861c' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, lists as text, and replies. Everything else builds on these.
@@ -230,14 +230,9 @@ local LONG_LEAP = 120000
 -- Back (ms): more than a clock that is being adjusted.
 local STEP_BACK = 1000
 local KEPT_LEAPS = 8
--- Leases looked at by one call after the clock was set back.
-local LEASES_AT_ONCE = 64
 
 -- The time of the last call, since when the clock has stood, leaps ahead in their order, and how often it went back.
 local seen, since, leaps, turns = nil, nil, {}, 0
-
--- partition tag -> { turns, skipped, done }: how far its leases were looked at since the clock last went back.
-local walks = {}
 
 local function leapt_ahead(now)
   leaps[#leaps + 1] = { from = seen, to = now }
@@ -287,31 +282,9 @@ function ff.clock.lease_end(expires_at)
   return expires_at
 end
 
--- Leases that run for longer than they were given, since the clock was set back: pairs of execution and new end. Looks at
--- a bounded number of leases, and at none once all were seen.
-function ff.clock.overlong_leases(call)
-  local partition, found = call.partition, {}
-  local walk = walks[partition.tag]
-  if not walk or walk.turns ~= turns then
-    walk = { turns = turns, skipped = 0 }
-    walks[partition.tag] = walk
-  end
-  if walk.done then
-    return found
-  end
-  local uuids = redis.call('ZRANGE', partition.leases, -LEASES_AT_ONCE - walk.skipped, -1 - walk.skipped)
-  for _, uuid in ipairs(uuids) do
-    local execution = ff.execution.load(call, uuid)
-    local length = execution and ff.base.num(execution.lease_ms) or 0
-    local active = length > 0 and execution.lifecycle_phase == 'active'
-    if active and ff.base.num(execution.lease_expires_at) > call.now + length + STEP_BACK then
-      found[#found + 1] = { execution, call.now + length }
-    else
-      walk.skipped = walk.skipped + 1
-    end
-  end
-  walk.done = #uuids < LEASES_AT_ONCE
-  return found
+-- How often the clock went back, and by how much it may differ without having gone back (ms).
+function ff.clock.turns()
+  return turns, STEP_BACK
 end
 end
 
@@ -1077,6 +1050,46 @@ end
 
 function ff.keys.wake_channel(listener)
   return 'ff:wake:' .. listener
+end
+end
+
+do -- lib/leases.lua
+-- Leases after the clock was set back.
+
+ff.leases = {}
+
+-- Leases looked at by one call.
+local LEASES_AT_ONCE = 64
+
+-- partition tag -> { turns, skipped, done }: how far its leases were looked at since the clock last went back.
+local walks = {}
+
+-- Leases that run for longer than they were given, since the clock was set back: pairs of execution and new end. Looks at
+-- a bounded number of leases, and at none once all were seen.
+function ff.leases.overlong(call)
+  local turns, tolerance = ff.clock.turns()
+  local partition, found = call.partition, {}
+  local walk = walks[partition.tag]
+  if not walk or walk.turns ~= turns then
+    walk = { turns = turns, skipped = 0 }
+    walks[partition.tag] = walk
+  end
+  if walk.done then
+    return found
+  end
+  local uuids = redis.call('ZRANGE', partition.leases, -LEASES_AT_ONCE - walk.skipped, -1 - walk.skipped)
+  for _, uuid in ipairs(uuids) do
+    local execution = ff.execution.load(call, uuid)
+    local length = execution and ff.base.num(execution.lease_ms) or 0
+    local active = length > 0 and execution.lifecycle_phase == 'active'
+    if active and ff.base.num(execution.lease_expires_at) > call.now + length + tolerance then
+      found[#found + 1] = { execution, call.now + length }
+    else
+      walk.skipped = walk.skipped + 1
+    end
+  end
+  walk.done = #uuids < LEASES_AT_ONCE
+  return found
 end
 end
 
@@ -2870,7 +2883,7 @@ local function sweep(KEYS, ARGV)
   local partition = call.partition
   ff.queue.prune(partition, call.now)
   local remind_at = ff.queue.remind(partition, call.now)
-  call.corrected = ff.clock.overlong_leases(call)
+  call.corrected = ff.leases.overlong(call)
   local due_at = soonest(partition)
   if #call.corrected == 0 and is_idle(call, due_at, call.now - retention_ms) then
     return reply(call, 0, false, earlier(due_at, remind_at))

@@ -176,7 +176,7 @@ local function sweep(KEYS, ARGV)
   local partition = call.partition
   ff.queue.prune(partition, call.now)
   local remind_at = ff.queue.remind(partition, call.now)
-  call.corrected = ff.clock.overlong_leases(call)
+  call.corrected = ff.leases.overlong(call)
   local due_at = soonest(partition)
   if #call.corrected == 0 and is_idle(call, due_at, call.now - retention_ms) then
     return reply(call, 0, false, earlier(due_at, remind_at))

@@ -14,14 +14,9 @@ local LONG_LEAP = 120000
 -- Back (ms): more than a clock that is being adjusted.
 local STEP_BACK = 1000
 local KEPT_LEAPS = 8
--- Leases looked at by one call after the clock was set back.
-local LEASES_AT_ONCE = 64
 
 -- The time of the last call, since when the clock has stood, leaps ahead in their order, and how often it went back.
 local seen, since, leaps, turns = nil, nil, {}, 0
-
--- partition tag -> { turns, skipped, done }: how far its leases were looked at since the clock last went back.
-local walks = {}
 
 local function leapt_ahead(now)
   leaps[#leaps + 1] = { from = seen, to = now }
@@ -71,29 +66,7 @@ function ff.clock.lease_end(expires_at)
   return expires_at
 end
 
--- Leases that run for longer than they were given, since the clock was set back: pairs of execution and new end. Looks at
--- a bounded number of leases, and at none once all were seen.
-function ff.clock.overlong_leases(call)
-  local partition, found = call.partition, {}
-  local walk = walks[partition.tag]
-  if not walk or walk.turns ~= turns then
-    walk = { turns = turns, skipped = 0 }
-    walks[partition.tag] = walk
-  end
-  if walk.done then
-    return found
-  end
-  local uuids = redis.call('ZRANGE', partition.leases, -LEASES_AT_ONCE - walk.skipped, -1 - walk.skipped)
-  for _, uuid in ipairs(uuids) do
-    local execution = ff.execution.load(call, uuid)
-    local length = execution and ff.base.num(execution.lease_ms) or 0
-    local active = length > 0 and execution.lifecycle_phase == 'active'
-    if active and ff.base.num(execution.lease_expires_at) > call.now + length + STEP_BACK then
-      found[#found + 1] = { execution, call.now + length }
-    else
-      walk.skipped = walk.skipped + 1
-    end
-  end
-  walk.done = #uuids < LEASES_AT_ONCE
-  return found
+-- How often the clock went back, and by how much it may differ without having gone back (ms).
+function ff.clock.turns()
+  return turns, STEP_BACK
 end
