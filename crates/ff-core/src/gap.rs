@@ -45,14 +45,17 @@ pub enum GapCause {
     LogRecreated,
     /// The log holds an entry there that is no completion.
     Unreadable,
+    /// They were announced, and the log tells otherwise of the first of them: somebody else than the library has published
+    /// on the channel. What the log holds there comes after this gap.
+    Forged,
     /// The subscription's queue was full, and it asked for the oldest to be dropped.
     Overflow,
 }
 
 impl GapCause {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Trimmed, Self::HistoryRewritten, Self::LogRecreated, Self::Unreadable, Self::Overflow];
+    pub const ALL: [Self; 6] =
+        [Self::Trimmed, Self::HistoryRewritten, Self::LogRecreated, Self::Unreadable, Self::Forged, Self::Overflow];
 
     /// The name, as in metrics and JSON.
     #[must_use]
@@ -62,6 +65,7 @@ impl GapCause {
             Self::HistoryRewritten => "history_rewritten",
             Self::LogRecreated => "log_recreated",
             Self::Unreadable => "unreadable",
+            Self::Forged => "forged",
             Self::Overflow => "overflow",
         }
     }
@@ -69,7 +73,7 @@ impl GapCause {
     /// Whether the positions of such a gap had been delivered before.
     #[must_use]
     pub const fn is_undone(self) -> bool {
-        matches!(self, Self::HistoryRewritten | Self::LogRecreated)
+        matches!(self, Self::HistoryRewritten | Self::LogRecreated | Self::Forged)
     }
 }
 

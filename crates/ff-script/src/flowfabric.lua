@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '1', digest = '43035ca19408d8f63f56607e6e5b861c' }
+local ff = { version = '1', digest = '93fd6ef2fb0a17a733aa7b16ec012b21' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, lists as text, and replies. Everything else builds on these.
@@ -1207,11 +1207,12 @@ end
 -- Appends an entry with these fields. Returns its id, and on an epoch's first entry what stood before it. `announce` is
 -- told the id beforehand where it is not the expected one, behind `whose` entry it is.
 function ff.log.append(log, epochs_key, max_len, now, fields, announce, whose)
-  local id, taken_back = continue_epoch(log, max_len, fields)
-  if id then
-    return id
+  local id, prev = continue_epoch(log, max_len, fields)
+  if not id then
+    id, prev = begin_epoch(log, epochs_key, max_len, now, fields, prev, announce, whose)
   end
-  return begin_epoch(log, epochs_key, max_len, now, fields, taken_back, announce, whose)
+  ff.tally.note(log, mine[log], whose.uuid)
+  return id, prev
 end
 
 -- Removes entries that were committed before `cutoff` (ms), at most 100 of them. Returns whether none is left.
@@ -1584,6 +1585,71 @@ end
 function ff.suspects.later(call)
   return ff.base.int(call.now + ff.suspects.put_off_for)
 end
+end
+
+do -- lib/tally.lua
+-- What this server process has appended to the logs, remembered for readers: one short call tells them which logs went
+-- on, in place of one for each log.
+
+ff.tally = {}
+
+-- How many entries this process has appended, and what tells this process from any other: when it was first asked for
+-- that (microseconds). Processes that one reader asks in turn share no such moment.
+local appends, process = 0, nil
+
+-- log key -> its last entry: `own` as `ff.log` has it, with `whose` it is (a uuid), and how many entries had been appended
+-- to all logs `at` it.
+local logs = {}
+
+-- Notes that an entry was appended.
+function ff.tally.note(log, own, uuid)
+  appends = appends + 1
+  own.whose, own.at = uuid, appends
+  logs[log] = own
+end
+
+-- The server's time (ms), the tally of this process, and then the logs of a scope that were appended to since the tally was
+-- `since`. Uses nothing of the library that a reader has no rights for, and tells nobody the time: it takes no lease.
+function ff.tally.since(since, scope)
+  local time = redis.call('TIME')
+  process = process or time[1] .. '.' .. time[2]
+  local now = time[1] .. string.format('%03d', math.floor(tonumber(time[2]) / 1000))
+  local reply = { now, process .. ':' .. string.format('%.0f', appends) }
+  local of, count = string.match(since, '^(.*):(%d+)$')
+  if of ~= process then
+    reply[3] = '*'
+    return reply
+  end
+  count = tonumber(count)
+  if count == appends then
+    return reply
+  end
+  for log, own in pairs(logs) do
+    if own.at > count then
+      local partition, rest = string.match(log, '{fp:(%d+)}:completions(.*)$')
+      if (rest == '') == (scope == 'flows') then
+        reply[#reply + 1] = partition .. ' ' .. own.prefix .. string.format('%.0f', own.seq) .. ' ' .. own.whose
+      end
+    end
+  end
+  return reply
+end
+end
+
+do -- functions/appended.lua
+-- ff1_appended: names the logs that this server process has appended to since a reader asked before. It reads no key:
+-- the library remembers what it appended, and a process that has taken over, or was loaded anew, gives another tally.
+-- KEYS   1 a key of the server that is asked
+-- ARGV   1 the tally that the reader was given before, '' at first; 2 'flows' or 'solo'
+-- reply  the server's time (ms) and the tally as it is now; then '*' if it is not known what was appended since, else
+--        for each log appended to the number of its partition, its newest entry and the uuid of the execution that this
+--        tells of, with a space between them
+-- flags  no-writes
+local function appended(_, ARGV)
+  return ff.tally.since(ARGV[1], ARGV[2])
+end
+
+redis.register_function({ function_name = 'ff1_appended', callback = appended, flags = { 'no-writes' } })
 end
 
 do -- functions/await_work.lua
@@ -2026,6 +2092,42 @@ local function fail(KEYS, ARGV)
 end
 
 redis.register_function({ function_name = 'ff1_fail', callback = fail, flags = { 'allow-oom' } })
+end
+
+do -- functions/heads.lua
+-- ff1_heads: compares the newest entries of completion logs with what a reader has of them.
+-- KEYS   1.. logs of one partition
+-- ARGV   for each of them: '-' if the reader has nothing, else the id of the newest entry that it has, and behind a
+--        space the uuid of the execution of which that entry told it, if it knows
+-- reply  for each log: '' if that is its newest entry, '-' if it holds none, else the id of its newest entry and the
+--        uuid of the execution that it tells of ('' if it does not say it as the library does)
+-- errors WRONGTYPE
+-- flags  no-writes
+-- The uuid of the execution that an entry of the log tells of; '' if it is not written as the library does.
+local function uuid_in(entry)
+  local fields = entry[2]
+  for index = 1, #fields, 2 do
+    if fields[index] == 'e' then
+      return string.match(fields[index + 1], '^{"execution_id":"{fp:%d+}:(%x[%x-]*)"') or ''
+    end
+  end
+  return ''
+end
+
+local function heads(KEYS, ARGV)
+  local reply = {}
+  for index = 1, #KEYS do
+    local newest, known = '-', ARGV[index]
+    local entry = redis.call('XREVRANGE', KEYS[index], '+', '-', 'COUNT', 1)[1]
+    if entry then
+      newest = entry[1] .. ' ' .. uuid_in(entry)
+    end
+    reply[index] = (newest == known or (entry and entry[1] == known)) and '' or newest
+  end
+  return reply
+end
+
+redis.register_function({ function_name = 'ff1_heads', callback = heads, flags = { 'no-writes' } })
 end
 
 do -- functions/pending.lua

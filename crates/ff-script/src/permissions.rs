@@ -26,8 +26,20 @@ pub enum Role {
 /// Sent by every connection when it is made, and by every backend.
 const CONNECTING: &[&str] = &["client|id", "fcall_ro|ff1_version", "hmget", "info"];
 
-const SUBSCRIBING: &[&str] =
-    &["hget", "hgetall", "ping", "pubsub|numsub", "subscribe", "time", "xinfo|stream", "xlen", "xrange", "xrevrange"];
+const SUBSCRIBING: &[&str] = &[
+    "fcall_ro|ff1_appended",
+    "fcall_ro|ff1_heads",
+    "hget",
+    "hgetall",
+    "ping",
+    "pubsub|numsub",
+    "subscribe",
+    "time",
+    "xinfo|stream",
+    "xlen",
+    "xrange",
+    "xrevrange",
+];
 
 const SUBMITTING: &[&str] = &[
     "fcall|ff1_cancel_execution",

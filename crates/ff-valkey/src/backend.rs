@@ -8,8 +8,8 @@ use std::sync::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use ff_core::{
-    CompletionBackend, CompletionStream, EngineError, LaneId, LogCursor, Partition, PartitionCount, ScannerFilter,
-    Scope, Start, SubscribeBackend, SubscribeOptions, Subscription, WorkSignals,
+    CompletionBackend, CompletionStream, EngineError, LaneId, LogCursor, LogId, Partition, PartitionCount,
+    ScannerFilter, Scope, Start, SubscribeBackend, SubscribeOptions, Subscription, WorkSignals,
 };
 use ff_script::{keys, loader, operations::Operations};
 use fred::types::Message;
@@ -135,6 +135,9 @@ pub struct Health {
     pub subscriptions: usize,
     /// How many of them read the log because their queue was full.
     pub lagging: usize,
+    /// The logs that cannot be read at present, and why: their keys hold something else, or a right is missing. All others
+    /// go on.
+    pub unreadable_logs: Vec<(LogId, String)>,
     /// Events of other publishers that wait for what filters ask of the server.
     pub held: usize,
     /// The server's time (ms since 1970-01-01 UTC) up to which every completion of flows that was committed has been put
@@ -219,6 +222,7 @@ impl ValkeyBackend {
             last_error: self.inner.host.last_error().get(),
             subscriptions,
             lagging: lagging + lagging_solo,
+            unreadable_logs: [flows.unreadable(), solo.unreadable()].concat(),
             held: flows.bare().len(),
             complete_as_of_ms: flows.complete_as_of(),
         }

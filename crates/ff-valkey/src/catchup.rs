@@ -23,6 +23,8 @@
 //! | is behind | does not know where the hub stands | waits: the hub finds that out itself |
 //! | has passed where the hub stands | has lost what the subscription has | a gap, rewritten; it goes back |
 //! | has passed where the hub stands | knows it | waits: the hub has yet to come there |
+//! | is behind | cannot be read | reads all others, and tries again |
+//! | has a completion that was found to be forged | holds another there | a gap, forged; it goes back |
 
 use std::{
     collections::HashMap,
@@ -46,7 +48,7 @@ use crate::{
     hub::{Hub, State},
     page::Page,
     queue::{Item, Queue, Room},
-    source::PageRead,
+    source::{OfEach, PageRead},
     telemetry,
 };
 
@@ -56,6 +58,8 @@ const PAGE: usize = 256;
 const ENTRIES_AT_ONCE: usize = 2048;
 /// Fewer entries than this are not asked for ahead. The small queues of the properties are to go through it too.
 const LEAST_AHEAD: usize = if cfg!(test) { 1 } else { 64 };
+/// When a log is tried again that could not be read.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
 /// How often it tells how far it has come.
 const CHECKPOINTS: Duration = Duration::from_secs(1);
 
@@ -66,6 +70,11 @@ struct CatchUp {
     framed: bool,
     queue: Arc<Queue>,
     vector: Vec<LogCursor>,
+    /// Where it stood when the hub left it to itself, and how many forged completions had been taken back by then.
+    left_at: Arc<[LogCursor]>,
+    taken_back: u64,
+    /// Logs that could not be read, and when to try again.
+    unreadable: HashMap<usize, Instant>,
     /// Logs in the middle of a look-up.
     readings: HashMap<usize, LogReading>,
     /// Where the next round begins, so that every log has its turn.
@@ -106,18 +115,21 @@ struct Asked {
     room: Room,
 }
 
-type Pages = MaybeDone<BoxFuture<'static, Result<Vec<Page>, EngineError>>>;
+type Pages = MaybeDone<BoxFuture<'static, Result<OfEach<Page>, EngineError>>>;
 
 /// Runs until the subscription is live or gone.
 pub(crate) async fn run(hub: Arc<Hub>, lagged: Lagged) {
     let mut catch_up = CatchUp::new(hub, lagged);
     let mut backoff = Backoff::reconnect();
+    let mut has_failed = false;
     loop {
         match catch_up.round().await {
             Ok(true) => return,
-            Ok(false) => backoff = Backoff::reconnect(),
+            Ok(false) => (backoff, has_failed) = (Backoff::reconnect(), false),
             Err(error) => {
-                tracing::warn!(%error, id = ?catch_up.id, "catching up from the log failed; trying again");
+                if !std::mem::replace(&mut has_failed, true) {
+                    tracing::warn!(%error, id = ?catch_up.id, "catching up from the log failed; it is tried until it succeeds");
+                }
                 catch_up.asked = None;
                 backoff.pause().await;
             }
@@ -127,7 +139,7 @@ pub(crate) async fn run(hub: Arc<Hub>, lagged: Lagged) {
 
 impl CatchUp {
     fn new(hub: Arc<Hub>, lagged: Lagged) -> Self {
-        let Lagged { id, options, framed, queue, vector } = lagged;
+        let Lagged { id, options, framed, queue, vector, taken_back } = lagged;
         Self {
             hub,
             id,
@@ -135,6 +147,9 @@ impl CatchUp {
             framed,
             queue,
             vector: vector.to_vec(),
+            left_at: vector,
+            taken_back,
+            unreadable: HashMap::new(),
             readings: HashMap::new(),
             turn: 0,
             asked: None,
@@ -158,6 +173,9 @@ impl CatchUp {
         let Asked { targets, mut pages, mut room, ahead } = asked;
         pages.as_mut().await;
         let pages = pages.as_mut().take_output().unwrap_or_else(|| Ok(Vec::new()))?;
+        let readable = |(target, page): (Target, _)| self.readable(target.index, page).map(|page| (target, page));
+        let (targets, pages): (Vec<Target>, Vec<Page>) = targets.into_iter().zip(pages).filter_map(readable).unzip();
+        let asks_anything = !targets.is_empty() || !ahead.is_empty();
         self.ask_ahead(&targets, &pages);
         let mut progress = false;
         let mut look_up = Vec::new();
@@ -175,6 +193,7 @@ impl CatchUp {
         let mut ends = self.epochs(asked.collect()).await?.into_iter();
         let mut empty = Vec::new();
         for ((target, taken), ends) in look_up.into_iter().zip(&mut ends) {
+            let Some(ends) = self.readable(target.index, ends) else { continue };
             let undone = self.resolve(target, &ends);
             progress |= undone || taken == Taken::LookUp;
             if !undone && taken == Taken::Nothing {
@@ -182,6 +201,7 @@ impl CatchUp {
             }
         }
         for (target, ends) in ahead.iter().zip(ends) {
+            let Some(ends) = self.readable(target.index, ends) else { continue };
             progress |= self.resolve(target, &ends);
             self.readings.remove(&target.index);
         }
@@ -190,7 +210,9 @@ impl CatchUp {
             self.waiting = Backoff::reconnect();
         } else {
             self.asked = None;
-            self.hub.missed();
+            if asks_anything {
+                self.hub.missed();
+            }
             self.waiting.pause().await;
         }
         Ok(false)
@@ -205,6 +227,7 @@ impl CatchUp {
     fn join_or_ask(&mut self, mut room: Room) -> Option<Asked> {
         let hub = self.hub.clone();
         let targets = hub.with_state(|state| {
+            self.take_back(state);
             if self.join(state, &mut room) {
                 return None;
             }
@@ -212,6 +235,40 @@ impl CatchUp {
         })?;
         let (ahead, targets) = targets.into_iter().partition(|target| self.is_ahead(target));
         Some(self.ask(targets, ahead, room))
+    }
+
+    /// What was read of a log, unless it could not be.
+    fn readable<T>(&mut self, index: usize, read: Result<T, EngineError>) -> Option<T> {
+        match read {
+            Ok(read) => {
+                self.unreadable.remove(&index);
+                Some(read)
+            }
+            Err(error) => {
+                tracing::debug!(%error, id = ?self.id, "a log cannot be read; the others go on");
+                self.unreadable.insert(index, Instant::now() + TRY_AGAIN);
+                self.readings.remove(&index);
+                None
+            }
+        }
+    }
+
+    /// Goes back behind what it was given before it was left to itself and was found to be forged since.
+    fn take_back(&mut self, state: &State) {
+        let (forged, count) = state.fanout.taken_back(self.taken_back);
+        for gap in forged {
+            let index = usize::from(gap.log.partition.number());
+            let left_at = &self.left_at[index];
+            let had = left_at.last().is_some_and(|last| Some(last) != gap.after)
+                && gap.after.is_none_or(|after| left_at.has(after));
+            let cursor = &mut self.vector[index];
+            let Some(through) = cursor.last().filter(|last| had && Some(*last) != gap.after) else { continue };
+            tell(&self.queue, self.framed, &Gap { through, ..*gap });
+            cursor.retract(gap.after);
+            Arc::make_mut(&mut self.left_at)[index] = cursor.clone();
+            self.readings.remove(&index);
+        }
+        self.taken_back = count;
     }
 
     /// Asks for what follows these pages before they are decoded, if there is much of it, and room for that at once.
@@ -312,7 +369,9 @@ impl CatchUp {
     /// Says what to read, at most `count` entries. Of the logs in `read` all up to there is on its way.
     fn plan(&mut self, state: &State, count: usize, read: &HashMap<usize, Option<EntryId>>) -> Vec<Target> {
         let hub = state.vector.cursors();
-        let behind = self.behind(hub);
+        let mut behind = self.behind(hub);
+        let now = Instant::now();
+        behind.retain(|index| self.unreadable.get(index).is_none_or(|again| *again <= now));
         let unread = |index: &usize| hub[*index].last().map_or(0, |head| self.vector[*index].unread(&[head]));
         self.queue.set_unread(behind.iter().map(unread).fold(0, u64::saturating_add));
         let mut left = count;
@@ -403,6 +462,7 @@ impl CatchUp {
         let ends = self.hub.source().emptied(&logs).await?;
         let mut passed = false;
         for ((target, reading), end) in told.into_iter().zip(ends) {
+            let end = self.readable(target.index, end).flatten();
             let (Some(hub), Some(end)) = (target.hub.last(), end) else { continue };
             if end < hub || !reading.log_had(EntryId { seq: 0, ..end }) {
                 continue;
@@ -418,7 +478,7 @@ impl CatchUp {
         Ok(passed)
     }
 
-    async fn epochs(&mut self, logs: Vec<LogId>) -> Result<Vec<Vec<EntryId>>, EngineError> {
+    async fn epochs(&mut self, logs: Vec<LogId>) -> Result<OfEach<Vec<EntryId>>, EngineError> {
         if logs.is_empty() { Ok(Vec::new()) } else { self.hub.source().epochs(&logs).await }
     }
 

@@ -62,6 +62,14 @@ impl<'a> Doing<'a> {
     }
 }
 
+/// Whether the server refused this command because of what it is about: its key, or a right that the user lacks. What
+/// concerns the connection or the state of the server befalls all commands alike.
+pub(crate) fn concerns_one_command(error: &Error) -> bool {
+    let text = error.details();
+    let code = text.split([' ', ':']).next().unwrap_or_default();
+    matches!(code, "WRONGTYPE" | "NOPERM" | "ERR") && !text.contains("non local key")
+}
+
 /// Whether the server has no such function.
 pub(crate) fn is_missing_function(error: &Error) -> bool {
     error.details().contains("Function not found")

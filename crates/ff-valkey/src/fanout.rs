@@ -17,7 +17,7 @@
 //! execution, and learn of the gaps in the logs of these executions only.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -48,6 +48,8 @@ pub(crate) struct Lagged {
     pub(crate) queue: Arc<Queue>,
     /// Up to where it has everything.
     pub(crate) vector: Arc<[LogCursor]>,
+    /// How many forged completions had been taken back by then.
+    pub(crate) taken_back: u64,
 }
 
 #[derive(Debug)]
@@ -148,9 +150,16 @@ pub(crate) struct Fanout {
     next: u64,
     lagging: usize,
     ring: Ring,
+    /// The latest forged completions that were taken back, for who had gone to read by itself with one of them, and how
+    /// many there ever were.
+    forged: VecDeque<Gap>,
+    taken_back: u64,
     newly_lagged: Vec<Lagged>,
     counts: Counts,
 }
+
+/// How many forged completions are remembered that were taken back.
+const REMEMBERED_FORGED: usize = 64;
 
 /// What has happened since it was last asked.
 #[derive(Debug, Default, Clone, Copy)]
@@ -198,7 +207,10 @@ impl Fanout {
         self.options.insert(id, options.clone());
         let mut subscription = Subscription { options: options.clone(), framed, queue, state: State::Live };
         match from {
-            Some(vector) => subscription.catch_up(id, vector, &mut self.newly_lagged, &mut self.lagging),
+            Some(vector) => {
+                self.newly_lagged.push(subscription.lagged(id, vector, self.taken_back));
+                self.lagging += 1;
+            }
             None if framed => subscription.queue.push_always(Item::CaughtUp),
             None => {}
         }
@@ -307,6 +319,13 @@ impl Fanout {
         }
     }
 
+    /// What was taken back since so much had been, and how much has been by now.
+    pub(crate) fn taken_back(&self, since: u64) -> (impl Iterator<Item = &Gap>, u64) {
+        let known = self.forged.len() as u64;
+        let skipped = known.saturating_sub(self.taken_back - since);
+        (self.forged.iter().skip(usize::try_from(skipped).unwrap_or(usize::MAX)), self.taken_back)
+    }
+
     pub(crate) const fn ring(&self) -> &Ring {
         &self.ring
     }
@@ -347,7 +366,7 @@ impl Fanout {
     }
 
     fn offer(&mut self, event: &Arc<CompletionPayload>, before: &[LogCursor]) {
-        let mut offering = Offering::new(before);
+        let mut offering = Offering::new(before, self.taken_back);
         let candidates = match &event.namespace {
             None => [self.groups.get_mut(&None), None],
             named => self.groups.get_disjoint_mut([&None, named]),
@@ -404,35 +423,25 @@ impl Fanout {
 
 impl Subscription {
     /// Leaves it to itself from `vector` on.
-    fn catch_up(
-        &mut self,
-        id: SubscriptionId,
-        vector: Arc<[LogCursor]>,
-        newly_lagged: &mut Vec<Lagged>,
-        lagging: &mut usize,
-    ) {
-        newly_lagged.push(self.lagged(id, vector));
-        *lagging += 1;
-    }
-
-    fn lagged(&mut self, id: SubscriptionId, vector: Arc<[LogCursor]>) -> Lagged {
+    fn lagged(&mut self, id: SubscriptionId, vector: Arc<[LogCursor]>, taken_back: u64) -> Lagged {
         self.state = State::CatchingUp(None);
         self.queue.set_catching_up(true);
-        Lagged { id, options: self.options.clone(), framed: self.framed, queue: self.queue.clone(), vector }
+        Lagged { id, options: self.options.clone(), framed: self.framed, queue: self.queue.clone(), vector, taken_back }
     }
 }
 
 /// One item on its way to several subscriptions.
 struct Offering<'a> {
     before: &'a [LogCursor],
+    taken_back: u64,
     frozen: Option<Arc<[LogCursor]>>,
     delivered: u64,
     newly_lagged: Vec<Lagged>,
 }
 
 impl<'a> Offering<'a> {
-    const fn new(before: &'a [LogCursor]) -> Self {
-        Self { before, frozen: None, delivered: 0, newly_lagged: Vec::new() }
+    const fn new(before: &'a [LogCursor], taken_back: u64) -> Self {
+        Self { before, taken_back, frozen: None, delivered: 0, newly_lagged: Vec::new() }
     }
 
     fn offer(&mut self, id: SubscriptionId, member: &mut Subscription, item: impl Fn() -> Item) {
@@ -455,7 +464,7 @@ impl<'a> Offering<'a> {
             }
             _ => {
                 let vector = self.frozen.get_or_insert_with(|| self.before.into()).clone();
-                self.newly_lagged.push(member.lagged(id, vector));
+                self.newly_lagged.push(member.lagged(id, vector, self.taken_back));
             }
         }
     }
@@ -482,12 +491,19 @@ impl Deliver for Fanout {
         warn_gap(gap);
         self.ring.forget(usize::from(gap.log.partition.number()));
         let shared = Arc::new(*gap);
-        let mut offering = Offering::new(before);
+        let mut offering = Offering::new(before, self.taken_back);
         let concerned = |member: &Subscription| member.framed && member.options.concerns(gap.log.partition);
         for (id, member) in self.all().filter(|(_, member)| concerned(member)) {
             offering.offer(*id, member, || Item::Gap(shared.clone()));
         }
         self.close_offering(offering.end());
+        if gap.cause == GapCause::Forged {
+            if self.forged.len() == REMEMBERED_FORGED {
+                self.forged.pop_front();
+            }
+            self.forged.push_back(*gap);
+            self.taken_back += 1;
+        }
     }
 
     fn duplicate(&mut self) {

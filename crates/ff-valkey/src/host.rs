@@ -327,12 +327,17 @@ fn command(call: &Call) -> (CustomCommand, Vec<Value>) {
     let name = if call.read_only { "FCALL_RO" } else { "FCALL" };
     let slot = call.keys.first().map(|key| fred::util::redis_keyslot(key.as_bytes()));
     let hash = slot.map_or(ClusterHash::Random, ClusterHash::Custom);
+    (CustomCommand::new_static(name, hash, false), arguments(call))
+}
+
+/// The arguments of FCALL or FCALL_RO.
+pub(crate) fn arguments(call: &Call) -> Vec<Value> {
     let mut args: Vec<Value> = Vec::with_capacity(2 + call.keys.len() + call.args.len());
     args.push(Value::from_static_str(call.function));
     args.push(call.keys.len().to_string().into());
     args.extend(call.keys.iter().map(|key| Value::from(key.as_str())));
     args.extend(call.args.iter().cloned().map(|arg: Bytes| Value::Bytes(arg)));
-    (CustomCommand::new_static(name, hash, false), args)
+    args
 }
 
 fn options(call: &Call) -> Options {

@@ -17,9 +17,12 @@
 //! A subscription joins at the hub's vector under the lock; between the two no time passes, so it gets everything
 //! committed from then on, by whichever way it comes. One that starts from a cursor begins as one that is behind.
 //!
-//! Pushes are not trusted to come. Every [`COMPARE_EVERY`] the heads of all logs of which nothing was heard are read
-//! and compared. So the last event of a quiet log is not missed, a connection that is alive and delivers nothing is
-//! found (and made anew), and so is a log that has lost its tail, also when nothing was appended to it since.
+//! Pushes are not trusted to come. Every [`COMPARE_EVERY`] the server is asked to which logs it has appended, which the
+//! library remembers, and their newest entries are compared with the cursors. So the last event of a quiet log is not
+//! missed, and a connection that is alive and delivers nothing is found (and made anew). With a server process that is
+//! another than before all logs are compared, so what it has lost is found; and every log has its turn in a few rounds
+//! (`vector.rs`), so that a log that somebody cut or deleted is found too. While nothing happens that is one short call
+//! for all logs, and a few more for those that have their turn.
 //!
 //! # When something fails
 //!
@@ -34,6 +37,8 @@
 //! | the log no longer holds what follows | a gap with the exact range; delivery goes on after it |
 //! | the log has lost what was delivered | the newest common entry is found by the log's epochs; a gap over what was undone; delivery goes on after the common entry |
 //! | an entry is no completion | a gap of one position |
+//! | a push tells of somebody else than the log | what was delivered from there on is taken back by a gap, and the log's own is delivered |
+//! | one log cannot be read: its key holds something else, or a right is missing | health and one line name it; it is tried at each comparison; all others go on |
 //! | a queue is full | that subscription catches up by itself (or drops its oldest, or ends, if it asked for that) |
 //! | nobody polls a stream | its queue stays full; nothing is read for it until there is room |
 //! | a stream is dropped | it is removed under the lock; its catching up is aborted |
@@ -67,7 +72,7 @@ use crate::{
     queue::Queue,
     source::{LogSource, PageRead},
     telemetry,
-    vector::{Comparison, Shown, Vector, Work},
+    vector::{Shown, Vector, Work},
 };
 
 /// How many logs the hub reads with one round trip, and how many entries of each.
@@ -216,8 +221,14 @@ impl Hub {
     /// As for a read.
     pub(crate) async fn start(self: &Arc<Self>) -> Result<(), EngineError> {
         let logs = self.lock().vector.logs();
-        let (at_ms, starts) = self.source.starts(&logs).await?;
-        self.with_state(|State { vector, fanout }| vector.starts(at_ms, &starts, fanout));
+        let (at_ms, mut starts) = self.source.starts(&logs).await?;
+        // A right that is missing for all of them is what the caller has to know.
+        if starts.iter().all(Result::is_err)
+            && let Some(Err(error)) = starts.pop()
+        {
+            return Err(error);
+        }
+        self.with_state(|State { vector, fanout }| vector.starts(at_ms, starts, fanout));
         Ok(())
     }
 
@@ -232,72 +243,91 @@ impl Hub {
         self.deaf.notified().await;
     }
 
-    /// Compares heads with where the cursors stand. Returns whether one lies beyond what was heard of.
-    async fn compare(self: &Arc<Self>, all: bool) -> Result<bool, EngineError> {
-        let asked: Comparison = self.lock().vector.compare(all);
-        let heads = self.source.heads(&asked.logs).await?;
-        Ok(self.with_state(|State { vector, .. }| vector.heads(&asked, &heads)))
+    /// Compares heads with where the cursors stand. `tally` is what the server gave with the comparison before. Returns
+    /// whether one lies beyond what was heard of.
+    async fn compare(self: &Arc<Self>, all: bool, tally: &mut String) -> Result<bool, EngineError> {
+        let mut asked = self.lock().vector.compare(all);
+        let appended = self.source.appended(self.scope, if all { "" } else { tally }).await?;
+        if let Some(logs) = appended.logs {
+            self.lock().vector.narrow(&mut asked, logs);
+        }
+        let heads = if asked.logs.is_empty() { Vec::new() } else { self.source.heads(&asked.logs).await? };
+        let beyond = self.with_state(|State { vector, .. }| {
+            let beyond = vector.heads(&asked, appended.at_ms, heads);
+            vector.wake_unreadable();
+            beyond
+        });
+        *tally = appended.tally;
+        Ok(beyond)
     }
 
     /// The task that reads logs for the hub.
     pub(crate) async fn read_logs(self: Arc<Self>) {
+        let mut trouble = Trouble::default();
         let mut backoff = Backoff::reconnect();
         let mut last_later = Instant::now();
-        let mut next_compare = Instant::now() + COMPARE_EVERY;
-        // How much was heard when the last comparison found something unheard of.
-        let mut unheard: Option<u64> = None;
-        let mut has_compared = false;
+        let mut rounds = Rounds::new();
         loop {
-            // What a comparison found is read before the next one, however often somebody asks for it.
-            let all = !std::mem::take(&mut has_compared) && self.compare_heads.swap(false, Ordering::AcqRel);
-            let done = if all || Instant::now() >= next_compare {
-                let heard = self.heard.load(Ordering::Relaxed);
-                if !all && unheard.take() == Some(heard) {
-                    telemetry::count(telemetry::DEAF, 1);
-                    tracing::warn!("the subscriber's connection delivers nothing; making it anew");
-                    self.deaf.notify_one();
-                }
-                let compared = self.compare(all).await;
-                next_compare = Instant::now() + COMPARE_EVERY;
-                match compared {
-                    Ok(beyond) => {
-                        unheard = beyond.then_some(heard);
-                        has_compared = true;
-                        Ok(())
-                    }
-                    Err(error) => {
-                        self.compare_heads.fetch_or(all, Ordering::AcqRel);
-                        Err(error)
-                    }
-                }
-            } else {
-                let (work, later) = {
-                    let vector = &mut self.lock().vector;
-                    if last_later.elapsed() >= LATER {
-                        vector.wake_later();
-                        last_later = Instant::now();
-                    }
-                    (vector.work(LOGS_AT_ONCE), vector.has_later())
-                };
-                match (work.is_empty(), later) {
-                    (false, _) => self.read(&work).await,
-                    (true, true) => {
-                        tokio::time::sleep(LATER).await;
-                        Ok(())
-                    }
-                    (true, false) => {
-                        // Woken, or time to compare.
-                        let _ = tokio::time::timeout_at(next_compare, self.reader.notified()).await;
-                        Ok(())
-                    }
-                }
+            let done = match rounds.next(&self) {
+                Some(all) => self.compare_round(&mut rounds, all).await,
+                None => self.read_some(&mut last_later, rounds.at).await,
             };
+            trouble.tell(self.scope, self.lock().vector.unreadable());
             match done {
-                Ok(()) => backoff = Backoff::reconnect(),
+                Ok(()) => {
+                    backoff = Backoff::reconnect();
+                    trouble.over();
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "reading completion logs failed; trying again");
+                    trouble.failed(&error);
                     backoff.pause().await;
                 }
+            }
+        }
+    }
+
+    /// One comparison, and what follows for the connection.
+    async fn compare_round(self: &Arc<Self>, rounds: &mut Rounds, all: bool) -> Result<(), EngineError> {
+        let heard = self.heard.load(Ordering::Relaxed);
+        if !all && rounds.unheard.take() == Some(heard) {
+            telemetry::count(telemetry::DEAF, 1);
+            tracing::warn!("the subscriber's connection delivers nothing; making it anew");
+            self.deaf.notify_one();
+        }
+        let compared = self.compare(all, &mut rounds.tally).await;
+        rounds.at = Instant::now() + COMPARE_EVERY;
+        match compared {
+            Ok(beyond) => {
+                rounds.unheard = beyond.then_some(heard);
+                rounds.has_compared = true;
+                Ok(())
+            }
+            Err(error) => {
+                self.compare_heads.fetch_or(all, Ordering::AcqRel);
+                Err(error)
+            }
+        }
+    }
+
+    /// Reads what is to be read now, or waits until something is or it is time to compare.
+    async fn read_some(self: &Arc<Self>, last_later: &mut Instant, compare_at: Instant) -> Result<(), EngineError> {
+        let (work, later) = {
+            let vector = &mut self.lock().vector;
+            if last_later.elapsed() >= LATER {
+                vector.wake_later();
+                *last_later = Instant::now();
+            }
+            (vector.work(LOGS_AT_ONCE), vector.has_later())
+        };
+        match (work.is_empty(), later) {
+            (false, _) => self.read(&work).await,
+            (true, true) => {
+                tokio::time::sleep(LATER).await;
+                Ok(())
+            }
+            (true, false) => {
+                let _ = tokio::time::timeout_at(compare_at, self.reader.notified()).await;
+                Ok(())
             }
         }
     }
@@ -337,6 +367,13 @@ impl Hub {
         if !pages.is_empty() {
             let read = self.source.pages(&pages).await?;
             for (page, entries) in pages.iter().zip(read) {
+                let entries = match entries {
+                    Ok(entries) => entries,
+                    Err(error) => {
+                        self.lock().vector.failed(page.log, error.to_string());
+                        continue;
+                    }
+                };
                 let is_last = entries.len() < PAGE;
                 let entries: Vec<Shown> = entries.collect();
                 self.with_state(|State { vector, fanout }| vector.page(page.log, &entries, is_last, fanout));
@@ -354,8 +391,11 @@ impl Hub {
         if !looked_up.is_empty() {
             let ends = self.source.epochs(&looked_up).await?;
             self.with_state(|State { vector, fanout }| {
-                for (log, ends) in looked_up.iter().zip(&ends) {
-                    vector.epochs(*log, ends, fanout);
+                for (log, ends) in looked_up.iter().zip(ends) {
+                    match ends {
+                        Ok(ends) => vector.epochs(*log, &ends, fanout),
+                        Err(error) => vector.failed(*log, error.to_string()),
+                    }
                 }
             });
         }
@@ -396,10 +436,73 @@ impl Hub {
         self.lock().vector.complete_as_of()
     }
 
+    /// The logs that cannot be read at present, and why.
+    pub(crate) fn unreadable(&self) -> Vec<(LogId, String)> {
+        self.lock().vector.unreadable().map(|(log, why)| (log, why.to_owned())).collect()
+    }
+
     /// The number of subscriptions, and of those that read for themselves.
     pub(crate) fn counts(&self) -> (usize, usize) {
         let state = self.lock();
         (state.fanout.subscriptions(), state.fanout.lagging())
+    }
+}
+
+/// When heads are compared, and what the comparison before has left.
+struct Rounds {
+    at: Instant,
+    tally: String,
+    /// How much was heard when the last comparison found something unheard of.
+    unheard: Option<u64>,
+    has_compared: bool,
+}
+
+impl Rounds {
+    fn new() -> Self {
+        Self { at: Instant::now() + COMPARE_EVERY, tally: String::new(), unheard: None, has_compared: false }
+    }
+
+    /// Whether it is time to compare, and if so, whether all logs. What a comparison found is read before the next one,
+    /// however often somebody asks for it.
+    fn next(&mut self, hub: &Hub) -> Option<bool> {
+        let all = !std::mem::take(&mut self.has_compared) && hub.compare_heads.swap(false, Ordering::AcqRel);
+        (all || Instant::now() >= self.at).then_some(all)
+    }
+}
+
+/// What is wrong with reading, told once when it begins and once when it is over.
+#[derive(Debug, Default)]
+struct Trouble {
+    has_failed: bool,
+    unreadable: usize,
+}
+
+impl Trouble {
+    fn tell<'a>(&mut self, scope: Scope, unreadable: impl Iterator<Item = (LogId, &'a str)>) {
+        let mut unreadable = unreadable.peekable();
+        let first = unreadable.peek().copied();
+        let before = std::mem::replace(&mut self.unreadable, unreadable.count());
+        if before == self.unreadable {
+            return;
+        }
+        telemetry::unreadable(scope, self.unreadable);
+        match first {
+            Some((log, why)) if before == 0 => {
+                tracing::warn!(%log, why, logs = self.unreadable, "completion logs cannot be read; the others go on");
+            }
+            None => tracing::info!(?scope, "all completion logs can be read again"),
+            Some(_) => {}
+        }
+    }
+
+    fn failed(&mut self, error: &EngineError) {
+        if !std::mem::replace(&mut self.has_failed, true) {
+            tracing::warn!(%error, "reading completion logs failed; it is tried until it succeeds");
+        }
+    }
+
+    fn over(&mut self) {
+        self.has_failed = false;
     }
 }
 

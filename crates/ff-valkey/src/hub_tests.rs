@@ -4,6 +4,7 @@ use std::{
 };
 
 use ff_core::{Cursor, EntryId, Frame, Lag, LagProbe, LogCursor, LogId, Partition, Predecessor, Start, Subscription};
+use ff_script::operations::{Appended, Head, Newest};
 use futures::StreamExt;
 use proptest::prelude::*;
 use serde_json::json;
@@ -11,9 +12,9 @@ use serde_json::json;
 use super::*;
 use crate::{
     page::Page,
-    simulated::{Account, Server, number},
+    simulated::{self, Account, Server, compared, number},
+    source::OfEach,
     stream::{Completions, Frames},
-    vector::Heads,
 };
 
 const PARTITIONS: u16 = 3;
@@ -23,13 +24,15 @@ struct Logs {
     servers: Mutex<Vec<Server>>,
     reads: AtomicU64,
     fail_every: u64,
+    /// A log that cannot be read.
+    refused: Mutex<Option<usize>>,
 }
 
 impl Logs {
     fn new(fail_every: u64) -> Arc<Self> {
         let log = |n| LogId { partition: Partition::new(n), scope: Scope::Flows };
         let servers = (0..PARTITIONS).map(|n| Server::numbered(log(n), u64::from(n), u64::from(PARTITIONS))).collect();
-        Arc::new(Self { servers: Mutex::new(servers), reads: AtomicU64::new(0), fail_every })
+        Arc::new(Self { servers: Mutex::new(servers), reads: AtomicU64::new(0), fail_every, refused: Mutex::default() })
     }
 
     fn on<T>(&self, log: usize, act: impl FnOnce(&mut Server) -> T) -> T {
@@ -48,41 +51,67 @@ impl Logs {
     }
 }
 
+impl Logs {
+    /// What is read of a log, unless it cannot be.
+    fn read<T>(&self, log: LogId, read: impl FnOnce(&mut Server) -> T) -> Result<T, EngineError> {
+        let index = usize::from(log.partition.number());
+        if *self.refused.lock().unwrap() == Some(index) {
+            return Err(EngineError::transport("reading", "WRONGTYPE"));
+        }
+        Ok(self.on(index, read))
+    }
+}
+
 #[async_trait::async_trait]
 impl LogSource for Logs {
-    async fn starts(&self, logs: &[LogId]) -> Result<(u64, Vec<LogCursor>), EngineError> {
+    async fn starts(&self, logs: &[LogId]) -> Result<(u64, OfEach<LogCursor>), EngineError> {
         self.travel().await?;
-        Ok((1, logs.iter().map(|log| self.on(usize::from(log.partition.number()), |server| server.start())).collect()))
+        Ok((1, logs.iter().map(|log| self.read(*log, |server| server.start())).collect()))
     }
 
-    async fn heads(&self, logs: &[LogId]) -> Result<Heads, EngineError> {
+    async fn appended(&self, scope: Scope, since: &str) -> Result<Appended, EngineError> {
         self.travel().await?;
-        let heads =
-            logs.iter().map(|log| self.on(usize::from(log.partition.number()), |server| server.head())).collect();
-        self.travel().await?;
-        Ok(Heads { at_ms: 1, heads })
+        let servers = self.servers.lock().unwrap();
+        let tallies: Vec<(u64, u64)> = servers.iter().map(Server::tally).collect();
+        let tally = serde_json::to_string(&tallies).unwrap();
+        let since: Option<Vec<(u64, u64)>> = serde_json::from_str(since).ok();
+        let same = since.filter(|since| since.iter().zip(&tallies).all(|(then, now)| then.0 == now.0));
+        let appended = |then: Vec<(u64, u64)>| {
+            let logs = servers.iter().enumerate().filter(|(log, _)| then[*log] != tallies[*log]);
+            let newest =
+                |(log, server): (usize, &Server)| Some((LogId { partition: partition(log), scope }, server.newest()?));
+            logs.filter_map(newest).collect()
+        };
+        Ok(Appended { at_ms: 1, tally, logs: same.map(appended) })
     }
 
-    async fn pages(&self, reads: &[PageRead]) -> Result<Vec<Page>, EngineError> {
+    async fn heads(&self, of: &[(LogId, Option<Newest>)]) -> Result<OfEach<Head>, EngineError> {
+        self.travel().await?;
+        let head = |(log, has): &(LogId, Option<Newest>)| self.read(*log, |server| compared(server.newest(), *has));
+        let heads = of.iter().map(head).collect();
+        self.travel().await?;
+        Ok(heads)
+    }
+
+    async fn pages(&self, reads: &[PageRead]) -> Result<OfEach<Page>, EngineError> {
         self.travel().await?;
         let page = |read: &PageRead| {
-            let index = usize::from(read.log.partition.number());
             // Small pages make for many of them; a limit of less than was asked for would read as the log's end.
-            Page::from(self.on(index, |server| server.page(read.after, read.up_to, read.limit)))
+            self.read(read.log, |server| Page::from(server.page(read.after, read.up_to, read.limit)))
         };
         let pages = reads.iter().map(page).collect();
         self.travel().await?;
         Ok(pages)
     }
 
-    async fn epochs(&self, logs: &[LogId]) -> Result<Vec<Vec<EntryId>>, EngineError> {
+    async fn epochs(&self, logs: &[LogId]) -> Result<OfEach<Vec<EntryId>>, EngineError> {
         self.travel().await?;
-        Ok(logs.iter().map(|log| self.on(usize::from(log.partition.number()), |server| server.ends())).collect())
+        Ok(logs.iter().map(|log| self.read(*log, |server| server.ends())).collect())
     }
 
-    async fn emptied(&self, logs: &[LogId]) -> Result<Vec<Option<EntryId>>, EngineError> {
+    async fn emptied(&self, logs: &[LogId]) -> Result<OfEach<Option<EntryId>>, EngineError> {
         self.travel().await?;
-        Ok(logs.iter().map(|log| self.on(usize::from(log.partition.number()), |server| server.emptied())).collect())
+        Ok(logs.iter().map(|log| self.read(*log, |server| server.emptied())).collect())
     }
 }
 
@@ -488,6 +517,94 @@ fn logs_are_read_although_somebody_asks_for_comparisons_without_end() {
         Ok(())
     };
     in_simulated_time(always_asked).unwrap();
+}
+
+#[test]
+fn who_reads_by_itself_takes_back_what_was_forged_before_it_fell_behind() {
+    let forged = async {
+        let logs = Logs::new(u64::MAX);
+        let hub = hub(&logs, 2);
+        hub.start().await.unwrap();
+        let _reader = crate::connection::Task::spawn(hub.clone().read_logs());
+        let mut subscription = subscribe(&hub, None);
+        let shown = logs.on(0, Server::append);
+        let other = Shown {
+            event: Some(simulated::event(
+                LogId { partition: partition(0), scope: Scope::Flows },
+                Some(shown.entry),
+                77,
+            )),
+            ..shown.clone()
+        };
+        hub.pushed([message(&other)].into_iter());
+        let more: Vec<Bytes> = (0..4).map(|_| message(&logs.on(1, Server::append))).collect();
+        hub.pushed(more.into_iter());
+        prop_assert_eq!(hub.counts().1, 1, "it reads by itself");
+        hub.pushed([message(&shown)].into_iter());
+        tokio::time::sleep(COMPARE_EVERY).await;
+        let mut told = Vec::new();
+        while told.len() < 7 {
+            let frame = tokio::time::timeout(COMPARE_EVERY * 3, subscription.next()).await;
+            prop_assert!(frame.is_ok(), "{:?}", told);
+            told.extend(frame.ok().flatten().filter(|frame| matches!(frame, Frame::Completion(_) | Frame::Gap(_))));
+        }
+        let of_log: Vec<String> = told.iter().map(self::shown).filter(|told| told.contains("{fp:0}")).collect();
+        let entry = format!("{{fp:0}}@{}", shown.entry);
+        let gap = format!("({{fp:0}}: forged from the log's start through {})", shown.entry);
+        prop_assert_eq!(of_log, [entry.clone(), gap, entry]);
+        let ids: Vec<u64> = told
+            .iter()
+            .filter_map(|frame| match frame {
+                Frame::Completion(event) if event.execution_id.partition() == partition(0) => Some(number(event)),
+                _ => None,
+            })
+            .collect();
+        prop_assert_eq!(ids, [77, 0]);
+        Ok(())
+    };
+    in_simulated_time(forged).unwrap();
+}
+
+#[test]
+fn a_log_that_cannot_be_read_stops_neither_the_hub_nor_who_reads_by_itself_at_the_others() {
+    let refused = async {
+        let logs = Logs::new(u64::MAX);
+        let earlier: Vec<EntryId> = (0..3).map(|log| logs.on(log, Server::append).entry).collect();
+        *logs.refused.lock().unwrap() = Some(0);
+        let hub = hub(&logs, 8);
+        hub.start().await.unwrap();
+        let _reader = crate::connection::Task::spawn(hub.clone().read_logs());
+        let mut live = subscribe(&hub, None);
+        let mut behind = subscribe(&hub, Some(vec![LogCursor::earliest(); usize::from(PARTITIONS)].into()));
+        // Never pushed.
+        let found: Vec<EntryId> = [1, 2].map(|log| logs.on(log, Server::append).entry).into();
+        let next = async |subscription: &mut Subscription, count: usize| {
+            let mut entries = Vec::new();
+            while entries.len() < count {
+                let frame = tokio::time::timeout(COMPARE_EVERY * 3, subscription.next()).await.ok().flatten();
+                match frame.expect("the others go on") {
+                    Frame::Completion(event) => {
+                        entries.extend(event.position.map(|at| (at.log.partition.number(), at.entry)));
+                    }
+                    Frame::Gap(gap) => panic!("{gap}"),
+                    _ => {}
+                }
+            }
+            entries.sort_unstable();
+            entries
+        };
+        prop_assert_eq!(next(&mut live, 2).await, [(1, found[0]), (2, found[1])]);
+        let all = [(1, earlier[1]), (1, found[0]), (2, earlier[2]), (2, found[1])];
+        prop_assert_eq!(next(&mut behind, 4).await, all);
+        let unreadable: Vec<LogId> = hub.unreadable().into_iter().map(|(log, _)| log).collect();
+        prop_assert_eq!(unreadable, [LogId { partition: partition(0), scope: Scope::Flows }]);
+        *logs.refused.lock().unwrap() = None;
+        prop_assert_eq!(next(&mut live, 1).await, [(0, earlier[0])]);
+        prop_assert_eq!(next(&mut behind, 1).await, [(0, earlier[0])]);
+        prop_assert!(hub.unreadable().is_empty());
+        Ok(())
+    };
+    in_simulated_time(refused).unwrap();
 }
 
 proptest! {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use ff_core::{Cursor, EngineError, Lag, SweepPolicy};
-use ff_script::operations::LogPolicy;
+use ff_core::{Cursor, EngineError, Lag, LogCursor, SweepPolicy};
+use ff_script::operations::{Head, LogPolicy, Newest};
 
 use crate::{
     ValkeyHost,
@@ -29,12 +29,17 @@ impl ServerLag {
         for scope in cursor.scope().logs() {
             let Some(cursors) = cursor.logs(*scope) else { continue };
             let logs = ServerLogs::all(*scope, cursors.len());
-            let heads = self.logs.heads(&logs).await?;
-            let behind: Vec<usize> =
-                (0..logs.len()).filter(|at| heads.heads[*at].is_some_and(|head| !cursors[*at].has(head))).collect();
+            let now = self.logs.appended(*scope, "").await?.at_ms;
+            let has = |cursor: &LogCursor| cursor.last().map(|entry| Newest { entry, execution: None });
+            let known: Vec<_> = logs.iter().zip(&**cursors).map(|(log, cursor)| (*log, has(cursor))).collect();
+            let heads: Result<Vec<Head>, EngineError> = self.logs.heads(&known).await?.into_iter().collect();
+            let is_behind =
+                |(cursor, head): (&LogCursor, Head)| matches!(head, Head::At(newest) if !cursor.has(newest.entry));
+            let differ = cursors.iter().zip(heads?).map(is_behind).enumerate();
+            let behind: Vec<usize> = differ.filter(|(_, behind)| *behind).map(|(at, _)| at).collect();
             let asked: Vec<_> = behind.iter().map(|at| (logs[*at], cursors[*at].last())).collect();
             for (at, facts) in behind.into_iter().zip(self.logs.facts(&asked).await?) {
-                lag.include(&cursors[at], &facts, heads.at_ms, self.policy.entries(*scope), retention);
+                lag.include(&cursors[at], &facts, now, self.policy.entries(*scope), retention);
             }
         }
         Ok(lag)

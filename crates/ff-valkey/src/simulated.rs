@@ -9,6 +9,7 @@ use ff_core::{
     CompletionPayload, EntryId, ExecutionId, Gap, GapCause, LogCursor, LogId, Namespace, Outcome, Position,
     Predecessor, reader::epoch_ends,
 };
+use ff_script::operations::{Head, Newest};
 use uuid::Uuid;
 
 use crate::vector::Shown;
@@ -34,6 +35,9 @@ pub(crate) struct Server {
     removed: HashSet<EntryId>,
     /// A copy of the history and the epochs, as an old file or a replica that was cut off has it.
     copy: (Vec<Entry>, Vec<(u64, Predecessor)>),
+    /// Which process writes, and how many entries were ever appended.
+    process: u64,
+    appended: u64,
 }
 
 /// An entry, what it says of the one before it, and its number.
@@ -49,7 +53,23 @@ impl Server {
         let (history, epochs, used, before) = Default::default();
         let (undone, removed, copy) = Default::default();
         let (trimmed, deserted, next) = (0, false, first);
-        Self { log, history, trimmed, epochs, used, deserted, next, step, before, undone, removed, copy }
+        let (process, appended) = (0, 0);
+        Self {
+            log,
+            history,
+            trimmed,
+            epochs,
+            used,
+            deserted,
+            next,
+            step,
+            before,
+            undone,
+            removed,
+            copy,
+            process,
+            appended,
+        }
     }
 
     pub(crate) const fn next(&self) -> u64 {
@@ -74,6 +94,17 @@ impl Server {
         self.entries().last().map(|(id, ..)| *id)
     }
 
+    /// The newest entry.
+    pub(crate) fn newest(&self) -> Option<Newest> {
+        let newest = self.entries().last();
+        newest.map(|(entry, _, number)| Newest { entry: *entry, execution: Some(Uuid::from_u128(u128::from(*number))) })
+    }
+
+    /// Which process writes, and how many entries were ever appended.
+    pub(crate) const fn tally(&self) -> (u64, u64) {
+        (self.process, self.appended)
+    }
+
     pub(crate) fn append(&mut self) -> Shown {
         let last = self.history.last().map(|(id, ..)| *id);
         let epoch = self.epochs.last().map(|(epoch, _)| *epoch);
@@ -88,6 +119,7 @@ impl Server {
     fn add(&mut self, entry: EntryId, prev: Option<Predecessor>) -> Shown {
         let number = self.next;
         self.next += self.step;
+        self.appended += 1;
         self.deserted = false;
         self.before.insert(entry, self.history.last().map(|(id, ..)| *id));
         self.history.push((entry, prev, number));
@@ -116,6 +148,7 @@ impl Server {
     /// The last entries are undone, and nobody writes for now.
     pub(crate) fn lose(&mut self, lost: usize) {
         self.deserted = true;
+        self.process += 1;
         let lost = self.history.split_off(self.history.len().saturating_sub(lost));
         self.undone.extend(lost.iter().map(|(id, _, number)| (*id, *number)));
         self.trimmed = self.trimmed.min(self.history.len());
@@ -275,6 +308,20 @@ impl Server {
 
     pub(crate) fn last(&self) -> Option<EntryId> {
         self.history.last().map(|(id, ..)| *id)
+    }
+}
+
+/// What the library answers to who has this of a log whose newest entry is that.
+pub(crate) fn compared(newest: Option<Newest>, has: Option<Newest>) -> Head {
+    match (newest, has) {
+        (None, None) => Head::Known,
+        (None, Some(_)) => Head::Empty,
+        (Some(newest), Some(has))
+            if has.entry == newest.entry && has.execution.is_none_or(|e| newest.execution == Some(e)) =>
+        {
+            Head::Known
+        }
+        (Some(newest), _) => Head::At(newest),
     }
 }
 

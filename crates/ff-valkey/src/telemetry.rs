@@ -11,7 +11,7 @@ pub const DELIVERED: &str = "ff_completion_delivered_total";
 pub const FILTERED: &str = "ff_completion_filtered_total";
 /// Completions shown again after they had been passed.
 pub const DUPLICATES: &str = "ff_completion_duplicates_total";
-/// Declared gaps; label `cause`: `trimmed`, `history_rewritten`, `log_recreated`, `unreadable` or `overflow`.
+/// Declared gaps; label `cause`: `trimmed`, `history_rewritten`, `log_recreated`, `unreadable`, `forged` or `overflow`.
 pub const GAPS: &str = "ff_completion_gaps_total";
 /// Pushes whose entry the log did not show, even after several reads.
 pub const UNKNOWN: &str = "ff_completion_unknown_total";
@@ -25,6 +25,8 @@ pub const LAG: &str = "ff_subscription_lag_events";
 /// The server's time, in seconds since 1970-01-01 UTC, up to which every completion was put into the queues; label
 /// `scope`. An alert on its age finds whatever is wrong with the way from the server to the subscriptions.
 pub const COMPLETE_AS_OF: &str = "ff_completion_complete_as_of_seconds";
+/// Completion logs that cannot be read at present; label `scope`.
+pub const UNREADABLE_LOGS: &str = "ff_completion_logs_unreadable";
 /// How often a subscription's queue was full.
 pub const LAGGED: &str = "ff_subscription_lagged_total";
 /// Subscriptions of this process.
@@ -86,4 +88,10 @@ pub(crate) fn complete_as_of(scope: Scope, at_ms: Option<u64>) {
     if let Some(at_ms) = at_ms {
         gauge!(COMPLETE_AS_OF, "scope" => scope_label(scope)).set(at_ms as f64 / 1000.0);
     }
+}
+
+// Far below 2^52.
+#[allow(clippy::cast_precision_loss)]
+pub(crate) fn unreadable(scope: Scope, logs: usize) {
+    gauge!(UNREADABLE_LOGS, "scope" => scope_label(scope)).set(logs as f64);
 }

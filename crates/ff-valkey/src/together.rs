@@ -90,21 +90,23 @@ impl<'a> Together<'a> {
         answers.into_iter().collect::<Result<_, _>>().map_err(|error| self.failed(error))
     }
 
-    /// One answer for each question as it came: what the client would make of it costs as much as decoding it does.
+    /// One answer for each question as it came, or what the server refused it for: what the client would make of an answer
+    /// costs as much as decoding it does.
     ///
     /// # Errors
-    /// As for [`Together::ask_all`].
-    pub(crate) async fn ask_raw(&self, questions: Vec<Question>) -> Result<Vec<Resp3Frame>, EngineError> {
+    /// As for [`Together::ask`].
+    pub(crate) async fn ask_raw(
+        &self,
+        questions: Vec<Question>,
+    ) -> Result<Vec<Result<Resp3Frame, Error>>, EngineError> {
         let client = self.host.reads().with_options(&once());
         let asked = questions.into_iter().map(|(name, args)| client.custom_raw(command(name), args));
         // Queued in the order in which they are polled: the role behind the answers.
         let (answers, role) = futures::join!(futures::future::try_join_all(asked), Role::question::<Value>(&client));
         let answers = answers.map_err(|error| self.failed(error))?;
         self.believe(role.and_then(Role::answered))?;
-        match answers.iter().find_map(page::refusal) {
-            Some(error) => Err(self.failed(error)),
-            None => Ok(answers),
-        }
+        let answer = |answer: Resp3Frame| page::refusal(&answer).map_or(Ok(answer), Err);
+        Ok(answers.into_iter().map(answer).collect())
     }
 
     pub(crate) fn failed(&self, error: Error) -> EngineError {
@@ -129,6 +131,7 @@ pub(crate) fn once() -> Options {
 fn command(name: &'static str) -> CustomCommand {
     let hash = match name {
         "XINFO" | "MEMORY" => ClusterHash::Offset(1),
+        "FCALL_RO" => ClusterHash::Offset(2),
         _ => ClusterHash::FirstKey,
     };
     CustomCommand::new_static(name, hash, false)

@@ -16,20 +16,43 @@
 //! delivered, and what still does not follow either came after the page was read (read on) or is not known to the log
 //! (look up the epochs, read again a few times, and give the push up: it was undone, or will be found by a later read).
 //! Those repeated reads count for all pushes that came before the first of them.
+//!
+//! # What a push says and the log does not
+//!
+//! Whoever may publish can announce a completion at exactly the next position. It is delivered, for nothing tells it from
+//! a true one. So of the latest pushes of each log it is kept of whom they told. Should another push, the newest entry of
+//! the log, or a page tell of somebody else at that position, then the log is read again from before it; and if it bears
+//! the suspicion out, all from there on is taken back, [`GapCause::Forged`], and what the log holds is delivered.
+//!
+//! # A log that cannot be read
+//!
+//! Its key holds something else, or the user lacks the right to it. Its pushes are delivered as long as they follow. One
+//! that has to be read waits until it can be, and is tried at each comparison; of its pushes only the newest is kept.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use ff_core::{
     CompletionPayload, EntryId, Gap, GapCause, LogCursor, LogId, Partition, PartitionCount, Predecessor, Scope,
     Verdict,
     reader::{LogReading, Step},
 };
+use ff_script::operations::{Head, Newest};
+use uuid::Uuid;
+
+use crate::source::OfEach;
 
 /// How many pushes of logs that are being read are held; what exceeds it is read from the log.
 const HELD_PUSHES: usize = 4096;
 /// How often a log is read again for a push that it does not show: a reader and the subscriber may be connected to
 /// different servers during a failover.
 const UNKNOWN_RETRIES: u32 = 6;
+/// Of how many deliveries of pushes it is remembered, in each log, of whom they told.
+const REMEMBERED_PUSHES: usize = 32;
+/// In how many comparisons every log has its turn, also those of which the server says that nothing was appended.
+const ROUND: usize = 4;
 
 /// An entry of a log, pushed or read.
 #[derive(Debug, Clone)]
@@ -80,6 +103,17 @@ enum Want {
     Page,
     Epochs,
     Later,
+    /// It could not be read.
+    Unreadable,
+}
+
+/// A push that was delivered.
+#[derive(Debug, Clone, Copy)]
+struct Pushed {
+    entry: EntryId,
+    /// The entry before it.
+    before: Option<EntryId>,
+    execution: Uuid,
 }
 
 /// What waits for the end of a reading.
@@ -120,22 +154,25 @@ pub(crate) struct Vector {
     confirmed: Vec<bool>,
     /// The logs that were seen to be empty, and why is known.
     empty: Vec<bool>,
+    /// The latest pushes of each log that were delivered.
+    pushed: Vec<VecDeque<Pushed>>,
+    /// The logs that cannot be read, and why.
+    unreadable: BTreeMap<usize, String>,
+    /// The log with which the next comparison begins of those that have their turn.
+    turn: usize,
     snapshot: Option<Arc<[LogCursor]>>,
 }
 
-/// What the heads were compared with: where the cursors stood when they were asked for.
+/// What the heads are compared with: where the cursors stood when they were asked for.
 #[derive(Debug)]
 pub(crate) struct Comparison {
-    pub(crate) logs: Vec<LogId>,
+    /// The logs whose newest entry is to be asked for, and what is known of it.
+    pub(crate) logs: Vec<(LogId, Option<Newest>)>,
     before: Arc<[LogCursor]>,
-}
-
-/// The last entry of each log that was asked about.
-#[derive(Debug)]
-pub(crate) struct Heads {
-    /// The server's time (ms), taken before the heads.
-    pub(crate) at_ms: u64,
-    pub(crate) heads: Vec<Option<EntryId>>,
+    /// The logs of which a push was delivered since the comparison before.
+    confirmed: Vec<bool>,
+    /// The logs to which the server has appended since the comparison before, and to no others, if it knows.
+    appended: Option<Vec<(LogId, Newest)>>,
 }
 
 impl Vector {
@@ -150,6 +187,9 @@ impl Vector {
             complete_as_of: vec![0; logs],
             confirmed: vec![false; logs],
             empty: vec![false; logs],
+            pushed: vec![VecDeque::new(); logs],
+            unreadable: BTreeMap::new(),
+            turn: 0,
             snapshot: None,
         }
     }
@@ -194,10 +234,15 @@ impl Vector {
         let Some(index) = self.index(log) else { return false };
         match &mut self.modes[index] {
             Mode::Live => match self.cursors[index].judge(shown.entry, shown.prev) {
-                Verdict::Duplicate => out.duplicate(),
+                Verdict::Duplicate => {
+                    if let Some(pushed) = self.contradicted(index, &shown) {
+                        self.read_again(index, pushed.before);
+                    }
+                    out.duplicate();
+                }
                 Verdict::Deliver => {
                     self.confirmed[index] = true;
-                    self.deliver(index, &shown, out);
+                    self.deliver_push(index, &shown, out);
                 }
                 Verdict::ReadLog => {
                     self.start_reading(index, Want::Page);
@@ -209,54 +254,212 @@ impl Vector {
         true
     }
 
-    /// Takes where all logs stand, read after the subscription was acknowledged: there this process begins.
-    pub(crate) fn starts(&mut self, at_ms: u64, starts: &[LogCursor], out: &mut impl Deliver) {
-        for (index, start) in starts.iter().enumerate().take(self.cursors.len()) {
+    /// Takes where all logs stand, read after the subscription was acknowledged: there this process begins. Of a log that
+    /// could not be read it takes all that it holds when it can be.
+    pub(crate) fn starts(&mut self, at_ms: u64, starts: OfEach<LogCursor>, out: &mut impl Deliver) {
+        for (index, start) in starts.into_iter().enumerate().take(self.cursors.len()) {
             let Mode::Starting(held) = &mut self.modes[index] else { continue };
             let mut held = std::mem::take(held);
             held.seen_by_read = 0;
-            self.modes[index] = Mode::Live;
-            self.set(index, start.clone());
-            self.complete_as_of[index] = at_ms;
-            self.empty[index] = start.last().is_none();
-            let reading = self.reading_from(index, held, Want::Page);
-            self.settle(index, reading, out);
+            match start {
+                Ok(start) => {
+                    self.modes[index] = Mode::Live;
+                    self.empty[index] = start.last().is_none();
+                    self.set(index, start);
+                    self.complete_as_of[index] = at_ms;
+                    let reading = self.reading_from(index, held, Want::Page);
+                    self.settle(index, reading, out);
+                }
+                Err(error) => {
+                    self.set(index, LogCursor::earliest());
+                    let reading = self.reading_from(index, held, Want::Page);
+                    self.put_back(index, reading);
+                    self.failed(self.log(index), error.to_string());
+                }
+            }
         }
     }
 
     /// Which heads to compare: of all logs, or of those of which nothing was heard since the last time.
     pub(crate) fn compare(&mut self, all: bool) -> Comparison {
         let confirmed = std::mem::replace(&mut self.confirmed, vec![false; self.cursors.len()]);
-        let logs = (0..self.cursors.len()).filter(|index| all || !confirmed[*index]).map(|index| self.log(index));
-        Comparison { logs: logs.collect(), before: self.snapshot() }
+        let logs = (0..self.cursors.len()).filter(|index| all || !confirmed[*index]);
+        let logs = logs.map(|index| self.known(index)).collect();
+        Comparison { logs, before: self.snapshot(), confirmed, appended: None }
     }
 
-    /// Takes the heads that were asked for. Returns whether one of them lies beyond what was heard of.
-    pub(crate) fn heads(&mut self, asked: &Comparison, heads: &Heads) -> bool {
+    /// Narrows a comparison down when the server has told to which logs it has appended: beside these, some others have
+    /// their turn, those of which something was heard that the server does not know of, and those that cannot be read.
+    pub(crate) fn narrow(&mut self, comparison: &mut Comparison, appended: Vec<(LogId, Newest)>) {
+        let count = self.cursors.len();
+        let mut is_told = vec![false; count];
+        for index in appended.iter().filter_map(|(log, _)| self.index(*log)) {
+            is_told[index] = true;
+        }
+        let turn = count.div_ceil(ROUND);
+        let mut has_turn = comparison.confirmed.clone();
+        for offset in 0..turn {
+            has_turn[(self.turn + offset) % count] = true;
+        }
+        self.turn = (self.turn + turn) % count;
+        let is_asked = |index: &usize| (has_turn[*index] && !is_told[*index]) || self.unreadable.contains_key(index);
+        let asked: Vec<usize> = (0..count).filter(is_asked).collect();
+        comparison.logs = asked.into_iter().map(|index| self.known(index)).collect();
+        comparison.appended = Some(appended);
+    }
+
+    /// What this process has of a log.
+    fn known(&self, index: usize) -> (LogId, Option<Newest>) {
+        let has = |entry| {
+            let pushed = self.pushed[index].iter().rfind(|pushed| pushed.entry == entry);
+            Newest { entry, execution: pushed.map(|pushed| pushed.execution) }
+        };
+        (self.log(index), self.cursors[index].last().map(has))
+    }
+
+    /// Takes the heads that were asked for, `at_ms` the server's time (ms) before that. Returns whether one of them lies
+    /// beyond what was heard of.
+    pub(crate) fn heads(&mut self, asked: &Comparison, at_ms: u64, heads: OfEach<Head>) -> bool {
         let mut beyond = false;
-        for (log, head) in asked.logs.iter().zip(&heads.heads) {
+        let mut is_told = vec![false; self.cursors.len()];
+        for (log, newest) in asked.appended.iter().flatten() {
             let Some(index) = self.index(*log) else { continue };
-            let was_empty = std::mem::replace(&mut self.empty[index], head.is_none());
-            let before = &asked.before[index];
-            match *head {
-                _ if matches!(self.modes[index], Mode::Starting(_)) => {}
-                Some(head) if before.last() == Some(head) => self.complete_up_to(index, heads.at_ms),
-                // It was passed before it was asked for: the log has lost what followed.
-                Some(head) if before.has(head) => self.look_up(index),
-                Some(head) if self.cursors[index].has(head) => self.complete_up_to(index, heads.at_ms),
-                Some(head) => {
-                    beyond |= matches!(self.modes[index], Mode::Live);
-                    if matches!(self.modes[index], Mode::Live) {
-                        self.start_reading(index, Want::Page);
-                    }
-                    self.claim(index, Claim::Head(head, heads.at_ms));
-                }
-                None if before.last().is_none() || was_empty => self.complete_up_to(index, heads.at_ms),
-                // Trimmed to nothing, or deleted.
-                None => self.look_up(index),
+            is_told[index] = true;
+            if !asked.confirmed[index] {
+                beyond |= self.head(index, asked, Head::At(*newest), at_ms);
+                continue;
+            }
+            // It goes on while it is compared: what is not here yet is on its way.
+            self.check(index, *newest);
+            if self.cursors[index].has(newest.entry) {
+                self.complete_up_to(index, at_ms);
             }
         }
+        for ((log, _), head) in asked.logs.iter().zip(heads) {
+            let Some(index) = self.index(*log) else { continue };
+            is_told[index] = true;
+            match head {
+                Ok(head) => {
+                    if matches!(self.modes[index], Mode::Live) {
+                        self.unreadable.remove(&index);
+                    }
+                    beyond |= self.head(index, asked, head, at_ms);
+                }
+                Err(error) => self.failed(*log, error.to_string()),
+            }
+        }
+        if asked.appended.is_some() {
+            (0..is_told.len()).filter(|index| !is_told[*index]).for_each(|index| self.complete_up_to(index, at_ms));
+        }
         beyond
+    }
+
+    /// Takes the head of one log.
+    fn head(&mut self, index: usize, asked: &Comparison, head: Head, at_ms: u64) -> bool {
+        let before = &asked.before[index];
+        if matches!(self.modes[index], Mode::Starting(_)) {
+            return false;
+        }
+        let head = match head {
+            Head::Known => before.last(),
+            Head::Empty => None,
+            Head::At(newest) => {
+                self.check(index, newest);
+                Some(newest.entry)
+            }
+        };
+        let was_empty = std::mem::replace(&mut self.empty[index], head.is_none());
+        match head {
+            Some(head) if before.last() == Some(head) => self.complete_up_to(index, at_ms),
+            // It was passed before it was asked for: the log has lost what followed.
+            Some(head) if before.has(head) => self.look_up(index),
+            Some(head) if self.cursors[index].has(head) => self.complete_up_to(index, at_ms),
+            Some(head) => {
+                let is_live = matches!(self.modes[index], Mode::Live);
+                if is_live {
+                    self.start_reading(index, Want::Page);
+                }
+                self.claim(index, Claim::Head(head, at_ms));
+                return is_live;
+            }
+            None if before.last().is_none() || was_empty => self.complete_up_to(index, at_ms),
+            // Trimmed to nothing, or deleted.
+            None => self.look_up(index),
+        }
+        false
+    }
+
+    /// Reads again what a push told, if the log's newest entry tells otherwise.
+    fn check(&mut self, index: usize, newest: Newest) {
+        let Some(execution) = newest.execution else { return };
+        let pushed = self.pushed[index].iter().rfind(|pushed| pushed.entry == newest.entry);
+        if let Some(pushed) = pushed.copied().filter(|pushed| pushed.execution != execution) {
+            self.read_again(index, pushed.before);
+        }
+    }
+
+    /// The push that told of another execution at the position of `shown`.
+    fn contradicted(&self, index: usize, shown: &Shown) -> Option<Pushed> {
+        let execution = shown.event.as_ref()?.execution_id.uuid();
+        let pushed = self.pushed[index].iter().rfind(|pushed| pushed.entry == shown.entry)?;
+        (pushed.execution != execution).then_some(*pushed)
+    }
+
+    /// Reads a log from before a push that may be none of the log's.
+    fn read_again(&mut self, index: usize, before: Option<EntryId>) {
+        if matches!(self.modes[index], Mode::Live) {
+            self.start_reading(index, Want::Page);
+        }
+        let at = LogReading::from(self.log(index), &LogCursor::after(before));
+        if let Mode::Reading(reading) = &mut self.modes[index]
+            && reading.want != Want::Unreadable
+        {
+            (reading.at, reading.want) = (at, Want::Page);
+        }
+    }
+
+    /// Takes back what was delivered from a forged push on.
+    fn take_back(&mut self, index: usize, forged: Pushed, out: &mut impl Deliver) {
+        let Some(through) = self.cursors[index].last() else { return };
+        let gap = Gap { log: self.log(index), after: forged.before, through, cause: GapCause::Forged };
+        out.gap(&gap, &self.cursors);
+        let mut back = self.cursors[index].clone();
+        back.retract(forged.before);
+        self.set(index, back);
+        self.pushed[index].clear();
+    }
+
+    /// A log could not be read, for this reason.
+    pub(crate) fn failed(&mut self, log: LogId, why: String) {
+        let Some(index) = self.index(log) else { return };
+        if let Mode::Reading(reading) = &mut self.modes[index] {
+            reading.want = Want::Unreadable;
+            self.held -= reading.held.claims.len();
+            let newest = reading.held.claims.iter().rev().find_map(|claim| match claim {
+                Claim::Push(shown) => Some(shown.entry),
+                Claim::Id(entry) => Some(*entry),
+                Claim::Head(..) => None,
+            });
+            let overflow = reading.held.overflow.or(newest);
+            reading.held = Held { overflow, ..Held::default() };
+        }
+        self.unreadable.insert(index, why);
+    }
+
+    /// The logs that cannot be read at present, and why.
+    pub(crate) fn unreadable(&self) -> impl Iterator<Item = (LogId, &str)> {
+        self.unreadable.iter().map(|(index, why)| (self.log(*index), why.as_str()))
+    }
+
+    /// Tries those logs again that could not be read.
+    pub(crate) fn wake_unreadable(&mut self) {
+        for index in self.unreadable.keys() {
+            if let Mode::Reading(reading) = &mut self.modes[*index]
+                && reading.want == Want::Unreadable
+            {
+                reading.want = Want::Page;
+            }
+        }
     }
 
     fn complete_up_to(&mut self, index: usize, at_ms: u64) {
@@ -287,7 +490,7 @@ impl Vector {
                     work.push(Work::Page(log, reading.at.after()));
                 }
                 Want::Epochs => work.push(Work::Epochs(log)),
-                Want::Later => {}
+                Want::Later | Want::Unreadable => {}
             }
         }
         work
@@ -312,7 +515,12 @@ impl Vector {
     /// Takes a page of a log; `is_last` if the log held no more.
     pub(crate) fn page(&mut self, log: LogId, page: &[Shown], is_last: bool, out: &mut impl Deliver) {
         let Some((index, mut reading)) = self.take_reading(log) else { return };
+        self.unreadable.remove(&index);
         for shown in page {
+            if let Some(forged) = self.contradicted(index, shown) {
+                self.take_back(index, forged, out);
+                reading.at = LogReading::from(log, &self.cursors[index]);
+            }
             let mut moved = self.cursors[index].clone();
             match reading.at.step(&mut moved, shown.entry, shown.prev) {
                 Step::Skip => {}
@@ -336,13 +544,28 @@ impl Vector {
     /// Takes the ends of a log's epochs, newest first.
     pub(crate) fn epochs(&mut self, log: LogId, ends: &[EntryId], out: &mut impl Deliver) {
         let Some((index, mut reading)) = self.take_reading(log) else { return };
+        self.unreadable.remove(&index);
         let mut back = self.cursors[index].clone();
         if let Some(undone) = reading.at.resolve(&mut back, ends) {
             out.gap(&undone, &self.cursors);
             self.set(index, back);
+            self.pushed[index].clear();
         }
         reading.want = Want::Page;
         self.put_back(index, reading);
+    }
+
+    /// Delivers what only a push has told so far.
+    fn deliver_push(&mut self, index: usize, shown: &Shown, out: &mut impl Deliver) {
+        if let Some(event) = &shown.event {
+            let pushed = &mut self.pushed[index];
+            if pushed.len() == REMEMBERED_PUSHES {
+                pushed.pop_front();
+            }
+            let (before, execution) = (self.cursors[index].last(), event.execution_id.uuid());
+            pushed.push_back(Pushed { entry: shown.entry, before, execution });
+        }
+        self.deliver(index, shown, out);
     }
 
     fn deliver(&mut self, index: usize, shown: &Shown, out: &mut impl Deliver) {
@@ -403,7 +626,8 @@ impl Vector {
     }
 
     fn hold(&mut self, index: usize, shown: Shown) {
-        if self.held < HELD_PUSHES {
+        let waits = matches!(&self.modes[index], Mode::Reading(reading) if reading.want == Want::Unreadable);
+        if self.held < HELD_PUSHES && !waits {
             self.claim(index, Claim::Push(shown));
         } else if let Mode::Starting(held) | Mode::Reading(Reading { held, .. }) = &mut self.modes[index] {
             held.overflow = Some(shown.entry);
@@ -451,9 +675,17 @@ impl Vector {
                     let known = &mut self.complete_as_of[index];
                     *known = (*at_ms).max(*known);
                 }
-                (Verdict::Duplicate, _) => {}
+                (Verdict::Duplicate, Claim::Push(shown)) => {
+                    if let Some(pushed) = self.contradicted(index, shown) {
+                        reading.at = LogReading::from(self.log(index), &LogCursor::after(pushed.before));
+                        reading.want = Want::Page;
+                        self.put_back(index, reading);
+                        return;
+                    }
+                }
+                (Verdict::Duplicate, Claim::Id(_)) => {}
                 (Verdict::Deliver, Claim::Push(shown)) => {
-                    self.deliver(index, shown, out);
+                    self.deliver_push(index, shown, out);
                     reading.at = LogReading::from(self.log(index), &self.cursors[index]);
                 }
                 (Verdict::ReadLog, _) | (Verdict::Deliver, Claim::Id(_) | Claim::Head(..)) => {

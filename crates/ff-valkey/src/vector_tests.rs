@@ -1,7 +1,8 @@
+use ff_core::EngineError;
 use proptest::prelude::*;
 
 use super::*;
-use crate::simulated::{Account, Server, event, number};
+use crate::simulated::{Account, Server, compared, event, number};
 
 #[derive(Debug, Default)]
 struct Out {
@@ -64,7 +65,26 @@ fn work(vector: &mut Vector, server: &Server, out: &mut Out, limit: usize) -> bo
 
 fn compare(vector: &mut Vector, server: &Server) -> bool {
     let asked = vector.compare(true);
-    vector.heads(&asked, &Heads { at_ms: 1, heads: vec![server.head()] })
+    let heads = answered(&asked, server);
+    vector.heads(&asked, 1, heads)
+}
+
+fn answered(asked: &Comparison, server: &Server) -> OfEach<Head> {
+    asked.logs.iter().map(|(_, has)| Ok(compared(server.newest(), *has))).collect()
+}
+
+/// Compares as when the server tells to which logs it has appended.
+fn compare_told(vector: &mut Vector, server: &Server, appended: bool) -> bool {
+    let mut asked = vector.compare(false);
+    let appended = server.newest().filter(|_| appended).map(|newest| (the_log(), newest));
+    vector.narrow(&mut asked, appended.into_iter().collect());
+    let heads = answered(&asked, server);
+    vector.heads(&asked, 1, heads)
+}
+
+/// What somebody else announces at the position of an entry.
+fn forged(shown: &Shown, number: u64) -> Shown {
+    Shown { event: Some(event(the_log(), Some(shown.entry), number)), ..*shown }
 }
 
 /// Compares and reads until there is nothing left to do, as the hub does every few seconds.
@@ -80,7 +100,7 @@ fn settle(vector: &mut Vector, server: &Server, out: &mut Out, limit: usize) {
 }
 
 fn start(vector: &mut Vector, server: &Server, out: &mut Out) {
-    vector.starts(1, &[server.start()], out);
+    vector.starts(1, vec![Ok(server.start())], out);
 }
 
 #[test]
@@ -93,7 +113,7 @@ fn pushes_between_the_acknowledgement_and_the_heads_are_not_missed() {
         assert!(vector.push(the_log(), shown, &mut out));
     }
     assert!(out.numbers.is_empty());
-    vector.starts(1, &[head], &mut out);
+    vector.starts(1, vec![Ok(head)], &mut out);
     assert_eq!((out.numbers, vector.reading()), (vec![1, 2], 0));
 }
 
@@ -221,7 +241,8 @@ fn a_head_that_was_read_before_a_push_came_is_no_lost_tail() {
     let asked = vector.compare(true);
     let shown = server.append();
     vector.push(the_log(), shown, &mut out);
-    assert!(!vector.heads(&asked, &Heads { at_ms: 7, heads: vec![Some(first.entry)] }));
+    let head = Head::At(Newest { entry: first.entry, execution: None });
+    assert!(!vector.heads(&asked, 7, vec![Ok(head)]));
     assert_eq!((vector.reading(), vector.complete_as_of()), (0, Some(7)));
 }
 
@@ -230,13 +251,145 @@ fn only_logs_of_which_nothing_was_heard_are_compared() {
     let mut vector = Vector::new(Scope::Flows, PartitionCount::new(2).unwrap());
     let mut server = Server::of(the_log());
     let mut out = Out::default();
-    vector.starts(1, &[server.start(), LogCursor::default()], &mut out);
+    vector.starts(1, vec![Ok(server.start()), Ok(LogCursor::default())], &mut out);
     let shown = server.append();
     vector.push(the_log(), shown, &mut out);
     let other = LogId { partition: Partition::new(1), scope: Scope::Flows };
-    assert_eq!(vector.compare(false).logs, [other]);
-    assert_eq!(vector.compare(false).logs, [the_log(), other], "heard of once, not since");
-    assert_eq!(vector.compare(true).logs, [the_log(), other]);
+    let compared = |vector: &mut Vector, all| vector.compare(all).logs.iter().map(|(log, _)| *log).collect::<Vec<_>>();
+    assert_eq!(compared(&mut vector, false), [other]);
+    assert_eq!(compared(&mut vector, false), [the_log(), other], "heard of once, not since");
+    assert_eq!(compared(&mut vector, true), [the_log(), other]);
+}
+
+#[test]
+fn where_the_server_tells_to_which_logs_it_appended_the_others_have_their_turn_in_a_few_rounds() {
+    let mut vector = Vector::new(Scope::Flows, PartitionCount::new(8).unwrap());
+    vector.starts(1, (0..8).map(|_| Ok(LogCursor::default())).collect(), &mut Out::default());
+    let mut rounds = Vec::new();
+    for at_ms in 2..6 {
+        let mut asked = vector.compare(false);
+        vector.narrow(&mut asked, Vec::new());
+        rounds.push(asked.logs.iter().map(|(log, _)| log.partition.number()).collect::<Vec<_>>());
+        let known = asked.logs.iter().map(|_| Ok(Head::Known)).collect();
+        assert!(!vector.heads(&asked, at_ms, known));
+        assert_eq!(vector.complete_as_of(), Some(at_ms), "what nothing was appended to is complete");
+    }
+    assert_eq!(rounds, [[0, 1], [2, 3], [4, 5], [6, 7]]);
+}
+
+/// A log of three entries of which a process has been told by pushes, and a fourth that it is told of by somebody else
+/// first.
+fn with_a_forged_push() -> (Vector, Server, Out, Shown) {
+    let (mut vector, mut server, mut out) = (one_log(), Server::of(the_log()), Out::default());
+    start(&mut vector, &server, &mut out);
+    for _ in 0..3 {
+        let shown = server.append();
+        vector.push(the_log(), shown, &mut out);
+    }
+    let shown = server.append();
+    vector.push(the_log(), forged(&shown, 77), &mut out);
+    assert_eq!(out.numbers, [0, 1, 2, 77]);
+    (vector, server, out, shown)
+}
+
+fn assert_taken_back(server: &Server, out: &Out, shown: &Shown) {
+    let gap = Gap { log: the_log(), after: server.before(shown.entry), through: shown.entry, cause: GapCause::Forged };
+    assert!(
+        matches!(&out.told[4..], [Told::Gap(told), Told::Entry(entry), ..] if *told == gap && *entry == shown.entry),
+        "{out:?}"
+    );
+    assert_eq!(out.numbers[..5], [0, 1, 2, 77, 3]);
+    assert_eq!(out.gaps(), 1);
+}
+
+#[test]
+fn a_forged_push_is_taken_back_when_the_true_one_comes() {
+    let (mut vector, mut server, mut out, shown) = with_a_forged_push();
+    vector.push(the_log(), shown.clone(), &mut out);
+    while work(&mut vector, &server, &mut out, 10) {}
+    assert_taken_back(&server, &out, &shown);
+    let next = server.append();
+    vector.push(the_log(), next, &mut out);
+    assert_eq!((out.numbers.last(), vector.reading()), (Some(&4), 0), "pushes are news as before");
+}
+
+#[test]
+fn a_forged_push_is_taken_back_when_the_newest_entry_tells_otherwise() {
+    for told in [true, false] {
+        let (mut vector, server, mut out, shown) = with_a_forged_push();
+        if told {
+            compare_told(&mut vector, &server, true)
+        } else {
+            compare(&mut vector, &server)
+        };
+        while work(&mut vector, &server, &mut out, 10) {}
+        assert_taken_back(&server, &out, &shown);
+    }
+}
+
+#[test]
+fn a_forged_push_is_taken_back_when_the_log_is_read_for_another_reason() {
+    let (mut vector, mut server, mut out, shown) = with_a_forged_push();
+    let next = server.append();
+    vector.push(the_log(), next, &mut out);
+    assert_eq!(out.numbers, [0, 1, 2, 77, 4]);
+    vector.push(the_log(), shown, &mut out);
+    while work(&mut vector, &server, &mut out, 10) {}
+    assert_eq!(out.numbers, [0, 1, 2, 77, 4, 3, 4], "from the forged one on all comes again");
+    assert_eq!(out.gaps(), 1);
+}
+
+#[test]
+fn a_push_beyond_the_end_of_the_log_is_declared_undone() {
+    let (mut vector, mut server, mut out) = (one_log(), Server::of(the_log()), Out::default());
+    start(&mut vector, &server, &mut out);
+    let shown = server.append();
+    vector.push(the_log(), shown.clone(), &mut out);
+    compare_told(&mut vector, &server, true);
+    let beyond = EntryId { seq: shown.entry.seq + 1, ..shown.entry };
+    vector.push(the_log(), forged(&Shown { entry: beyond, ..shown.clone() }, 77), &mut out);
+    // The server has appended nothing, and yet something was heard.
+    compare_told(&mut vector, &server, false);
+    while work(&mut vector, &server, &mut out, 10) {}
+    let undone = Gap { log: the_log(), after: Some(shown.entry), through: beyond, cause: GapCause::HistoryRewritten };
+    assert!(matches!(&out.told[2..], [Told::Gap(gap)] if *gap == undone), "{out:?}");
+}
+
+#[test]
+fn a_push_that_contradicts_a_true_one_takes_nothing_back() {
+    let (mut vector, mut server, mut out) = (one_log(), Server::of(the_log()), Out::default());
+    start(&mut vector, &server, &mut out);
+    let shown = server.append();
+    vector.push(the_log(), shown.clone(), &mut out);
+    vector.push(the_log(), forged(&shown, 77), &mut out);
+    while work(&mut vector, &server, &mut out, 10) {}
+    assert_eq!((&out.numbers[..], out.gaps(), vector.reading()), (&[0][..], 0, 0));
+}
+
+#[test]
+fn a_log_that_cannot_be_read_keeps_no_other_waiting_and_loses_nothing() {
+    let count = PartitionCount::new(2).unwrap();
+    let (mut vector, mut out) = (Vector::new(Scope::Flows, count), Out::default());
+    let (mut server, mut good) =
+        (Server::of(the_log()), Server::of(LogId { partition: Partition::new(1), ..the_log() }));
+    let refused = || EngineError::transport("reading", "WRONGTYPE");
+    vector.starts(1, vec![Err(refused()), Ok(good.start())], &mut out);
+    assert_eq!(vector.unreadable().map(|(log, _)| log).collect::<Vec<_>>(), [the_log()]);
+    for _ in 0..5_000 {
+        let (shown, other) = (server.append(), good.append());
+        vector.push(the_log(), shown, &mut out);
+        vector.push(other.event.as_ref().unwrap().position.unwrap().log, other, &mut out);
+    }
+    assert_eq!((out.numbers.len(), vector.held), (5_000, 0));
+    for _ in 0..2 {
+        vector.wake_unreadable();
+        assert_eq!(vector.work(8), [Work::Page(the_log(), None)]);
+        vector.failed(the_log(), "WRONGTYPE".to_owned());
+        assert!(vector.work(8).is_empty(), "it is not tried over and over");
+    }
+    vector.wake_unreadable();
+    while work(&mut vector, &server, &mut out, 300) {}
+    assert_eq!((out.numbers.len(), vector.unreadable().count(), vector.reading()), (10_000, 0, 0));
 }
 
 #[test]
@@ -310,7 +463,7 @@ fn play(events: Vec<Event>, before: usize, limit: usize) -> (Server, Out, u64, R
     let mut account = Account::starting_after(server.last());
     let mut judged = Ok(());
     let mut late: VecDeque<Shown> = VecDeque::new();
-    let mut asked: Option<(Comparison, Heads)> = None;
+    let mut asked: Option<(Comparison, OfEach<Head>)> = None;
     for event in events {
         match event {
             Event::Append(arrival) => {
@@ -335,12 +488,16 @@ fn play(events: Vec<Event>, before: usize, limit: usize) -> (Server, Out, u64, R
                 work(&mut vector, &server, &mut out, limit);
             }
             Event::Heads(later) => {
-                let heads = || Heads { at_ms: 1, heads: vec![server.head()] };
-                let (comparison, heads) = asked.take().unwrap_or_else(|| (vector.compare(true), heads()));
+                let mut ask = || {
+                    let comparison = vector.compare(true);
+                    let heads = answered(&comparison, &server);
+                    (comparison, heads)
+                };
+                let (comparison, heads) = asked.take().unwrap_or_else(&mut ask);
                 if later {
                     asked = Some((comparison, heads));
                 } else {
-                    vector.heads(&comparison, &heads);
+                    vector.heads(&comparison, 1, heads);
                 }
             }
             Event::Trim(count) => server.trim(count),

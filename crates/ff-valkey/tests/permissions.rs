@@ -66,7 +66,7 @@ async fn refuses(server: &TestServer, role: Role, commands: &[&[&str]]) {
     let mut client: RawClient = server.client().await.unwrap();
     assert!(!client.command(&["AUTH", role.name(), "pw"]).await.unwrap().is_error());
     let more = EXCESSIVE.iter().map(|(_, command)| *command);
-    for command in commands.iter().copied().chain(more).chain([&["GET", "ff:x"][..], &["HGET", "fg:x", "f"]]) {
+    for command in commands.iter().copied().chain(more).chain([&["GETDEL", "ff:x"][..], &["HGET", "fg:x", "f"]]) {
         let reply = client.command(command).await.unwrap();
         assert!(reply.is_error() && reply.text().starts_with("NOPERM"), "{role}: {command:?}: {reply}");
     }

@@ -4,14 +4,18 @@
 
 mod common;
 
-use std::{num::NonZeroUsize, time::Duration};
+use std::{
+    num::NonZeroUsize,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
-use common::{Writer, eventually, flow_in, gap, namespace, next, number, numbers, partitions, submit};
+use common::{Writer, calls, event, eventually, flow_in, gap, namespace, next, number, numbers, partitions, submit};
 use ff_core::{
-    Cursor, EntryId, ExecutionSpec, FlowId, FlowSubmission, Frame, Gap, GapCause, LogId, Partition, Scope, Start,
-    SubmitBackend, SubscribeBackend, SubscribeOptions, Subscription, Tags,
+    ControlBackend, Cursor, EntryId, ExecutionSpec, FlowId, FlowSubmission, Frame, Gap, GapCause, LogId, Partition,
+    PartitionCount, Scope, Start, SubmitBackend, SubscribeBackend, SubscribeOptions, Subscription, Tags,
 };
+use ff_script::permissions::Role;
 use ff_testserver::{Proxy, TestServer};
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
@@ -306,4 +310,130 @@ async fn a_cursor_of_a_history_that_was_undone_is_told_so_by_another_process() {
     let undone = Gap { log: LOG, after: Some(entry(1000, 3)), through: entry(1000, 4), cause };
     assert_eq!(gap(&mut resumed).await, undone);
     assert_eq!(numbers(&mut resumed, 1).await, [5]);
+}
+
+#[tokio::test]
+async fn a_forged_completion_at_the_very_next_position_is_taken_back_and_the_true_one_comes() {
+    let mut stage = Stage::open().await;
+    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
+    stage.end(2).await;
+    numbers(&mut subscription, 2).await;
+    let forged = event(stage.flow, 77, "a", &Tags::default());
+    let forged = format!("{},\"pos\":\"1000-2\"}}", &forged[..forged.len() - 1]);
+    stage.writer.command(&["PUBLISH", "ff:dag:completions", &forged]).await;
+    assert_eq!(numbers(&mut subscription, 1).await, [77]);
+    stage.end(2).await;
+    let taken_back = gap(&mut subscription).await;
+    assert_eq!((taken_back.cause, taken_back.after), (GapCause::Forged, Some(entry(1000, 1))));
+    // Both true ones come, whether the second one was delivered before or not.
+    let rest = numbers(&mut subscription, 2).await;
+    assert_eq!(rest, [2, 3]);
+}
+
+#[tokio::test]
+async fn a_forged_completion_that_nothing_follows_is_declared_undone() {
+    let mut stage = Stage::open().await;
+    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
+    stage.end(2).await;
+    numbers(&mut subscription, 2).await;
+    let forged = event(stage.flow, 77, "a", &Tags::default());
+    let forged = format!("{},\"pos\":\"1000-2\"}}", &forged[..forged.len() - 1]);
+    stage.writer.command(&["PUBLISH", "ff:dag:completions", &forged]).await;
+    assert_eq!(numbers(&mut subscription, 1).await, [77]);
+    let cause = GapCause::HistoryRewritten;
+    let undone = Gap { log: LOG, after: Some(entry(1000, 1)), through: entry(1000, 2), cause };
+    assert_eq!(gap(&mut subscription).await, undone);
+}
+
+#[tokio::test]
+async fn one_log_that_cannot_be_read_stops_no_other_and_health_names_it() {
+    let mut stage = Stage::open().await;
+    let mut live = stage.subscribe(SubscribeOptions::new()).await;
+    let bad = LogId { partition: Partition::new(5), ..LOG };
+    stage.writer.command(&["SET", "ff:part:{fp:5}:completions", "x"]).await;
+    let config = ValkeyConfig::from_url(stage.server.url()).unwrap().with_partition_count(partitions());
+    let fresh = ValkeyBackend::connect_with(config).await.unwrap();
+    let mut late = fresh.subscribe(&SubscribeOptions::new()).await.unwrap();
+    let named =
+        |backend: &ValkeyBackend| backend.health().unreadable_logs.iter().map(|(log, _)| *log).collect::<Vec<_>>();
+    assert_eq!(named(&fresh), [bad]);
+    stage.writer.silent = true;
+    stage.end(3).await;
+    assert_eq!(numbers(&mut live, 3).await, [0, 1, 2]);
+    assert_eq!(numbers(&mut late, 3).await, [0, 1, 2]);
+    eventually("health names the log", async || named(&stage.backend) == [bad]).await;
+    stage.writer.command(&["DEL", "ff:part:{fp:5}:completions"]).await;
+    stage.flow = flow_in(5);
+    stage.writer.silent = false;
+    stage.end(1).await;
+    for subscription in [&mut live, &mut late] {
+        assert_eq!(numbers(subscription, 1).await, [3]);
+    }
+    eventually("health is well", async || named(&stage.backend).is_empty() && named(&fresh).is_empty()).await;
+}
+
+#[tokio::test]
+async fn what_the_library_appended_and_could_not_announce_comes_within_two_seconds() {
+    let stage = Stage::open().await;
+    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
+    let mute = ["ACL", "SETUSER", "mute", "on", ">pw", "~*", "+@all", "resetchannels"];
+    assert!(!stage.server.command(&mute).await.unwrap().is_error());
+    let url = format!("redis://mute:pw@127.0.0.1:{}", stage.server.port());
+    let config = ValkeyConfig::from_url(&url).unwrap().with_partition_count(partitions());
+    let mute = ValkeyBackend::connect_with(config).await.unwrap();
+    let flow = FlowSubmission::new(namespace("a")).execution(ExecutionSpec::new("only"));
+    for _ in 0..3 {
+        let id = mute.submit_flow(&flow).await.unwrap().executions[0].1;
+        mute.cancel_execution(id, "of no use").await.unwrap();
+        let ended = Instant::now();
+        let Frame::Completion(found) = next(&mut subscription).await else { panic!("no completion") };
+        assert_eq!(found.execution_id, id);
+        // Two, and the way there.
+        assert!(ended.elapsed() < Duration::from_secs(3), "{:?}", ended.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_subscription_without_the_right_to_compare_by_the_library_finds_what_was_not_pushed_all_the_same() {
+    let mut stage = Stage::open().await;
+    let rules = Role::Subscriber.acl_rules();
+    let mut old = vec!["ACL", "SETUSER", "old", "on", ">pw", "resetkeys", "resetchannels", "-@all"];
+    let rules = rules.iter().filter(|rule| !rule.ends_with("|ff1_heads") && !rule.ends_with("|ff1_appended"));
+    old.extend(rules.map(String::as_str));
+    assert!(!stage.server.command(&old).await.unwrap().is_error());
+    let url = format!("redis://old:pw@127.0.0.1:{}", stage.server.port());
+    let config = ValkeyConfig::from_url(&url).unwrap().with_partition_count(partitions());
+    let old = ValkeyBackend::connect_with(config).await.unwrap();
+    let mut subscription = old.subscribe(&SubscribeOptions::new()).await.unwrap();
+    stage.writer.silent = true;
+    stage.end(2).await;
+    assert_eq!(numbers(&mut subscription, 2).await, [0, 1]);
+}
+
+#[tokio::test]
+async fn a_process_that_hears_nothing_receives_at_most_ten_kilobytes_a_second() {
+    let server = TestServer::start().await.unwrap();
+    let config = ValkeyConfig::from_url(server.url()).unwrap().with_partition_count(PartitionCount::DEFAULT);
+    let backend = ValkeyBackend::connect_with(config).await.unwrap();
+    // The newest entry of each log is a large one.
+    for number in 0..256 {
+        let event = format!("{{\"x\":\"{}\"}}", "x".repeat(4096));
+        let log = format!("ff:part:{{fp:{number}}}:completions");
+        assert!(!server.command(&["XADD", &log, "1000-0", "prev", "none", "e", &event]).await.unwrap().is_error());
+    }
+    let _subscription = backend.subscribe(&SubscribeOptions::new()).await.unwrap();
+    let sent = async || {
+        let stats = server.command(&["INFO", "stats"]).await.unwrap().text();
+        let line = stats.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:")).unwrap();
+        line.trim().parse::<u64>().unwrap()
+    };
+    let compared = async || calls(&server).await.get("fcall_ro").copied().unwrap_or(0);
+    // The first comparison looks at all logs.
+    eventually("all logs were compared", async || compared().await > 256).await;
+    server.command(&["CONFIG", "RESETSTAT"]).await.unwrap();
+    let begin = Instant::now();
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let rate = sent().await as f64 / begin.elapsed().as_secs_f64();
+    println!("{rate} bytes a second, {:?}", calls(&server).await);
+    assert!(rate < 10_000.0, "{rate} bytes a second");
 }

@@ -159,11 +159,23 @@ impl LogCursor {
     /// Takes the reader back to `common`, the newest of its entries that the log still tells of. What it had beyond
     /// stays known as undone, so that late pushes of it are no news.
     pub fn rewind(&mut self, common: Option<EntryId>) {
-        let had: Vec<EntryId> = self.passed.iter().copied().chain(self.last()).collect();
+        let undone = self.go_back(common);
+        self.undone = newest(self.undone.iter().copied().chain(undone));
+    }
+
+    /// As [`LogCursor::rewind`], for positions that the log may fill yet: pushes of them are news.
+    pub fn retract(&mut self, common: Option<EntryId>) {
+        self.go_back(common);
+    }
+
+    /// Goes back, and returns the ends of the epochs of which something is left behind.
+    fn go_back(&mut self, common: Option<EntryId>) -> Vec<EntryId> {
+        let mut had: Vec<EntryId> = self.passed.iter().copied().chain(self.last()).collect();
         let kept = common.map_or(0, |common| had.iter().take_while(|end| end.epoch != common.epoch).count());
-        self.undone = newest(self.undone.iter().chain(&had[kept..]).copied());
-        self.passed = newest(had[..kept].iter().copied());
+        let left = had.split_off(kept);
+        self.passed = newest(had.into_iter());
         self.place = common.map_or(Place::Start, Place::After);
+        left
     }
 
     /// Whether the reader has this entry, and does not know that it was undone.

@@ -111,11 +111,12 @@ end
 -- Appends an entry with these fields. Returns its id, and on an epoch's first entry what stood before it. `announce` is
 -- told the id beforehand where it is not the expected one, behind `whose` entry it is.
 function ff.log.append(log, epochs_key, max_len, now, fields, announce, whose)
-  local id, taken_back = continue_epoch(log, max_len, fields)
-  if id then
-    return id
+  local id, prev = continue_epoch(log, max_len, fields)
+  if not id then
+    id, prev = begin_epoch(log, epochs_key, max_len, now, fields, prev, announce, whose)
   end
-  return begin_epoch(log, epochs_key, max_len, now, fields, taken_back, announce, whose)
+  ff.tally.note(log, mine[log], whose.uuid)
+  return id, prev
 end
 
 -- Removes entries that were committed before `cutoff` (ms), at most 100 of them. Returns whether none is left.

@@ -3,6 +3,7 @@
 //! Nothing here decides a transition: every answer comes from the library.
 
 mod control;
+mod heads;
 mod maintenance;
 mod reply;
 mod submit;
@@ -19,6 +20,7 @@ use crate::{
     host::{Call, Reply, ScriptHost},
     keys,
 };
+pub use heads::{Appended, Head, Newest, appended_answered, appended_call, head_answered, heads_call};
 use reply::Reader;
 
 /// How much of the completions is kept and carried.
