@@ -173,3 +173,40 @@ fn a_bare_event_is_owed_to_those_who_were_there_only() {
     fanout.deliver_bare(&bare, horizon, |filter| *filter == of("a"));
     assert_eq!((numbers(&early_events), numbers(&late_events)), (vec![7], vec![]));
 }
+
+#[test]
+fn who_wants_certain_executions_learns_of_the_gaps_in_their_partitions_only() {
+    let mut fanout = Fanout::default();
+    let (queue, told) = channel(8);
+    fanout.join(joining(SubscribeOptions::new().only([event(1).execution_id]), true, queue));
+    let through = EntryId { epoch: 1, seq: 4 };
+    let gap_in = |partition| {
+        let log = LogId { partition: Partition::new(partition), ..log() };
+        Gap { log, after: None, through, cause: GapCause::Trimmed }
+    };
+    let before = vec![LogCursor::default(); 2];
+    fanout.gap(&gap_in(1), &before);
+    fanout.gap(&gap_in(0), &before);
+    assert!(matches!(&items(&told)[..], [Item::CaughtUp, Item::Gap(gap)] if **gap == gap_in(0)));
+}
+
+#[test]
+fn twenty_thousand_filters_of_their_own_are_found_by_what_they_name() {
+    const FILTERS: u64 = 20_000;
+    let mut fanout = Fanout::default();
+    let begin = std::time::Instant::now();
+    let of_number = |number: u64| of("a").with_instance_tag("instance", number.to_string());
+    let ids: Vec<SubscriptionId> =
+        (0..FILTERS).map(|number| join(&mut fanout, &of_number(number), channel(1).0)).collect();
+    let (queue, events) = channel(8);
+    join(&mut fanout, &of_number(77), queue);
+    for number in [1, 3] {
+        let mut tagged = CompletionPayload::clone(&event(number));
+        tagged.tags = ff_core::Tags::new([("instance", if number == 1 { "77" } else { "none" })]).unwrap();
+        fanout.deliver(&Arc::new(tagged), &at(number - 1));
+    }
+    assert_eq!(numbers(&events), [1]);
+    ids.into_iter().for_each(|id| fanout.leave(id));
+    // A search through all others for each takes minutes.
+    assert!(begin.elapsed() < std::time::Duration::from_secs(5), "{:?}", begin.elapsed());
+}
