@@ -15,10 +15,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    CancelOutcome, Claim, ClaimRequest, EngineError, ExecutionId, ExecutionSnapshot, ExecutionSubmission, FailOutcome,
-    Failure, FlowCancellation, FlowId, FlowSnapshot, FlowSubmission, LaneId, Lease, Partition, PartitionCount,
-    ReconcileCursor, ReconcileReport, ReleaseOutcome, RenewOutcome, ResolveReport, SubmittedExecution, SubmittedFlow,
-    SubscribeBackend, SweepPolicy, SweepReport, WorkSignals,
+    CancelOutcome, Claim, ClaimRequest, EngineError, EngineId, ExecutionId, ExecutionSnapshot, ExecutionSubmission,
+    FailOutcome, Failure, FlowCancellation, FlowId, FlowSnapshot, FlowSubmission, LaneId, Lease, Partition,
+    PartitionCount, ReconcileCursor, ReconcileReport, ReleaseOutcome, RenewOutcome, ResolveReport, SubmittedExecution,
+    SubmittedFlow, SubscribeBackend, SweepPolicy, SweepReport, TimerSignals, WorkSignals,
 };
 
 /// Accepts flows and solo executions.
@@ -167,6 +167,29 @@ pub trait MaintenanceBackend: Send + Sync + 'static {
     /// # Errors
     /// [`EngineError::Conflict`] when it names another partition count.
     async fn verify_deployment(&self) -> Result<(), EngineError>;
+
+    /// The timer signals of all partitions, subscribed when the call returns. A timer that is created later and due
+    /// within [`limits::TIMER_HORIZON`](crate::limits::TIMER_HORIZON) is announced, unless a timer of its partition
+    /// that is due before it was announced, or reported by a sweep as
+    /// [`SweepReport::next_due`].
+    ///
+    /// # Errors
+    /// As for a subscription to completions. [`EngineError::Unavailable`] from a backend that announces no timers
+    /// (the default): whoever sweeps has to do it more often then.
+    async fn timer_signals(&self) -> Result<TimerSignals, EngineError> {
+        Err(EngineError::Unavailable { op: "timer_signals" })
+    }
+
+    /// Notes that an engine is at work for `stays` from now (at most
+    /// [`limits::ENGINE_STAY`](crate::limits::ENGINE_STAY)), or with [`Duration::ZERO`] that it stops. Returns the
+    /// engines at work, which share the partitions between them; an engine that is not among them stands by.
+    ///
+    /// # Errors
+    /// Transport errors. [`EngineError::Unavailable`] from a backend that keeps no account of engines (the default):
+    /// each engine serves all partitions then.
+    async fn note_engine(&self, _engine: &EngineId, _stays: Duration) -> Result<Vec<EngineId>, EngineError> {
+        Err(EngineError::Unavailable { op: "note_engine" })
+    }
 }
 
 /// A backend that offers everything.

@@ -34,7 +34,7 @@ pub use error::{EngineError, StateConflict};
 pub use filter::ScannerFilter;
 pub use gap::{Gap, GapCause};
 pub use id::{ClaimId, ExecutionId, FlowId};
-pub use name::{LaneId, Namespace, Tags, WorkerId};
+pub use name::{EngineId, LaneId, Namespace, Tags, WorkerId};
 pub use partition::{Partition, PartitionCount};
 pub use payload::CompletionPayload;
 pub use position::{EntryId, LogId, Position, Predecessor, Scope};
@@ -53,5 +53,5 @@ pub use wait::{WaitBackend, WaitOptions};
 pub use work::{
     CancelOutcome, Claim, ClaimRequest, ClaimedExecution, FailOutcome, Failure, FlowCancellation, Lease,
     ReconcileCursor, ReconcileReport, ReleaseOutcome, RenewOutcome, ResolveReport, SweepPolicy, SweepReport,
-    WorkSignal, WorkSignals,
+    TimerSignal, TimerSignals, WorkSignal, WorkSignals,
 };

@@ -96,6 +96,11 @@ name! {
     WorkerId, "worker id"
 }
 
+name! {
+    /// An engine, as other engines and operators see it.
+    EngineId, "engine id"
+}
+
 impl Namespace {
     /// `default`, for who needs no tenants.
     #[must_use]

@@ -191,6 +191,26 @@ pub enum WorkSignal {
 /// The work signals of one lane. Never ends by itself.
 pub type WorkSignals = Pin<Box<dyn Stream<Item = WorkSignal> + Send>>;
 
+/// Tells whoever sweeps that something has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TimerSignal {
+    /// Something is due in this partition sooner than anything that was announced or reported before.
+    Due {
+        /// Where.
+        partition: Partition,
+        /// How long until then.
+        after: Duration,
+    },
+    /// The engines at work are others than before.
+    Engines,
+    /// Signals may have been missed: sweep again what is served, and ask which engines are at work.
+    Missed,
+}
+
+/// The timer signals of a deployment. Never ends by itself.
+pub type TimerSignals = Pin<Box<dyn Stream<Item = TimerSignal> + Send>>;
+
 /// For how long ended executions and their completions are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SweepPolicy {

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use ff_core::{
     CompletionBackend, CompletionStream, EngineError, Frame, LaneId, PartitionCount, ScannerFilter, Start,
-    SubscribeBackend, SubscribeOptions, Subscription, WorkSignals,
+    SubscribeBackend, SubscribeOptions, Subscription, TimerSignals, WorkSignals,
 };
 use ff_script::{
     SOURCE, keys,
@@ -162,6 +162,10 @@ impl EmbeddedBackend {
     async fn signals(&self, lane: &LaneId) -> Result<WorkSignals, EngineError> {
         Ok(self.inner.wake_ups.listen(lane))
     }
+
+    async fn timers(&self) -> Result<TimerSignals, EngineError> {
+        Ok(self.inner.host.switchboard().timers().listen(self.inner.clone()))
+    }
 }
 
 impl Default for EmbeddedBackend {
@@ -179,7 +183,7 @@ impl fmt::Debug for EmbeddedBackend {
     }
 }
 
-ff_script::backend_by_script!(EmbeddedBackend, operations, signals);
+ff_script::backend_by_script!(EmbeddedBackend, operations, signals, timers);
 
 #[async_trait]
 impl CompletionBackend for EmbeddedBackend {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use ff_core::{ExecutionId, LaneId, Partition, WorkSignal, WorkSignals};
-use ff_script::{keys, wake::WakeMessage};
+use ff_script::{keys, timers::TimerFeed, wake::WakeMessage};
 use futures::{Stream, task::AtomicWaker};
 use tokio::sync::{Notify, watch};
 
@@ -26,12 +26,14 @@ pub(crate) struct Switchboard {
     wake_channels: Mutex<HashMap<Vec<u8>, Weak<WakeUps>>>,
     /// Who waits for the end of which executions.
     picked: Mutex<HashMap<ExecutionId, Vec<Arc<Notify>>>>,
+    timers: TimerFeed,
 }
 
 impl Default for Switchboard {
     fn default() -> Self {
         let (wake_channels, picked) = (Mutex::default(), Mutex::default());
-        Self { appends: watch::Sender::new(0), subscriptions: Arc::default(), wake_channels, picked }
+        let timers = TimerFeed::default();
+        Self { appends: watch::Sender::new(0), subscriptions: Arc::default(), wake_channels, picked, timers }
     }
 }
 
@@ -77,6 +79,11 @@ impl Switchboard {
         &self.subscriptions
     }
 
+    /// Who is told of timers and engines.
+    pub(crate) const fn timers(&self) -> &TimerFeed {
+        &self.timers
+    }
+
     /// Hands what is announced on `channel` to `wake_ups` for as long as those live.
     pub(crate) fn connect(&self, channel: String, wake_ups: &Arc<WakeUps>) {
         let mut channels = lock(&self.wake_channels);
@@ -118,6 +125,9 @@ impl Listeners for Switchboard {
     fn announce(&self, channel: &[u8], message: &[u8]) -> usize {
         if channel == keys::FLOW_CHANNEL.as_bytes() || channel == keys::SOLO_CHANNEL.as_bytes() {
             return self.subscriptions.load(Ordering::Relaxed);
+        }
+        if channel == keys::TIMERS_CHANNEL.as_bytes() {
+            return self.timers.announced(message);
         }
         let wake_ups = lock(&self.wake_channels).get(channel).and_then(Weak::upgrade);
         wake_ups.is_some_and(|wake_ups| wake_ups.woken(message)).into()

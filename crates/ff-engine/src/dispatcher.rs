@@ -10,6 +10,7 @@ use ff_core::{
     CompletionBackend, CompletionPayload, CompletionStream, EngineError, MaintenanceBackend, Partition, ResolveReport,
 };
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -17,6 +18,7 @@ use crate::{
     meters::{self, Outage},
     partition_queue::PartitionQueue,
     retry,
+    share::{self, Share},
 };
 
 /// Tries of one call before other partitions get their turn.
@@ -26,6 +28,7 @@ const TRIES_IN_A_ROW: usize = 5;
 pub struct Dispatcher<B: ?Sized> {
     backend: Arc<B>,
     concurrency: usize,
+    share: watch::Receiver<Share>,
 }
 
 impl<B: ?Sized> std::fmt::Debug for Dispatcher<B> {
@@ -37,14 +40,20 @@ impl<B: ?Sized> std::fmt::Debug for Dispatcher<B> {
 impl<B: CompletionBackend + MaintenanceBackend + ?Sized> Dispatcher<B> {
     /// A dispatcher over this backend that resolves in up to 8 partitions at the same time.
     #[must_use]
-    pub const fn new(backend: Arc<B>) -> Self {
-        Self { backend, concurrency: 8 }
+    pub fn new(backend: Arc<B>) -> Self {
+        Self { backend, concurrency: 8, share: share::everything() }
     }
 
     /// Resolves in up to this many partitions at the same time, at least one.
     #[must_use]
     pub fn concurrency(mut self, partitions: usize) -> Self {
         self.concurrency = partitions.max(1);
+        self
+    }
+
+    /// Resolves only in the partitions that this says; another engine does it in the others.
+    pub(crate) fn within(mut self, share: watch::Receiver<Share>) -> Self {
+        self.share = share;
         self
     }
 
@@ -104,7 +113,7 @@ impl<B: CompletionBackend + MaintenanceBackend + ?Sized> Dispatcher<B> {
     fn dirty_partition(&self, completion: &CompletionPayload) -> Option<Partition> {
         let partition = completion.execution_id.partition();
         let exists = partition.number() < self.backend.partition_count().get();
-        (completion.dependents_pending && exists).then_some(partition)
+        (completion.dependents_pending && exists && self.share.borrow().serves(partition)).then_some(partition)
     }
 }
 
@@ -212,6 +221,18 @@ mod tests {
         backend.push(completion(2, true));
         backend.settle().await;
         assert_eq!(backend.resolved(), [2, 2, 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_pending_in_the_partitions_of_other_engines_is_left_to_them() {
+        let backend = Scripted::new(4);
+        let (_sender, share) = watch::channel(Share::Of(Arc::new([Partition::new(2)].into())));
+        tokio::spawn(Dispatcher::new(Arc::clone(&backend)).within(share).run(CancellationToken::new()));
+        backend.until(|calls| calls.contains(&Call::Subscribe)).await;
+        backend.push(completion(1, true));
+        backend.push(completion(2, true));
+        backend.settle().await;
+        assert_eq!(backend.resolved(), [2]);
     }
 
     #[tokio::test(start_paused = true)]

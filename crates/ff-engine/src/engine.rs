@@ -2,13 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ff_core::{CompletionBackend, EngineError, MaintenanceBackend, SweepPolicy};
+use ff_core::{CompletionBackend, EngineError, EngineId, MaintenanceBackend, Partition, SweepPolicy};
+use tokio::sync::watch;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
 };
 
-use crate::{DependencyReconciler, Dispatcher, Sweeper};
+use crate::{
+    DependencyReconciler, Dispatcher, Sweeper,
+    membership::{Condition, Membership},
+    share::Share,
+};
 
 /// Chooses how an [`Engine`] runs; begin with [`Engine::builder`].
 #[must_use]
@@ -17,6 +22,7 @@ pub struct EngineBuilder<B: ?Sized> {
     dispatcher: Dispatcher<B>,
     reconciler: DependencyReconciler<B>,
     sweeper: Sweeper<B>,
+    id: Option<EngineId>,
 }
 
 impl<B: ?Sized> std::fmt::Debug for EngineBuilder<B> {
@@ -30,7 +36,15 @@ impl<B: ?Sized> std::fmt::Debug for EngineBuilder<B> {
 }
 
 impl<B: CompletionBackend + MaintenanceBackend + ?Sized> EngineBuilder<B> {
-    /// How long it is from one pass of the sweeper to the next. Default 1 s.
+    /// The name under which other engines and `ff doctor` see it, unique among the engines of the deployment. Default:
+    /// one drawn at random.
+    pub fn id(mut self, id: EngineId) -> Self {
+        self.id = Some(id);
+        self
+    }
+
+    /// How long it is from one sweep of a partition to the next where nothing is known to be due before; timers do not
+    /// wait for it, as they are announced. Default 5 s, at most 9 s.
     pub fn sweep_interval(mut self, interval: Duration) -> Self {
         self.sweeper = self.sweeper.interval(interval);
         self
@@ -70,19 +84,31 @@ impl<B: CompletionBackend + MaintenanceBackend + ?Sized> EngineBuilder<B> {
     pub async fn start(self) -> Result<Engine, EngineError> {
         self.backend.verify_deployment().await?;
         let completions = self.backend.subscribe_completions().await?;
+        let engine = match self.id {
+            Some(id) => id,
+            None => EngineId::new(&format!("engine-{}-{:08x}", std::process::id(), fastrand::u32(..)))?,
+        };
+        tracing::info!(%engine, "the engine is running");
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        tasks.spawn(self.dispatcher.run_with(completions, stop.clone()));
-        tasks.spawn(self.reconciler.run(stop.clone()));
-        tasks.spawn(self.sweeper.run(stop.clone()));
+        let (sender, share) = watch::channel(Share::Unknown);
+        let condition = Arc::<Condition>::default();
+        let membership = Membership { backend: self.backend, engine, share: sender, condition: Arc::clone(&condition) };
+        let sweeper = self.sweeper.within(share.clone(), Arc::clone(&condition));
+        tasks.spawn(self.dispatcher.within(share.clone()).run_with(completions, stop.clone()));
+        tasks.spawn(self.reconciler.within(share.clone()).run(stop.clone()));
+        // On one task, so that an engine that does not sweep any more is not noted any more.
+        let (sweeping, noting) = (stop.clone(), stop.clone());
+        tasks.spawn(async move { tokio::join!(sweeper.run(sweeping), membership.run(noting)) });
         tasks.close();
-        tracing::info!("the engine is running");
-        Ok(Engine { tasks, stop: stop.drop_guard() })
+        Ok(Engine { tasks, stop: stop.drop_guard(), share, condition })
     }
 }
 
 /// A dispatcher, a reconciler and a sweeper at work. Dropping it stops them.
 ///
-/// Any number may run over one deployment; one per process is plenty, and one in all is enough.
+/// Any number may run over one deployment; one per process is plenty, and one in all is enough. They share the
+/// partitions between them: what an engine that stops has served is taken over at once, and within 10 s where it
+/// crashed.
 ///
 /// ```
 /// use std::{sync::Arc, time::Duration};
@@ -102,6 +128,8 @@ impl<B: CompletionBackend + MaintenanceBackend + ?Sized> EngineBuilder<B> {
 pub struct Engine {
     tasks: TaskTracker,
     stop: DropGuard,
+    share: watch::Receiver<Share>,
+    condition: Arc<Condition>,
 }
 
 impl Engine {
@@ -111,8 +139,22 @@ impl Engine {
             dispatcher: Dispatcher::new(Arc::clone(&backend)),
             reconciler: DependencyReconciler::new(Arc::clone(&backend)),
             sweeper: Sweeper::new(Arc::clone(&backend)),
+            id: None,
             backend,
         }
+    }
+
+    /// Whether this engine serves the partition now. Before it is known which engines are at work, it serves none.
+    #[must_use]
+    pub fn serves(&self, partition: Partition) -> bool {
+        self.share.borrow().serves(partition)
+    }
+
+    /// How many engines are at work, this one included; 0 while that is not known. An engine that cannot find out
+    /// serves all partitions.
+    #[must_use]
+    pub fn engines(&self) -> usize {
+        self.condition.engines()
     }
 
     /// Stops the tasks and waits until they have ended. What they were at is left to whoever runs next.

@@ -27,16 +27,22 @@
 //! | `ff_dispatcher_marked` | counter | completions that left dependents pending |
 //! | `ff_dispatcher_resolved` | counter | dependents promoted or skipped by the dispatcher |
 //! | `ff_reconciler_rounds`, `_examined`, `_repaired`, `_resolved` | counter | what the reconciler did |
-//! | `ff_sweeper_passes`, `_released`, `_reclaimed`, `_ended`, `_resolved`, `_removed` | counter | what the sweeper did |
+//! | `ff_sweeper_sweeps`, `_timers_announced` | counter | partitions swept, and timers that this process was told of |
+//! | `ff_sweeper_released`, `_reclaimed`, `_ended`, `_resolved`, `_removed` | counter | what the sweeper did |
+//! | `ff_engine_partitions` | gauge | partitions that this process serves |
+//! | `ff_engine_peers` | gauge | engines at work that share the partitions, this one included; 0 while that is not known |
 //! | `ff_engine_errors` | counter | failed calls, by `op` |
 #![forbid(unsafe_code)]
 
 mod dispatcher;
 mod engine;
+mod membership;
 mod meters;
 mod partition_queue;
 mod reconciler;
 mod retry;
+mod schedule;
+mod share;
 mod sweeper;
 #[cfg(test)]
 mod testing;

@@ -117,6 +117,12 @@ impl Outages {
     }
 }
 
+/// How many partitions this engine serves, among how many engines.
+pub(crate) fn serving(partitions: usize, engines: usize) {
+    gauge!("ff_engine_partitions").set(f64::from(u32::try_from(partitions).unwrap_or(u32::MAX)));
+    gauge!("ff_engine_peers").set(f64::from(u32::try_from(engines).unwrap_or(u32::MAX)));
+}
+
 /// Counts one failed call.
 pub(crate) fn failed(op: &'static str) {
     counter!("ff_engine_errors", "op" => op).increment(1);

@@ -10,16 +10,19 @@ use std::{
     time::Duration,
 };
 
-use ff_core::{
-    EngineError, ExecutionId, MaintenanceBackend, Partition, PartitionCount, ReconcileCursor, ReconcileReport,
-};
+use ff_core::{EngineError, ExecutionId, MaintenanceBackend, Partition, ReconcileCursor, ReconcileReport};
 use futures::future::join_all;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
     meters::{self, Outage, Outages},
     retry,
+    share::{self, Share},
 };
 
 /// Executions looked at by one call.
@@ -34,6 +37,7 @@ pub struct DependencyReconciler<B: ?Sized> {
     backend: Arc<B>,
     interval: Duration,
     budget: usize,
+    share: watch::Receiver<Share>,
 }
 
 impl<B: ?Sized> std::fmt::Debug for DependencyReconciler<B> {
@@ -48,21 +52,27 @@ impl<B: ?Sized> std::fmt::Debug for DependencyReconciler<B> {
 impl<B: MaintenanceBackend + ?Sized> DependencyReconciler<B> {
     /// A reconciler over this backend: every 15 s, with 1,024 calls a round.
     #[must_use]
-    pub const fn new(backend: Arc<B>) -> Self {
-        Self { backend, interval: Duration::from_secs(15), budget: 1_024 }
+    pub fn new(backend: Arc<B>) -> Self {
+        Self { backend, interval: Duration::from_secs(15), budget: 1_024, share: share::everything() }
     }
 
     /// How long it rests between two rounds (give or take a tenth).
     #[must_use]
-    pub const fn interval(mut self, interval: Duration) -> Self {
+    pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
     }
 
     /// How many calls a round makes at most; a partition takes two, and more if it is large.
     #[must_use]
-    pub const fn budget(mut self, calls: usize) -> Self {
+    pub fn budget(mut self, calls: usize) -> Self {
         self.budget = calls;
+        self
+    }
+
+    /// Scans only the partitions that this says.
+    pub(crate) fn within(mut self, share: watch::Receiver<Share>) -> Self {
+        self.share = share;
         self
     }
 
@@ -74,9 +84,22 @@ impl<B: MaintenanceBackend + ?Sized> DependencyReconciler<B> {
     pub async fn run(self, shutdown: CancellationToken) {
         let scanning = async {
             let mut scan = Scan::new(&self);
+            let mut share = self.share.clone();
+            // Without a channel that changes, the share is everything.
+            let _ = share.wait_for(|share| *share != Share::Unknown).await;
+            let mut next_round = Instant::now();
             loop {
-                scan.round().instrument(tracing::debug_span!("ff.reconciler.round")).await;
-                tokio::time::sleep(retry::jittered(self.interval)).await;
+                let served = share.borrow_and_update().clone();
+                scan.rotation.serve(&served.partitions(self.backend.partition_count()));
+                let is_due = next_round <= Instant::now();
+                if is_due {
+                    next_round = Instant::now() + retry::jittered(self.interval);
+                }
+                scan.round(is_due).instrument(tracing::debug_span!("ff.reconciler.round")).await;
+                tokio::select! {
+                    () = sleep_until(next_round) => {}
+                    () = share::changed(&mut share) => {}
+                }
             }
         };
         shutdown.run_until_cancelled(scanning).await;
@@ -90,6 +113,7 @@ struct Visit {
 }
 
 /// Whose turn it is. Those that the last round did not reach come first.
+#[derive(Default)]
 struct Rotation {
     waiting: VecDeque<Partition>,
     seen: VecDeque<Partition>,
@@ -97,8 +121,15 @@ struct Rotation {
 }
 
 impl Rotation {
-    fn new(count: PartitionCount) -> Self {
-        Self { waiting: VecDeque::new(), seen: count.partitions().collect(), cursors: HashMap::new() }
+    /// Serves these partitions and no others. Those that are new are the next to have their turn.
+    fn serve(&mut self, partitions: &[Partition]) {
+        let served: HashSet<_> = partitions.iter().copied().collect();
+        self.waiting.retain(|partition| served.contains(partition));
+        self.seen.retain(|partition| served.contains(partition));
+        self.cursors.retain(|partition, _| served.contains(partition));
+        let known: HashSet<_> = self.waiting.iter().chain(&self.seen).copied().collect();
+        let new: Vec<_> = partitions.iter().copied().filter(|partition| !known.contains(partition)).collect();
+        new.into_iter().rev().for_each(|partition| self.waiting.push_front(partition));
     }
 
     /// Every partition gets its turn again, after those that still wait for theirs.
@@ -144,7 +175,7 @@ impl<'a, B: MaintenanceBackend + ?Sized> Scan<'a, B> {
     fn new(reconciler: &'a DependencyReconciler<B>) -> Self {
         Self {
             reconciler,
-            rotation: Rotation::new(reconciler.backend.partition_count()),
+            rotation: Rotation::default(),
             outages: Outages::of("reconcile"),
             resolving: Outages::of("resolve_dependents"),
             deployment: Outage::of("verify_deployment"),
@@ -152,7 +183,8 @@ impl<'a, B: MaintenanceBackend + ?Sized> Scan<'a, B> {
         }
     }
 
-    async fn round(&mut self) {
+    /// Visits the partitions that wait for their turn; in a regular round that is every one.
+    async fn round(&mut self, regular: bool) {
         match self.reconciler.backend.verify_deployment().await {
             Ok(()) => self.deployment.succeeded(),
             // Another partition count: whatever this process would repair is elsewhere now.
@@ -161,7 +193,9 @@ impl<'a, B: MaintenanceBackend + ?Sized> Scan<'a, B> {
                 return;
             }
         }
-        self.rotation.begin_round();
+        if regular {
+            self.rotation.begin_round();
+        }
         let mut visits_left = (self.reconciler.budget / CALLS_PER_VISIT).max(1);
         while visits_left > 0 {
             let visits = self.take(visits_left.min(VISITS_AT_ONCE));
@@ -237,8 +271,11 @@ mod tests {
     use super::*;
     use crate::testing::{Call, Scripted, cursor, transport};
 
-    fn count(count: u16) -> PartitionCount {
-        PartitionCount::new(count).unwrap()
+    /// Serves so many partitions, all of which wait for the first round.
+    fn rotation(count: u16) -> Rotation {
+        let mut rotation = Rotation::default();
+        rotation.serve(&(0..count).map(Partition::new).collect::<Vec<_>>());
+        rotation
     }
 
     fn numbers(rotation: &mut Rotation, visits: usize) -> Vec<u16> {
@@ -252,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_round_goes_on_where_the_budget_of_the_last_one_ended() {
-        let mut rotation = Rotation::new(count(5));
+        let mut rotation = rotation(5);
         rotation.begin_round();
         assert_eq!(numbers(&mut rotation, 3), [0, 1, 2]);
         rotation.begin_round();
@@ -263,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_large_partition_goes_on_from_its_cursor_after_the_others() {
-        let mut rotation = Rotation::new(count(2));
+        let mut rotation = rotation(2);
         rotation.begin_round();
         let first = rotation.next().unwrap();
         rotation.visited(first.partition, Some(cursor(7)));
@@ -276,8 +313,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_taken_over_comes_next_and_what_is_given_up_no_more() {
+        let mut rotation = rotation(4);
+        assert_eq!(numbers(&mut rotation, 2), [0, 1]);
+        rotation.serve(&[0, 3, 7].map(Partition::new));
+        assert_eq!(numbers(&mut rotation, 9), [7, 3]);
+        rotation.begin_round();
+        assert_eq!(numbers(&mut rotation, 9), [0, 7, 3]);
+    }
+
+    #[test]
     fn a_failed_visit_keeps_its_cursor_for_the_next_round() {
-        let mut rotation = Rotation::new(count(1));
+        let mut rotation = rotation(1);
         rotation.begin_round();
         let visit = rotation.next().unwrap();
         rotation.failed(visit.partition, Some(cursor(3)));

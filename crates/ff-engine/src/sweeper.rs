@@ -1,34 +1,43 @@
 //! Makes time pass: delays, leases, timeouts, deadlines and retention take effect when a partition is swept.
 //!
-//! Every partition is swept once per interval. One that says when it has something due before that is swept again at
-//! that moment, and one that stopped at its bound is swept again at once, behind those that wait.
+//! A partition is swept when something is due there: a sweep says when that is next, and whoever creates a timer that
+//! is due sooner announces it. Beyond that each partition is swept once per interval, which finds what no message told
+//! of: a lost announcement costs one interval at most. Where nothing is announced to this process (the backend
+//! announces nothing, or the subscription fails), the interval is at most a second.
 
-use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
-    sync::Arc,
-    time::Duration,
+use std::{sync::Arc, time::Duration};
+
+use ff_core::{EngineError, MaintenanceBackend, SweepPolicy, SweepReport, TimerSignal, TimerSignals, limits};
+use futures::{FutureExt, StreamExt, future::BoxFuture};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
 };
-
-use ff_core::{MaintenanceBackend, Partition, PartitionCount, SweepPolicy, SweepReport};
-use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
-    meters::{self, Outages},
+    membership::Condition,
+    meters::{self, Outage, Outages},
     retry,
+    schedule::{SHORTEST_WAIT, Schedule},
+    share::{self, Share},
 };
 
-/// Partitions swept by one call.
-const SWEEP_BATCH: usize = 64;
-/// A backend that calls something due which its sweep does not do must not make this loop spin.
-const SHORTEST_WAIT: Duration = Duration::from_millis(1);
+/// The longest interval: with its jitter it stays below the time ahead of which timers are announced.
+const LONGEST_INTERVAL: Duration = limits::TIMER_HORIZON.saturating_sub(Duration::from_secs(1));
+/// The longest interval while timers are not announced to this process.
+const BLIND_INTERVAL: Duration = Duration::from_secs(1);
+/// How long after a refused subscription to timers the next one is tried.
+const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(30);
 
-/// Sweeps all partitions at an interval, and single ones when something is due there.
+/// Sweeps partitions when something is due there, and each at an interval.
 pub struct Sweeper<B: ?Sized> {
     backend: Arc<B>,
     interval: Duration,
     policy: SweepPolicy,
+    share: watch::Receiver<Share>,
+    condition: Arc<Condition>,
 }
 
 impl<B: ?Sized> std::fmt::Debug for Sweeper<B> {
@@ -41,16 +50,23 @@ impl<B: ?Sized> std::fmt::Debug for Sweeper<B> {
 }
 
 impl<B: MaintenanceBackend + ?Sized> Sweeper<B> {
-    /// A sweeper over this backend: every second, with the default policy.
+    /// A sweeper of all partitions of this backend: each at least every 5 s, with the default policy.
     #[must_use]
     pub fn new(backend: Arc<B>) -> Self {
-        Self { backend, interval: Duration::from_secs(1), policy: SweepPolicy::default() }
+        Self {
+            backend,
+            interval: Duration::from_secs(5),
+            policy: SweepPolicy::default(),
+            share: share::everything(),
+            condition: Arc::default(),
+        }
     }
 
-    /// How long it is from one pass over all partitions to the next (give or take a tenth), at least 1 ms.
+    /// How long it is from one sweep of a partition to the next (give or take a tenth) where nothing is known to be due
+    /// before. At least 1 ms, at most 9 s.
     #[must_use]
     pub fn interval(mut self, interval: Duration) -> Self {
-        self.interval = interval.max(SHORTEST_WAIT);
+        self.interval = interval.clamp(SHORTEST_WAIT, LONGEST_INTERVAL);
         self
     }
 
@@ -61,207 +77,200 @@ impl<B: MaintenanceBackend + ?Sized> Sweeper<B> {
         self
     }
 
-    /// Sweeps until `shutdown` is cancelled; the first pass begins at once. Errors are logged, counted and left to the
-    /// next pass.
+    /// Sweeps only what this says, and tells how it goes.
+    pub(crate) fn within(mut self, share: watch::Receiver<Share>, condition: Arc<Condition>) -> Self {
+        (self.share, self.condition) = (share, condition);
+        self
+    }
+
+    /// Sweeps until `shutdown` is cancelled; the first sweeps begin at once. Errors are logged, counted and tried again.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing: whoever sweeps next finds the same due.
     pub async fn run(self, shutdown: CancellationToken) {
+        let share = self.share.clone();
         let sweeping = async {
-            let mut schedule = Schedule::new(self.backend.partition_count(), self.interval);
-            let mut outages = Outages::of("sweep");
-            loop {
-                if schedule.waiting.is_empty() {
-                    sleep_until(schedule.wake_at()).await;
-                }
-                schedule.begin_due(Instant::now(), retry::jittered(self.interval));
-                let batch = schedule.next_batch();
-                let span = tracing::debug_span!("ff.sweeper.sweep", partitions = batch.len());
-                self.sweep(batch, &mut schedule, &mut outages).instrument(span).await;
+            Sweeping {
+                signals: Signals::to(&*self.backend),
+                schedule: Schedule::default(),
+                outages: Outages::of("sweep"),
+                delays: retry::Delays::new(),
+                sweeper: &self,
             }
+            .work(share)
+            .await;
         };
         shutdown.run_until_cancelled(sweeping).await;
     }
+}
 
-    async fn sweep(&self, batch: Vec<Partition>, schedule: &mut Schedule, outages: &mut Outages) {
-        let reports = self.backend.sweep(&batch, &self.policy).await;
-        outages.note(batch.iter().copied().zip(reports.iter().map(|report| report.as_ref().err())));
+/// The subscription to timers, in whatever state it is.
+enum Signals<'a> {
+    Subscribing(BoxFuture<'a, Result<TimerSignals, EngineError>>),
+    Subscribed(TimerSignals),
+}
+
+impl<'a> Signals<'a> {
+    fn to<B: MaintenanceBackend + ?Sized>(backend: &'a B) -> Self {
+        Self::Subscribing(backend.timer_signals().boxed())
+    }
+
+    fn later<B: MaintenanceBackend + ?Sized>(backend: &'a B) -> Self {
+        let subscribe = async {
+            sleep(retry::jittered(SUBSCRIBE_AGAIN)).await;
+            backend.timer_signals().await
+        };
+        Self::Subscribing(subscribe.boxed())
+    }
+
+    const fn are_heard(&self) -> bool {
+        matches!(self, Self::Subscribed(_))
+    }
+}
+
+/// What came of the subscription.
+enum Heard {
+    Subscribed(TimerSignals),
+    Signal(TimerSignal),
+    Refused(EngineError),
+    Ended,
+}
+
+impl Signals<'_> {
+    /// # Cancel safety
+    /// Nothing is lost: what was not returned comes with the next call.
+    async fn next(&mut self) -> Heard {
+        match self {
+            Self::Subscribing(subscribing) => match subscribing.await {
+                Ok(signals) => Heard::Subscribed(signals),
+                Err(error) => Heard::Refused(error),
+            },
+            Self::Subscribed(signals) => signals.next().await.map_or(Heard::Ended, Heard::Signal),
+        }
+    }
+}
+
+/// A sweeper at work.
+struct Sweeping<'a, B: ?Sized> {
+    sweeper: &'a Sweeper<B>,
+    schedule: Schedule,
+    signals: Signals<'a>,
+    outages: Outages,
+    delays: retry::Delays,
+}
+
+impl<B: MaintenanceBackend + ?Sized> Sweeping<'_, B> {
+    async fn work(mut self, mut share: watch::Receiver<Share>) {
+        let mut subscribing = Outage::of("timer_signals");
+        self.serve(&share.borrow_and_update());
+        loop {
+            tokio::select! {
+                heard = self.signals.next() => self.heard(heard, &mut subscribing),
+                () = share::changed(&mut share) => self.serve(&share.borrow_and_update()),
+                () = at(self.schedule.wake_at()) => self.sweep().await,
+            }
+        }
+    }
+
+    fn serve(&mut self, share: &Share) {
+        let count = self.sweeper.backend.partition_count();
+        self.schedule.serve(share.partitions(count), Instant::now());
+    }
+
+    fn heard(&mut self, heard: Heard, subscribing: &mut Outage) {
+        match heard {
+            Heard::Signal(TimerSignal::Due { partition, after }) => {
+                meters::add("ff_sweeper_timers_announced", 1);
+                self.schedule.announced(partition, Instant::now() + after);
+            }
+            Heard::Signal(TimerSignal::Engines) => self.sweeper.condition.changed.notify_one(),
+            Heard::Signal(TimerSignal::Missed) => {
+                self.schedule.all_at_once(Instant::now());
+                self.sweeper.condition.changed.notify_one();
+            }
+            Heard::Signal(_) => {}
+            Heard::Subscribed(signals) => {
+                subscribing.succeeded();
+                self.signals = Signals::Subscribed(signals);
+                // What was created before the subscription was announced to nobody here.
+                self.schedule.all_at_once(Instant::now());
+            }
+            Heard::Refused(error) => {
+                if !matches!(error, EngineError::Unavailable { .. }) {
+                    subscribing.failed(&error);
+                }
+                self.signals = Signals::later(&*self.sweeper.backend);
+            }
+            Heard::Ended => self.signals = Signals::to(&*self.sweeper.backend),
+        }
+    }
+
+    fn interval(&self) -> Duration {
+        let interval = self.sweeper.interval;
+        if self.signals.are_heard() { interval } else { interval.min(BLIND_INTERVAL) }
+    }
+
+    async fn sweep(&mut self) {
+        let interval = self.interval();
+        let batch = self.schedule.next_batch(Instant::now(), interval / 10);
+        if batch.is_empty() {
+            return;
+        }
+        let span = tracing::debug_span!("ff.sweeper.sweep", partitions = batch.len());
+        let reports = self.sweeper.backend.sweep(&batch, &self.sweeper.policy).instrument(span).await;
+        self.outages.note(batch.iter().copied().zip(reports.iter().map(|report| report.as_ref().err())));
+        let succeeded = reports.iter().any(Result::is_ok);
+        self.sweeper.condition.swept(succeeded);
+        if succeeded {
+            self.delays.reset();
+        }
+        // One moment for all of them, so that they go along with each other again.
         let now = Instant::now();
+        let regular = now + retry::jittered(interval);
+        // One partition that fails beside others does so for a reason of its own, which a quick retry does not heal.
+        let again = now + if succeeded { BLIND_INTERVAL } else { self.delays.next_delay().min(BLIND_INTERVAL) };
         for (partition, report) in batch.into_iter().zip(reports) {
-            if let Ok(report) = report {
-                count(&report);
-                schedule.swept(partition, &report, now);
+            match report {
+                Ok(report) => {
+                    count(&report);
+                    self.schedule.swept(partition, &report, now, regular);
+                }
+                Err(_) => self.schedule.failed(partition, again),
             }
         }
     }
 }
 
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
 fn count(report: &SweepReport) {
+    meters::add("ff_sweeper_sweeps", 1);
     meters::add("ff_sweeper_released", report.released);
     meters::add("ff_sweeper_reclaimed", report.reclaimed);
     meters::add("ff_sweeper_ended", report.ended);
     meters::add("ff_sweeper_resolved", report.resolved);
     meters::add("ff_sweeper_removed", report.removed);
-    meters::add("ff_sweeper_lost", report.lost);
-}
-
-/// When which partition is swept. Pure: the clock and the jitter are arguments.
-struct Schedule {
-    count: PartitionCount,
-    interval: Duration,
-    next_pass: Instant,
-    /// Single partitions with something due before the next pass.
-    due: BTreeSet<(Instant, Partition)>,
-    due_at: HashMap<Partition, Instant>,
-    /// Partitions to be swept now, each once.
-    waiting: VecDeque<Partition>,
-    is_waiting: HashSet<Partition>,
-}
-
-impl Schedule {
-    /// The first pass is due now.
-    fn new(count: PartitionCount, interval: Duration) -> Self {
-        Self {
-            count,
-            interval,
-            next_pass: Instant::now(),
-            due: BTreeSet::new(),
-            due_at: HashMap::new(),
-            waiting: VecDeque::new(),
-            is_waiting: HashSet::new(),
-        }
-    }
-
-    /// When the next pass or single partition is due.
-    fn wake_at(&self) -> Instant {
-        self.due.first().map_or(self.next_pass, |(at, _)| self.next_pass.min(*at))
-    }
-
-    /// Puts what is due in line: single partitions first, then, if its time has come, all of them. The pass after
-    /// that one is `until_next_pass` away.
-    fn begin_due(&mut self, now: Instant, until_next_pass: Duration) {
-        while let Some((at, partition)) = self.due.first().copied()
-            && at <= now
-        {
-            self.forget_due(partition);
-            self.wait(partition);
-        }
-        if self.next_pass <= now {
-            self.next_pass = now + until_next_pass;
-            meters::add("ff_sweeper_passes", 1);
-            self.count.partitions().for_each(|partition| self.wait(partition));
-        }
-    }
-
-    /// The partitions that have waited longest.
-    fn next_batch(&mut self) -> Vec<Partition> {
-        let batch: Vec<_> = self.waiting.drain(..self.waiting.len().min(SWEEP_BATCH)).collect();
-        for partition in &batch {
-            self.is_waiting.remove(partition);
-            self.forget_due(*partition);
-        }
-        batch
-    }
-
-    /// Plans the partition's next sweep by what this one reported; without anything to go by it is the next pass's.
-    fn swept(&mut self, partition: Partition, report: &SweepReport, now: Instant) {
-        if report.more {
-            self.wait(partition);
-        } else if let Some(next_due) = report.next_due.filter(|next_due| *next_due < self.interval) {
-            let at = now + next_due.max(SHORTEST_WAIT);
-            self.forget_due(partition);
-            self.due.insert((at, partition));
-            self.due_at.insert(partition, at);
-        }
-    }
-
-    fn wait(&mut self, partition: Partition) {
-        if self.is_waiting.insert(partition) {
-            self.waiting.push_back(partition);
-        }
-    }
-
-    fn forget_due(&mut self, partition: Partition) {
-        if let Some(at) = self.due_at.remove(&partition) {
-            self.due.remove(&(at, partition));
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use ff_core::Partition;
+
     use super::*;
     use crate::testing::{Call, Scripted, transport};
 
     const SECOND: Duration = Duration::from_secs(1);
-
-    fn p(number: u16) -> Partition {
-        Partition::new(number)
-    }
 
     fn report(more: bool, next_due: Option<Duration>) -> SweepReport {
         let mut report = SweepReport::default();
         report.more = more;
         report.next_due = next_due;
         report
-    }
-
-    fn schedule(count: u16) -> Schedule {
-        Schedule::new(PartitionCount::new(count).unwrap(), SECOND)
-    }
-
-    #[test]
-    fn a_pass_covers_every_partition_once_in_batches_of_64() {
-        let mut schedule = schedule(150);
-        schedule.begin_due(schedule.wake_at(), SECOND);
-        let batches: Vec<_> = std::iter::from_fn(|| Some(schedule.next_batch()).filter(|b| !b.is_empty())).collect();
-        assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [64, 64, 22]);
-        assert_eq!(batches.concat(), (0..150).map(p).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn a_partition_with_more_to_do_is_swept_again_behind_those_that_wait() {
-        let mut schedule = schedule(65);
-        let start = schedule.wake_at();
-        schedule.begin_due(start, SECOND);
-        let first = schedule.next_batch();
-        schedule.swept(first[0], &report(true, None), start);
-        assert_eq!(schedule.next_batch(), [p(64), p(0)]);
-    }
-
-    #[test]
-    fn what_is_due_before_the_next_pass_is_swept_at_its_moment_and_alone() {
-        let mut schedule = schedule(3);
-        let start = schedule.wake_at();
-        schedule.begin_due(start, SECOND);
-        schedule.next_batch();
-        schedule.swept(p(1), &report(false, Some(SECOND / 4)), start);
-        schedule.swept(p(2), &report(false, Some(SECOND * 5)), start);
-        assert_eq!(schedule.wake_at(), start + SECOND / 4);
-        schedule.begin_due(start + SECOND / 4, SECOND);
-        assert_eq!(schedule.next_batch(), [p(1)]);
-        assert_eq!(schedule.wake_at(), start + SECOND);
-    }
-
-    #[test]
-    fn a_newer_report_replaces_an_older_plan() {
-        let mut schedule = schedule(1);
-        let start = schedule.wake_at();
-        schedule.begin_due(start, SECOND);
-        schedule.next_batch();
-        schedule.swept(p(0), &report(false, Some(SECOND / 4)), start);
-        schedule.swept(p(0), &report(false, Some(SECOND / 2)), start);
-        assert_eq!(schedule.wake_at(), start + SECOND / 2);
-    }
-
-    #[test]
-    fn something_due_at_once_for_ever_does_not_spin() {
-        let mut schedule = schedule(1);
-        let start = schedule.wake_at();
-        schedule.begin_due(start, SECOND);
-        schedule.next_batch();
-        schedule.swept(p(0), &report(false, Some(Duration::ZERO)), start);
-        assert_eq!(schedule.wake_at(), start + SHORTEST_WAIT);
     }
 
     fn swept(calls: &[Call]) -> Vec<Vec<u16>> {
@@ -272,28 +281,85 @@ mod tests {
         calls.iter().filter_map(partitions).collect()
     }
 
+    fn sweeps(calls: &[Call]) -> usize {
+        swept(calls).len()
+    }
+
+    /// A sweeper that hears of timers, after its first sweeps.
+    async fn listening(backend: &Arc<Scripted>) {
+        backend.script(|script| script.announces = true);
+        tokio::spawn(Sweeper::new(Arc::clone(backend)).run(CancellationToken::new()));
+        sleep(SECOND).await;
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn a_pass_is_made_every_interval_and_an_error_waits_for_the_next() {
+    async fn without_announcements_every_partition_is_swept_once_a_second() {
         let backend = Scripted::new(2);
-        backend.script(|script| script.errors.push_back(("sweep", transport())));
         let start = Instant::now();
         tokio::spawn(Sweeper::new(Arc::clone(&backend)).run(CancellationToken::new()));
-        backend.until(|calls| calls.len() == 4).await;
+        backend.until(|calls| sweeps(calls) == 4).await;
         assert_eq!(swept(&backend.calls()), vec![vec![0, 1]; 4]);
         let elapsed = start.elapsed();
         assert!(elapsed >= SECOND * 27 / 10 && elapsed <= SECOND * 34 / 10, "{elapsed:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_partition_that_cannot_be_swept_leaves_the_others_alone() {
+    async fn with_announcements_an_idle_partition_is_swept_every_five_seconds() {
+        let backend = Scripted::new(2);
+        listening(&backend).await;
+        let before = sweeps(&backend.calls());
+        sleep(SECOND * 50).await;
+        let passes = sweeps(&backend.calls()) - before;
+        assert!((9..=12).contains(&passes), "{passes}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_announced_timer_is_swept_at_its_moment_and_alone() {
         let backend = Scripted::new(3);
-        backend.script(|script| {
-            script.errors.push_back(("sweep 1", transport()));
-            script.sweep(2, [report(true, None)]);
-        });
-        tokio::spawn(Sweeper::new(Arc::clone(&backend)).run(CancellationToken::new()));
-        backend.until(|calls| calls.len() == 2).await;
-        assert_eq!(swept(&backend.calls()), [vec![0, 1, 2], vec![2]]);
+        listening(&backend).await;
+        let (before, start) = (sweeps(&backend.calls()), Instant::now());
+        backend.timer(TimerSignal::Due { partition: Partition::new(1), after: SECOND / 20 });
+        backend.until(|calls| sweeps(calls) > before).await;
+        assert_eq!(swept(&backend.calls())[before], [1]);
+        assert!((SECOND / 20..SECOND / 14).contains(&start.elapsed()), "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn missed_announcements_are_made_up_for_by_a_sweep_of_everything_at_once() {
+        let backend = Scripted::new(3);
+        listening(&backend).await;
+        let (before, start) = (sweeps(&backend.calls()), Instant::now());
+        backend.timer(TimerSignal::Missed);
+        backend.until(|calls| sweeps(calls) > before).await;
+        assert_eq!(swept(&backend.calls())[before], [0, 1, 2]);
+        assert!(start.elapsed() < SECOND / 10, "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_sweep_is_tried_again_within_a_second() {
+        let backend = Scripted::new(2);
+        listening(&backend).await;
+        backend.script(|script| script.errors.push_back(("sweep", transport())));
+        let (before, start) = (sweeps(&backend.calls()), Instant::now());
+        backend.timer(TimerSignal::Missed);
+        backend.until(|calls| sweeps(calls) == before + 2).await;
+        assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_share_is_swept_and_what_is_taken_over_at_once() {
+        let backend = Scripted::new(3);
+        let of = |numbers: &[u16]| Share::Of(Arc::new(numbers.iter().map(|number| Partition::new(*number)).collect()));
+        let (sender, share) = watch::channel(of(&[1]));
+        let sweeper = Sweeper::new(Arc::clone(&backend)).within(share, Arc::default());
+        tokio::spawn(sweeper.run(CancellationToken::new()));
+        backend.until(|calls| sweeps(calls) == 3).await;
+        assert_eq!(swept(&backend.calls()), [[1], [1], [1]]);
+        let told = Instant::now();
+        sender.send_replace(of(&[2]));
+        backend.until(|calls| sweeps(calls) == 4).await;
+        assert_eq!(swept(&backend.calls())[3], [2]);
+        assert!(told.elapsed() < SECOND / 10, "{:?}", told.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
@@ -304,9 +370,9 @@ mod tests {
         });
         let start = Instant::now();
         tokio::spawn(Sweeper::new(Arc::clone(&backend)).run(CancellationToken::new()));
-        backend.until(|calls| calls.len() == 2).await;
+        backend.until(|calls| sweeps(calls) == 2).await;
         assert!(start.elapsed() < SECOND / 10);
-        backend.until(|calls| calls.len() == 3).await;
+        backend.until(|calls| sweeps(calls) == 3).await;
         assert!((SECOND / 10..SECOND / 5).contains(&start.elapsed()), "{:?}", start.elapsed());
         assert_eq!(swept(&backend.calls()), [vec![0, 1, 2], vec![1], vec![1]]);
     }

@@ -10,11 +10,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use ff_core::{
     CancelOutcome, Claim, ClaimId, ClaimRequest, ClaimedExecution, CompletionBackend, CompletionPayload,
-    CompletionStream, ControlBackend, EngineError, ExecutionId, ExecutionSnapshot, ExecutionSubmission, FailOutcome,
-    Failure, FlowCancellation, FlowId, FlowSnapshot, FlowSubmission, LaneId, Lease, MaintenanceBackend, Namespace,
-    Partition, PartitionCount, ReconcileCursor, ReconcileReport, ReleaseOutcome, RenewOutcome, ResolveReport,
-    SubmitBackend, SubmittedExecution, SubmittedFlow, SubscribeBackend, SweepPolicy, SweepReport, WorkBackend,
-    WorkSignal, WorkSignals,
+    CompletionStream, ControlBackend, EngineError, EngineId, ExecutionId, ExecutionSnapshot, ExecutionSubmission,
+    FailOutcome, Failure, FlowCancellation, FlowId, FlowSnapshot, FlowSubmission, LaneId, Lease, MaintenanceBackend,
+    Namespace, Partition, PartitionCount, ReconcileCursor, ReconcileReport, ReleaseOutcome, RenewOutcome,
+    ResolveReport, SubmitBackend, SubmittedExecution, SubmittedFlow, SubscribeBackend, SweepPolicy, SweepReport,
+    TimerSignal, TimerSignals, WorkBackend, WorkSignal, WorkSignals,
 };
 use futures::{StreamExt, channel::mpsc};
 use tokio::{sync::Notify, time::sleep};
@@ -35,6 +35,8 @@ pub(crate) enum Call {
     Resolve(u16),
     Reconcile(u16, Option<ReconcileCursor>),
     Verify,
+    Timers,
+    Note(EngineId, Duration),
 }
 
 /// What is answered.
@@ -51,6 +53,10 @@ pub(crate) struct Script {
     pub(crate) claim_takes: Duration,
     pub(crate) renew_takes: Duration,
     pub(crate) await_takes: Duration,
+    /// Whether timers are announced.
+    pub(crate) announces: bool,
+    /// The engines at work, if account is kept of them.
+    pub(crate) engines: Option<Vec<EngineId>>,
     resolve: HashMap<u16, VecDeque<ResolveReport>>,
     sweep: HashMap<u16, VecDeque<SweepReport>>,
     reconcile: HashMap<u16, VecDeque<Option<ReconcileCursor>>>,
@@ -90,6 +96,7 @@ struct State {
     script: Script,
     completions: Option<mpsc::UnboundedSender<CompletionPayload>>,
     signals: Option<mpsc::UnboundedSender<WorkSignal>>,
+    timers: Option<mpsc::UnboundedSender<TimerSignal>>,
 }
 
 pub(crate) struct Scripted {
@@ -151,6 +158,10 @@ impl Scripted {
 
     pub(crate) fn signal(&self, signal: WorkSignal) {
         self.state().signals.as_ref().unwrap().unbounded_send(signal).unwrap();
+    }
+
+    pub(crate) fn timer(&self, signal: TimerSignal) {
+        self.state().timers.as_ref().unwrap().unbounded_send(signal).unwrap();
     }
 
     pub(crate) fn ready(&self, partition: u16) {
@@ -311,6 +322,21 @@ impl MaintenanceBackend for Scripted {
 
     async fn verify_deployment(&self) -> Result<(), EngineError> {
         self.called(Call::Verify, "verify_deployment", None).map(drop)
+    }
+
+    async fn timer_signals(&self) -> Result<TimerSignals, EngineError> {
+        let mut state = self.called(Call::Timers, "timer_signals", None)?;
+        if !state.script.announces {
+            return Err(EngineError::Unavailable { op: "timer_signals" });
+        }
+        let (sender, receiver) = mpsc::unbounded();
+        state.timers = Some(sender);
+        Ok(receiver.boxed())
+    }
+
+    async fn note_engine(&self, engine: &EngineId, stays: Duration) -> Result<Vec<EngineId>, EngineError> {
+        let state = self.called(Call::Note(engine.clone(), stays), "note_engine", None)?;
+        state.script.engines.clone().ok_or(EngineError::Unavailable { op: "note_engine" })
     }
 }
 

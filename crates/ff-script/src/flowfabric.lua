@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '1', digest = '93fd6ef2fb0a17a733aa7b16ec012b21' }
+local ff = { version = '1', digest = 'd5dcf1335ff1295fabf2068d053a0dac' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, lists as text, and replies. Everything else builds on these.
@@ -209,6 +209,7 @@ function ff.call.commit(call)
   local refused = ff.completion.publish(call)
   ff.execution.tell_losses(call)
   ff.queue.signal_all(call)
+  ff.timers.announce(call)
   return refused
 end
 end
@@ -723,6 +724,13 @@ function ff.execution.touch(call, execution, fields)
   end
 end
 
+-- Up to a fifth is taken off the backoff, by the execution's uuid and the number of its failures: executions that
+-- failed together retry at different moments, and a repeated call computes the same.
+local function with_jitter(execution, failures, backoff)
+  local drawn = (tonumber(string.sub(execution.uuid, -6), 16) + failures * 7919) * 48271 % 1000
+  return backoff - math.floor(backoff * drawn / 5000)
+end
+
 local function forget(fields, name, stored)
   if ff.base.num(stored) > 0 then
     fields[#fields + 1] = name
@@ -748,7 +756,7 @@ function ff.execution.attempt_failed(call, execution, reason, retryable)
     forget(fields, 'lease_unseen', execution.lease_unseen)
   end
   local doubled = ff.base.num(execution.backoff_ms) * 2 ^ math.min(failures - 1, 40)
-  local backoff = math.min(doubled, ff.base.num(execution.backoff_max_ms))
+  local backoff = with_jitter(execution, failures, math.min(doubled, ff.base.num(execution.backoff_max_ms)))
   fields[#fields + 1] = 'backoff_now_ms'
   fields[#fields + 1] = ff.base.int(backoff)
   if backoff > 0 then
@@ -837,6 +845,7 @@ function ff.execution.write_move(call, execution)
     ff.queue.push(call, execution)
   elseif state == 'delayed' then
     redis.call('ZADD', partition.delayed, ff.base.int(execution.due), execution.uuid)
+    ff.timers.note(call, execution.due)
   end
   if was_delayed and state == 'waiting' then
     redis.call('ZREM', partition.delayed, execution.uuid)
@@ -981,6 +990,7 @@ do -- lib/keys.lua
 ff.keys = {
   flow_channel = 'ff:dag:completions',
   solo_channel = 'ff:solo:completions',
+  timers_channel = 'ff:timers',
 }
 
 -- How many keys `ff.keys.partition` takes.
@@ -1636,6 +1646,55 @@ function ff.tally.since(since, scope)
 end
 end
 
+do -- lib/timers.lua
+-- Timers that are due before the next regular sweep: the call that creates one makes it known.
+--
+-- The engine that serves a partition sweeps it when the soonest timer that it knows of is due, and otherwise once per
+-- interval, which is shorter than HORIZON. So a timer is announced only if it is due within the horizon and sooner than
+-- what was announced or reported before: a later one is found by the sweep that the earlier one asks for. A burst of
+-- timers announces little, and a lease of 30 s announces nothing.
+
+ff.timers = {}
+
+-- How far ahead timers are announced (ms). The longest interval of a sweeper is shorter; limits.rs spells it for Rust.
+local HORIZON = 10000
+-- How long after it was due a timer that nobody swept counts as known (ms). Then the message was lost, and the next
+-- timer is announced again.
+local OVERDUE = 1000
+
+-- partition tag -> when the soonest timer is due (ms) that was announced, or reported by a sweep.
+local known = {}
+
+-- Plans to make a timer known that this call creates, due at a time in ms.
+function ff.timers.note(call, due)
+  if due - call.now < HORIZON and not call.reports_timers and (not call.timer or due < call.timer) then
+    call.timer = due
+  end
+end
+
+-- Announces the soonest timer that this call has created, as `<partition number> <ms until it is due>`. A lost message
+-- costs time only.
+function ff.timers.announce(call)
+  local due = call.timer
+  if not due then
+    return
+  end
+  local tag = call.partition.tag
+  local told = known[tag]
+  if told and told <= due and told > call.now - OVERDUE then
+    return
+  end
+  redis.pcall('PUBLISH', ff.keys.timers_channel,
+    string.match(tag, '%d+') .. ' ' .. ff.base.int(math.max(due - call.now, 0)))
+  known[tag] = due
+end
+
+-- Notes when something is due next (ms, or nil) that a sweep reports to its caller.
+function ff.timers.reported(partition, due)
+  known[partition.tag] = due
+end
+end
+
 do -- functions/appended.lua
 -- ff1_appended: names the logs that this server process has appended to since a reader asked before. It reads no key:
 -- the library remembers what it appended, and a process that has taken over, or was loaded anew, gives another tally.
@@ -1943,6 +2002,10 @@ local function claim(KEYS, ARGV)
   elseif listener ~= '' then
     ff.queue.wait(call.partition, lane, listener)
   end
+  if #chosen > 0 then
+    ff.timers.note(call, call.now + lease_ms)
+  end
+  ff.timers.announce(call)
   return reply
 end
 
@@ -2061,6 +2124,60 @@ local function describe_flow(KEYS, ARGV)
 end
 
 redis.register_function({ function_name = 'ff1_describe_flow', callback = describe_flow, flags = { 'no-writes' } })
+end
+
+do -- functions/engine.lua
+-- ff1_engine: notes that an engine is at work or that it stops, and names the engines at work. A change is announced to
+-- all of them.
+-- KEYS   1 the engines (zset, by the ms at which each counts as gone)
+-- ARGV   1 engine, 2 for how many ms it counts as at work unless it calls again (0: it stops)
+-- reply  the engines at work
+-- errors WRONGTYPE
+-- flags  allow-oom (what runs must go on when the server is full)
+
+-- Engines beyond this number are not noted; they stand by until others stop.
+local MAX_ENGINES = 1000
+-- The longest that an engine counts as at work (ms). An entry that lies further ahead was noted under another clock.
+local LONGEST = 60000
+
+-- The other engines at work, those that are gone, and whether `id` counts as at work.
+local function read_engines(key, id, now)
+  local stored = redis.call('ZRANGE', key, 0, MAX_ENGINES, 'WITHSCORES')
+  local living, gone, is_noted = {}, {}, false
+  for at = 1, #stored, 2 do
+    local name, ends_at = stored[at], tonumber(stored[at + 1])
+    local lives = ends_at > now and ends_at <= now + LONGEST
+    if name == id then
+      is_noted = lives
+    elseif lives then
+      living[#living + 1] = name
+    else
+      gone[#gone + 1] = name
+    end
+  end
+  return living, gone, is_noted
+end
+
+local function engine(KEYS, ARGV)
+  local key, id, stays_ms = KEYS[1], ARGV[1], math.min(tonumber(ARGV[2]), LONGEST)
+  local now = ff.base.now()
+  local living, gone, was_noted = read_engines(key, id, now)
+  local stays = stays_ms > 0 and #living < MAX_ENGINES
+  local changed = #gone > 0 or stays ~= was_noted
+  if stays then
+    living[#living + 1] = id
+    redis.call('ZADD', key, ff.base.int(now + stays_ms), id)
+  else
+    gone[#gone + 1] = id
+  end
+  ff.base.chunked('ZREM', key, gone)
+  if changed then
+    redis.pcall('PUBLISH', ff.keys.timers_channel, 'engines')
+  end
+  return living
+end
+
+redis.register_function({ function_name = 'ff1_engine', callback = engine, flags = { 'allow-oom' } })
 end
 
 do -- functions/fail.lua
@@ -2257,6 +2374,8 @@ local function add_missing(call)
     redis.call('ZADD', entry[1], entry[2], entry[3])
     if entry[4] then
       call.lanes[#call.lanes + 1] = entry[4]
+    else
+      ff.timers.note(call, tonumber(entry[2]))
     end
     call.repaired = call.repaired + 1
   end
@@ -2357,6 +2476,7 @@ local function extend(call, execution, lease_ms)
   local expires_text = ff.base.int(expires)
   if expires < before then
     redis.call('ZADD', call.partition.leases, expires_text, execution.uuid)
+    ff.timers.note(call, expires)
   end
   if execution.lease_seen == execution.lease_epoch then
     redis.call('HSET', execution.core, 'lease_expires_at', expires_text, 'lease_ms', ff.base.int(lease_ms))
@@ -2403,6 +2523,7 @@ local function renew(KEYS, ARGV)
       confirm(execution)
     end
   end
+  ff.timers.announce(call)
   return reply
 end
 
@@ -2760,10 +2881,12 @@ local function index_members(call, members)
     elseif member.state == 'delayed' then
       delayed[#delayed + 1] = member.eligible_at
       delayed[#delayed + 1] = member.uuid
+      ff.timers.note(call, tonumber(member.eligible_at))
     end
     if member.deadline_at then
       deadlines[#deadlines + 1] = member.deadline_at
       deadlines[#deadlines + 1] = member.uuid
+      ff.timers.note(call, tonumber(member.deadline_at))
     end
   end
   ff.base.chunked('ZADD', partition.ready, ready, 2)
@@ -2800,6 +2923,7 @@ local function submit(KEYS, ARGV)
   end
   index_members(call, members)
   ff.queue.signal_all(call)
+  ff.timers.announce(call)
   return { 'ok' }
 end
 
@@ -2963,6 +3087,7 @@ local function earlier(one, other)
 end
 
 local function reply(call, removed, more, due_at)
+  ff.timers.reported(call.partition, due_at)
   return {
     ff.base.int(call.released), ff.base.int(call.reclaimed), ff.base.int(#call.ends), ff.base.int(call.resolved),
     ff.base.int(removed), more and '1' or '0', due_at and ff.base.int(math.max(due_at - call.now, 0)) or '',
@@ -2980,6 +3105,8 @@ end
 local function sweep(KEYS, ARGV)
   local policy, retention_ms, idempotency_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
   local call = ff.call.begin(KEYS, policy)
+  -- The reply says when something is due next.
+  call.reports_timers = true
   call.released, call.reclaimed, call.stale, call.moved_due, call.put_off, call.suspects =
     0, 0, {}, {}, {}, {}
   local partition = call.partition

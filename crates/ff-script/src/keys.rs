@@ -12,6 +12,11 @@ pub const SOLO_CHANNEL: &str = "ff:solo:completions";
 /// The deployment's record: partition count and ABI.
 pub const DEPLOYMENT: &str = "ff:deployment";
 
+/// The engines at work (sorted set, by the time at which each counts as gone).
+pub const ENGINES: &str = "ff:engines";
+/// Where timers are announced that are due soon, and that the engines at work have changed.
+pub const TIMERS_CHANNEL: &str = "ff:timers";
+
 /// The pattern of all keys.
 pub const ALL_KEYS: &str = "ff:*";
 /// The pattern of the channels of [`wake_channel`].

@@ -55,6 +55,7 @@ const WORKING: &[&str] = &[
     "fcall|ff1_claim",
     "fcall|ff1_complete",
     "fcall|ff1_deployment",
+    "fcall|ff1_engine",
     "fcall|ff1_fail",
     "fcall|ff1_reconcile",
     "fcall|ff1_release",
@@ -106,7 +107,9 @@ const ADMINISTERING: &[&str] = &[
     "hget",
     "hset",
     "memory|usage",
+    "time",
     "xinfo|stream",
+    "zrange",
 ];
 
 impl Role {
@@ -157,10 +160,13 @@ impl Role {
     }
 
     fn channel_rules(self) -> Vec<String> {
-        if self == Self::Administrator {
-            return Vec::new();
-        }
-        [keys::FLOW_CHANNEL, keys::SOLO_CHANNEL, keys::WAKE_CHANNELS].map(|channel| format!("&{channel}")).into()
+        let completions = [keys::FLOW_CHANNEL, keys::SOLO_CHANNEL, keys::WAKE_CHANNELS];
+        let more: &[&str] = match self {
+            Self::Administrator => return Vec::new(),
+            Self::Subscriber => &[],
+            Self::Submitter | Self::Worker => &[keys::TIMERS_CHANNEL],
+        };
+        completions.iter().chain(more).map(|channel| format!("&{channel}")).collect()
     }
 }
 
@@ -201,11 +207,15 @@ impl Need {
         let key = if writes_the_record_only { keys::DEPLOYMENT } else { &core };
         let (name, second) = self.command.split_once('|').unwrap_or((self.command, ""));
         let wake = keys::wake_channel(Uuid::nil());
+        let mut subscribed = vec![keys::FLOW_CHANNEL, keys::SOLO_CHANNEL, wake.as_str()];
+        if self.role == Role::Worker {
+            subscribed.push(keys::TIMERS_CHANNEL);
+        }
         let rest: Vec<&str> = match self.command {
             "acl|dryrun" => vec!["default", "ping"],
             "config|get" => vec!["save"],
             "function|load" => vec!["-"],
-            "subscribe" => vec![keys::FLOW_CHANNEL, keys::SOLO_CHANNEL, &wake],
+            "subscribe" => subscribed,
             // One channel is all that the command takes, and roles have all or none.
             "publish" => vec![keys::FLOW_CHANNEL, "-"],
             "pubsub|numsub" => vec![keys::FLOW_CHANNEL],

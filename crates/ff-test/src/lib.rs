@@ -143,6 +143,7 @@ macro_rules! all_cases {
                 an_attempt_that_takes_too_long_counts_as_failed
                 attempts_do_not_overlap_while_a_lease_is_held
                 a_repeated_failure_report_gives_the_same_answer
+                what_fails_together_is_retried_at_different_moments
             }
             cancel {
                 a_cancelled_execution_takes_its_dependents_along
@@ -167,6 +168,13 @@ macro_rules! all_cases {
                 a_full_queue_that_closes_ends_and_its_cursor_resumes
                 lag_tells_what_is_unread
                 a_cursor_of_another_scope_is_refused
+            }
+            timers {
+                a_timer_that_is_due_soon_is_announced
+                a_lease_of_half_a_minute_is_not_announced
+                a_timer_behind_another_is_not_announced_and_one_before_it_is
+                engines_at_work_are_named_until_they_stop_or_are_gone
+                a_change_of_the_engines_at_work_is_announced
             }
             waiting {
                 what_has_ended_already_is_answered_at_once

@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use ff_core::{
     CompletionBackend, CompletionStream, EngineError, LaneId, LogCursor, LogId, Partition, PartitionCount,
-    ScannerFilter, Scope, Start, SubscribeBackend, SubscribeOptions, Subscription, WorkSignals,
+    ScannerFilter, Scope, Start, SubscribeBackend, SubscribeOptions, Subscription, TimerSignals, WorkSignals,
 };
-use ff_script::{keys, loader, operations::Operations};
+use ff_script::{keys, loader, operations::Operations, timers::TimerFeed};
 use fred::types::Message;
 use tokio::sync::{OnceCell, mpsc};
 use uuid::Uuid;
@@ -70,6 +70,7 @@ struct Receiver {
     wake_ups: WakeUps,
     /// Work signals that nobody here takes.
     not_taken: mpsc::Sender<(LaneId, Partition)>,
+    timers: TimerFeed,
 }
 
 /// Signals to be passed on that wait; what exceeds that is left to the sweep.
@@ -97,6 +98,8 @@ struct Running {
     subscriber: SubscriberHandle,
     /// Solo executions are listened to from the first time that somebody asks for them.
     solo: OnceCell<[Task; 3]>,
+    /// Timers are listened to from the first time that an engine asks for them.
+    timers: OnceCell<()>,
     _tasks: Vec<Task>,
 }
 
@@ -190,6 +193,7 @@ impl ValkeyBackend {
             solo: hub(Scope::Solo),
             wake_ups: WakeUps::default(),
             not_taken,
+            timers: TimerFeed::default(),
         });
         let to_pass_on = Mutex::new(Some(to_pass_on));
         Self { inner: Arc::new(Inner { host, operations, receiver, to_pass_on, running: OnceCell::new() }) }
@@ -237,6 +241,14 @@ impl ValkeyBackend {
         Ok(self.inner.receiver.wake_ups.listen(lane, running))
     }
 
+    async fn timers(&self) -> Result<TimerSignals, EngineError> {
+        let running = self.running().await?;
+        // Listening begins first, so that nothing is missed from the moment of the subscription.
+        let signals = self.inner.receiver.timers.listen(running.clone());
+        running.timers.get_or_try_init(|| running.subscriber.add_channel(keys::TIMERS_CHANNEL)).await?;
+        Ok(signals)
+    }
+
     /// The subscriber, started with the first one who needs it. A failed start is tried again by the next one.
     async fn running(&self) -> Result<Arc<Running>, EngineError> {
         self.inner.running.get_or_try_init(|| self.start()).await.cloned()
@@ -257,7 +269,14 @@ impl ValkeyBackend {
         let to_pass_on = self.inner.to_pass_on.lock().unwrap_or_else(PoisonError::into_inner).take();
         tasks.extend(to_pass_on.map(|signals| Task::spawn(pass_on(self.inner.operations.clone(), signals))));
         tasks.push(Task::spawn(bare::decide(receiver.flows.clone(), attributes)));
-        Ok(Arc::new(Running { subscribed, connection, subscriber: handle, solo: OnceCell::new(), _tasks: tasks }))
+        Ok(Arc::new(Running {
+            subscribed,
+            connection,
+            subscriber: handle,
+            solo: OnceCell::new(),
+            timers: OnceCell::new(),
+            _tasks: tasks,
+        }))
     }
 
     /// Everything that subscriptions to this scope need, started with the first of them.
@@ -287,7 +306,7 @@ impl ValkeyBackend {
     }
 }
 
-ff_script::backend_by_script!(ValkeyBackend, operations, signals);
+ff_script::backend_by_script!(ValkeyBackend, operations, signals, timers);
 
 impl std::fmt::Debug for ValkeyBackend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -309,6 +328,8 @@ impl Listener for Receiver {
             }
             if *message.channel == *keys::SOLO_CHANNEL {
                 solo.push(payload);
+            } else if *message.channel == *keys::TIMERS_CHANNEL {
+                self.timers.announced(&payload);
             } else {
                 self.woken(&payload);
             }
@@ -324,6 +345,7 @@ impl Listener for Receiver {
         self.flows.missed();
         self.solo.missed();
         self.wake_ups.rescan();
+        self.timers.missed();
     }
 }
 

@@ -97,6 +97,20 @@ impl ValkeyHost {
         PartitionCount::new(count).map(Some)
     }
 
+    /// The names of the engines at work.
+    ///
+    /// # Errors
+    /// Transport errors; [`EngineError::PermissionDenied`].
+    pub async fn engines(&self) -> Result<Vec<String>, EngineError> {
+        let time = value::strings(self.ask_self("TIME", &[]).await?).unwrap_or_default();
+        let number = |at: usize| time.get(at).and_then(|text| std::str::from_utf8(text).ok()?.parse::<u64>().ok());
+        let now = number(0).unwrap_or(0) * 1_000 + number(1).unwrap_or(0) / 1_000;
+        let args = vec![keys::ENGINES.into(), now.to_string().into(), "+inf".into(), "BYSCORE".into()];
+        let answers = Together::new(self, "reading the engines at work").ask_all(vec![("ZRANGE", args)]).await?;
+        let names = answers.into_iter().next().and_then(value::strings).unwrap_or_default();
+        Ok(names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect())
+    }
+
     /// The deployment's record, if it is complete.
     pub(crate) async fn deployment(&self) -> Result<Option<Deployment>, EngineError> {
         let answer = self.ask_record("HMGET", &["partition_count", "abi"]).await?;

@@ -9,9 +9,9 @@ use std::{fmt::Debug, time::Duration};
 use bytes::Bytes;
 use common::{eventually, namespace, partitions};
 use ff_core::{
-    CancelOutcome, ClaimRequest, ClaimedExecution, CompletionBackend, ControlBackend, EngineError, ExecutionSpec,
-    ExecutionSubmission, Failure, FlowSubmission, Frame, LaneId, MaintenanceBackend, Start, SubmitBackend,
-    SubscribeBackend, SubscribeOptions, SubscriptionScope, SweepPolicy, WorkBackend, WorkerId,
+    CancelOutcome, ClaimRequest, ClaimedExecution, CompletionBackend, ControlBackend, EngineError, EngineId,
+    ExecutionSpec, ExecutionSubmission, Failure, FlowSubmission, Frame, LaneId, MaintenanceBackend, Start,
+    SubmitBackend, SubscribeBackend, SubscribeOptions, SubscriptionScope, SweepPolicy, WorkBackend, WorkerId,
 };
 use ff_script::{
     SOURCE,
@@ -160,6 +160,9 @@ async fn a_submitter_submits_and_cancels_and_neither_works_nor_listens() {
     let submitter = backend(&server, Role::Submitter).await;
     let flow_id = submitter.submit_flow(&flow()).await.unwrap().flow_id;
     let alone = submitter.submit_execution(&solo()).await.unwrap().execution_id;
+    let mut later = solo();
+    later.execution = later.execution.delay(Duration::from_secs(1));
+    submitter.submit_execution(&later).await.unwrap();
     assert_eq!(submitter.describe_flow(flow_id).await.unwrap().flow_id, flow_id);
     submitter.describe_execution(alone).await.unwrap();
     // Ends what is and promotes or skips what waits for it: log entries and announcements.
@@ -223,6 +226,10 @@ async fn a_worker_keeps_flows_going_and_neither_submits_nor_changes_the_server()
         worker.reconcile(partition, None, 100).await.unwrap();
     }
     worker.verify_deployment().await.unwrap();
+    let mut timers = worker.timer_signals().await.unwrap();
+    let engine = EngineId::new("engine").unwrap();
+    assert_eq!(worker.note_engine(&engine, LEASE).await.unwrap(), [engine]);
+    tokio::time::timeout(PATIENCE, timers.next()).await.unwrap().unwrap();
     nothing_was_refused(&server).await;
 
     is_denied(worker.submit_flow(&flow()).await);
@@ -262,6 +269,7 @@ async fn an_administrator_prepares_the_deployment_and_touches_no_flow() {
     assert!(host.setting("maxmemory-policy").await.unwrap().is_some());
     host.info("replication").await.unwrap();
     host.log_sizes(partitions()).await.unwrap();
+    assert_eq!(host.engines().await.unwrap(), [""; 0]);
     nothing_was_refused(&server).await;
 
     is_denied(administrator.submit_flow(&flow()).await);

@@ -5,11 +5,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use ff_core::{
-    CancelOutcome, Claim, ClaimRequest, CompletionBackend, CompletionStream, ControlBackend, EngineError, ExecutionId,
-    ExecutionSnapshot, ExecutionSubmission, FailOutcome, Failure, FlowCancellation, FlowId, FlowSnapshot,
+    CancelOutcome, Claim, ClaimRequest, CompletionBackend, CompletionStream, ControlBackend, EngineError, EngineId,
+    ExecutionId, ExecutionSnapshot, ExecutionSubmission, FailOutcome, Failure, FlowCancellation, FlowId, FlowSnapshot,
     FlowSubmission, LaneId, Lease, MaintenanceBackend, Partition, PartitionCount, ReconcileCursor, ReconcileReport,
     ReleaseOutcome, RenewOutcome, ResolveReport, ScannerFilter, SubmitBackend, SubmittedExecution, SubmittedFlow,
-    SubscribeBackend, SubscribeOptions, Subscription, SweepPolicy, SweepReport, WorkBackend, WorkSignals,
+    SubscribeBackend, SubscribeOptions, Subscription, SweepPolicy, SweepReport, TimerSignals, WorkBackend, WorkSignals,
 };
 use ff_embedded::EmbeddedBackend;
 
@@ -132,5 +132,13 @@ impl<C: CompletionBackend> MaintenanceBackend for OwnBackend<C> {
 
     async fn verify_deployment(&self) -> Result<(), EngineError> {
         self.engine.verify_deployment().await
+    }
+
+    async fn timer_signals(&self) -> Result<TimerSignals, EngineError> {
+        self.engine.timer_signals().await
+    }
+
+    async fn note_engine(&self, engine: &EngineId, stays: Duration) -> Result<Vec<EngineId>, EngineError> {
+        self.engine.note_engine(engine, stays).await
     }
 }

@@ -35,7 +35,24 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
     });
     let partitions = facts.partitions.clone().ok().flatten().unwrap_or_default().get();
     findings.extend(logs(&facts.logs, partitions, max_memory(facts)));
+    findings.push(engines(&facts.engines));
     findings
+}
+
+/// Without an engine no delay, retry, deadline or lost lease takes effect; whether one should be there is not known here.
+fn engines(engines: &Told<Vec<String>>) -> Finding {
+    const SHOWN: usize = 10;
+    match engines {
+        Ok(names) if names.is_empty() => {
+            Finding::ok("engines", "none at work; delays, retries and deadlines wait until one starts")
+        }
+        Ok(names) => {
+            let more = if names.len() > SHOWN { ", …" } else { "" };
+            let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+            Finding::ok("engines", format!("{} at work: {shown}{more}", names.len()))
+        }
+        Err(why) => Finding::unknown("engines", why, "grant ~ff:* +zrange +time"),
+    }
 }
 
 fn server(facts: &Facts) -> Finding {

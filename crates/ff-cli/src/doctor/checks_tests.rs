@@ -31,6 +31,7 @@ fn good() -> Facts {
             flows: LogTotals { entries: 10, bytes: 3_000, logs: 2, capacity: 10_000, ..LogTotals::default() },
             solo: LogTotals { capacity: 1_000, ..LogTotals::default() },
         }),
+        engines: Ok(vec!["engine-1".into()]),
     }
 }
 
@@ -50,6 +51,18 @@ fn one(change: impl FnOnce(&mut Facts)) -> (Level, String) {
 #[test]
 fn nothing_is_wrong_with_a_good_server() {
     assert_eq!(trouble(|_| {}), []);
+}
+
+#[test]
+fn the_engines_at_work_are_named() {
+    let says = |count: usize| {
+        let engines = (0..count).map(|number| format!("engine-{number}")).collect();
+        let facts = Facts { engines: Ok(engines), ..good() };
+        all(&facts).into_iter().find(|finding| finding.topic == "engines").unwrap().to_text()
+    };
+    assert!(says(2).contains("2 at work: engine-0, engine-1"), "{}", says(2));
+    assert!(says(0).contains("none at work"), "{}", says(0));
+    assert!(says(12).contains("engine-9, …"), "{}", says(12));
 }
 
 #[test]

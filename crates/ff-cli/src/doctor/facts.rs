@@ -31,6 +31,8 @@ pub(super) struct Facts {
     pub(super) permissions: Told<Permissions>,
     pub(super) partitions: Told<Option<PartitionCount>>,
     pub(super) logs: Told<Logs>,
+    /// The names of the engines at work.
+    pub(super) engines: Told<Vec<String>>,
 }
 
 /// Settings that INFO does not show, or not as fully.
@@ -92,6 +94,7 @@ impl Facts {
             },
             permissions: told(permissions(host).await),
             logs: told(logs(host, count, sample).await),
+            engines: told(host.engines().await),
             partitions,
         }
     }

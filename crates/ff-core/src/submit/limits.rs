@@ -14,6 +14,11 @@ pub const SUBMISSION_BYTES: usize = 16 * 1024 * 1024;
 pub const NAME_BYTES: usize = 256;
 /// The longest delay, timeout, deadline or backoff.
 pub const DURATION: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+/// How far ahead a backend announces timers. Whoever sweeps does it more often than this, and so finds those that lie
+/// further ahead in time.
+pub const TIMER_HORIZON: Duration = Duration::from_secs(10);
+/// The longest that an engine counts as at work without being noted again.
+pub const ENGINE_STAY: Duration = Duration::from_secs(60);
 /// The highest priority; 0 is the lowest and the default.
 pub const PRIORITY: u16 = 999;
 /// Executions that one call claims.

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use super::{check_text, limits};
 use crate::{EngineError, LaneId, Tags, error::shown};
 
-/// How long a failed attempt's retry waits: `initial`, doubled with every further failure, at most `max`.
+/// How long a failed attempt's retry waits: `initial`, doubled with every further failure, at most `max`. Up to a fifth
+/// is taken off, by the execution's id and the number of its failures, so that executions that failed together do not
+/// all retry at the same moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     /// The wait after the first failure.

@@ -56,7 +56,7 @@ impl Default for Config {
             worker_id: None,
             concurrency: 16,
             lease: Duration::from_secs(30),
-            rescan_interval: Duration::from_secs(15),
+            rescan_interval: Duration::from_secs(60),
             drain_grace: Duration::from_secs(30),
             cancel_grace: Duration::from_secs(5),
         }
@@ -141,7 +141,9 @@ impl<H> WorkerBuilder<H> {
         self
     }
 
-    /// How often it asks all partitions for work although nothing signalled any. Default 15 s.
+    /// How often it asks all partitions for work although nothing signalled any. Default 60 s.
+    ///
+    /// Where signals may have been missed they are asked at once; this is the net below that.
     pub fn rescan_interval(mut self, interval: Duration) -> Self {
         self.config.rescan_interval = interval;
         self

@@ -184,6 +184,10 @@ local function claim(KEYS, ARGV)
   elseif listener ~= '' then
     ff.queue.wait(call.partition, lane, listener)
   end
+  if #chosen > 0 then
+    ff.timers.note(call, call.now + lease_ms)
+  end
+  ff.timers.announce(call)
   return reply
 end
 

@@ -92,6 +92,8 @@ local function add_missing(call)
     redis.call('ZADD', entry[1], entry[2], entry[3])
     if entry[4] then
       call.lanes[#call.lanes + 1] = entry[4]
+    else
+      ff.timers.note(call, tonumber(entry[2]))
     end
     call.repaired = call.repaired + 1
   end

@@ -12,6 +12,7 @@ local function extend(call, execution, lease_ms)
   local expires_text = ff.base.int(expires)
   if expires < before then
     redis.call('ZADD', call.partition.leases, expires_text, execution.uuid)
+    ff.timers.note(call, expires)
   end
   if execution.lease_seen == execution.lease_epoch then
     redis.call('HSET', execution.core, 'lease_expires_at', expires_text, 'lease_ms', ff.base.int(lease_ms))
@@ -58,6 +59,7 @@ local function renew(KEYS, ARGV)
       confirm(execution)
     end
   end
+  ff.timers.announce(call)
   return reply
 end
 

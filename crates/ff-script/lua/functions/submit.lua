@@ -126,10 +126,12 @@ local function index_members(call, members)
     elseif member.state == 'delayed' then
       delayed[#delayed + 1] = member.eligible_at
       delayed[#delayed + 1] = member.uuid
+      ff.timers.note(call, tonumber(member.eligible_at))
     end
     if member.deadline_at then
       deadlines[#deadlines + 1] = member.deadline_at
       deadlines[#deadlines + 1] = member.uuid
+      ff.timers.note(call, tonumber(member.deadline_at))
     end
   end
   ff.base.chunked('ZADD', partition.ready, ready, 2)
@@ -166,6 +168,7 @@ local function submit(KEYS, ARGV)
   end
   index_members(call, members)
   ff.queue.signal_all(call)
+  ff.timers.announce(call)
   return { 'ok' }
 end
 

@@ -154,6 +154,7 @@ local function earlier(one, other)
 end
 
 local function reply(call, removed, more, due_at)
+  ff.timers.reported(call.partition, due_at)
   return {
     ff.base.int(call.released), ff.base.int(call.reclaimed), ff.base.int(#call.ends), ff.base.int(call.resolved),
     ff.base.int(removed), more and '1' or '0', due_at and ff.base.int(math.max(due_at - call.now, 0)) or '',
@@ -171,6 +172,8 @@ end
 local function sweep(KEYS, ARGV)
   local policy, retention_ms, idempotency_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
   local call = ff.call.begin(KEYS, policy)
+  -- The reply says when something is due next.
+  call.reports_timers = true
   call.released, call.reclaimed, call.stale, call.moved_due, call.put_off, call.suspects =
     0, 0, {}, {}, {}, {}
   local partition = call.partition

@@ -123,5 +123,6 @@ function ff.call.commit(call)
   local refused = ff.completion.publish(call)
   ff.execution.tell_losses(call)
   ff.queue.signal_all(call)
+  ff.timers.announce(call)
   return refused
 end

@@ -205,6 +205,13 @@ function ff.execution.touch(call, execution, fields)
   end
 end
 
+-- Up to a fifth is taken off the backoff, by the execution's uuid and the number of its failures: executions that
+-- failed together retry at different moments, and a repeated call computes the same.
+local function with_jitter(execution, failures, backoff)
+  local drawn = (tonumber(string.sub(execution.uuid, -6), 16) + failures * 7919) * 48271 % 1000
+  return backoff - math.floor(backoff * drawn / 5000)
+end
+
 local function forget(fields, name, stored)
   if ff.base.num(stored) > 0 then
     fields[#fields + 1] = name
@@ -230,7 +237,7 @@ function ff.execution.attempt_failed(call, execution, reason, retryable)
     forget(fields, 'lease_unseen', execution.lease_unseen)
   end
   local doubled = ff.base.num(execution.backoff_ms) * 2 ^ math.min(failures - 1, 40)
-  local backoff = math.min(doubled, ff.base.num(execution.backoff_max_ms))
+  local backoff = with_jitter(execution, failures, math.min(doubled, ff.base.num(execution.backoff_max_ms)))
   fields[#fields + 1] = 'backoff_now_ms'
   fields[#fields + 1] = ff.base.int(backoff)
   if backoff > 0 then
@@ -319,6 +326,7 @@ function ff.execution.write_move(call, execution)
     ff.queue.push(call, execution)
   elseif state == 'delayed' then
     redis.call('ZADD', partition.delayed, ff.base.int(execution.due), execution.uuid)
+    ff.timers.note(call, execution.due)
   end
   if was_delayed and state == 'waiting' then
     redis.call('ZREM', partition.delayed, execution.uuid)

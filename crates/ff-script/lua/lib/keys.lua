@@ -3,6 +3,7 @@
 ff.keys = {
   flow_channel = 'ff:dag:completions',
   solo_channel = 'ff:solo:completions',
+  timers_channel = 'ff:timers',
 }
 
 -- How many keys `ff.keys.partition` takes.

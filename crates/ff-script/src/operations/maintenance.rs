@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ff_core::{
-    EngineError, ExecutionId, FlowId, Partition, PartitionCount, ReconcileCursor, ReconcileReport, ResolveReport,
-    SweepPolicy, SweepReport,
+    EngineError, EngineId, ExecutionId, FlowId, Partition, PartitionCount, ReconcileCursor, ReconcileReport,
+    ResolveReport, SweepPolicy, SweepReport,
 };
 use uuid::Uuid;
 
@@ -160,6 +160,21 @@ impl<H: ScriptHost> Operations<H> {
     /// As there.
     pub async fn verify_deployment(&self) -> Result<(), EngineError> {
         Self::join_deployment(&self.host, Some(self.partitions)).await.map(drop)
+    }
+
+    /// See [`ff_core::backend::MaintenanceBackend::note_engine`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn note_engine(&self, engine: &EngineId, stays: Duration) -> Result<Vec<EngineId>, EngineError> {
+        let args = vec![arg(engine), millis(stays)];
+        let reply = self.run(call("ff1_engine", vec![keys::ENGINES.to_owned()], args)).await?;
+        let mut reader = Reader::new("note an engine", &reply);
+        let mut engines = Vec::new();
+        while !reader.is_at_end() {
+            engines.push(EngineId::new(reader.text()?)?);
+        }
+        Ok(engines)
     }
 }
 

@@ -174,11 +174,12 @@ fn not_found(id: ExecutionId) -> EngineError {
     EngineError::NotFound { what: format!("execution {id}") }
 }
 
-/// Implements `SubmitBackend`, `WorkBackend`, `ControlBackend` and `MaintenanceBackend` for a backend by two of its
-/// methods: one that gives its [`Operations`](crate::operations::Operations), and one that gives work signals.
+/// Implements `SubmitBackend`, `WorkBackend`, `ControlBackend` and `MaintenanceBackend` for a backend by three of its
+/// methods: one that gives its [`Operations`](crate::operations::Operations), one that gives work signals, and one that
+/// gives timer signals.
 #[macro_export]
 macro_rules! backend_by_script {
-    ($backend:ty, $operations:ident, $signals:ident) => {
+    ($backend:ty, $operations:ident, $signals:ident, $timers:ident) => {
         $crate::backend_by_script!(@impl $backend, $operations, SubmitBackend {
             submit_flow(flow: &ff_core::FlowSubmission) -> ff_core::SubmittedFlow;
             submit_execution(execution: &ff_core::ExecutionSubmission) -> ff_core::SubmittedExecution;
@@ -210,7 +211,12 @@ macro_rules! backend_by_script {
                 partition: ff_core::Partition, cursor: Option<ff_core::ReconcileCursor>, limit: u32
             ) -> ff_core::ReconcileReport;
             verify_deployment() -> ();
+            note_engine(engine: &ff_core::EngineId, stays: std::time::Duration) -> Vec<ff_core::EngineId>;
         } {
+            async fn timer_signals(&self) -> Result<ff_core::TimerSignals, ff_core::EngineError> {
+                self.$timers().await
+            }
+
             fn partition_count(&self) -> ff_core::PartitionCount {
                 self.$operations().partition_count()
             }

@@ -12,6 +12,7 @@ pub mod leases;
 pub mod lifecycle;
 pub mod retries;
 pub mod subscription;
+pub mod timers;
 pub mod waiting;
 
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 //!
 //! - Each execution ends once and has one completion; it is promoted exactly when its needs allow; nothing is stuck
 //!   once the sweeps ran; indexes and flows agree with states; retention leaves no key.
+//! - Nothing is due before the sweep that the announced and reported timers ask for.
 //! - A reader can prove of each log entry that it follows the one before it.
 //! - What is submitted again is there once. No call creates a key beyond its KEYS (the host fails one that does).
 //! - A member whose record is deleted ends as failed, and its flow goes on.
@@ -17,6 +18,7 @@ mod model;
 mod op;
 mod run;
 mod stage;
+mod timers;
 mod world;
 
 use std::{

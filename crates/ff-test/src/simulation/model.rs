@@ -277,6 +277,20 @@ impl Model {
         self.executions.iter().any(waits)
     }
 
+    /// When the next lease, delay or deadline runs out.
+    pub(super) fn next_timer(&self) -> Option<u64> {
+        let of = |e: &Execution| {
+            let state = match e.state {
+                PublicState::Active => Some(e.lease_expires_at),
+                PublicState::Delayed => Some(e.eligible_at),
+                _ => None,
+            };
+            let deadline = (e.ended().is_none() && e.deadline_at > 0).then_some(e.deadline_at);
+            state.into_iter().chain(deadline).min()
+        };
+        self.executions.iter().filter_map(of).min()
+    }
+
     /// Whether an execution is beyond its deadline and has not ended.
     pub(super) fn is_overdue(&self, id: usize) -> bool {
         let execution = self.executions.get(id);
@@ -395,6 +409,7 @@ impl Model {
             return Answer::Done;
         }
         let backoff = (e.spec.backoff << (e.failures - 1)).min(4 * e.spec.backoff);
+        let backoff = with_jitter(&e.uuid, e.failures, backoff);
         e.backoff_now = backoff;
         if backoff > 0 {
             e.state = PublicState::Delayed;
@@ -459,6 +474,13 @@ impl Model {
             }
         }
     }
+}
+
+/// Up to a fifth is taken off a backoff, by the uuid and the number of failures.
+fn with_jitter(uuid: &str, failures: u32, backoff: u64) -> u64 {
+    let last = u64::from_str_radix(&uuid[uuid.len() - 6..], 16).expect("a uuid ends in hexadecimal digits");
+    let drawn = (last + u64::from(failures) * 7_919) * 48_271 % 1_000;
+    backoff - backoff * drawn / 5_000
 }
 
 /// The members that a member needs: its numbers modulo its own index, ascending, each once.

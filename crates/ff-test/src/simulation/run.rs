@@ -1,11 +1,11 @@
 //! One history, step by step, on the library and on the model, and what must agree.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{cell::Cell, collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use ff_core::{
     CancelOutcome, ClaimId, ControlBackend, EngineError, ExecutionId, FailOutcome, Failure, FlowId, FlowState, Lease,
-    PublicState, ReleaseOutcome, RenewOutcome, Scope, SweepPolicy, WorkBackend,
+    MaintenanceBackend, PublicState, ReleaseOutcome, RenewOutcome, Scope, SweepPolicy, WorkBackend,
 };
 use uuid::Uuid;
 
@@ -15,6 +15,7 @@ use super::{
     model::{Answer, Model},
     op::{Member, Op},
     stage::{Contents, Stage},
+    timers::Engine,
     world::{EPOCH, Entry, Seen, World, answer},
 };
 
@@ -58,6 +59,8 @@ pub(super) struct Run<'a, S> {
     /// Whether a record was deleted, whose entry may stay in the queue until a claim meets it.
     lost: bool,
     looks: Option<Vec<Contents>>,
+    /// Where timers are heard of without waiting.
+    engine: Option<Engine>,
 }
 
 /// A claim that can be repeated.
@@ -92,8 +95,11 @@ macro_rules! ensure {
 
 impl<'a, S: Stage> Run<'a, S> {
     pub(super) fn new(stage: &'a S, tag: u64) -> Self {
-        let world = World { stage };
+        let world = World { stage, last_sweep: Cell::default() };
         world.wipe();
+        // As an engine does that starts; what earlier histories announced is forgotten.
+        let _ = world.sweep(RETENTION);
+        let signals = stage.host().and_then(|_| stage.wait(stage.backend().timer_signals()).ok());
         let model = Model::at(EPOCH);
         Self {
             world,
@@ -111,6 +117,7 @@ impl<'a, S: Stage> Run<'a, S> {
             trimmed: false,
             lost: false,
             looks: None,
+            engine: signals.map(|signals| Engine::new(signals, EPOCH)),
         }
     }
 
@@ -122,7 +129,8 @@ impl<'a, S: Stage> Run<'a, S> {
     /// Runs a history to its end, and then until nothing is left.
     pub(super) fn whole(mut self, history: &[Op]) -> Result<Record, Disagreement> {
         for (number, op) in history.iter().enumerate() {
-            self.step(op).map_err(|what| format!("operation {number} ({op:?}): {what}"))?;
+            let stepped = self.step(op).and_then(|()| self.timers_agree());
+            stepped.map_err(|what| format!("operation {number} ({op:?}): {what}"))?;
         }
         self.executions_agree(|id| self.world.described(id)).map_err(|what| format!("as described: {what}"))?;
         self.agree().map_err(|what| format!("after the last operation: {what}"))?;
@@ -172,6 +180,15 @@ impl<'a, S: Stage> Run<'a, S> {
         self.model.leapt(before);
         self.model.sweep();
         self.world.sweep(RETENTION).map(drop).map_err(refused)
+    }
+
+    /// Whether the engine, by what it has heard, sweeps before anything is due.
+    fn timers_agree(&mut self) -> Result<(), Disagreement> {
+        let Some(engine) = &mut self.engine else { return Ok(()) };
+        let planned = engine.plan(self.model.now, self.world.last_sweep.take());
+        let soonest = self.model.next_timer();
+        ensure!(soonest.is_none_or(|due| planned <= due), "the next sweep is at {planned}, but {soonest:?} is due");
+        Ok(())
     }
 
     /// A call of the library. If it was interrupted, what is left must amount to it, or to nothing.

@@ -1,6 +1,7 @@
 //! A stage as the simulation drives it: the operations with their arguments, and what can be seen afterwards.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
@@ -9,7 +10,7 @@ use bytes::Bytes;
 use ff_core::{
     Backoff, Claim, ClaimId, ClaimRequest, ControlBackend, EngineError, EntryId, ExecutionId, ExecutionSpec,
     ExecutionSubmission, FlowId, FlowState, FlowSubmission, LaneId, LogId, MaintenanceBackend, Namespace, Outcome,
-    Partition, PublicState, Scope, StateConflict, SubmitBackend, SweepPolicy, WorkBackend, WorkerId,
+    Partition, PublicState, Scope, StateConflict, SubmitBackend, SweepPolicy, SweepReport, WorkBackend, WorkerId,
 };
 use ff_embedded::{Fault, Value};
 use ff_script::keys;
@@ -27,6 +28,8 @@ pub(super) const EPOCH: u64 = 1_700_000_000_000;
 
 pub(super) struct World<'a, S> {
     pub(super) stage: &'a S,
+    /// What the last sweep reported, until somebody looks.
+    pub(super) last_sweep: Cell<Option<SweepReport>>,
 }
 
 /// The indexes of the partition by name, each with the uuids that it holds.
@@ -187,6 +190,7 @@ impl<S: Stage> World<'_, S> {
             let policy = SweepPolicy { retention, ..SweepPolicy::default() };
             let mut reports = self.stage.wait(self.stage.backend().sweep(&[PARTITION], &policy));
             let report = reports.remove(0)?;
+            self.last_sweep.set(Some(report));
             busy |= report.released + report.reclaimed + report.ended + report.resolved + report.removed > 0;
             busy |= report.lost > 0;
             if !report.more {

@@ -1,0 +1,51 @@
+-- ff1_engine: notes that an engine is at work or that it stops, and names the engines at work. A change is announced to
+-- all of them.
+-- KEYS   1 the engines (zset, by the ms at which each counts as gone)
+-- ARGV   1 engine, 2 for how many ms it counts as at work unless it calls again (0: it stops)
+-- reply  the engines at work
+-- errors WRONGTYPE
+-- flags  allow-oom (what runs must go on when the server is full)
+
+-- Engines beyond this number are not noted; they stand by until others stop.
+local MAX_ENGINES = 1000
+-- The longest that an engine counts as at work (ms). An entry that lies further ahead was noted under another clock.
+local LONGEST = 60000
+
+-- The other engines at work, those that are gone, and whether `id` counts as at work.
+local function read_engines(key, id, now)
+  local stored = redis.call('ZRANGE', key, 0, MAX_ENGINES, 'WITHSCORES')
+  local living, gone, is_noted = {}, {}, false
+  for at = 1, #stored, 2 do
+    local name, ends_at = stored[at], tonumber(stored[at + 1])
+    local lives = ends_at > now and ends_at <= now + LONGEST
+    if name == id then
+      is_noted = lives
+    elseif lives then
+      living[#living + 1] = name
+    else
+      gone[#gone + 1] = name
+    end
+  end
+  return living, gone, is_noted
+end
+
+local function engine(KEYS, ARGV)
+  local key, id, stays_ms = KEYS[1], ARGV[1], math.min(tonumber(ARGV[2]), LONGEST)
+  local now = ff.base.now()
+  local living, gone, was_noted = read_engines(key, id, now)
+  local stays = stays_ms > 0 and #living < MAX_ENGINES
+  local changed = #gone > 0 or stays ~= was_noted
+  if stays then
+    living[#living + 1] = id
+    redis.call('ZADD', key, ff.base.int(now + stays_ms), id)
+  else
+    gone[#gone + 1] = id
+  end
+  ff.base.chunked('ZREM', key, gone)
+  if changed then
+    redis.pcall('PUBLISH', ff.keys.timers_channel, 'engines')
+  end
+  return living
+end
+
+redis.register_function({ function_name = 'ff1_engine', callback = engine, flags = { 'allow-oom' } })
