@@ -224,6 +224,7 @@ impl Need {
             function if function.starts_with("fcall") => vec!["1", key],
             "hdel" | "hexists" | "hget" | "hmget" | "zrem" | "zscore" => vec![key, "-"],
             "set" => vec![key, "-"],
+            "pexpire" => vec![key, "0"],
             "hset" | "zrangebylex" | "xrange" => vec![key, "-", "+"],
             "xrevrange" => vec![key, "+", "-"],
             "xadd" => vec![key, "*", "f", "v"],
