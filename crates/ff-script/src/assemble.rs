@@ -11,14 +11,29 @@ use sha2::{Digest as _, Sha256};
 pub const LIBRARY: &str = "flowfabric1";
 /// The ABI major: what the names of the functions start with.
 pub const ABI_MAJOR: u32 = 1;
+/// The digest of each version of the library, one a line; a version's number is the number of its line. Two texts with
+/// one version would refuse each other's programs, so every text that was committed has a line of its own.
+pub const DIGESTS: &str = include_str!("../lua/digests.txt");
 /// The library's version within its major; grows with every change of the Lua, so that a newer one is never replaced.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = count_lines(DIGESTS.as_bytes());
 
-/// Assembles the library from the files under `lua_dir`: `lib/*.lua`, then `functions/*.lua`, each sorted by name.
+const fn count_lines(text: &[u8]) -> u32 {
+    let (mut at, mut lines) = (0, 0);
+    while at < text.len() {
+        if text[at] == b'\n' {
+            lines += 1;
+        }
+        at += 1;
+    }
+    lines
+}
+
+/// Joins the files under `lua_dir`: `lib/*.lua`, then `functions/*.lua`, each sorted by name. The result lacks only the
+/// header that [`with_header`] adds.
 ///
 /// # Errors
 /// What reading the files gives.
-pub fn assemble(lua_dir: &Path) -> io::Result<String> {
+pub fn body(lua_dir: &Path) -> io::Result<String> {
     let mut body = String::new();
     for folder in ["lib", "functions"] {
         let mut files: Vec<_> = fs::read_dir(lua_dir.join(folder))?.collect::<io::Result<Vec<_>>>()?;
@@ -31,7 +46,7 @@ pub fn assemble(lua_dir: &Path) -> io::Result<String> {
             }
         }
     }
-    Ok(finish(&body))
+    Ok(body)
 }
 
 fn append(body: &mut String, folder: &str, name: &str, text: &str) {
@@ -39,16 +54,37 @@ fn append(body: &mut String, folder: &str, name: &str, text: &str) {
     let _ = write!(body, "\ndo -- {folder}/{name}\n{}\nend\n", text.trim_end());
 }
 
-fn finish(body: &str) -> String {
-    let digest = Sha256::digest(body.as_bytes());
-    let digest: String = digest.iter().take(16).fold(String::new(), |mut hex, byte| {
+/// The digest of a library's body: 32 hexadecimal digits.
+#[must_use]
+pub fn digest(body: &str) -> String {
+    Sha256::digest(body.as_bytes()).iter().take(16).fold(String::new(), |mut hex, byte| {
         let _ = write!(hex, "{byte:02x}");
         hex
-    });
+    })
+}
+
+/// The library that a server loads: a body under the header that names it.
+#[must_use]
+pub fn with_header(body: &str, version: usize) -> String {
+    let digest = digest(body);
     format!(
         "#!lua name={LIBRARY}\n-- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.\n\
-         local ff = {{ version = '{VERSION}', digest = '{digest}' }}\n{body}"
+         local ff = {{ version = '{version}', digest = '{digest}' }}\n{body}"
     )
+}
+
+/// The digests with that of a new text: in a line of its own if the last line was committed (`committed` are the
+/// digests then), else in place of the last line, which no commit has seen.
+#[must_use]
+pub fn record_digest(digests: &str, committed: &str, digest: &str) -> String {
+    let mut lines: Vec<&str> = digests.lines().collect();
+    if lines.last() != Some(&digest) {
+        if lines.len() > committed.lines().count() {
+            lines.pop();
+        }
+        lines.push(digest);
+    }
+    lines.iter().flat_map(|line| [*line, "\n"]).collect()
 }
 
 #[cfg(test)]
@@ -58,8 +94,24 @@ mod tests {
     #[test]
     fn the_checked_in_library_is_the_one_assembled_from_its_parts() {
         let lua_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("lua");
-        let fresh = assemble(&lua_dir).unwrap();
+        let fresh = with_header(&body(&lua_dir).unwrap(), VERSION as usize);
         assert!(fresh == crate::SOURCE, "src/flowfabric.lua is stale: run `cargo xtask script`");
+    }
+
+    #[test]
+    fn each_version_of_the_library_has_one_text() {
+        let digests: Vec<_> = DIGESTS.lines().collect();
+        let distinct: std::collections::HashSet<_> = digests.iter().collect();
+        assert_eq!(distinct.len(), digests.len(), "lua/digests.txt names a digest twice");
+        let last = digests.last().copied().unwrap_or_default();
+        assert_eq!(last, crate::loader::digest_of_source(), "lua/digests.txt is stale: run `cargo xtask script`");
+    }
+
+    #[test]
+    fn a_text_that_differs_from_a_committed_one_gets_a_version_of_its_own() {
+        assert_eq!(record_digest("a\nb\n", "a\nb\n", "c"), "a\nb\nc\n");
+        assert_eq!(record_digest("a\nb\nc\n", "a\nb\n", "d"), "a\nb\nd\n");
+        assert_eq!(record_digest("a\nb\n", "a\nb\n", "b"), "a\nb\n");
     }
 
     #[test]
@@ -82,7 +134,7 @@ mod tests {
         let digest = |text: &str| {
             let mut body = String::new();
             append(&mut body, "lib", "a.lua", text);
-            finish(&body).lines().nth(2).unwrap().to_owned()
+            digest(&body)
         };
         assert_eq!(digest("x = 1"), digest("x = 1\n"));
         assert_ne!(digest("x = 1"), digest("x = 2"));
