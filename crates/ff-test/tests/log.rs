@@ -12,7 +12,6 @@ use support::Stand;
 /// One flow of many members in one partition, to end one at a time.
 struct Feed {
     stand: Stand,
-    fixture: Fixture,
     members: Vec<ExecutionId>,
 }
 
@@ -27,7 +26,7 @@ impl Feed {
         let members: Vec<_> = names.iter().map(|name| (name.as_str(), &[] as &[&str])).collect();
         let flow = fixture.submit_members(&members).await;
         let members = flow.executions.into_iter().map(|(_, id)| id).rev().collect();
-        Self { stand, fixture, members }
+        Self { stand, members }
     }
 
     fn log(&self) -> String {
@@ -41,7 +40,7 @@ impl Feed {
     /// Ends one execution; returns its entry and what it says of the entry before it.
     async fn append(&mut self) -> (EntryId, Option<String>) {
         let id = self.members.pop().unwrap();
-        self.fixture.complete(id).await;
+        self.stand.backend.cancel_execution(id, "no longer wanted").await.unwrap();
         let position: EntryId = self.stand.field(id, "log_pos").await.parse().unwrap();
         let entry = self.entries().await.into_iter().find(|(entry, _)| *entry == position);
         (position, entry.expect("the log holds it").1)
@@ -172,7 +171,7 @@ async fn two_servers_that_go_on_from_one_log_begin_different_epochs_also_with_eq
     let (last, _) = feed.append().await;
     let other = Stand::at(NOW).await;
     copy_all(&feed.stand, &other).await;
-    let mut other = Feed { fixture: Fixture::new(other.backend.clone()), stand: other, members: feed.members.clone() };
+    let mut other = Feed { stand: other, members: feed.members.clone() };
     feed.stand.command(&["FUNCTION", "LOAD", "REPLACE", ff_script::SOURCE]).await;
     feed.stand.server.set_clock(NOW).unwrap();
     // The first knows nothing of the second: what it does now is undone when the second takes over.

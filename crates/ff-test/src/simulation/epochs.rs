@@ -37,16 +37,19 @@ impl Tenures {
     }
 }
 
-/// The epochs in a stage's keys, each with the number that stands for it: their order within all of them.
-pub(super) struct Renumbering(BTreeMap<u64, usize>);
+/// The epochs in a stage's keys, each with the number that stands for it: its place in each of the two logs.
+pub(super) struct Renumbering(BTreeMap<u64, u64>);
 
 impl Renumbering {
     pub(super) fn of(contents: &Contents) -> Self {
-        let mut epochs = BTreeSet::new();
-        for (key, value) in contents.iter().filter(|(key, _)| key.windows(12).any(|part| part == b":completions")) {
+        /// More than a log of a history has epochs.
+        const MOST: u64 = 10_000;
+        let mut epochs = [BTreeSet::new(), BTreeSet::new()];
+        for (key, value) in contents.iter().filter(|(key, _)| text(key).contains(":completions")) {
+            let epochs = &mut epochs[usize::from(text(key).contains(":solo"))];
             match value {
-                KeyValue::Hash(fields) if key.ends_with(b":epochs") => {
-                    epochs.extend(fields.keys().filter_map(|epoch| text(epoch).parse::<u64>().ok()));
+                KeyValue::Hash(fields) => {
+                    epochs.extend(fields.keys().filter_map(|epoch| text(epoch).parse::<u64>().ok()))
                 }
                 KeyValue::Stream { entries, last_generated } => {
                     epochs.extend(entries.iter().map(|entry| entry.id.epoch).chain([last_generated.epoch]));
@@ -54,7 +57,13 @@ impl Renumbering {
                 _ => {}
             }
         }
-        Self(epochs.into_iter().enumerate().map(|(number, epoch)| (epoch, number)).collect())
+        let mut numbers: BTreeMap<u64, u64> = BTreeMap::new();
+        for (epochs, width) in epochs.iter().zip([MOST, 1]) {
+            for (place, epoch) in (1..).zip(epochs) {
+                *numbers.entry(*epoch).or_default() += place * width;
+            }
+        }
+        Self(numbers)
     }
 
     /// The same with numbers for epochs: in positions, and as the names of epochs.
@@ -77,7 +86,7 @@ impl Renumbering {
     }
 
     fn id(&self, id: EntryId) -> EntryId {
-        let number = self.0.get(&id.epoch).map_or(id.epoch, |number| *number as u64);
+        let number = self.0.get(&id.epoch).copied().unwrap_or(id.epoch);
         EntryId { epoch: number, seq: id.seq }
     }
 

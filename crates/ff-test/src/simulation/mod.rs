@@ -135,7 +135,7 @@ pub fn simulate_beside(
     })
 }
 
-/// Epochs are drawn by each side for itself: they are compared by their order.
+/// Epochs are drawn by each side for itself: they are compared by their places in the logs.
 fn same(ours: &Contents, theirs: &Contents) -> Result<(), String> {
     let keys: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
     let (our_epochs, their_epochs) = (Renumbering::of(ours), Renumbering::of(theirs));

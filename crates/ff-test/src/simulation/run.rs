@@ -208,7 +208,7 @@ impl<'a, S: Stage> Run<'a, S> {
     fn fail_over(&mut self) -> Result<(), Disagreement> {
         self.look_at_epochs()?;
         let Some(replica) = &self.replica else { return Ok(()) };
-        self.world.restore(&replica.contents);
+        self.world.restore(self.model.now, &replica.contents);
         self.world.stage.forget();
         let now = self.model.now;
         self.model = replica.model.clone();

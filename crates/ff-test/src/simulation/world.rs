@@ -53,17 +53,21 @@ pub(super) struct Seen {
 impl<S: Stage> World<'_, S> {
     /// Forgets all keys, for the next history.
     pub(super) fn wipe(&self) {
+        // What has expired is there again under an earlier clock.
+        self.stage.set_clock(EPOCH);
+        self.delete_all();
+    }
+
+    fn delete_all(&self) {
         for key in self.stage.snapshot().keys() {
             self.stage.command(&["DEL", text(key)]);
         }
-        self.stage.set_clock(EPOCH);
     }
 
     /// Puts all keys back to what they held, as a replica has them that takes over.
-    pub(super) fn restore(&self, contents: &Contents) {
-        for key in self.stage.snapshot().keys() {
-            self.stage.command(&["DEL", text(key)]);
-        }
+    pub(super) fn restore(&self, now: u64, contents: &Contents) {
+        self.wipe();
+        self.stage.set_clock(now);
         for (key, value) in contents {
             self.put(text(key), value);
         }
