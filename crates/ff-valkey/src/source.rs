@@ -163,7 +163,7 @@ impl ServerLogs {
         }
         let cursor = |stand: Result<(Option<EntryId>, Vec<_>), EngineError>| {
             let (head, epochs) = stand?;
-            Ok(head.map_or_else(LogCursor::default, |head| LogCursor::at_end(&epoch_ends(&epochs, Some(head)))))
+            Ok(head.map_or_else(LogCursor::default, |head| LogCursor::at_end(&EpochEnds::of(&epochs, Some(head)))))
         };
         Ok((at_ms, stands.into_iter().map(cursor).collect()))
     }
@@ -300,13 +300,13 @@ impl LogSource for ServerLogs {
     async fn epochs(&self, logs: &[LogId]) -> Result<OfEach<EpochEnds>, EngineError> {
         const OP: &str = "reading the epochs of completion logs";
         let together = self.together(OP);
-        // The head first, see `epoch_ends`.
+        // The head first, see `EpochEnds::of`.
         let questions = logs.iter().flat_map(|log| [head_command(*log), epochs_command(*log)]);
         let mut answers = ask(&together, questions.collect()).await?.into_iter();
         let mut ends = || {
             let (head, epochs) = (answers.next(), answers.next());
             let head = read(&together, OP, head, head_of)?;
-            Ok(epoch_ends(&read(&together, OP, epochs, value::epochs)?, head))
+            Ok(EpochEnds::of(&read(&together, OP, epochs, value::epochs)?, head))
         };
         Ok(logs.iter().map(|_| ends()).collect())
     }

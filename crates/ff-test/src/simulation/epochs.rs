@@ -49,7 +49,7 @@ impl Renumbering {
             let epochs = &mut epochs[usize::from(text(key).contains(":solo"))];
             match value {
                 KeyValue::Hash(fields) => {
-                    epochs.extend(fields.keys().filter_map(|epoch| text(epoch).parse::<u64>().ok()))
+                    epochs.extend(fields.keys().filter_map(|epoch| text(epoch).parse::<u64>().ok()));
                 }
                 KeyValue::Stream { entries, last_generated } => {
                     epochs.extend(entries.iter().map(|entry| entry.id.epoch).chain([last_generated.epoch]));
