@@ -224,10 +224,10 @@ impl<'a, S: Stage> Run<'a, S> {
         if self.model.now + STEP_BACK < cut_at {
             // The server that takes over finds leases that run for too long by its clock.
             self.model.leapt(cut_at);
-            self.model.sweep();
-            self.world.sweep(RETENTION).map_err(|error| format!("a sweep was refused: {error}"))?;
         }
-        Ok(())
+        // Engines may have missed announcements while they connected anew, and sweep at once.
+        self.model.sweep();
+        self.world.sweep(RETENTION).map(drop).map_err(|error| format!("a sweep was refused: {error}"))
     }
 
     /// What both logs hold.
