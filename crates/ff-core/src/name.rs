@@ -121,7 +121,7 @@ impl LaneId {
 ///
 /// At most 32 tags; keys of 1 to 128 bytes, values of up to 256 bytes, no control characters in either.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]
 pub struct Tags(Arc<BTreeMap<String, String>>);
 
 impl Tags {
@@ -144,6 +144,13 @@ impl Tags {
         Ok(Self(Arc::new(map)))
     }
 
+    /// Tags as a server or an event has them, whatever they are. They were checked where they were submitted, and one
+    /// that was not must not keep an event or a claim from being read.
+    #[must_use]
+    pub fn recorded(tags: BTreeMap<String, String>) -> Self {
+        Self(Arc::new(tags))
+    }
+
     /// The value under this key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
@@ -159,6 +166,20 @@ impl Tags {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl TryFrom<BTreeMap<String, String>> for Tags {
+    type Error = EngineError;
+
+    fn try_from(tags: BTreeMap<String, String>) -> Result<Self, EngineError> {
+        Self::new(tags)
+    }
+}
+
+impl From<Tags> for BTreeMap<String, String> {
+    fn from(tags: Tags) -> Self {
+        Arc::unwrap_or_clone(tags.0)
     }
 }
 

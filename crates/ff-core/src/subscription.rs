@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     CompletionBackend, CompletionPayload, Cursor, EngineError, ExecutionId, Gap, Partition, ScannerFilter, Scope,
+    error::shown, limits,
 };
 
 /// Opens extended subscriptions.
@@ -131,6 +132,23 @@ impl SubscribeOptions {
         let Some(only) = &self.only else { return true };
         let first = ExecutionId::from_parts(partition, Uuid::nil());
         only.range(first..).next().is_some_and(|id| id.partition() == partition)
+    }
+
+    /// Checks what the types leave open; every backend calls it.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] that names the setting and its range.
+    pub fn check(&self) -> Result<(), EngineError> {
+        if let Some(capacity) = self.capacity {
+            limits::check_number("subscription queue", capacity.get() as u64, 1..=limits::QUEUE as u64)?;
+        }
+        match &self.name {
+            Some(name) if name.is_empty() || name.len() > 128 || name.chars().any(char::is_control) => {
+                let expected = "expected 1 to 128 bytes without control characters";
+                Err(EngineError::invalid(format!("subscription name `{}`", shown(name)), expected))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether a completion that carries its own namespace and tags is wanted.

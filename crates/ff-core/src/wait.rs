@@ -8,7 +8,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::{
     ControlBackend, EngineError, ExecutionId, ExecutionSnapshot, FlowId, FlowSnapshot, FlowState, Frame, Partition,
-    SubscribeBackend, SubscribeOptions, Subscription, SubscriptionScope,
+    SubscribeBackend, SubscribeOptions, Subscription, SubscriptionScope, limits,
 };
 
 /// How many executions are looked at together.
@@ -221,7 +221,7 @@ async fn listen<B: SubscribeBackend + ?Sized>(
     scope: SubscriptionScope,
 ) -> Result<Subscription, EngineError> {
     // Room for each of them and a few other frames; more are no loss.
-    let capacity = NonZeroUsize::MIN.saturating_add(only.len() + 15);
+    let capacity = NonZeroUsize::MIN.saturating_add((only.len() + 15).min(limits::QUEUE - 1));
     let options = SubscribeOptions::new().only(only.iter().copied()).scope(scope).capacity(capacity);
     backend.subscribe(&options).await
 }

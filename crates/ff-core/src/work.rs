@@ -5,7 +5,7 @@ use std::{pin::Pin, time::Duration};
 use bytes::Bytes;
 use futures::Stream;
 
-use crate::{ClaimId, ExecutionId, FlowId, LaneId, Namespace, Outcome, Partition, Tags, WorkerId, limits};
+use crate::{ClaimId, EngineError, ExecutionId, FlowId, LaneId, Namespace, Outcome, Partition, Tags, WorkerId, limits};
 
 /// Asks for work of one lane in one partition.
 #[derive(Debug, Clone)]
@@ -116,7 +116,7 @@ pub enum ReleaseOutcome {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Failure {
-    /// For people; cut at [`limits::REASON_BYTES`].
+    /// For people; cut at [`limits::REASON_BYTES`] when it is reported.
     pub reason: String,
     /// Whether a retry can help. If not, the execution ends as failed now.
     pub retryable: bool,
@@ -219,6 +219,17 @@ pub struct SweepPolicy {
     /// For how long after that a submission is still known by its idempotency key: repeating it then answers that it is
     /// there, and runs nothing. With zero a key is forgotten with its flow or execution.
     pub idempotency: Duration,
+}
+
+impl SweepPolicy {
+    /// Checks what the types leave open.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] that names the setting and its range.
+    pub fn check(&self) -> Result<(), EngineError> {
+        limits::check_duration("retention", self.retention, Duration::from_millis(1))?;
+        limits::check_duration("idempotency", self.idempotency, Duration::ZERO)
+    }
 }
 
 impl Default for SweepPolicy {

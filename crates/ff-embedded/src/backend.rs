@@ -115,8 +115,10 @@ impl Builder {
     /// Makes the backend.
     ///
     /// # Errors
-    /// [`EngineError::Conflict`] when the host that it shares has another partition count.
+    /// [`EngineError::Conflict`] when the host that it shares has another partition count,
+    /// [`EngineError::InvalidInput`] for a log policy beyond its range.
     pub fn build(self) -> Result<EmbeddedBackend, EngineError> {
+        self.log_policy.check()?;
         let host = self.host.unwrap_or_else(|| Arc::new(EmbeddedHost::new(self.clock, self.seed)));
         host.load_once(SOURCE).map_err(|error| EngineError::transport("loading the library", error))?;
         // On this host every call is answered at once.
@@ -205,6 +207,7 @@ impl CompletionBackend for EmbeddedBackend {
 #[async_trait]
 impl SubscribeBackend for EmbeddedBackend {
     async fn subscribe(&self, options: &SubscribeOptions) -> Result<Subscription, EngineError> {
+        options.check()?;
         if let Start::After(cursor) = &options.start {
             cursor.check(self.operations().partition_count(), options.scope)?;
         }

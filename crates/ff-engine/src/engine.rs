@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ff_core::{CompletionBackend, EngineError, EngineId, MaintenanceBackend, Partition, SweepPolicy};
+use ff_core::{CompletionBackend, EngineError, EngineId, MaintenanceBackend, Partition, SweepPolicy, limits};
 use tokio::sync::watch;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -13,6 +13,7 @@ use crate::{
     DependencyReconciler, Dispatcher, Sweeper,
     membership::{Condition, Membership},
     share::Share,
+    supervision::Supervision,
 };
 
 /// Chooses how an [`Engine`] runs; begin with [`Engine::builder`].
@@ -23,6 +24,10 @@ pub struct EngineBuilder<B: ?Sized> {
     reconciler: DependencyReconciler<B>,
     sweeper: Sweeper<B>,
     id: Option<EngineId>,
+    /// As they were asked for; the parts take no more than they can bear.
+    sweep_interval: Duration,
+    reconcile_interval: Duration,
+    policy: SweepPolicy,
 }
 
 impl<B: ?Sized> std::fmt::Debug for EngineBuilder<B> {
@@ -46,18 +51,21 @@ impl<B: CompletionBackend + MaintenanceBackend + ?Sized> EngineBuilder<B> {
     /// How long it is from one sweep of a partition to the next where nothing is known to be due before; timers do not
     /// wait for it, as they are announced. Default 5 s, at most 9 s.
     pub fn sweep_interval(mut self, interval: Duration) -> Self {
+        self.sweep_interval = interval;
         self.sweeper = self.sweeper.interval(interval);
         self
     }
 
     /// For how long ended executions are kept. Default 24 h.
     pub fn sweep_policy(mut self, policy: SweepPolicy) -> Self {
+        self.policy = policy;
         self.sweeper = self.sweeper.policy(policy);
         self
     }
 
     /// How long the reconciler rests between two rounds. Default 15 s.
     pub fn reconcile_interval(mut self, interval: Duration) -> Self {
+        self.reconcile_interval = interval;
         self.reconciler = self.reconciler.interval(interval);
         self
     }
@@ -74,14 +82,23 @@ impl<B: CompletionBackend + MaintenanceBackend + ?Sized> EngineBuilder<B> {
         self
     }
 
+    fn check(&self) -> Result<(), EngineError> {
+        let instant = Duration::from_millis(1);
+        limits::check_duration("sweep interval", self.sweep_interval, instant)?;
+        limits::check_duration("reconcile interval", self.reconcile_interval, instant)?;
+        self.policy.check()
+    }
+
     /// Starts the tasks. When it returns, every completion committed from then on is dispatched.
     ///
     /// # Errors
-    /// What verifying the deployment or subscribing to completions answers; nothing runs then.
+    /// [`EngineError::InvalidInput`] for a duration beyond its range; what verifying the deployment or subscribing to
+    /// completions answers. Nothing runs then.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     pub async fn start(self) -> Result<Engine, EngineError> {
+        self.check()?;
         self.backend.verify_deployment().await?;
         let completions = self.backend.subscribe_completions().await?;
         let engine = match self.id {
@@ -94,14 +111,30 @@ impl<B: CompletionBackend + MaintenanceBackend + ?Sized> EngineBuilder<B> {
         let condition = Arc::<Condition>::default();
         let membership = Membership { backend: self.backend, engine, share: sender, condition: Arc::clone(&condition) };
         let sweeper = self.sweeper.within(share.clone(), Arc::clone(&condition));
-        tasks.spawn(self.dispatcher.within(share.clone()).run_with(completions, stop.clone()));
-        tasks.spawn(self.reconciler.within(share.clone()).run(stop.clone()));
+        let supervision = Supervision::default();
+        let watched = || supervision.clone();
+        let dispatching = self.dispatcher.within(share.clone()).run_with(completions, stop.clone());
+        tasks.spawn(watched().run("dispatcher", dispatching, stop.clone()));
+        let reconciling = self.reconciler.within(share.clone()).run(stop.clone());
+        tasks.spawn(watched().run("reconciler", reconciling, stop.clone()));
         // On one task, so that an engine that does not sweep any more is not noted any more.
-        let (sweeping, noting) = (stop.clone(), stop.clone());
-        tasks.spawn(async move { tokio::join!(sweeper.run(sweeping), membership.run(noting)) });
+        let (swept, noted) = (stop.clone(), stop.clone());
+        let sweeping = async move {
+            tokio::join!(sweeper.run(swept), membership.run(noted));
+        };
+        tasks.spawn(watched().run("sweeper", sweeping, stop.clone()));
         tasks.close();
-        Ok(Engine { tasks, stop: stop.drop_guard(), share, condition })
+        Ok(Engine { tasks, supervision, stop: stop.drop_guard(), share, condition })
     }
+}
+
+/// How an [`Engine`] is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EngineHealth {
+    /// The parts (`dispatcher`, `reconciler`, `sweeper`) that have ended although nobody stopped them: by a panic, most
+    /// likely of the backend. The engine has to be started anew.
+    pub ended_parts: Vec<&'static str>,
 }
 
 /// A dispatcher, a reconciler and a sweeper at work. Dropping it stops them.
@@ -127,6 +160,7 @@ impl<B: CompletionBackend + MaintenanceBackend + ?Sized> EngineBuilder<B> {
 #[must_use = "dropping the engine stops it"]
 pub struct Engine {
     tasks: TaskTracker,
+    supervision: Supervision,
     stop: DropGuard,
     share: watch::Receiver<Share>,
     condition: Arc<Condition>,
@@ -141,6 +175,9 @@ impl Engine {
             sweeper: Sweeper::new(Arc::clone(&backend)),
             id: None,
             backend,
+            sweep_interval: Duration::from_secs(1),
+            reconcile_interval: Duration::from_secs(15),
+            policy: SweepPolicy::default(),
         }
     }
 
@@ -155,6 +192,12 @@ impl Engine {
     #[must_use]
     pub fn engines(&self) -> usize {
         self.condition.engines()
+    }
+
+    /// How the engine is, without asking the backend.
+    #[must_use]
+    pub fn health(&self) -> EngineHealth {
+        EngineHealth { ended_parts: self.supervision.ended() }
     }
 
     /// Stops the tasks and waits until they have ended. What they were at is left to whoever runs next.
@@ -205,6 +248,37 @@ mod tests {
         let backend = Scripted::new(2);
         backend.script(|script| script.errors.push_back(("subscribe_completions", transport())));
         assert!(Engine::builder(Arc::clone(&backend)).start().await.is_err());
+        assert_nothing_happens(&backend).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_that_panics_is_named_by_health_and_the_others_go_on() {
+        let backend = Scripted::new(2);
+        backend.script(|script| script.panics.extend(["sweep"]));
+        let engine = Engine::builder(Arc::clone(&backend)).start().await.unwrap();
+        while engine.health().ended_parts.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(engine.health().ended_parts, ["sweeper"]);
+        let before = backend.calls().len();
+        backend.until(|calls| calls.len() > before).await;
+        engine.shutdown().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_duration_beyond_its_range_is_refused_by_name() {
+        let backend = Scripted::new(2);
+        let builder = || Engine::builder(Arc::clone(&backend));
+        let policy = SweepPolicy { retention: Duration::MAX, ..SweepPolicy::default() };
+        for (refused, what) in [
+            (builder().sweep_interval(Duration::MAX), "sweep interval"),
+            (builder().reconcile_interval(Duration::ZERO), "reconcile interval"),
+            (builder().reconcile_interval(Duration::MAX), "reconcile interval"),
+            (builder().sweep_policy(policy), "retention"),
+        ] {
+            let error = refused.start().await.unwrap_err().to_string();
+            assert!(error.contains(what) && error.contains("expected 1ms to"), "{error}");
+        }
         assert_nothing_happens(&backend).await;
     }
 

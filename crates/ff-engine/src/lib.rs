@@ -32,6 +32,7 @@
 //! | `ff_engine_partitions` | gauge | partitions that this process serves |
 //! | `ff_engine_peers` | gauge | engines at work that share the partitions, this one included; 0 while that is not known |
 //! | `ff_engine_errors` | counter | failed calls, by `op` |
+//! | `ff_engine_parts_ended` | counter | parts that ended although nobody stopped them, by `part` |
 #![forbid(unsafe_code)]
 
 mod dispatcher;
@@ -43,13 +44,14 @@ mod reconciler;
 mod retry;
 mod schedule;
 mod share;
+mod supervision;
 mod sweeper;
 #[cfg(test)]
 mod testing;
 pub mod worker;
 
 pub use dispatcher::Dispatcher;
-pub use engine::{Engine, EngineBuilder};
+pub use engine::{Engine, EngineBuilder, EngineHealth};
 pub use reconciler::DependencyReconciler;
 pub use sweeper::Sweeper;
 pub use worker::{WorkContext, Worker, WorkerBuilder};

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use ff_core::{EngineError, ExecutionId, MaintenanceBackend, Partition, ReconcileCursor, ReconcileReport};
+use ff_core::{EngineError, ExecutionId, MaintenanceBackend, Partition, ReconcileCursor, ReconcileReport, limits};
 use futures::future::join_all;
 use tokio::{
     sync::watch,
@@ -56,10 +56,10 @@ impl<B: MaintenanceBackend + ?Sized> DependencyReconciler<B> {
         Self { backend, interval: Duration::from_secs(15), budget: 1_024, share: share::everything() }
     }
 
-    /// How long it rests between two rounds (give or take a tenth).
+    /// How long it rests between two rounds (give or take a tenth), at most ten years.
     #[must_use]
     pub fn interval(mut self, interval: Duration) -> Self {
-        self.interval = interval;
+        self.interval = interval.min(limits::DURATION);
         self
     }
 

@@ -44,6 +44,8 @@ pub(crate) enum Call {
 pub(crate) struct Script {
     /// Errors for the next calls, by operation (`claim`) or operation and partition (`claim 3`).
     pub(crate) errors: VecDeque<(&'static str, EngineError)>,
+    /// Operations that panic.
+    pub(crate) panics: HashSet<&'static str>,
     pub(crate) work: HashMap<u16, VecDeque<ClaimedExecution>>,
     pub(crate) lost: HashSet<Lease>,
     pub(crate) timed_out: HashSet<Lease>,
@@ -181,6 +183,10 @@ impl Scripted {
         let mut state = self.state();
         state.calls.push(call);
         self.called.notify_waiters();
+        if state.script.panics.contains(op) {
+            drop(state);
+            panic!("scripted");
+        }
         state.script.error(op, partition).map(|()| state)
     }
 }

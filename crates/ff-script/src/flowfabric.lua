@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '1', digest = '4feb922fb852229a5a6c59b7b8379836' }
+local ff = { version = '2', digest = 'af51b37c6d7957c0904536c7a37aa0a6' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, lists as text, and replies. Everything else builds on these.
@@ -294,6 +294,19 @@ do -- lib/completion.lua
 
 ff.completion = {}
 
+-- An event is bounded whatever the core holds, so that every reader can take it. What was checked where it entered is
+-- never longer than this.
+local LONGEST_REASON, LONGEST_TAGS, LONGEST_RESULT = 1024, 32768, 1048576
+
+-- A text cut at a character of UTF-8.
+local function cut(text, longest)
+  local len = longest
+  while len > 0 and string.find(text, '^[\128-\191]', len + 1) do
+    len = len - 1
+  end
+  return string.sub(text, 1, len)
+end
+
 -- What every subscriber may know, as the inside of a JSON object. Namespaces, lanes and ids hold no character that
 -- needs escaping; `tags_json` was composed and checked where it was submitted.
 local function body(execution, inline)
@@ -301,11 +314,17 @@ local function body(execution, inline)
   if execution.flow_id then
     flow = ',"flow_id":"' .. execution.flow_id .. '"'
   end
-  if execution.failure_reason and execution.failure_reason ~= '' then
-    more = ',"reason":' .. cjson.encode(execution.failure_reason)
+  local reason, tags, shortened = execution.failure_reason, execution.tags_json, ''
+  if reason and reason ~= '' then
+    if #reason > LONGEST_REASON then
+      reason, shortened = cut(reason, LONGEST_REASON), ',"shortened":true'
+    end
+    more = ',"reason":' .. cjson.encode(reason)
   end
-  if execution.tags_json ~= '{}' then
-    more = more .. ',"tags":' .. execution.tags_json
+  if #tags > LONGEST_TAGS then
+    shortened = ',"shortened":true'
+  elseif tags ~= '{}' then
+    more = more .. ',"tags":' .. tags
   end
   if not inline and execution.result and execution.result ~= '' then
     more = more .. ',"result_len":' .. #execution.result
@@ -313,6 +332,7 @@ local function body(execution, inline)
   if execution.leaves_pending then
     more = more .. ',"pending":true'
   end
+  more = more .. shortened
   return '"execution_id":"' .. execution.execution_id .. '"' .. flow
     .. ',"outcome":"' .. execution.terminal_outcome .. '","at":' .. execution.completed_at
     .. ',"ns":"' .. execution.namespace .. '","lane":"' .. execution.lane_id
@@ -323,6 +343,7 @@ end
 local function travels(call, execution)
   local result = execution.result
   return result and result ~= '' and execution.result_text == '1' and #result <= call.inline_limit
+    and #result <= LONGEST_RESULT
 end
 
 -- The log of an execution, its epochs, how many entries it keeps, and the channel.

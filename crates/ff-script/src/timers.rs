@@ -30,6 +30,7 @@ struct Unseen {
     due: BTreeMap<Partition, Instant>,
     engines: bool,
     missed: bool,
+    closed: bool,
 }
 
 /// A message of the channel.
@@ -79,6 +80,11 @@ impl TimerFeed {
         self.each(|unseen| unseen.missed = true);
     }
 
+    /// Ends all streams: no signal will come any more.
+    pub fn close(&self) {
+        self.each(|unseen| unseen.closed = true);
+    }
+
     fn each(&self, note: impl Fn(&mut Unseen)) -> usize {
         let listening: Vec<_> = lock(&self.0).iter().filter_map(Weak::upgrade).collect();
         for inbox in &listening {
@@ -117,7 +123,11 @@ impl Stream for Signals {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<TimerSignal>> {
         // Registered before the look, so that a signal in between wakes this task.
         self.inbox.waker.register(context.waker());
-        lock(&self.inbox.unseen).take().map_or(Poll::Pending, |signal| Poll::Ready(Some(signal)))
+        let mut unseen = lock(&self.inbox.unseen);
+        match unseen.take() {
+            None if !unseen.closed => Poll::Pending,
+            signal => Poll::Ready(signal),
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 mod canonical;
 mod shared;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use bytes::Bytes;
 use ff_core::{
@@ -73,7 +73,7 @@ enum WrittenTags<'a> {
 
 impl<'de> Deserialize<'de> for WrittenTags<'_> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Tags::deserialize(deserializer).map(Self::Read)
+        BTreeMap::deserialize(deserializer).map(|tags| Self::Read(Tags::recorded(tags)))
     }
 }
 

@@ -109,12 +109,12 @@ impl Proxy {
         });
     }
 
-    /// From now on everything takes so long on its way, in each direction, over connections that are made from now on.
+    /// From now on everything takes so long on its way, in each direction.
     pub fn delay(&self, delay: Duration) {
         self.way.send_modify(|way| way.delay = delay);
     }
 
-    /// Over connections that are made from now on so many bytes a second come from the server.
+    /// From now on so many bytes a second come from the server, over each connection.
     pub fn throttle(&self, bytes_per_second: u32) {
         self.way.send_modify(|way| way.rate = Some(bytes_per_second));
     }
@@ -142,7 +142,7 @@ impl Drop for Proxy {
 
 async fn pass_on(client: TcpStream, way: Arc<watch::Sender<Way>>, trap: Arc<Mutex<Option<Trap>>>) {
     let mut now = way.subscribe();
-    let Way { target, age, delay, rate, .. } = *now.borrow_and_update();
+    let Way { target, age, .. } = *now.borrow_and_update();
     // A server that is gone refuses, and so does the proxy by dropping the client.
     let Ok(server) = TcpStream::connect(("127.0.0.1", target)).await else { return };
     // Small writes are passed on at once.
@@ -157,8 +157,8 @@ async fn pass_on(client: TcpStream, way: Arc<watch::Sender<Way>>, trap: Arc<Mute
         Some(passed)
     };
     let swallowed = async { now.wait_for(|way| way.age != age).await.is_ok_and(|way| way.swallowed) };
-    let (up, down) =
-        (carry(from_client, to_server, delay, None, |_| None), carry(from_server, to_client, delay, rate, spring));
+    let up = carry(from_client, to_server, way.subscribe(), |_| None, |_| None);
+    let down = carry(from_server, to_client, way.subscribe(), |way| way.rate, spring);
     tokio::pin!(up, down);
     let swallowed = tokio::select! {
         () = &mut up => false,
@@ -175,17 +175,19 @@ async fn pass_on(client: TcpStream, way: Arc<watch::Sender<Way>>, trap: Arc<Mute
 async fn carry(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    delay: Duration,
-    rate: Option<u32>,
+    way: watch::Receiver<Way>,
+    rate: impl Fn(&Way) -> Option<u32>,
     spring: impl Fn(&[u8]) -> Option<usize>,
 ) {
     // What is on its way, with the time at which it arrives.
     let (send, mut under_way) = mpsc::channel::<(Instant, Vec<u8>)>(64);
+    let now = &way;
     let read = async move {
         let mut buffer = vec![0; 16 << 10];
         while let Ok(len @ 1..) = from.read(&mut buffer).await {
             let last = spring(&buffer[..len]);
             let piece = buffer[..last.unwrap_or(len)].to_vec();
+            let delay = now.borrow().delay;
             if send.send((Instant::now() + delay, piece)).await.is_err() || last.is_some() {
                 return;
             }
@@ -197,12 +199,12 @@ async fn carry(
             if to.write_all(&piece).await.is_err() {
                 return;
             }
+            let rate = rate(&now.borrow());
             if let (Some(rate), Ok(len)) = (rate, u32::try_from(piece.len())) {
                 sleep(Duration::from_secs(1) * len / rate).await;
             }
         }
     };
     // When the reading side has ended, what is under way still arrives.
-    let both = async { tokio::join!(read, write) };
-    both.await;
+    tokio::join!(read, write);
 }

@@ -24,6 +24,11 @@ fn runtime() -> Result<&'static Runtime, EngineError> {
 pub(crate) struct Apart(OnceCell<Arc<ValkeyHost>>);
 
 impl Apart {
+    /// The host, if it was asked for.
+    pub(crate) fn get(&self) -> Option<&Arc<ValkeyHost>> {
+        self.0.get()
+    }
+
     /// # Errors
     /// As connecting.
     pub(crate) async fn host(&self, config: &ValkeyConfig) -> Result<&Arc<ValkeyHost>, EngineError> {

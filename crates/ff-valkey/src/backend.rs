@@ -25,6 +25,7 @@ use crate::{
     source::ServerLogs,
     stream::{Completions, Frames},
     subscriber::{Listener, Subscriber, SubscriberHandle},
+    tasks::Tasks,
     value,
     wake::WakeUps,
 };
@@ -83,6 +84,14 @@ impl Receiver {
         }
     }
 
+    /// A task that all of it needs has ended.
+    fn fail(&self) {
+        self.flows.fail();
+        self.solo.fail();
+        self.wake_ups.close();
+        self.timers.close();
+    }
+
     const fn hub(&self, scope: Scope) -> &Arc<Hub> {
         match scope {
             Scope::Flows => &self.flows,
@@ -103,8 +112,8 @@ struct Running {
     _tasks: Vec<Task>,
 }
 
-/// The tasks that keep a hub going, once it was started.
-fn hub_tasks(hub: &Arc<Hub>, subscriber: &SubscriberHandle) -> [Task; 3] {
+/// The tasks that keep a hub going, once it was started. Without one of them its subscriptions would wait in vain.
+fn hub_tasks(tasks: &Tasks, hub: &Arc<Hub>, subscriber: &SubscriberHandle) -> [Task; 3] {
     let (listening, subscriber) = (hub.clone(), subscriber.clone());
     let renew = async move {
         loop {
@@ -112,7 +121,15 @@ fn hub_tasks(hub: &Arc<Hub>, subscriber: &SubscriberHandle) -> [Task; 3] {
             subscriber.reconnect().await;
         }
     };
-    [Task::spawn(hub.clone().read_logs()), Task::spawn(hub.clone().tell_checkpoints()), Task::spawn(renew)]
+    let fail = || {
+        let hub = hub.clone();
+        move || hub.fail()
+    };
+    [
+        tasks.spawn_or("log reader", hub.clone().read_logs(), fail()),
+        tasks.spawn_or("checkpoints", hub.clone().tell_checkpoints(), fail()),
+        tasks.spawn_or("renewal of deaf connections", renew, fail()),
+    ]
 }
 
 /// Hands work signals that nobody here takes to other processes.
@@ -147,6 +164,9 @@ pub struct Health {
     /// into the queue of every live subscription. Moves on about every 2 s while all is well; `None` before the first
     /// subscription.
     pub complete_as_of_ms: Option<u64>,
+    /// Internal tasks that have ended, by a panic. None ever should: subscriptions and work signals have ended then, new
+    /// ones are refused, and the backend has to be connected anew.
+    pub ended_tasks: Vec<&'static str>,
 }
 
 impl ValkeyBackend {
@@ -185,7 +205,8 @@ impl ValkeyBackend {
         let operations = Arc::new(Operations::new(host.clone(), partitions, host.config().log_policy, listener));
         let (not_taken, to_pass_on) = mpsc::channel(NOT_TAKEN);
         let logs = Arc::new(ServerLogs(host.clone()));
-        let hub = |scope| Arc::new(Hub::new(scope, partitions, host.config(), logs.clone()));
+        let tasks = host.primary().tasks();
+        let hub = |scope| Arc::new(Hub::new(scope, partitions, host.config(), logs.clone()).watched(tasks.clone()));
         let receiver = Arc::new(Receiver {
             listener,
             wake_channel: keys::wake_channel(listener),
@@ -229,6 +250,7 @@ impl ValkeyBackend {
             unreadable_logs: [flows.unreadable(), solo.unreadable()].concat(),
             held: flows.bare().len(),
             complete_as_of_ms: flows.complete_as_of(),
+            ended_tasks: self.inner.host.ended_tasks(),
         }
     }
 
@@ -238,11 +260,13 @@ impl ValkeyBackend {
 
     async fn signals(&self, lane: &LaneId) -> Result<WorkSignals, EngineError> {
         let running = self.running().await?;
+        self.inner.host.primary().tasks().check("listening for work")?;
         Ok(self.inner.receiver.wake_ups.listen(lane, running))
     }
 
     async fn timers(&self) -> Result<TimerSignals, EngineError> {
         let running = self.running().await?;
+        self.inner.host.primary().tasks().check("listening for timers")?;
         // Listening begins first, so that nothing is missed from the moment of the subscription.
         let signals = self.inner.receiver.timers.listen(running.clone());
         running.timers.get_or_try_init(|| running.subscriber.add_channel(keys::TIMERS_CHANNEL)).await?;
@@ -262,13 +286,22 @@ impl ValkeyBackend {
         let handle = subscriber.handle();
         let (connection, run) = subscriber.run(receiver.clone());
         // From here on messages are taken, so that what is published while the heads are read is not missed.
-        let mut tasks: Vec<Task> = run.into_iter().map(Task::spawn).collect();
+        let supervised = host.primary().tasks();
+        let fail = || {
+            let receiver = receiver.clone();
+            move || receiver.fail()
+        };
+        let [pump, keep] = run;
+        let mut tasks =
+            vec![supervised.spawn_or("messages", pump, fail()), supervised.spawn_or("resubscription", keep, fail())];
         receiver.flows.start().await?;
-        tasks.extend(hub_tasks(&receiver.flows, &handle));
+        tasks.extend(hub_tasks(supervised, &receiver.flows, &handle));
         let attributes = Arc::new(ServerAttributes(host.clone()));
         let to_pass_on = self.inner.to_pass_on.lock().unwrap_or_else(PoisonError::into_inner).take();
-        tasks.extend(to_pass_on.map(|signals| Task::spawn(pass_on(self.inner.operations.clone(), signals))));
-        tasks.push(Task::spawn(bare::decide(receiver.flows.clone(), attributes)));
+        let pass_on = |signals| pass_on(self.inner.operations.clone(), signals);
+        tasks.extend(to_pass_on.map(|signals| supervised.spawn_or("passing on of signals", pass_on(signals), fail())));
+        let decide = bare::decide(receiver.flows.clone(), attributes);
+        tasks.push(supervised.spawn_or("bare events", decide, fail()));
         Ok(Arc::new(Running {
             subscribed,
             connection,
@@ -287,7 +320,7 @@ impl ValkeyBackend {
             let start = async || {
                 running.subscriber.add_channel(keys::SOLO_CHANNEL).await?;
                 solo.start().await?;
-                Ok::<_, EngineError>(hub_tasks(solo, &running.subscriber))
+                Ok::<_, EngineError>(hub_tasks(self.inner.host.primary().tasks(), solo, &running.subscriber))
             };
             running.solo.get_or_try_init(start).await?;
         }
@@ -364,6 +397,7 @@ impl CompletionBackend for ValkeyBackend {
 #[async_trait]
 impl SubscribeBackend for ValkeyBackend {
     async fn subscribe(&self, options: &SubscribeOptions) -> Result<Subscription, EngineError> {
+        options.check()?;
         let partitions = self.inner.operations.partition_count();
         if let Start::After(cursor) = &options.start {
             cursor.check(partitions, options.scope)?;

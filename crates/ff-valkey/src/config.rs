@@ -8,14 +8,11 @@ use std::{
     time::Duration,
 };
 
-use ff_core::{EngineError, PartitionCount};
+use ff_core::{EngineError, PartitionCount, limits};
 use ff_script::operations::LogPolicy;
 use fred::types::{
     RespVersion,
-    config::{
-        Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, Server, ServerConfig, TcpConfig,
-        UnresponsiveConfig,
-    },
+    config::{Config, ConnectionConfig, PerformanceConfig, ReconnectPolicy, Server, ServerConfig, TcpConfig},
 };
 
 use crate::{
@@ -24,9 +21,9 @@ use crate::{
     tls,
 };
 
-/// How long a command may wait on a connection before the connection is made anew: its other end may be gone without a
-/// word.
-pub(crate) const UNRESPONSIVE: Duration = Duration::from_secs(2);
+/// The least time after which the system ends a connection whose other end takes nothing of what is written.
+#[cfg(target_os = "linux")]
+const TAKES_NOTHING: Duration = Duration::from_secs(2);
 /// Pause before the first attempt to reconnect, and the longest one, in milliseconds.
 const RECONNECT_MS: (u32, u32) = (10, 100);
 /// Spread of those pauses, so that many processes do not come back at once.
@@ -182,6 +179,17 @@ impl ValkeyConfig {
         self
     }
 
+    /// Checks what the types leave open. [`ValkeyHost::connect`](crate::ValkeyHost::connect) does so too.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] that names the setting and its range.
+    pub fn check(&self) -> Result<(), EngineError> {
+        limits::check_duration("command timeout", self.command_timeout, Duration::from_millis(1))?;
+        limits::check_duration("connect timeout", self.connect_timeout, Duration::from_millis(1))?;
+        limits::check_number("subscription capacity", self.subscription_capacity as u64, 1..=limits::QUEUE as u64)?;
+        self.log_policy.check()
+    }
+
     /// The client's configuration, for every connection that runs commands or receives. Where sentinels name the server,
     /// its certificate must be for the name that `leads_to` tells.
     pub(crate) fn client_config(&self, leads_to: Option<&Arc<LeadsTo>>) -> Result<Config, EngineError> {
@@ -229,12 +237,14 @@ impl ValkeyConfig {
             internal_command_timeout: self.connect_timeout,
             tcp: TcpConfig {
                 nodelay: Some(true),
-                // The client neither looks after a connection nor lets go of it while it waits to write to it.
+                // The client neither looks after a connection nor lets go of it while it waits to write to it. A server
+                // that stands still takes nothing either.
                 #[cfg(target_os = "linux")]
-                user_timeout: Some(UNRESPONSIVE),
+                user_timeout: Some(self.command_timeout.max(TAKES_NOTHING)),
                 ..TcpConfig::default()
             },
-            unresponsive: UnresponsiveConfig { max_timeout: Some(UNRESPONSIVE), interval: UNRESPONSIVE / 4 },
+            // `unresponsive` stays off: it counts from the last write, and so cuts a connection while a large answer is on
+            // its way. `connection.rs` looks after connections.
             ..ConnectionConfig::default()
         }
     }
@@ -288,6 +298,22 @@ mod tests {
         assert!(!format!("{sentinels:?}").contains("secret") && sentinels.sentinel_password.is_some());
         let socket = ValkeyConfig::from_url("unix:///run/v.sock?user=ann&pass=secret").unwrap();
         assert_eq!((socket.username.as_deref(), socket.password.as_deref()), (Some("ann"), Some("secret")));
+    }
+
+    #[test]
+    fn a_setting_beyond_its_range_is_refused_by_name() {
+        let config = || ValkeyConfig::from_url("redis://db").unwrap();
+        let policy = LogPolicy { flow_entries: 0, ..LogPolicy::default() };
+        for (refused, what, range) in [
+            (config().with_command_timeout(Duration::MAX), "command timeout", "expected 1ms to ten years"),
+            (config().with_connect_timeout(Duration::ZERO), "connect timeout 0ns", "expected 1ms to ten years"),
+            (config().with_subscription_capacity(usize::MAX), "subscription capacity", "expected 1 to 1000000"),
+            (config().with_log_policy(policy), "log entries of flows 0", "expected 1 to 10000000"),
+        ] {
+            let error = refused.check().unwrap_err().to_string();
+            assert!(error.contains(what) && error.contains(range), "{error}");
+        }
+        config().check().unwrap();
     }
 
     #[test]

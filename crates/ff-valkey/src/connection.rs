@@ -2,12 +2,20 @@
 //!
 //! It leads to a primary. Its server is asked for its role when the connection was made, every [`CHECK_EVERY`], and when
 //! somebody doubts it; the connection is made anew where the server is a replica, where the sentinels name another one,
-//! and where no answer comes: then the other end is gone without a word.
+//! and where the other end is gone without a word.
+//!
+//! # When a silent connection is dead
+//!
+//! Silence alone proves nothing: the server may stand still, or the way be slow, and then a new connection helps nobody
+//! and costs what is under way. So after [`SILENCE`], in which neither an answer nor a message came, the same server is
+//! asked over a connection of its own. If it answers there and still nothing came here, this connection is dead. If it
+//! does not, this one is kept for as long as an answer may take, the command timeout. It is kept as long, too, while an
+//! answer or a payload is under way that may be large: the client library shows an answer only when it is complete.
 
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -15,10 +23,10 @@ use std::{
 use ff_core::EngineError;
 use fred::{
     clients::Client,
-    error::Error,
+    error::{Error, ErrorKind},
     interfaces::{ClientLike, EventInterface},
     types::{
-        RespVersion,
+        ConnectHandle, RespVersion,
         config::{Config, Server},
     },
 };
@@ -26,6 +34,7 @@ use tokio::{
     sync::{
         Notify,
         broadcast::{Receiver, error::RecvError},
+        watch,
     },
     task::AbortHandle,
     time::{Instant, timeout, timeout_at},
@@ -35,14 +44,21 @@ use crate::{
     ValkeyConfig,
     address::Address,
     backoff::Backoff,
-    config::UNRESPONSIVE,
     error::Doing,
     primary::{Guide, LeadsTo, Primary, Role},
+    sentinel::Link,
     telemetry,
 };
 
 /// How often a server is asked for its role, which shows too that it is there.
 const CHECK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long a connection may be silent before somebody looks whether its server answers elsewhere.
+const SILENCE: Duration = Duration::from_millis(1_500);
+
+/// How often a silent connection is looked at, and the pause before its server is asked elsewhere again.
+const LISTEN_EVERY: Duration = Duration::from_millis(50);
+const ELSEWHERE_EVERY: Duration = Duration::from_millis(500);
 
 /// Errors and reconnects that wait in this process for the tasks that look at them.
 const EVENT_CAPACITY: usize = 32;
@@ -75,23 +91,70 @@ impl Task {
     }
 }
 
-impl From<AbortHandle> for Task {
-    fn from(task: AbortHandle) -> Self {
-        Self(task)
-    }
-}
-
 impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
+/// What shows that the other end of a connection is there, besides its answers to the question for its role.
+#[derive(Debug, Default)]
+pub(crate) struct Life {
+    /// Answers and messages that came.
+    heard: AtomicU64,
+    /// Calls under way of which question or answer may be large.
+    large: AtomicUsize,
+}
+
+impl Life {
+    /// Something came.
+    pub(crate) fn hear(&self) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An answer came, or an error of the client's own, which proves nothing.
+    pub(crate) fn hear_of<T>(&self, answer: &Result<T, Error>) {
+        if answer.as_ref().err().is_none_or(|error| !is_ours(error)) {
+            self.hear();
+        }
+    }
+
+    fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    /// Something large is under way until the value is dropped.
+    pub(crate) fn large(&self) -> Large<'_> {
+        self.large.fetch_add(1, Ordering::Relaxed);
+        Large(self)
+    }
+
+    fn is_large(&self) -> bool {
+        self.large.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// Whether the client made this error, and no server.
+fn is_ours(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::IO | ErrorKind::Timeout | ErrorKind::Canceled)
+}
+
+/// Something large is under way.
+pub(crate) struct Large<'a>(&'a Life);
+
+impl Drop for Large<'_> {
+    fn drop(&mut self) {
+        self.0.large.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A client that is not connected yet, so that its events can be listened to first.
 pub(crate) struct Prepared {
     pub(crate) client: Client,
+    pub(crate) life: Arc<Life>,
     primary: Arc<Primary>,
     leads_to: Option<Arc<LeadsTo>>,
+    listens: bool,
 }
 
 impl Prepared {
@@ -109,7 +172,7 @@ impl Prepared {
         let config = primary.config();
         let leads_to = primary.is_named().then(Arc::<LeadsTo>::default);
         let client = Client::new(
-            Config { version, ..config.client_config(leads_to.as_ref())? },
+            Config { version: version.clone(), ..config.client_config(leads_to.as_ref())? },
             Some(config.performance_config(capacity)),
             Some(config.connection_config()),
             Some(ValkeyConfig::reconnect_policy()),
@@ -118,21 +181,8 @@ impl Prepared {
             let guide = Guide { primary: primary.clone(), leads_to: leads_to.clone() };
             client.set_resolver(Arc::new(guide)).await;
         }
-        Ok(Self { client, primary: primary.clone(), leads_to })
-    }
-}
-
-/// How long a connection may be silent, and what else than an answer shows that it is alive.
-#[derive(Debug)]
-pub(crate) struct Patience {
-    pub(crate) limit: Duration,
-    /// Counts what came unasked: in a flood of it answers are late.
-    pub(crate) heard: Option<Arc<AtomicU64>>,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self { limit: UNRESPONSIVE, heard: None }
+        let listens = version == RespVersion::RESP3;
+        Ok(Self { client, life: Arc::default(), primary: primary.clone(), leads_to, listens })
     }
 }
 
@@ -141,6 +191,7 @@ impl Default for Patience {
 pub(crate) struct Connection {
     client: Client,
     state: Arc<State>,
+    life: Arc<Life>,
     leads_to: Option<Arc<LeadsTo>>,
     /// What drives the client, and what watches over it.
     _tasks: [Task; 3],
@@ -155,8 +206,8 @@ struct State {
 
 impl Connection {
     /// Connects to a primary; what goes wrong later is noted as the last error.
-    pub(crate) async fn open(prepared: Prepared, patience: Patience) -> Result<Self, EngineError> {
-        let Prepared { client, primary, leads_to } = prepared;
+    pub(crate) async fn open(prepared: Prepared) -> Result<Self, EngineError> {
+        let Prepared { client, life, primary, leads_to, listens } = prepared;
         let config = primary.config().clone();
         let op = format!("connecting to {}", config.endpoint);
         let until = Instant::now() + config.connect_timeout;
@@ -169,11 +220,20 @@ impl Connection {
             primary: primary.clone(),
             state: state.clone(),
             leads_to: leads_to.clone(),
-            patience,
+            life: life.clone(),
+            listens,
         };
         guard.settle(&op, until).await?;
-        let noted = Task::spawn(note(errors, primary.last_error().clone()));
-        Ok(Self { client, state, leads_to, _tasks: [router, noted, Task::spawn(guard.keep(reconnects))] })
+        let tasks = primary.tasks().clone();
+        let router = tasks.spawn("connection", router.run());
+        let noted = tasks.spawn("connection errors", note(errors, primary.last_error().clone()));
+        Ok(Self {
+            client,
+            state,
+            life,
+            leads_to,
+            _tasks: [router, noted, tasks.spawn("connection guard", guard.keep(reconnects))],
+        })
     }
 
     pub(crate) fn is_connected(&self) -> bool {
@@ -182,6 +242,11 @@ impl Connection {
 
     pub(crate) const fn get(&self) -> &Client {
         &self.client
+    }
+
+    /// What shows that the other end is there; whoever uses the client notes it there.
+    pub(crate) fn life(&self) -> &Life {
+        &self.life
     }
 
     /// The server's address, where sentinels name it.
@@ -195,20 +260,36 @@ impl Connection {
     }
 }
 
+/// What drives a client, until this value is dropped.
+pub(crate) struct Router(ConnectHandle);
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Router {
+    async fn run(mut self) {
+        // Its failure is among the client's errors.
+        let _ = (&mut self.0).await;
+    }
+}
+
 /// Connects a client, which lives as long as the task; `None` when that takes too long.
-pub(crate) async fn drive(client: &Client, limit: Duration) -> Option<Result<Task, Error>> {
+pub(crate) async fn drive(client: &Client, limit: Duration) -> Option<Result<Router, Error>> {
     let awaited = client.clone();
     let outcome = awaited.wait_for_connect();
     tokio::pin!(outcome);
     // The library tells the outcome to who is waiting, and the first poll begins to wait: an outcome that comes
     // before it is lost.
     let _ = futures::poll!(outcome.as_mut());
-    let router = Task::from(client.connect().abort_handle());
+    let router = Router(client.connect());
     let outcome = timeout(limit, outcome).await.ok()?;
     Some(outcome.map(|()| router))
 }
 
-async fn connect(client: &Client, op: &str, config: &ValkeyConfig) -> Result<Task, EngineError> {
+async fn connect(client: &Client, op: &str, config: &ValkeyConfig) -> Result<Router, EngineError> {
     let limit = config.connect_timeout;
     match drive(client, limit).await {
         Some(outcome) => outcome.map_err(|error| refused(op, config, error)),
@@ -250,7 +331,9 @@ struct Guard {
     primary: Arc<Primary>,
     state: Arc<State>,
     leads_to: Option<Arc<LeadsTo>>,
-    patience: Patience,
+    life: Arc<Life>,
+    /// It is a subscriber's.
+    listens: bool,
 }
 
 /// What the other end of a connection was found to be.
@@ -270,9 +353,10 @@ impl Guard {
     async fn settle(&self, op: &str, until: Instant) -> Result<(), EngineError> {
         let mut backoff = Backoff::reconnect();
         loop {
-            let role = match timeout(self.patience.limit, Role::ask(&self.client)).await {
-                Ok(role) => role.map_err(|error| refused(op, self.primary.config(), error))?,
-                Err(_) => return Err(EngineError::Timeout { op: op.to_owned(), after: self.patience.limit }),
+            let config = self.primary.config();
+            let role = match timeout_at(until, Role::ask(&self.client)).await {
+                Ok(role) => role.map_err(|error| refused(op, config, error))?,
+                Err(_) => return Err(EngineError::Timeout { op: op.to_owned(), after: config.connect_timeout }),
             };
             let Role::Replica { of } = role else { return Ok(()) };
             backoff.pause().await;
@@ -302,7 +386,7 @@ impl Guard {
             if !self.client.is_connected() {
                 continue;
             }
-            match self.look().await {
+            match self.look(&mut named).await {
                 Seen::Unknown => {}
                 Seen::Primary => {
                     let was_on_replica = self.state.on_replica.swap(false, Ordering::Relaxed);
@@ -321,31 +405,78 @@ impl Guard {
                     self.renew().await;
                 }
                 Seen::Silent => {
-                    telemetry::count(telemetry::DEAD, u64::from(self.patience.heard.is_some()));
-                    tracing::warn!(limit = ?self.patience.limit, "a connection does not answer; making it anew");
+                    telemetry::count(telemetry::DEAD, u64::from(self.listens));
+                    tracing::warn!("a connection does not answer; making it anew");
                     self.renew().await;
                 }
             }
         }
     }
 
-    async fn look(&self) -> Seen {
-        let (leads_to, named) = (self.leads_to.as_ref().and_then(|at| at.get()), self.primary.named().borrow().clone());
-        if leads_to.is_some() && leads_to != named {
+    async fn look(&self, named: &mut watch::Receiver<Option<Address>>) -> Seen {
+        if self.is_replaced(named) {
             return Seen::Replaced;
         }
-        let heard = self.heard();
-        match timeout(self.patience.limit, Role::ask(&self.client)).await {
-            Ok(Ok(Role::Primary)) => Seen::Primary,
-            Ok(Ok(Role::Replica { of })) => Seen::Replica(of),
-            Ok(Err(_)) => Seen::Unknown,
-            Err(_) if self.heard() == heard => Seen::Silent,
-            Err(_) => Seen::Unknown,
+        tokio::select! {
+            biased;
+            role = Role::ask(&self.client) => match role {
+                Ok(Role::Primary) => Seen::Primary,
+                Ok(Role::Replica { of }) => Seen::Replica(of),
+                // Nothing came within the time for an answer; what was heard meanwhile decides at the next look.
+                Err(_) => Seen::Unknown,
+            },
+            seen = self.silence(named) => seen,
         }
     }
 
-    fn heard(&self) -> u64 {
-        self.patience.heard.as_ref().map_or(0, |heard| heard.load(Ordering::Relaxed))
+    /// Returns when the connection has to be given up although it was not lost.
+    async fn silence(&self, named: &mut watch::Receiver<Option<Address>>) -> Seen {
+        let limit = self.primary.config().command_timeout.max(SILENCE);
+        let (mut heard, mut since) = (self.life.heard(), Instant::now());
+        let elsewhere = self.answers_elsewhere(since + SILENCE);
+        tokio::pin!(elsewhere);
+        let mut answers_elsewhere = false;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(LISTEN_EVERY) => {}
+                () = &mut elsewhere, if !answers_elsewhere => answers_elsewhere = true,
+                Ok(()) = named.changed() => if self.is_replaced(named) { return Seen::Replaced },
+            }
+            if self.life.heard() != heard {
+                (heard, since) = (self.life.heard(), Instant::now());
+                answers_elsewhere = false;
+                elsewhere.set(self.answers_elsewhere(since + SILENCE));
+            }
+            if answers_elsewhere && !self.life.is_large() || since.elapsed() >= limit {
+                return Seen::Silent;
+            }
+        }
+    }
+
+    /// Returns when the server has answered over a connection of its own, which is made at `at`.
+    async fn answers_elsewhere(&self, at: Instant) {
+        tokio::time::sleep_until(at).await;
+        let config = self.primary.config();
+        loop {
+            let of = match self.leads_to.as_ref().and_then(|leads_to| leads_to.get()) {
+                Some(address) => config.config_at(&address),
+                None => config.client_config(None),
+            };
+            let Ok(of) = of else { return std::future::pending().await };
+            let asked = async { Role::ask(&Link::open(of, config, config.connect_timeout).await?.client).await };
+            match asked.await {
+                Err(error) if is_ours(&error) => {
+                    tokio::time::sleep(ELSEWHERE_EVERY).await;
+                }
+                // A refusal is an answer too.
+                _ => return,
+            }
+        }
+    }
+
+    fn is_replaced(&self, named: &watch::Receiver<Option<Address>>) -> bool {
+        let leads_to = self.leads_to.as_ref().and_then(|at| at.get());
+        leads_to.is_some() && leads_to != *named.borrow()
     }
 
     fn on_replica(&self, of: &str) {

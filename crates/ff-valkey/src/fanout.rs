@@ -401,6 +401,13 @@ impl Fanout {
         groups.flat_map(|group| &mut group.members).chain(&mut self.picking)
     }
 
+    /// Ends all subscriptions: nothing more will come.
+    pub(crate) fn close(&mut self) {
+        for (_, member) in self.all() {
+            member.queue.close();
+        }
+    }
+
     /// How many completions wait for the subscriptions of each name, those that have none together.
     pub(crate) fn lags(&mut self) -> BTreeMap<Option<Arc<str>>, u64> {
         let mut lags = BTreeMap::new();

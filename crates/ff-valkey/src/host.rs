@@ -26,7 +26,7 @@ use crate::{
     ValkeyConfig,
     apart::Apart,
     backoff::Backoff,
-    connection::{Connection, LastError, Patience, Prepared, Task},
+    connection::{Connection, LastError, Life, Prepared, Task},
     error::{Doing, is_missing_function, is_replica},
     primary::{Primary, Role},
     value,
@@ -59,11 +59,12 @@ impl ValkeyHost {
     /// wrong credentials, [`EngineError::Transport`] or [`EngineError::Timeout`] when no server answers there,
     /// [`EngineError::Contention`] when it is a replica.
     pub async fn connect(config: ValkeyConfig) -> Result<Self, EngineError> {
+        config.check()?;
         let primary = Arc::new(Primary::new(config, LastError::default()));
         primary.first().await?;
-        let open = async || Connection::open(Prepared::to_ask(&primary).await?, Patience::default()).await;
+        let open = async || Connection::open(Prepared::to_ask(&primary).await?).await;
         let (calls, reads) = futures::try_join!(open(), open())?;
-        let follow = primary.is_named().then(|| Task::spawn(primary.clone().follow()));
+        let follow = primary.is_named().then(|| primary.tasks().spawn("sentinels", primary.clone().follow()));
         Ok(Self {
             primary,
             calls,
@@ -94,6 +95,10 @@ impl ValkeyHost {
         self.reads.get()
     }
 
+    pub(crate) fn reads_life(&self) -> &Life {
+        self.reads.life()
+    }
+
     /// What was read is true if the server's role, read after it, is that of a primary.
     pub(crate) fn must_be_primary(&self, op: &str, role: &Role) -> Result<(), EngineError> {
         role.must_be_primary(op).inspect_err(|_| self.reads.doubt())
@@ -101,6 +106,13 @@ impl ValkeyHost {
 
     pub(crate) fn last_error(&self) -> LastError {
         self.primary.last_error().clone()
+    }
+
+    /// Its internal tasks that have ended, and those of its connections apart.
+    pub(crate) fn ended_tasks(&self) -> Vec<&'static str> {
+        let mut ended = self.primary.tasks().ended();
+        ended.extend(self.apart.get().map(|apart| apart.primary.tasks().ended()).unwrap_or_default());
+        ended
     }
 
     pub(crate) fn is_connected(&self) -> bool {
@@ -113,10 +125,13 @@ impl ValkeyHost {
 
     async fn call(&self, call: &Call) -> Result<Reply, Failure> {
         let mut moving = Moving::of(self);
+        let life = self.calls.life();
+        let _large = is_large(call).then(|| life.large());
         loop {
             let (command, args) = command(call);
             let answer: Result<Value, Error> =
                 self.calls.get().with_options(&options(call)).custom(command, args).await;
+            life.hear_of(&answer);
             match answer {
                 Err(error) if is_replica(&error) && moving.again().await => {}
                 answer => return self.answer(call, answer),
@@ -143,6 +158,8 @@ impl ValkeyHost {
     /// One answer for each call.
     async fn send_all(&self, calls: &[&Call]) -> Vec<Result<Value, Error>> {
         let for_all = |error: Error| calls.iter().map(|_| Err(error.clone())).collect();
+        let life = self.calls.life();
+        let _large = calls.iter().any(|call| is_large(call)).then(|| life.large());
         let pipeline = self.calls.get().pipeline();
         for call in calls {
             let (command, args) = command(call);
@@ -152,6 +169,7 @@ impl ValkeyHost {
             }
         }
         let mut answers = pipeline.try_all::<Value>().await;
+        answers.iter().for_each(|answer| life.hear_of(answer));
         // One error for all when the pipeline as a whole was not answered.
         if answers.len() < calls.len() {
             return for_all(answers.drain(..).find_map(Result::err).unwrap_or_else(Error::new_canceled));
@@ -338,6 +356,14 @@ pub(crate) fn arguments(call: &Call) -> Vec<Value> {
     args.extend(call.keys.iter().map(|key| Value::from(key.as_str())));
     args.extend(call.args.iter().cloned().map(|arg: Bytes| Value::Bytes(arg)));
     args
+}
+
+/// Whether a call or its answer may take longer on its way than a connection may be silent.
+fn is_large(call: &Call) -> bool {
+    /// Some tenths of a second on a slow link.
+    const LARGE: usize = 64 << 10;
+    let answer = call.read_only || call.function == "ff1_claim";
+    answer || call.args.iter().map(Bytes::len).sum::<usize>() > LARGE
 }
 
 fn options(call: &Call) -> Options {

@@ -41,11 +41,13 @@
 //! | one log cannot be read: its key holds something else, or a right is missing | health and one line name it; it is tried at each comparison; all others go on |
 //! | a queue is full | that subscription catches up by itself (or drops its oldest, or ends, if it asked for that) |
 //! | nobody polls a stream | its queue stays full; nothing is read for it until there is room |
+//! | a task of the hub ends, by a panic | its subscriptions end, new ones are refused, health names it |
 //! | a stream is dropped | it is removed under the lock; its catching up is aborted |
 
 use std::{
     collections::BTreeSet,
     num::NonZeroUsize,
+    panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -58,6 +60,7 @@ use ff_core::{
     CompletionPayload, EngineError, LogCursor, LogId, PartitionCount, ScannerFilter, Scope, SubscribeOptions,
 };
 use ff_script::wire::Decoder;
+use futures::FutureExt;
 use tokio::{
     sync::{Notify, Semaphore},
     time::Instant,
@@ -71,6 +74,7 @@ use crate::{
     fanout::{Fanout, Joining, SubscriptionId},
     queue::Queue,
     source::{LogSource, PageRead},
+    tasks::{self, Tasks},
     telemetry,
     vector::{Shown, Vector, Work},
 };
@@ -105,6 +109,7 @@ pub(crate) struct Hub {
     deaf: Notify,
     catch_up_turns: Semaphore,
     bare: BareEvents,
+    tasks: Tasks,
 }
 
 pub(crate) struct State {
@@ -131,7 +136,18 @@ impl Hub {
             deaf: Notify::new(),
             catch_up_turns: Semaphore::new(CATCH_UPS_AT_ONCE),
             bare: BareEvents::default(),
+            tasks: Tasks::default(),
         }
+    }
+
+    /// Shares what is known of the backend's tasks.
+    pub(crate) fn watched(self, tasks: Tasks) -> Self {
+        Self { tasks, ..self }
+    }
+
+    /// A task that it needs has ended: its subscriptions end, in place of waiting for what never comes.
+    pub(crate) fn fail(&self) {
+        self.lock().fanout.close();
     }
 
     /// Runs `decide` under the lock, then sees to what follows from it.
@@ -141,7 +157,15 @@ impl Hub {
         for lagged in state.fanout.take_lagged() {
             let id = lagged.id;
             tracing::debug!(?id, "a subscription's queue is full; it reads the log by itself");
-            let task = tokio::spawn(catchup::run(self.clone(), lagged)).abort_handle();
+            let (tasks, queue) = (self.tasks.clone(), lagged.queue.clone());
+            let run = AssertUnwindSafe(catchup::run(self.clone(), lagged)).catch_unwind();
+            let run = async move {
+                if let Err(panic) = run.await {
+                    tasks.note("catching up", tasks::said(&*panic));
+                    queue.close();
+                }
+            };
+            let task = tokio::spawn(run).abort_handle();
             state.fanout.set_task(id, task);
         }
         if state.vector.reading() > 0 {
@@ -413,6 +437,7 @@ impl Hub {
         from: Option<Arc<[LogCursor]>>,
         keep: Arc<dyn Send + Sync>,
     ) -> Result<Joined, EngineError> {
+        self.tasks.check("subscribing")?;
         let queue = Queue::new(options.capacity.map_or(self.capacity, NonZeroUsize::get));
         let joined = self.with_state(|State { fanout, vector }| {
             let room = fanout.subscriptions() < self.max_subscriptions;

@@ -15,6 +15,7 @@
 //! | `catchup`, `stream` | a subscription that is behind, and one as its owner polls it |
 //! | `bare` | events of other publishers |
 //! | `wake` | signals that work has come |
+//! | `tasks` | what becomes of an internal task that ends |
 //! | `inspect` | what an operator asks a server about itself |
 #![forbid(unsafe_code)]
 
@@ -42,6 +43,7 @@ mod simulated;
 mod source;
 mod stream;
 mod subscriber;
+mod tasks;
 pub mod telemetry;
 mod tls;
 mod together;

@@ -36,6 +36,7 @@ use crate::{
     connection::LastError,
     error::Doing,
     sentinel::{Link, Sentinels},
+    tasks::Tasks,
     telemetry, value,
 };
 
@@ -124,6 +125,7 @@ impl LeadsTo {
 pub(crate) struct Primary {
     config: Arc<ValkeyConfig>,
     last_error: LastError,
+    tasks: Tasks,
     /// None behind a plain address.
     sentinels: Option<Sentinels>,
     /// One search at a time, for all that need its result: when it ended, and what was found.
@@ -144,7 +146,7 @@ impl Primary {
             Endpoint::Tcp { .. } | Endpoint::Unix { .. } => None,
         };
         let (search, named) = (AsyncMutex::new(None), watch::Sender::new(None));
-        Self { config: Arc::new(config), last_error, sentinels, search, named }
+        Self { config: Arc::new(config), last_error, tasks: Tasks::default(), sentinels, search, named }
     }
 
     pub(crate) const fn config(&self) -> &Arc<ValkeyConfig> {
@@ -153,6 +155,10 @@ impl Primary {
 
     pub(crate) const fn last_error(&self) -> &LastError {
         &self.last_error
+    }
+
+    pub(crate) const fn tasks(&self) -> &Tasks {
+        &self.tasks
     }
 
     /// The address that sentinels named last, and its changes.

@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     ValkeyConfig,
     address::Address,
-    connection::{Task, drive},
+    connection::{Router, drive},
     value,
 };
 
@@ -46,7 +46,7 @@ struct Node {
 /// A connection that is not made anew when it is lost, and closed when dropped.
 pub(crate) struct Link {
     pub(crate) client: Client,
-    _router: Task,
+    _router: Router,
 }
 
 /// What one sentinel says.

@@ -10,8 +10,8 @@
 //! which compares the logs' heads with what it has: what was published meanwhile is in the logs. It never gives up; what
 //! is in the way shows in warnings, in metrics and in the backend's health.
 //!
-//! A connection whose other end is gone without a word stays open for minutes. So it is made anew when neither an answer
-//! nor any message came within [`SILENCE`]: in a flood of messages an answer may be late, and the messages prove as much.
+//! A connection whose other end is gone without a word stays open for minutes. `connection.rs` makes it anew when neither
+//! an answer nor any message came: in a flood of messages an answer may be late, and the messages prove as much.
 
 use std::{
     pin::Pin,
@@ -19,7 +19,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use ff_core::EngineError;
@@ -34,7 +33,7 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 use crate::{
     ValkeyConfig,
     backoff::Backoff,
-    connection::{Connection, LastError, Patience, Prepared},
+    connection::{Connection, LastError, Life, Prepared},
     error::Doing,
     primary::{Primary, Role},
     telemetry,
@@ -44,9 +43,6 @@ use crate::{
 
 /// Messages that wait in this process for the pump; what exceeds it is read from the logs.
 const MESSAGE_CAPACITY: usize = 8192;
-
-/// How long the connection's silence is borne.
-const SILENCE: Duration = Duration::from_millis(1_500);
 
 /// What the rest of the process does with what the connection tells.
 pub(crate) trait Listener: Send + Sync + 'static {
@@ -73,8 +69,7 @@ struct Shared {
     channels: Arc<Mutex<Vec<String>>>,
     /// The channel that is nobody else's.
     own: Arc<str>,
-    /// Messages that came.
-    heard: Arc<AtomicU64>,
+    life: Arc<Life>,
     barriers: Arc<AtomicU64>,
     subscribed: Arc<AtomicBool>,
     last_error: LastError,
@@ -90,15 +85,14 @@ impl Subscriber {
         // Before the first connection, so that neither a message nor a reconnect can slip through.
         let messages = prepared.client.message_rx();
         let mut reconnects = prepared.client.reconnect_rx();
-        let heard = Arc::<AtomicU64>::default();
-        let patience = Patience { limit: SILENCE, heard: Some(heard.clone()) };
-        let connection = Connection::open(prepared, patience).await?;
+        let life = prepared.life.clone();
+        let connection = Connection::open(prepared).await?;
         let shared = Shared {
             client: connection.get().clone(),
             config: primary.config().clone(),
             own: channels.last().map_or("", String::as_str).into(),
             channels: Arc::new(Mutex::new(channels)),
-            heard,
+            life,
             barriers: Arc::default(),
             subscribed: Arc::default(),
             last_error: primary.last_error().clone(),
@@ -121,7 +115,7 @@ impl Subscriber {
     /// The connection to keep, and what to run as tasks: one hands on messages, one subscribes again after reconnects.
     pub(crate) fn run<L: Listener>(self, listener: Arc<L>) -> (Connection, [BoxedTask; 2]) {
         let Self { shared, connection, messages, reconnects } = self;
-        let pump = pump(messages, listener.clone(), shared.heard.clone());
+        let pump = pump(messages, listener.clone(), shared.life.clone());
         let keep = shared.keep(reconnects, listener);
         (connection, [Box::pin(pump), Box::pin(keep)])
     }
@@ -177,12 +171,12 @@ impl Drop for Added<'_> {
     }
 }
 
-async fn pump<L: Listener>(mut messages: Receiver<Message>, listener: Arc<L>, heard: Arc<AtomicU64>) {
+async fn pump<L: Listener>(mut messages: Receiver<Message>, listener: Arc<L>, life: Arc<Life>) {
     /// One lock for many messages, but not so many that others wait for it.
     const AT_ONCE: usize = 64;
     loop {
         let received = messages.recv().await;
-        heard.fetch_add(1, Ordering::Relaxed);
+        life.hear();
         match received {
             Ok(first) => {
                 let mut overrun = 0;

@@ -50,6 +50,13 @@ pub const DROPPED: &str = "ff_bare_events_dropped_total";
 /// Values that a filter asked for and the server does not have.
 pub const MISSING: &str = "ff_filter_missing_total";
 
+/// Internal tasks that have ended, which none ever should; label `task`.
+pub const TASKS_ENDED: &str = "ff_backend_tasks_ended_total";
+
+pub(crate) fn count_task(task: &'static str) {
+    counter!(TASKS_ENDED, "task" => task).increment(1);
+}
+
 pub(crate) fn count(name: &'static str, by: u64) {
     if by > 0 {
         counter!(name).increment(by);

@@ -71,6 +71,7 @@ impl<'a> Together<'a> {
         }
         Role::question::<()>(&queue).await.map_err(|error| self.failed(error))?;
         let mut answers = pipeline.try_all::<Value>().await;
+        answers.iter().for_each(|answer| self.host.reads_life().hear_of(answer));
         if answers.len() < expected {
             // One error for all.
             let error = answers.into_iter().find_map(Result::err).unwrap_or_else(Error::new_canceled);
@@ -99,8 +100,12 @@ impl<'a> Together<'a> {
         &self,
         questions: Vec<Question>,
     ) -> Result<Vec<Result<Resp3Frame, Error>>, EngineError> {
+        let life = self.host.reads_life();
+        let _large = life.large();
         let client = self.host.reads().with_options(&once());
-        let asked = questions.into_iter().map(|(name, args)| client.custom_raw(command(name), args));
+        let asked = questions
+            .into_iter()
+            .map(async |(name, args)| client.custom_raw(command(name), args).await.inspect(|_| life.hear()));
         // Queued in the order in which they are polled: the role behind the answers.
         let (answers, role) = futures::join!(futures::future::try_join_all(asked), Role::question::<Value>(&client));
         let answers = answers.map_err(|error| self.failed(error))?;

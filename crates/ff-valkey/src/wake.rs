@@ -79,6 +79,11 @@ impl WakeUps {
         }
     }
 
+    /// Ends all streams: no signal will come any more.
+    pub(crate) fn close(&self) {
+        self.lock().clear();
+    }
+
     /// Signals may have been missed.
     pub(crate) fn rescan(&self) {
         self.tell_all(WorkSignal::Rescan);
@@ -122,11 +127,7 @@ impl Stream for Signals {
         if self.missed.swap(false, Ordering::AcqRel) {
             return Poll::Ready(Some(WorkSignal::Rescan));
         }
-        match self.signals.poll_recv(context) {
-            // The sender lives in the listeners, which a closed queue leaves only when this is dropped.
-            Poll::Ready(None) => Poll::Pending,
-            other => other,
-        }
+        self.signals.poll_recv(context)
     }
 }
 

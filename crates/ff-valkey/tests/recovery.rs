@@ -12,8 +12,9 @@ use std::{
 use bytes::Bytes;
 use common::{Writer, calls, event, eventually, flow_in, gap, namespace, next, number, numbers, partitions, submit};
 use ff_core::{
-    ControlBackend, Cursor, EntryId, ExecutionSpec, FlowId, FlowSubmission, Frame, Gap, GapCause, LogId, Partition,
-    PartitionCount, Scope, Start, SubmitBackend, SubscribeBackend, SubscribeOptions, Subscription, Tags,
+    ClaimRequest, ControlBackend, Cursor, EntryId, ExecutionSpec, FlowId, FlowSubmission, Frame, Gap, GapCause, LaneId,
+    LogId, Partition, PartitionCount, Scope, Start, SubmitBackend, SubscribeBackend, SubscribeOptions, Subscription,
+    Tags, WorkBackend, WorkerId,
 };
 use ff_script::permissions::Role;
 use ff_testserver::{Proxy, TestServer};
@@ -78,6 +79,86 @@ async fn connections_that_have_gone_silent_are_replaced_and_nothing_is_lost() {
     assert_eq!(numbers(&mut subscription, 5).await, [3, 4, 5, 6, 7]);
     stage.end(1).await;
     assert_eq!(numbers(&mut subscription, 1).await, [8]);
+}
+
+/// The numbers that the server gives to the connections of clients.
+async fn connections(server: &TestServer) -> Vec<String> {
+    let list = server.command(&["CLIENT", "LIST"]).await.unwrap().text();
+    list.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+/// Fails if one of the backend's connections was given up meanwhile. The one that asked is not among them.
+async fn assert_kept(before: &[String], server: &TestServer) {
+    let after = connections(server).await;
+    let lost = before.iter().filter(|id| !after.contains(id)).count();
+    assert!(lost <= 1, "of {before:?} are left {after:?}");
+}
+
+async fn patient(url: &str, partitions: PartitionCount) -> ValkeyBackend {
+    let config = ValkeyConfig::from_url(url).unwrap().with_partition_count(partitions);
+    ValkeyBackend::connect_with(config.with_command_timeout(PATIENCE)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_server_that_stands_still_within_the_time_for_an_answer_is_waited_for() {
+    let server = TestServer::builder().process().build().await.unwrap();
+    let backend = patient(server.url(), partitions()).await;
+    let _subscription = backend.subscribe(&SubscribeOptions::new()).await.unwrap();
+    let before = connections(&server).await;
+    server.pause().await.unwrap();
+    let resumed = async {
+        tokio::time::sleep(Duration::from_millis(3_500)).await;
+        server.resume().await.unwrap();
+    };
+    let (submitted, ()) = tokio::join!(submit(&backend), resumed);
+    submitted.unwrap();
+    assert_kept(&before, &server).await;
+    assert!(backend.health().connected && backend.health().subscribed);
+}
+
+#[tokio::test]
+async fn round_trips_of_more_than_two_seconds_work_where_the_command_timeout_allows_them() {
+    let server = TestServer::start().await.unwrap();
+    let proxy = Proxy::open(server.port()).await.unwrap();
+    let backend = patient(&format!("redis://127.0.0.1:{}", proxy.port()), partitions()).await;
+    let _subscription = backend.subscribe(&SubscribeOptions::new()).await.unwrap();
+    let before = connections(&server).await;
+    proxy.delay(Duration::from_millis(1_200));
+    for _ in 0..2 {
+        submit(&backend).await.unwrap();
+    }
+    assert_kept(&before, &server).await;
+}
+
+#[tokio::test]
+async fn answers_that_are_long_on_their_way_are_waited_for() {
+    let server = TestServer::start().await.unwrap();
+    let proxy = Proxy::open(server.port()).await.unwrap();
+    let one = PartitionCount::new(1).unwrap();
+    let backend = patient(&format!("redis://127.0.0.1:{}", proxy.port()), one).await;
+    let payload = Bytes::from(vec![b'x'; 1 << 20]);
+    for _ in 0..8 {
+        let flow = FlowSubmission::new(namespace("a")).execution(ExecutionSpec::new("a").payload(payload.clone()));
+        backend.submit_flow(&flow).await.unwrap();
+    }
+    let before = connections(&server).await;
+    // More than three seconds for all of it.
+    proxy.throttle(2_500_000);
+    let request = ClaimRequest {
+        worker: WorkerId::new("w").unwrap(),
+        lane: LaneId::default_lane(),
+        partition: Partition::new(0),
+        max: 8,
+        lease: Duration::from_secs(60),
+        id: None,
+    };
+    let mut claimed = 0;
+    while claimed < 8 {
+        let claim = backend.claim(&request).await.unwrap();
+        assert!(claim.executions.iter().all(|execution| execution.payload == payload));
+        claimed += claim.executions.len();
+    }
+    assert_kept(&before, &server).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! The sizes beyond which a submission is refused.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
+
+use crate::EngineError;
 
 /// Members of a flow that is submitted in one call.
 pub const MEMBERS: usize = 1_000;
@@ -21,7 +23,31 @@ pub const TIMER_HORIZON: Duration = Duration::from_secs(10);
 pub const ENGINE_STAY: Duration = Duration::from_secs(60);
 /// The highest priority; 0 is the lowest and the default.
 pub const PRIORITY: u16 = 999;
+/// Frames that the queue of one subscription holds.
+pub const QUEUE: usize = 1_000_000;
 /// Executions that one call claims.
 pub const CLAIM_BATCH: usize = 128;
 /// Bytes of a failure's or cancellation's reason; a longer one is cut at a character.
 pub const REASON_BYTES: usize = 1_024;
+
+/// Checks a configured duration: `least` to [`DURATION`], beyond which clocks overflow.
+///
+/// # Errors
+/// [`EngineError::InvalidInput`] that names the setting, its value and its range.
+pub fn check_duration(what: &str, duration: Duration, least: Duration) -> Result<(), EngineError> {
+    if (least..=DURATION).contains(&duration) {
+        return Ok(());
+    }
+    Err(EngineError::invalid(format!("{what} {duration:?}"), format!("expected {least:?} to ten years ({DURATION:?})")))
+}
+
+/// Checks a configured number.
+///
+/// # Errors
+/// [`EngineError::InvalidInput`] that names the setting, its value and its range.
+pub fn check_number(what: &str, number: u64, range: RangeInclusive<u64>) -> Result<(), EngineError> {
+    if range.contains(&number) {
+        return Ok(());
+    }
+    Err(EngineError::invalid(format!("{what} {number}"), format!("expected {} to {}", range.start(), range.end())))
+}

@@ -3,7 +3,7 @@
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use ff_core::{EngineError, Failure, LaneId, MaintenanceBackend, WorkBackend, WorkerId};
+use ff_core::{EngineError, Failure, LaneId, MaintenanceBackend, WorkBackend, WorkerId, limits};
 use futures::{FutureExt, future::BoxFuture};
 use tokio::task::JoinHandle;
 use tracing::Instrument;
@@ -65,16 +65,11 @@ impl Default for Config {
 
 impl Config {
     fn checked(self) -> Result<Self, EngineError> {
-        let refuse = |what: String, reason: &str| Err(EngineError::invalid(what, reason));
-        if self.concurrency == 0 {
-            return refuse("concurrency 0".to_owned(), "a worker needs at least one slot");
-        }
-        if self.lease < SHORTEST_LEASE {
-            return refuse(format!("lease {:?}", self.lease), "a lease is at least 100 ms");
-        }
-        if self.rescan_interval < Duration::from_millis(1) {
-            return refuse(format!("rescan interval {:?}", self.rescan_interval), "it is at least 1 ms");
-        }
+        limits::check_number("concurrency", self.concurrency as u64, 1..=1_000_000)?;
+        limits::check_duration("lease", self.lease, SHORTEST_LEASE)?;
+        limits::check_duration("rescan interval", self.rescan_interval, Duration::from_millis(1))?;
+        limits::check_duration("drain grace", self.drain_grace, Duration::ZERO)?;
+        limits::check_duration("cancel grace", self.cancel_grace, Duration::ZERO)?;
         Ok(self)
     }
 }
@@ -200,7 +195,8 @@ impl WorkerBuilder<WithHandler> {
     /// The worker, over this backend.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] for a concurrency of 0, a lease under 100 ms or a rescan interval of 0.
+    /// [`EngineError::InvalidInput`] for a setting beyond its range: a concurrency of 1 to a million, a lease of at least
+    /// 100 ms, a rescan interval of at least 1 ms, and no duration above ten years.
     pub fn build<B>(self, backend: Arc<B>) -> Result<Worker<B>, EngineError>
     where
         B: WorkBackend + MaintenanceBackend + ?Sized,

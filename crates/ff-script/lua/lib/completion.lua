@@ -2,6 +2,19 @@
 
 ff.completion = {}
 
+-- An event is bounded whatever the core holds, so that every reader can take it. What was checked where it entered is
+-- never longer than this.
+local LONGEST_REASON, LONGEST_TAGS, LONGEST_RESULT = 1024, 32768, 1048576
+
+-- A text cut at a character of UTF-8.
+local function cut(text, longest)
+  local len = longest
+  while len > 0 and string.find(text, '^[\128-\191]', len + 1) do
+    len = len - 1
+  end
+  return string.sub(text, 1, len)
+end
+
 -- What every subscriber may know, as the inside of a JSON object. Namespaces, lanes and ids hold no character that
 -- needs escaping; `tags_json` was composed and checked where it was submitted.
 local function body(execution, inline)
@@ -9,11 +22,17 @@ local function body(execution, inline)
   if execution.flow_id then
     flow = ',"flow_id":"' .. execution.flow_id .. '"'
   end
-  if execution.failure_reason and execution.failure_reason ~= '' then
-    more = ',"reason":' .. cjson.encode(execution.failure_reason)
+  local reason, tags, shortened = execution.failure_reason, execution.tags_json, ''
+  if reason and reason ~= '' then
+    if #reason > LONGEST_REASON then
+      reason, shortened = cut(reason, LONGEST_REASON), ',"shortened":true'
+    end
+    more = ',"reason":' .. cjson.encode(reason)
   end
-  if execution.tags_json ~= '{}' then
-    more = more .. ',"tags":' .. execution.tags_json
+  if #tags > LONGEST_TAGS then
+    shortened = ',"shortened":true'
+  elseif tags ~= '{}' then
+    more = more .. ',"tags":' .. tags
   end
   if not inline and execution.result and execution.result ~= '' then
     more = more .. ',"result_len":' .. #execution.result
@@ -21,6 +40,7 @@ local function body(execution, inline)
   if execution.leaves_pending then
     more = more .. ',"pending":true'
   end
+  more = more .. shortened
   return '"execution_id":"' .. execution.execution_id .. '"' .. flow
     .. ',"outcome":"' .. execution.terminal_outcome .. '","at":' .. execution.completed_at
     .. ',"ns":"' .. execution.namespace .. '","lane":"' .. execution.lane_id
@@ -31,6 +51,7 @@ end
 local function travels(call, execution)
   local result = execution.result
   return result and result ~= '' and execution.result_text == '1' and #result <= call.inline_limit
+    and #result <= LONGEST_RESULT
 end
 
 -- The log of an execution, its epochs, how many entries it keeps, and the channel.

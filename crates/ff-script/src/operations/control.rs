@@ -120,7 +120,8 @@ impl<H: ScriptHost> Operations<H> {
     }
 }
 
-fn reason_argument(reason: &str) -> Bytes {
+/// A reason, cut to its limit at a character.
+pub(super) fn reason_argument(reason: &str) -> Bytes {
     arg(&reason[..reason.floor_char_boundary(limits::REASON_BYTES)])
 }
 

@@ -39,6 +39,9 @@ impl<H: ScriptHost> Operations<H> {
     /// # Errors
     /// As there.
     pub async fn sweep(&self, partitions: &[Partition], policy: &SweepPolicy) -> Vec<Result<SweepReport, EngineError>> {
+        if policy.check().is_err() {
+            return partitions.iter().map(|_| policy.check().map(|()| SweepReport::default())).collect();
+        }
         let args = vec![self.policy.argument(), millis(policy.retention), millis(policy.idempotency)];
         let calls = partitions
             .iter()

@@ -12,7 +12,7 @@ mod work;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ff_core::{EngineError, ExecutionId, FlowId, Partition, PartitionCount, Scope};
+use ff_core::{EngineError, ExecutionId, FlowId, Partition, PartitionCount, Scope, limits};
 use uuid::Uuid;
 
 use crate::{
@@ -49,6 +49,16 @@ impl LogPolicy {
             Scope::Flows => self.flow_entries,
             Scope::Solo => self.solo_entries,
         }
+    }
+
+    /// Checks what the types leave open; every host calls it.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] that names the setting and its range.
+    pub fn check(self) -> Result<(), EngineError> {
+        limits::check_number("log entries of flows", self.flow_entries, 1..=10_000_000)?;
+        limits::check_number("log entries of solo executions", self.solo_entries, 1..=10_000_000)?;
+        limits::check_number("inline result bytes", self.inline_result_bytes, 0..=limits::PAYLOAD_BYTES as u64)
     }
 
     fn argument(self) -> Bytes {

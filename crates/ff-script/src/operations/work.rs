@@ -8,7 +8,7 @@ use ff_core::{
     Namespace, Partition, ReleaseOutcome, RenewOutcome, StateConflict, Tags, WorkerId, limits,
 };
 
-use super::{Operations, Reader, arg, block_and, call, flag, not_found, submit::millis};
+use super::{Operations, Reader, arg, block_and, call, control::reason_argument, flag, not_found, submit::millis};
 use crate::{
     host::{Call, Reply, ScriptHost},
     keys,
@@ -140,7 +140,7 @@ impl<H: ScriptHost> Operations<H> {
     /// # Errors
     /// As there.
     pub async fn fail(&self, lease: &Lease, failure: &Failure) -> Result<FailOutcome, EngineError> {
-        let reply = self.end("ff1_fail", lease, [arg(&failure.reason), flag(failure.retryable)]).await?;
+        let reply = self.end("ff1_fail", lease, [reason_argument(&failure.reason), flag(failure.retryable)]).await?;
         let mut reader = Reader::new("fail", &reply);
         match reader.text()? {
             "ok" => self.warn_if_refused(&mut reader).map(|()| FailOutcome::Ended),
@@ -179,10 +179,7 @@ fn claiming(request: &ClaimRequest, listener: &Bytes) -> Call {
 }
 
 fn check_lease(lease: Duration) -> Result<(), EngineError> {
-    if (Duration::from_millis(1)..=limits::DURATION).contains(&lease) {
-        return Ok(());
-    }
-    Err(EngineError::invalid(format!("a lease of {lease:?}"), "expected at least a millisecond"))
+    limits::check_duration("lease", lease, Duration::from_millis(1))
 }
 
 /// Calls of a function that takes some leases of one partition at a time.
@@ -269,7 +266,9 @@ fn read_claimed(reader: &mut Reader<'_>, partition: Partition) -> Result<Claimed
 }
 
 pub(super) fn read_tags(reader: &mut Reader<'_>) -> Result<Tags, EngineError> {
-    serde_json::from_str(reader.text()?).map_err(|_| reader.malformed("the tags are no JSON object of texts"))
+    let tags =
+        serde_json::from_str(reader.text()?).map_err(|_| reader.malformed("the tags are no JSON object of texts"));
+    tags.map(Tags::recorded)
 }
 
 fn refusal(word: &str, lease: &Lease, reader: &Reader<'_>) -> EngineError {

@@ -35,7 +35,7 @@ impl Shared {
 
     /// The tags that this JSON object holds.
     pub(super) fn tags(&mut self, json: &str) -> Result<Tags, WireError> {
-        self.tags.of(json, || Ok(serde_json::from_str(json)?))
+        self.tags.of(json, || Ok(Tags::recorded(serde_json::from_str(json)?)))
     }
 }
 

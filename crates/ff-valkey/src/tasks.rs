@@ -1,0 +1,103 @@
+//! The tasks of a backend, none of which ever ends by itself: one that does is an error, and never silent.
+//!
+//! A task ends by a panic: in this crate, in the client library, or in what a user plugs in (a recorder of metrics, a
+//! subscriber of traces). It is logged once and counted, the backend's health names it, and what depends on it ends or
+//! fails in place of waiting for what never comes.
+
+use std::{
+    any::Any,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ff_core::EngineError;
+use futures::FutureExt;
+
+use crate::{connection::Task, telemetry};
+
+/// Which tasks of a backend have ended.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tasks(Arc<Mutex<Vec<&'static str>>>);
+
+impl Tasks {
+    /// Runs a task until the value is dropped.
+    pub(crate) fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) -> Task {
+        self.spawn_or(name, task, || {})
+    }
+
+    /// Runs a task until the value is dropped, and `otherwise` should it end.
+    pub(crate) fn spawn_or(
+        &self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+        otherwise: impl FnOnce() + Send + 'static,
+    ) -> Task {
+        let tasks = self.clone();
+        Task::spawn(async move {
+            let outcome = AssertUnwindSafe(task).catch_unwind().await;
+            tasks.note(name, outcome.as_ref().err().map_or("it returned", |panic| said(&**panic)));
+            otherwise();
+        })
+    }
+
+    /// A task has ended.
+    pub(crate) fn note(&self, name: &'static str, why: &str) {
+        tracing::error!(task = name, why, "an internal task has ended; connect anew");
+        telemetry::count_task(name);
+        let mut ended = self.lock();
+        if !ended.contains(&name) {
+            ended.push(name);
+        }
+    }
+
+    /// Those that have ended.
+    pub(crate) fn ended(&self) -> Vec<&'static str> {
+        self.lock().clone()
+    }
+
+    /// # Errors
+    /// Where one has ended.
+    pub(crate) fn check(&self, op: &str) -> Result<(), EngineError> {
+        match self.lock().first() {
+            None => Ok(()),
+            Some(name) => {
+                Err(EngineError::transport(op, format!("the internal task `{name}` has ended; connect anew")))
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<&'static str>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a panic says.
+pub(crate) fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it panicked")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_is_named_and_what_depends_on_it_is_told() {
+        let (tasks, (told, hears)) = (Tasks::default(), tokio::sync::oneshot::channel());
+        assert!(tasks.check("subscribing").is_ok());
+        let _task = tasks.spawn_or("pump", async { panic!("injected") }, move || {
+            let _ = told.send(());
+        });
+        hears.await.unwrap();
+        assert_eq!(tasks.ended(), ["pump"]);
+        assert!(tasks.check("subscribing").unwrap_err().to_string().contains("`pump`"));
+    }
+
+    #[tokio::test]
+    async fn a_task_that_is_dropped_has_not_ended() {
+        let tasks = Tasks::default();
+        drop(tasks.spawn("pump", std::future::pending()));
+        tokio::task::yield_now().await;
+        assert!(tasks.ended().is_empty());
+    }
+}
