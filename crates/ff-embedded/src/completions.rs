@@ -22,7 +22,7 @@ use ff_core::{
     Cursor, EngineError, EntryId, ExecutionId, Frame, Gap, GapCause, Lag, LagProbe, LogCursor, LogId, Overflow,
     Partition, PartitionCount, Predecessor, Scope, Start, SubscribeOptions, SubscriptionScope, SubscriptionSource,
     SubscriptionStats, SweepPolicy,
-    reader::{LogFacts, LogReading, Step, epoch_ends},
+    reader::{EpochEnds, LogFacts, LogReading, Step},
 };
 use ff_script::{keys, operations::LogPolicy, wire};
 use futures::{
@@ -97,7 +97,7 @@ fn stream<'a>(keys: &'a Keyspace, key: &[u8]) -> Option<&'a Stream> {
 }
 
 /// The ends of a log's epochs, newest first.
-fn ends(keys: &Keyspace, (log, key): &(LogId, Box<[u8]>)) -> Vec<EntryId> {
+fn ends(keys: &Keyspace, (log, key): &(LogId, Box<[u8]>)) -> EpochEnds {
     let empty = EntryId { epoch: 0, seq: 0 };
     let last = stream(keys, key).and_then(|stream| {
         let head = stream.iter().next_back().map(|entry| entry.id);
@@ -110,7 +110,7 @@ fn ends(keys: &Keyspace, (log, key): &(LogId, Box<[u8]>)) -> Vec<EntryId> {
         .flat_map(Hash::iter)
         .filter_map(|(epoch, prev)| Some((text(epoch)?.parse().ok()?, text(prev)?.parse().ok()?)))
         .collect();
-    if last.is_none() { Vec::new() } else { epoch_ends(&epochs, last) }
+    if last.is_none() { EpochEnds::default() } else { EpochEnds::of(&epochs, last) }
 }
 
 /// How far a subscription has read one log. What it has yielded may be less.
@@ -592,7 +592,7 @@ impl Reader {
         }
     }
 
-    fn ends(&self, log: usize) -> Vec<EntryId> {
+    fn ends(&self, log: usize) -> EpochEnds {
         self.host.read(|keys, _| ends(keys, &self.logs.names[log]))
     }
 }

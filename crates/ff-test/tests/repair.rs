@@ -241,3 +241,27 @@ async fn a_signal_passes_over_processes_that_are_gone_and_the_sweep_forgets_them
     }
     assert_eq!(left().await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_whose_result_names_an_interrupted_end_is_not_taken_for_its_own() {
+    let stand = Stand::start().await;
+    let fixture = Fixture::new(stand.backend.clone());
+    let flow = fixture.submit_members(&[("a", &[]), ("b", &[]), ("c", &[])]).await;
+    let [a, b, c] = [0, 1, 2].map(|index| flow.executions[index].1);
+    fixture.complete(c).await;
+    let lease = fixture.claim(a).await.lease;
+    let before: ff_core::EntryId = stand.field(c, "log_pos").await.parse().unwrap();
+    let expected = format!("{}-{}", before.epoch, before.seq + 1);
+    // A call that ended `a` stopped when it had written the core, and the next entry is of `b`.
+    let set = "lifecycle_phase terminal public_state success terminal_outcome success completed_at 1 log_expected";
+    let core = keys::execution_core(a);
+    let set: Vec<_> = ["HSET", &core].into_iter().chain(set.split(' ')).chain([expected.as_str()]).collect();
+    stand.command(&set).await;
+    let claimed = fixture.claim(b).await.lease;
+    let result = format!("{{\"execution_id\":\"{a}\"}}");
+    stand.backend.complete(&claimed, Bytes::from(result)).await.unwrap();
+    stand.backend.complete(&lease, Bytes::new()).await.unwrap();
+    assert_eq!(stand.field(b, "log_pos").await, expected);
+    assert_ne!(stand.field(a, "log_pos").await, expected);
+    assert_eq!(stand.log_length(a, Scope::Flows).await, 3);
+}

@@ -72,6 +72,14 @@ impl Builder {
         self
     }
 
+    /// Lets the test say how far the server's wall clock is ahead of the machine's, see
+    /// [`TestServer::set_clock_ahead`]. Such a server is a process of this machine, also where Docker gives the others,
+    /// and needs a C compiler.
+    pub fn clock_ahead(mut self) -> Self {
+        self.options.clock_ahead = true;
+        self
+    }
+
     /// Lets the test say how long the server's syncs of its append-only file take, see [`TestServer::delay_syncs`]. Such a
     /// server is a process of this machine, also where Docker gives the others, and needs a C compiler.
     pub fn slow_disk(mut self) -> Self {

@@ -98,7 +98,7 @@ pub enum Error {
         what: &'static str,
     },
     /// The clock of a server that goes by the machine's was to be set.
-    #[error("this server goes by the machine's clock; start it with Builder::clock_at")]
+    #[error("this server goes by the machine's clock; start it with Builder::clock_at or Builder::clock_ahead")]
     NoClock,
     /// The syncs of a server that goes by the machine's disk were to be delayed.
     #[error("this server goes by the machine's disk; start it with Builder::slow_disk")]

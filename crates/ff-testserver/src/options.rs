@@ -14,6 +14,8 @@ pub(crate) struct Options {
     pub(crate) slow_disk: bool,
     /// Where the server's wall clock stands until it is set (ms).
     pub(crate) clock: Option<u64>,
+    /// Whether its wall clock can be put ahead of the machine's.
+    pub(crate) clock_ahead: bool,
     /// A process of this machine, whatever gives the others.
     pub(crate) process: bool,
 }
@@ -39,6 +41,7 @@ impl Options {
             (self.persistent, "persistent()"),
             (self.replica_of.is_some(), "replica_of()"),
             (self.clock.is_some(), "clock_at()"),
+            (self.clock_ahead, "clock_ahead()"),
             (self.slow_disk, "slow_disk()"),
             (self.process, "process()"),
         ]
@@ -48,9 +51,14 @@ impl Options {
 
     /// The first option that only a process of this machine can give.
     pub(crate) fn needs_process(&self) -> Option<&'static str> {
-        [(self.clock.is_some(), "clock_at()"), (self.slow_disk, "slow_disk()"), (self.process, "process()")]
-            .into_iter()
-            .find_map(|(asked, what)| asked.then_some(what))
+        [
+            (self.clock.is_some(), "clock_at()"),
+            (self.clock_ahead, "clock_ahead()"),
+            (self.slow_disk, "slow_disk()"),
+            (self.process, "process()"),
+        ]
+        .into_iter()
+        .find_map(|(asked, what)| asked.then_some(what))
     }
 }
 

@@ -80,6 +80,29 @@ impl SetClock {
     }
 }
 
+/// The wall clock of a server, which goes on ahead of the machine's.
+#[derive(Debug)]
+pub(crate) struct ClockAhead(File);
+
+impl ClockAhead {
+    /// Not ahead yet, in a file of this directory, and what makes a server go by it.
+    pub(crate) fn new(dir: &Path) -> Result<(Self, Preload)> {
+        let path = dir.join("clock-ahead");
+        let ahead = Self(File::create(&path).doing("making a clock")?);
+        ahead.set(Duration::ZERO)?;
+        let library = compiled("ahead", include_str!("../preload/ahead.c"))?;
+        Ok((ahead, Preload { library, variables: vec![("FF_TEST_AHEAD", path)] }))
+    }
+
+    /// Sets how far it is ahead; every server sees it when this returns.
+    pub(crate) fn set(&self, ahead: Duration) -> Result<()> {
+        let millis = u64::try_from(ahead.as_millis()).unwrap_or(u64::MAX);
+        self.0.write_all_at(&millis.to_ne_bytes(), 0).doing("setting a clock")?;
+        std::thread::sleep(SEEN_AFTER);
+        Ok(())
+    }
+}
+
 /// How long the syncs of a server take.
 #[derive(Debug)]
 pub(crate) struct DiskDelay(File);

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::error::{Doing, Error, Result};
 use crate::options::{Layout, Options, server_args};
 use crate::port::Port;
-use crate::preload::{self, DiskDelay, Preload, SetClock};
+use crate::preload::{self, ClockAhead, DiskDelay, Preload, SetClock};
 use crate::tls::TlsFiles;
 use crate::watch::{Watch, end};
 
@@ -37,6 +37,7 @@ pub(crate) struct Extras {
     pub(crate) tls: Option<TlsFiles>,
     pub(crate) clock: Option<SetClock>,
     pub(crate) disk: Option<DiskDelay>,
+    pub(crate) ahead: Option<ClockAhead>,
 }
 
 #[derive(Debug)]
@@ -56,6 +57,8 @@ impl ProcessServer {
         let (clock, for_clock): (Option<_>, Option<_>) = clock.unzip();
         let disk = options.slow_disk.then(|| DiskDelay::new(dir.path())).transpose()?;
         let (disk, for_disk): (Option<_>, Option<_>) = disk.unzip();
+        let ahead = options.clock_ahead.then(|| ClockAhead::new(dir.path())).transpose()?;
+        let (ahead, for_ahead): (Option<_>, Option<_>) = ahead.unzip();
         let path = |path: &Path| path.to_string_lossy().into_owned();
         let layout = Layout {
             plain_port: plain.number(),
@@ -67,9 +70,9 @@ impl ProcessServer {
             primary: options.replica_of.as_ref().map(|primary| ("127.0.0.1".to_owned(), primary.port)),
         };
         let args = server_args(options, &layout);
-        let preloads = for_clock.into_iter().chain(for_disk).collect();
+        let preloads = for_clock.into_iter().chain(for_disk).chain(for_ahead).collect();
         let server = Self { program: program.to_owned(), args, dir, preloads, running: None };
-        Ok((server, Extras { tls: tls_files, clock, disk }))
+        Ok((server, Extras { tls: tls_files, clock, disk, ahead }))
     }
 
     /// The same program as a sentinel, which keeps its settings in a file of its own.

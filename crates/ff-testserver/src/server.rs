@@ -11,7 +11,7 @@ use crate::docker::DockerServer;
 use crate::error::{Error, Result};
 use crate::options::{Options, Primary};
 use crate::port::Port;
-use crate::preload::{DiskDelay, SetClock};
+use crate::preload::{ClockAhead, DiskDelay, SetClock};
 use crate::process::{Extras, ProcessServer};
 use crate::provider::{Choice, Provider};
 use crate::raw::{RawClient, Reply};
@@ -39,6 +39,7 @@ pub struct TestServer {
     tls: Option<TlsFiles>,
     clock: Option<SetClock>,
     disk: Option<DiskDelay>,
+    ahead: Option<ClockAhead>,
     unix_socket: Option<PathBuf>,
     container_address: Option<String>,
     running: Mutex<Running>,
@@ -78,10 +79,14 @@ impl TestServer {
     pub(crate) async fn private(choice: &Choice, options: &Options) -> Result<Self> {
         let plain = Port::lease()?;
         let tls_port = options.tls.then(Port::lease).transpose()?;
-        let (provider, running, Extras { tls, clock, disk }) = match choice {
+        let (provider, running, Extras { tls, clock, disk, ahead }) = match choice {
             Choice::Docker { image } => {
                 let (server, tls) = DockerServer::new(image, options, &plain, tls_port.as_ref()).await?;
-                (Provider::Docker, Running::Docker(Box::new(server)), Extras { tls, clock: None, disk: None })
+                (
+                    Provider::Docker,
+                    Running::Docker(Box::new(server)),
+                    Extras { tls, clock: None, disk: None, ahead: None },
+                )
             }
             Choice::Process { program } => {
                 let (server, extras) = ProcessServer::new(program, options, &plain, tls_port.as_ref())?;
@@ -100,6 +105,7 @@ impl TestServer {
             tls,
             clock,
             disk,
+            ahead,
             unix_socket: running.socket().filter(|_| options.unix_socket),
             container_address: None,
             running: Mutex::new(running),
@@ -126,6 +132,7 @@ impl TestServer {
             tls: None,
             clock: None,
             disk: None,
+            ahead: None,
             unix_socket: None,
             container_address: None,
             running: Mutex::new(Running::Process(ProcessServer::sentinel(program, &settings)?)),
@@ -151,6 +158,7 @@ impl TestServer {
             tls: None,
             clock: None,
             disk: None,
+            ahead: None,
             unix_socket: None,
             container_address: None,
             running: Mutex::new(Running::Shared(shared)),
@@ -233,6 +241,15 @@ impl TestServer {
     /// When the server goes by the machine's clock.
     pub fn set_clock(&self, millis: u64) -> Result<()> {
         self.clock.as_ref().ok_or(Error::NoClock)?.set(millis)
+    }
+
+    /// Sets how far the wall clock of a server with [`Builder::clock_ahead`] is ahead of the machine's, from now on and
+    /// also over a restart.
+    ///
+    /// # Errors
+    /// When the server goes by the machine's clock.
+    pub fn set_clock_ahead(&self, ahead: Duration) -> Result<()> {
+        self.ahead.as_ref().ok_or(Error::NoClock)?.set(ahead)
     }
 
     /// Has every sync of a server with [`Builder::slow_disk`] take this much longer, from now on.

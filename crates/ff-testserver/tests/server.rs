@@ -221,3 +221,16 @@ async fn what_a_slow_disk_has_not_synced_is_lost_in_a_crash() {
     let kept: u64 = get(&server, "count").await.text().parse().unwrap_or(0);
     assert!(kept < written, "{kept} of {written} were kept");
 }
+
+#[tokio::test]
+async fn a_clock_that_is_ahead_goes_on_and_can_be_put_right() {
+    const HOUR: u64 = 3_600;
+    let server = TestServer::builder().clock_ahead().build().await.unwrap();
+    let seconds = async || server.command(&["TIME"]).await.unwrap().items()[0].text().parse::<u64>().unwrap();
+    let before = seconds().await;
+    server.set_clock_ahead(Duration::from_secs(HOUR)).unwrap();
+    let ahead = seconds().await;
+    assert!((before + HOUR..before + 2 * HOUR).contains(&ahead), "{before} and then {ahead}");
+    server.set_clock_ahead(Duration::ZERO).unwrap();
+    assert!((before..before + HOUR).contains(&seconds().await));
+}

@@ -35,7 +35,7 @@ use std::{
 
 use ff_core::{
     EngineError, EntryId, Gap, GapCause, LogCursor, LogId, Partition, SubscribeOptions,
-    reader::{LogReading, Step},
+    reader::{EpochEnds, LogReading, Step},
 };
 use futures::{
     FutureExt,
@@ -478,12 +478,12 @@ impl CatchUp {
         Ok(passed)
     }
 
-    async fn epochs(&mut self, logs: Vec<LogId>) -> Result<OfEach<Vec<EntryId>>, EngineError> {
+    async fn epochs(&mut self, logs: Vec<LogId>) -> Result<OfEach<EpochEnds>, EngineError> {
         if logs.is_empty() { Ok(Vec::new()) } else { self.hub.source().epochs(&logs).await }
     }
 
     /// Takes the ends of a log's epochs. Returns whether the subscription had something that the log has lost.
-    fn resolve(&mut self, target: &Target, ends: &[EntryId]) -> bool {
+    fn resolve(&mut self, target: &Target, ends: &EpochEnds) -> bool {
         let cursor = &mut self.vector[target.index];
         let reading = self.readings.entry(target.index).or_insert_with(|| LogReading::from(target.read.log, cursor));
         let undone = reading.resolve(cursor, ends);

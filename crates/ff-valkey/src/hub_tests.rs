@@ -3,7 +3,10 @@ use std::{
     sync::atomic::AtomicU64,
 };
 
-use ff_core::{Cursor, EntryId, Frame, Lag, LagProbe, LogCursor, LogId, Partition, Predecessor, Start, Subscription};
+use ff_core::{
+    Cursor, EntryId, Frame, Lag, LagProbe, LogCursor, LogId, Partition, Predecessor, Start, Subscription,
+    reader::EpochEnds,
+};
 use ff_script::operations::{Appended, Head, Newest};
 use futures::StreamExt;
 use proptest::prelude::*;
@@ -104,7 +107,7 @@ impl LogSource for Logs {
         Ok(pages)
     }
 
-    async fn epochs(&self, logs: &[LogId]) -> Result<OfEach<Vec<EntryId>>, EngineError> {
+    async fn epochs(&self, logs: &[LogId]) -> Result<OfEach<EpochEnds>, EngineError> {
         self.travel().await?;
         Ok(logs.iter().map(|log| self.read(*log, |server| server.ends())).collect())
     }

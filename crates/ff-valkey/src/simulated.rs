@@ -7,7 +7,7 @@ use std::{
 
 use ff_core::{
     CompletionPayload, EntryId, ExecutionId, Gap, GapCause, LogCursor, LogId, Namespace, Outcome, Position,
-    Predecessor, reader::epoch_ends,
+    Predecessor, reader::EpochEnds,
 };
 use ff_script::operations::{Head, Newest};
 use uuid::Uuid;
@@ -176,7 +176,7 @@ impl Server {
     /// Where a reader stands that has everything.
     pub(crate) fn start(&self) -> LogCursor {
         match self.history.last() {
-            Some((last, ..)) => LogCursor::at_end(&epoch_ends(&self.epochs, Some(*last))),
+            Some((last, ..)) => LogCursor::at_end(&EpochEnds::of(&self.epochs, Some(*last))),
             None => LogCursor::default(),
         }
     }
@@ -193,8 +193,8 @@ impl Server {
         self.last().filter(|_| self.entries().is_empty())
     }
 
-    pub(crate) fn ends(&self) -> Vec<EntryId> {
-        epoch_ends(&self.epochs, self.head())
+    pub(crate) fn ends(&self) -> EpochEnds {
+        EpochEnds::of(&self.epochs, self.head())
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use ff_core::{
     EngineError, EntryId, LogCursor, LogId, Partition, Scope,
-    reader::{LogFacts, epoch_ends},
+    reader::{EpochEnds, LogFacts},
 };
 use ff_script::{
     host::Call,
@@ -56,7 +56,7 @@ pub(crate) trait LogSource: Send + Sync + 'static {
     /// One page of each of several logs, with one round trip.
     async fn pages(&self, reads: &[PageRead]) -> Result<OfEach<Page>, EngineError>;
     /// The last entries of the epochs of each of several logs, newest first, with one round trip.
-    async fn epochs(&self, logs: &[LogId]) -> Result<OfEach<Vec<EntryId>>, EngineError>;
+    async fn epochs(&self, logs: &[LogId]) -> Result<OfEach<EpochEnds>, EngineError>;
     /// The last entry that each of several logs was given, of those that hold nothing any more: both at one moment.
     async fn emptied(&self, logs: &[LogId]) -> Result<OfEach<Option<EntryId>>, EngineError>;
 }
@@ -128,7 +128,7 @@ impl ServerLogs {
                 Some((shown.map(|shown| shown.entry), at))
             };
             let (head, last_at) = at(next())?;
-            let ends = epoch_ends(&value::epochs(next())?, head);
+            let ends = EpochEnds::of(&value::epochs(next())?, head);
             let ((_, first_at), (_, unread_at)) = (at(next())?, at(next())?);
             let len = std::str::from_utf8(&value::string(next())?).ok()?.parse().ok()?;
             Some(LogFacts { ends, len, first_at, last_at, unread_at })
@@ -140,7 +140,7 @@ impl ServerLogs {
     async fn starts_together(&self, op: &str, logs: &[LogId]) -> Result<(u64, OfEach<LogCursor>), EngineError> {
         let together = self.together(op);
         let heads = logs.iter().map(|log| head_command(*log));
-        // After the heads, see `epoch_ends`.
+        // After the heads, see `EpochEnds::of`.
         let epochs = logs.iter().map(|log| epochs_command(*log));
         let questions = std::iter::once(time_command()).chain(heads).chain(epochs).collect();
         let mut answers = ask(&together, questions).await?.into_iter();
@@ -163,7 +163,7 @@ impl ServerLogs {
         }
         let cursor = |stand: Result<(Option<EntryId>, Vec<_>), EngineError>| {
             let (head, epochs) = stand?;
-            Ok(head.map_or_else(LogCursor::default, |head| LogCursor::at_end(&epoch_ends(&epochs, Some(head)))))
+            Ok(head.map_or_else(LogCursor::default, |head| LogCursor::at_end(&EpochEnds::of(&epochs, Some(head)))))
         };
         Ok((at_ms, stands.into_iter().map(cursor).collect()))
     }
@@ -297,16 +297,16 @@ impl LogSource for ServerLogs {
         reads.iter().zip(answers).map(page).collect()
     }
 
-    async fn epochs(&self, logs: &[LogId]) -> Result<OfEach<Vec<EntryId>>, EngineError> {
+    async fn epochs(&self, logs: &[LogId]) -> Result<OfEach<EpochEnds>, EngineError> {
         const OP: &str = "reading the epochs of completion logs";
         let together = self.together(OP);
-        // The head first, see `epoch_ends`.
+        // The head first, see `EpochEnds::of`.
         let questions = logs.iter().flat_map(|log| [head_command(*log), epochs_command(*log)]);
         let mut answers = ask(&together, questions.collect()).await?.into_iter();
         let mut ends = || {
             let (head, epochs) = (answers.next(), answers.next());
             let head = read(&together, OP, head, head_of)?;
-            Ok(epoch_ends(&read(&together, OP, epochs, value::epochs)?, head))
+            Ok(EpochEnds::of(&read(&together, OP, epochs, value::epochs)?, head))
         };
         Ok(logs.iter().map(|_| ends()).collect())
     }

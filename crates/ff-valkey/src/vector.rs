@@ -37,7 +37,7 @@ use std::{
 use ff_core::{
     CompletionPayload, EntryId, Gap, GapCause, LogCursor, LogId, Partition, PartitionCount, Predecessor, Scope,
     Verdict,
-    reader::{LogReading, Step},
+    reader::{EpochEnds, LogReading, Step},
 };
 use ff_script::operations::{Head, Newest};
 use uuid::Uuid;
@@ -542,7 +542,7 @@ impl Vector {
     }
 
     /// Takes the ends of a log's epochs, newest first.
-    pub(crate) fn epochs(&mut self, log: LogId, ends: &[EntryId], out: &mut impl Deliver) {
+    pub(crate) fn epochs(&mut self, log: LogId, ends: &EpochEnds, out: &mut impl Deliver) {
         let Some((index, mut reading)) = self.take_reading(log) else { return };
         self.unreadable.remove(&index);
         let mut back = self.cursors[index].clone();

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use crate::{EntryId, Lag, LogCursor};
+use super::EpochEnds;
+use crate::{Lag, LogCursor};
 
 /// What a log tells about itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogFacts {
-    /// The ends of its epochs, newest first.
-    pub ends: Vec<EntryId>,
+    /// The ends of its epochs.
+    pub ends: EpochEnds,
     /// How many entries it holds.
     pub len: u64,
     /// When its first entry was committed (server, ms).
@@ -47,6 +48,11 @@ fn by_count(facts: &LogFacts, unread: u64, limit: u64) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::EntryId;
+
+    fn ends(seq: u64) -> EpochEnds {
+        EpochEnds::whole(vec![id(seq)])
+    }
 
     fn id(seq: u64) -> EntryId {
         EntryId { epoch: 5, seq }
@@ -60,14 +66,14 @@ mod tests {
 
     #[test]
     fn nothing_unread_is_no_lag() {
-        let facts = LogFacts { ends: vec![id(9)], len: 10, ..LogFacts::default() };
+        let facts = LogFacts { ends: ends(9), len: 10, ..LogFacts::default() };
         assert_eq!(measured(&LogCursor::after(Some(id(9))), &facts), Lag::default());
     }
 
     #[test]
     fn what_is_unread_is_forgotten_when_the_log_has_grown_past_it() {
         let (first_at, last_at) = (Some(5_000), Some(10_000));
-        let facts = LogFacts { ends: vec![id(499)], len: 500, first_at, last_at, unread_at: Some(9_000) };
+        let facts = LogFacts { ends: ends(499), len: 500, first_at, last_at, unread_at: Some(9_000) };
         let lag = measured(&LogCursor::after(Some(id(399))), &facts);
         // 100 a second come; 900 more until the oldest of 100 unread is the 1,001st.
         assert_eq!((lag.events, lag.oldest_unread), (100, Some(Duration::from_secs(1))));
@@ -77,14 +83,14 @@ mod tests {
     #[test]
     fn a_quiet_log_forgets_by_age() {
         let facts =
-            LogFacts { ends: vec![id(0)], len: 1, first_at: Some(4_000), last_at: Some(4_000), unread_at: Some(4_000) };
+            LogFacts { ends: ends(0), len: 1, first_at: Some(4_000), last_at: Some(4_000), unread_at: Some(4_000) };
         let lag = measured(&LogCursor::default(), &facts);
         assert_eq!(lag.until_forgotten, Some(Duration::from_secs(3600 - 6)));
     }
 
     #[test]
     fn what_was_trimmed_is_no_longer_counted() {
-        let facts = LogFacts { ends: vec![id(5_000)], len: 1_000, ..LogFacts::default() };
+        let facts = LogFacts { ends: ends(5_000), len: 1_000, ..LogFacts::default() };
         assert_eq!(measured(&LogCursor::default(), &facts).events, 1_000);
     }
 }

@@ -19,13 +19,15 @@
 //! to have been undone makes an entry that is *pushed* a duplicate, for it may just be late; one that the *log* shows is
 //! news again, and is delivered again, because the reader was told that it is gone.
 
+mod ends;
 mod lag;
 mod reading;
 
 use std::sync::Arc;
 
+pub use ends::EpochEnds;
 pub use lag::LogFacts;
-pub use reading::{LogReading, Step, epoch_ends};
+pub use reading::{LogReading, Step};
 
 use crate::{EntryId, Predecessor};
 
@@ -193,17 +195,25 @@ impl LogCursor {
 
     /// The greatest number of an epoch that the reader has.
     fn reached_in(&self, epoch: u64) -> Option<u64> {
-        let mut lineage = self.last().into_iter().chain(self.passed.iter().copied());
-        lineage.find(|last| last.epoch == epoch).map(|last| last.seq)
+        self.lineage().find(|last| last.epoch == epoch).map(|last| last.seq)
     }
 
-    /// The newest entry that the reader has and that a log whose epochs ended like this (newest first) has had too.
+    /// The newest entry that the reader has and that a log whose epochs ended like this has had too.
+    ///
+    /// Where the log has forgotten its first epochs, what the reader has from before those that it tells of counts as had
+    /// by both: of that the log holds nothing any more, whichever history it was.
     #[must_use]
-    pub fn common_with(&self, ends: &[EntryId]) -> Option<EntryId> {
-        ends.iter().find_map(|end| {
+    pub fn common_with(&self, ends: &EpochEnds) -> Option<EntryId> {
+        let told = ends.iter().find_map(|end| {
             let reached = self.reached_in(end.epoch)?;
             Some(EntryId { epoch: end.epoch, seq: reached.min(end.seq) })
-        })
+        });
+        told.or_else(|| self.lineage().find(|had| ends.has_forgotten(had.epoch)))
+    }
+
+    /// The last entries that the reader has of each epoch, newest first.
+    fn lineage(&self) -> impl Iterator<Item = EntryId> {
+        self.last().into_iter().chain(self.passed.iter().rev().copied())
     }
 
     /// How many entries a log whose epochs ended like this (newest first) has had beyond this reader, as far as the ends

@@ -10,6 +10,7 @@
 //! 2. What then comes first and still does not follow is what the log still holds: all between was removed, a gap,
 //!    [`GapCause::Trimmed`].
 
+use super::EpochEnds;
 use crate::{EntryId, Gap, GapCause, LogCursor, LogId, Predecessor};
 
 /// How often the epochs are looked up for an entry of which they do not tell.
@@ -35,8 +36,8 @@ pub struct LogReading {
     asked: Option<EntryId>,
     /// The entry that the log shows and that does not follow, and how often the epochs were looked up since.
     shown: Option<(EntryId, u32)>,
-    /// The ends of the log's epochs, newest first, since they were looked up for that.
-    ends: Option<Vec<EntryId>>,
+    /// The ends of the log's epochs, since they were looked up for that.
+    ends: Option<EpochEnds>,
 }
 
 impl LogReading {
@@ -67,7 +68,7 @@ impl LogReading {
     /// Whether the epochs that were looked up are those of the history to which `entry` belongs. An epoch is one
     /// writer's, so what lies before any entry of it never changes.
     fn tells_of(&self, entry: EntryId) -> bool {
-        self.ends.iter().flatten().any(|end| end.epoch == entry.epoch)
+        self.ends.iter().flat_map(|ends| ends.iter()).any(|end| end.epoch == entry.epoch)
     }
 
     /// Whether the epochs, looked up for `entry` again and again, do not tell of it though the log shows it: they were
@@ -83,7 +84,7 @@ impl LogReading {
     /// Whether the log, when its epochs were last looked up, had had `entry`.
     #[must_use]
     pub fn log_had(&self, entry: EntryId) -> bool {
-        self.ends.iter().flatten().any(|end| end.epoch == entry.epoch && entry.seq <= end.seq)
+        self.ends.iter().flat_map(|ends| ends.iter()).any(|end| end.epoch == entry.epoch && entry.seq <= end.seq)
     }
 
     /// Takes the next entry of a page; moves `cursor` when it is to be delivered.
@@ -112,7 +113,7 @@ impl LogReading {
             (None, Some(Predecessor::Start)) => None,
             // It does not say; the ends of the epochs do.
             (None, None) => {
-                let older = self.ends.iter().flatten().skip_while(|end| end.epoch != entry.epoch);
+                let older = self.ends.iter().flat_map(|ends| ends.iter()).skip_while(|end| end.epoch != entry.epoch);
                 older.skip(1).copied().next()
             }
         };
@@ -120,9 +121,9 @@ impl LogReading {
         Some(Gap { log: self.log, after: cursor.last(), through, cause: GapCause::Trimmed })
     }
 
-    /// Takes the ends of the log's epochs, newest first. If the log's history is no longer the reader's, takes `cursor`
+    /// Takes the ends of the log's epochs. If the log's history is no longer the reader's, takes `cursor`
     /// back to the newest entry that both have had, and returns what the reader has beyond it.
-    pub fn resolve(&mut self, cursor: &mut LogCursor, ends: &[EntryId]) -> Option<Gap> {
+    pub fn resolve(&mut self, cursor: &mut LogCursor, ends: &EpochEnds) -> Option<Gap> {
         let common = cursor.common_with(ends);
         let undone = cursor.last().filter(|_| common != cursor.last()).map(|through| Gap {
             log: self.log,
@@ -134,30 +135,10 @@ impl LogReading {
             cursor.rewind(common);
         }
         self.after = cursor.last();
-        self.ends = Some(ends.to_vec());
+        self.ends = Some(ends.clone());
         self.shown = self.shown.map(|(entry, looks)| (entry, looks + 1));
         undone
     }
-}
-
-/// The last entries of a log's epochs, newest first, from its head and its hash of epochs (each with the entry before
-/// it), of which the head was read first: an epoch that began in between is known by its beginning only.
-///
-/// Without a head (a log trimmed to nothing) the end of the newest epoch is not known; nothing is left to be read of
-/// it, so any end serves.
-#[must_use]
-pub fn epoch_ends(epochs: &[(u64, Predecessor)], head: Option<EntryId>) -> Vec<EntryId> {
-    let before = epochs.iter().filter_map(|(_, prev)| match prev {
-        Predecessor::Entry(id) => Some(*id),
-        Predecessor::Start => None,
-    });
-    let unknown_end = if head.is_some() { 0 } else { u64::MAX };
-    let newest = epochs.iter().map(|(epoch, _)| *epoch).max().map(|epoch| EntryId { epoch, seq: unknown_end });
-    // Within one log as it stands, epochs only grow.
-    let mut ends: Vec<EntryId> = head.into_iter().chain(before).chain(newest).collect();
-    ends.sort_unstable_by(|a, b| b.cmp(a));
-    ends.dedup_by_key(|end| end.epoch);
-    ends
 }
 
 #[cfg(test)]
@@ -179,6 +160,11 @@ mod tests {
         cursor
     }
 
+    /// The ends of a log that has forgotten nothing, newest first.
+    fn whole<const N: usize>(ends: [EntryId; N]) -> EpochEnds {
+        EpochEnds::whole(ends.to_vec())
+    }
+
     fn gap(cause: GapCause, after: Option<EntryId>, through: EntryId) -> Option<Gap> {
         Some(Gap { log: LOG, after, through, cause })
     }
@@ -186,30 +172,15 @@ mod tests {
     #[test]
     fn the_common_entry_is_the_cursor_while_the_log_tells_the_same_history() {
         let cursor = having(&[id(5, 3)]);
-        assert_eq!(cursor.common_with(&[id(5, 9)]), Some(id(5, 3)));
-        assert_eq!(cursor.common_with(&[id(9, 2), id(5, 3)]), Some(id(5, 3)));
+        assert_eq!(cursor.common_with(&whole([id(5, 9)])), Some(id(5, 3)));
+        assert_eq!(cursor.common_with(&whole([id(9, 2), id(5, 3)])), Some(id(5, 3)));
     }
 
     #[test]
     fn an_undone_epoch_is_stepped_over_even_when_its_number_is_greater() {
         let cursor = having(&[id(40, 9), id(100, 3)]);
-        assert_eq!(cursor.common_with(&[id(50, 9), id(40, 7)]), Some(id(40, 7)));
-        assert_eq!(cursor.common_with(&[id(110, 2), id(50, 9), id(40, 9)]), Some(id(40, 9)));
-    }
-
-    #[test]
-    fn the_ends_of_epochs_come_from_the_links_and_the_head() {
-        let epochs = [(5, Predecessor::Start), (9, Predecessor::Entry(id(5, 1))), (12, Predecessor::Entry(id(9, 0)))];
-        assert_eq!(epoch_ends(&epochs, Some(id(12, 4))), [id(12, 4), id(9, 0), id(5, 1)]);
-        assert_eq!(epoch_ends(&epochs, None)[0], id(12, u64::MAX));
-        assert_eq!(epoch_ends(&[], Some(id(7, 7))), [id(7, 7)]);
-        assert_eq!(epoch_ends(&[], None), []);
-    }
-
-    #[test]
-    fn an_epoch_that_began_between_the_two_looks_hides_nothing_of_the_one_before() {
-        let epochs = [(5, Predecessor::Start), (9, Predecessor::Entry(id(5, 4)))];
-        assert_eq!(epoch_ends(&epochs, Some(id(5, 2))), [id(9, 0), id(5, 4)]);
+        assert_eq!(cursor.common_with(&whole([id(50, 9), id(40, 7)])), Some(id(40, 7)));
+        assert_eq!(cursor.common_with(&whole([id(110, 2), id(50, 9), id(40, 9)])), Some(id(40, 9)));
     }
 
     #[test]
@@ -217,7 +188,7 @@ mod tests {
         let mut cursor = having(&[id(5, 3)]);
         let mut reading = LogReading::from(LOG, &cursor);
         assert_eq!(reading.step(&mut cursor, id(5, 9), None), Step::LookUp);
-        assert_eq!(reading.resolve(&mut cursor, &[id(5, 10)]), None);
+        assert_eq!(reading.resolve(&mut cursor, &whole([id(5, 10)])), None);
         assert_eq!(reading.after(), Some(id(5, 3)));
         let trimmed = gap(GapCause::Trimmed, Some(id(5, 3)), id(5, 8));
         assert_eq!(reading.step(&mut cursor, id(5, 9), None), Step::Deliver(trimmed));
@@ -230,7 +201,7 @@ mod tests {
         let mut cursor = having(&[id(5, 3)]);
         let mut reading = LogReading::from(LOG, &cursor);
         assert_eq!(reading.step(&mut cursor, id(5, 9), None), Step::LookUp);
-        assert_eq!(reading.resolve(&mut cursor, &[id(5, 10)]), None);
+        assert_eq!(reading.resolve(&mut cursor, &whole([id(5, 10)])), None);
         let trimmed = gap(GapCause::Trimmed, Some(id(5, 3)), id(5, 19));
         assert_eq!(reading.step(&mut cursor, id(5, 20), None), Step::Deliver(trimmed));
     }
@@ -241,7 +212,7 @@ mod tests {
             let mut cursor = having(&[id(5, 3)]);
             let mut reading = LogReading::from(LOG, &cursor);
             assert_eq!(reading.step(&mut cursor, id(9, 0), prev), Step::LookUp);
-            assert_eq!(reading.resolve(&mut cursor, &[id(9, 0), id(5, 6)]), None);
+            assert_eq!(reading.resolve(&mut cursor, &whole([id(9, 0), id(5, 6)])), None);
             let trimmed = gap(GapCause::Trimmed, Some(id(5, 3)), through);
             assert_eq!(reading.step(&mut cursor, id(9, 0), prev), Step::Deliver(trimmed));
         }
@@ -253,7 +224,7 @@ mod tests {
         let mut reading = LogReading::from(LOG, &cursor);
         assert_eq!(reading.step(&mut cursor, id(110, 0), Some(Predecessor::Entry(id(50, 1)))), Step::LookUp);
         let undone = gap(GapCause::HistoryRewritten, Some(id(40, 7)), id(100, 3));
-        assert_eq!(reading.resolve(&mut cursor, &[id(110, 0), id(50, 1), id(40, 7)]), undone);
+        assert_eq!(reading.resolve(&mut cursor, &whole([id(110, 0), id(50, 1), id(40, 7)])), undone);
         assert_eq!((reading.after(), cursor.last()), (Some(id(40, 7)), Some(id(40, 7))));
         let rest = [
             (id(50, 0), Some(Predecessor::Entry(id(40, 7))), Step::Deliver(None)),
@@ -275,17 +246,41 @@ mod tests {
         let mut reading = LogReading::from(LOG, &cursor);
         assert_eq!(reading.step(&mut cursor, id(50, 5), None), Step::LookUp);
         let undone = gap(GapCause::HistoryRewritten, Some(id(40, 7)), id(40, 9));
-        assert_eq!(reading.resolve(&mut cursor, &[id(50, 6), id(40, 7)]), undone);
+        assert_eq!(reading.resolve(&mut cursor, &whole([id(50, 6), id(40, 7)])), undone);
         let trimmed = gap(GapCause::Trimmed, Some(id(40, 7)), id(50, 4));
         assert_eq!(reading.step(&mut cursor, id(50, 5), None), Step::Deliver(trimmed));
+    }
+
+    /// A log that tells of the epochs 50 and 60, and of what stood before them, and of nothing earlier.
+    fn forgetful() -> EpochEnds {
+        let epochs = [(50, Predecessor::Entry(id(40, 7))), (60, Predecessor::Entry(id(50, 2)))];
+        EpochEnds::of(&epochs, Some(id(60, 5)))
+    }
+
+    #[test]
+    fn what_lies_between_a_cursor_older_than_the_kept_epochs_and_the_first_entry_was_trimmed() {
+        let mut cursor = having(&[id(20, 3), id(30, 9)]);
+        let mut reading = LogReading::from(LOG, &cursor);
+        assert_eq!(reading.step(&mut cursor, id(50, 2), None), Step::LookUp);
+        assert_eq!(reading.resolve(&mut cursor, &forgetful()), None);
+        let trimmed = gap(GapCause::Trimmed, Some(id(30, 9)), id(50, 1));
+        assert_eq!(reading.step(&mut cursor, id(50, 2), None), Step::Deliver(trimmed));
+    }
+
+    #[test]
+    fn an_epoch_among_the_kept_ones_that_the_log_does_not_tell_of_was_undone_also_where_older_ones_are_forgotten() {
+        let mut cursor = having(&[id(30, 9), id(55, 1)]);
+        let mut reading = LogReading::from(LOG, &cursor);
+        let undone = gap(GapCause::HistoryRewritten, Some(id(30, 9)), id(55, 1));
+        assert_eq!(reading.resolve(&mut cursor, &forgetful()), undone);
     }
 
     #[test]
     fn a_log_made_anew_is_a_gap_over_everything_that_the_reader_had() {
         let mut cursor = having(&[id(5, 3)]);
         let mut reading = LogReading::from(LOG, &cursor);
-        assert_eq!(reading.resolve(&mut cursor, &[]), gap(GapCause::LogRecreated, None, id(5, 3)));
-        assert_eq!(reading.resolve(&mut cursor, &[]), None, "once");
+        assert_eq!(reading.resolve(&mut cursor, &whole([])), gap(GapCause::LogRecreated, None, id(5, 3)));
+        assert_eq!(reading.resolve(&mut cursor, &whole([])), None, "once");
         assert_eq!(reading.step(&mut cursor, id(9, 0), Some(Predecessor::Start)), Step::Deliver(None));
     }
 
@@ -294,11 +289,11 @@ mod tests {
         // FLUSHALL, then a server that starts without it.
         let mut cursor = having(&[id(5, 1)]);
         let mut reading = LogReading::from(LOG, &cursor);
-        assert_eq!(reading.resolve(&mut cursor, &[]), gap(GapCause::LogRecreated, None, id(5, 1)));
+        assert_eq!(reading.resolve(&mut cursor, &whole([])), gap(GapCause::LogRecreated, None, id(5, 1)));
         assert_eq!(reading.step(&mut cursor, id(9, 0), Some(Predecessor::Start)), Step::Deliver(None));
         assert_eq!(cursor.judge(id(5, 1), None), Verdict::Duplicate, "a push may be late");
         let mut reading = LogReading::from(LOG, &cursor);
-        let ends = [id(12, 0), id(5, 1)];
+        let ends = whole([id(12, 0), id(5, 1)]);
         assert_eq!(reading.resolve(&mut cursor, &ends), gap(GapCause::LogRecreated, None, id(9, 0)));
         let back =
             [(id(5, 0), Predecessor::Start), (id(5, 1), Predecessor::Start), (id(12, 0), Predecessor::Entry(id(5, 1)))];
@@ -315,7 +310,7 @@ mod tests {
         cursor.rewind(None);
         let mut reading = LogReading::from(LOG, &cursor);
         assert_eq!(reading.step(&mut cursor, id(5, 4), None), Step::LookUp);
-        assert_eq!(reading.resolve(&mut cursor, &[id(5, 7)]), None);
+        assert_eq!(reading.resolve(&mut cursor, &whole([id(5, 7)])), None);
         assert_eq!(reading.step(&mut cursor, id(5, 4), None), Step::Deliver(gap(GapCause::Trimmed, None, id(5, 3))));
     }
 
@@ -324,7 +319,7 @@ mod tests {
         let mut cursor = LogCursor::default();
         let mut reading = LogReading::from(LOG, &cursor);
         assert_eq!(reading.step(&mut cursor, id(7, 4), None), Step::LookUp);
-        assert_eq!(reading.resolve(&mut cursor, &[id(7, 9)]), None);
+        assert_eq!(reading.resolve(&mut cursor, &whole([id(7, 9)])), None);
         let trimmed = gap(GapCause::Trimmed, None, id(7, 3));
         assert_eq!(reading.step(&mut cursor, id(7, 4), None), Step::Deliver(trimmed));
         let mut cursor = LogCursor::earliest();

@@ -80,6 +80,7 @@ commands! {
     ZRANGEBYSCORE: -4 reads zset::zrangebyscore;
     ZCARD: 2 reads zset::zcard;
     TIME: 1 reads generic::time;
+    INFO: -1 reads generic::info;
     XADD: -5 writes stream_commands::xadd;
     PUBLISH: 3 writes generic::announce;
     DEL: -2 writes generic::del;
@@ -118,6 +119,9 @@ pub(crate) struct Keyspace {
     now_us: u64,
     random: fastrand::Rng,
     created: u64,
+    /// The name of this host among all others, as a server has its run id.
+    run_id: u128,
+    executed: u64,
     /// The streams that were appended to since [`Keyspace::take_appended`].
     appended: Vec<Box<[u8]>>,
     /// While a function runs: its KEYS, the only keys that it may create.
@@ -136,12 +140,15 @@ impl fmt::Debug for Keyspace {
 impl Keyspace {
     /// An empty one; the seed decides in which order hashes are iterated.
     pub(crate) fn new(seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
         Self {
             data: FxHashMap::default(),
             expiries: Expiries::default(),
             now_us: 0,
-            random: fastrand::Rng::with_seed(seed),
+            run_id: random.u128(..),
+            random,
             created: 0,
+            executed: 0,
             appended: Vec::new(),
             declared: Declared::default(),
             undeclared: None,
@@ -200,6 +207,7 @@ impl Keyspace {
         if command.writes && access == Access::ReadOnly {
             return Err(CommandError::fixed("ERR Write commands are not allowed from read-only scripts."));
         }
+        self.executed += 1;
         (command.run)(self, args)
     }
 

@@ -48,11 +48,24 @@ function ff.completion.expected_position(call, execution)
   return ff.log.expected_id((destination(call, execution)))
 end
 
--- The position of an entry that an interrupted call wrote without noting it in the core.
+-- The event of an entry of the log.
+local function event_of(entry)
+  local fields = entry[2]
+  for index = 1, #fields, 2 do
+    if fields[index] == 'e' then
+      return fields[index + 1]
+    end
+  end
+  return ''
+end
+
+-- The position of an entry that an interrupted call wrote without noting it in the core. Another execution's entry may
+-- stand there, and its result may hold any text, so that only the event's first field says whose entry it is.
 local function unnoted_position(log, execution)
   local expected = execution.log_expected
   local entry = execution.resumed and expected and redis.call('XRANGE', log, expected, expected)[1]
-  if entry and string.find(table.concat(entry[2], ' '), execution.execution_id, 1, true) then
+  local own = '{"execution_id":"' .. execution.execution_id .. '"'
+  if entry and string.sub(event_of(entry), 1, #own) == own then
     return expected
   end
 end
@@ -100,11 +113,5 @@ end
 
 -- When an entry of the log was committed (ms). The fields before `at` hold no quotation marks of their own.
 function ff.completion.committed_at(entry)
-  local fields = entry[2]
-  for index = 1, #fields, 2 do
-    if fields[index] == 'e' then
-      return tonumber(string.match(fields[index + 1], '"at":(%d+)')) or 0
-    end
-  end
-  return 0
+  return tonumber(string.match(event_of(entry), '"at":(%d+)')) or 0
 end

@@ -3,6 +3,12 @@
 -- Entries are numbered `<epoch>-<seq>`, densely within an epoch. An epoch is one server process's tenure over one log:
 -- `mine` lives in this library's memory, which no restart, promotion or reload survives, so whoever lost sight of the
 -- log's tail also lost its epoch and starts a new one, whose first entry names the entry before it.
+--
+-- No two tenures share an epoch, whatever the clocks of their servers say. A new epoch lies beyond everything that the
+-- log has seen, by a step that each load of the library draws once. Two tenures of one load see each other's epochs, in
+-- the log or in `mine`. Two loads draw different steps from what no two of them share: the run id of the server, and
+-- within one server its counters. They agree by chance once in four billion pairs, and that matters only if neither saw
+-- the other's entries. An average step uses up a four-millionth of the numbers that Lua can count (2^53).
 
 ff.log = {}
 
@@ -10,8 +16,15 @@ ff.log = {}
 -- each entry of this epoch, and the id of the next entry, once it was asked for.
 local mine = {}
 
--- Epochs whose predecessors are kept beside the log.
+-- The epochs of which the log has entries are kept beside it with their predecessors, and the newest ones in any case. A
+-- log that has entries of too many loses the oldest of those.
 local KEPT_EPOCHS = 64
+local MOST_EPOCHS = 1024
+
+-- The step of this load of the library, once an epoch was begun.
+local step
+-- A prime below 2^32, and a factor that keeps products below 2^53.
+local STEPS, FACTOR = 4294967291, 1000003
 
 local function parts(id)
   local epoch, seq = string.match(id, '^(%d+)-(%d+)$')
@@ -64,34 +77,65 @@ local function tail(log, taken_back)
   return largest == '0-0' and 'none' or largest, largest
 end
 
-local function forget_old_epochs(epochs_key)
+-- A number below STEPS that is another one for every load of the library on every server.
+local function drawn_step()
+  local time = redis.call('TIME')
+  local info = redis.pcall('INFO', 'server', 'replication', 'stats')
+  local text, value = (type(info) == 'string' and info or '') .. time[1] .. ' ' .. time[2], 0
+  for index = 1, #text do
+    value = (value * FACTOR + string.byte(text, index)) % STEPS
+  end
+  return value
+end
+
+local function new_epoch(log, largest, now)
+  step = step or drawn_step()
+  local beyond = now
+  if largest then
+    beyond = math.max(beyond, (parts(largest)) + 1)
+  end
+  if mine[log] then
+    beyond = math.max(beyond, mine[log].epoch + 1)
+  end
+  return beyond + step
+end
+
+-- Takes the entries before an epoch from the log if it is one of too many. Returns the epoch of the log's first entry.
+local function oldest_epoch(log, epochs)
+  local too_many = #epochs - MOST_EPOCHS
+  if too_many > 0 then
+    redis.call('XTRIM', log, 'MINID', epochs[too_many + 1] .. '-0')
+  end
+  local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+  return first and (parts(first[1])) or math.huge
+end
+
+local function forget_old_epochs(log, epochs_key)
   if redis.call('HLEN', epochs_key) <= KEPT_EPOCHS then
     return
   end
   local epochs = redis.call('HKEYS', epochs_key)
   table.sort(epochs, function(a, b) return tonumber(a) < tonumber(b) end)
+  local oldest, forgotten = oldest_epoch(log, epochs), {}
   for index = 1, #epochs - KEPT_EPOCHS do
-    redis.call('HDEL', epochs_key, epochs[index])
+    if tonumber(epochs[index]) >= oldest then
+      break
+    end
+    forgotten[index] = epochs[index]
   end
+  ff.base.chunked('HDEL', epochs_key, forgotten)
 end
 
 local function begin_epoch(log, epochs_key, max_len, now, fields, taken_back, announce, whose)
   local prev, largest = tail(log, taken_back)
-  local epoch = now
-  if largest then
-    epoch = math.max(epoch, (parts(largest)) + 1)
-  end
-  if mine[log] then
-    epoch = math.max(epoch, mine[log].epoch + 1)
-  end
+  local epoch_text = ff.base.int(new_epoch(log, largest, now))
   local first = { 'prev', prev }
   for index = 1, #fields do
     first[#first + 1] = fields[index]
   end
-  local epoch_text = ff.base.int(epoch)
   announce(whose, epoch_text .. '-0')
   redis.call('HSET', epochs_key, epoch_text, prev)
-  forget_old_epochs(epochs_key)
+  forget_old_epochs(log, epochs_key)
   local id = redis.call('XADD', log, 'MAXLEN', '~', max_len, epoch_text .. '-*', unpack(first))
   local given, seq = parts(id)
   mine[log] = { epoch = given, seq = seq, prefix = ff.base.int(given) .. '-' }

@@ -243,7 +243,7 @@ impl History {
         verdict.tallies.push((record.name().to_owned(), tally));
     }
 
-    /// What was undone can only be compared between those who saw it.
+    /// What is no longer there, undone or trimmed, can only be compared between those who saw it.
     fn check_undone(&self, verdict: &mut Verdict) {
         let mut known: HashMap<(LogId, EntryId), End> = HashMap::new();
         for record in &self.records {
@@ -251,7 +251,7 @@ impl History {
                 let truth = self.logs.get(&log);
                 for seen in record.seen(log) {
                     let Seen::Event { entry, end } = seen else { continue };
-                    if truth.is_some_and(|truth| truth.tells_of(*entry)) {
+                    if truth.is_some_and(|truth| truth.end_at(*entry).is_some()) {
                         continue;
                     }
                     if *known.entry((log, *entry)).or_insert(*end) != *end {

@@ -84,6 +84,8 @@ pub enum Op {
     Lose {
         execution: u32,
     },
+    CutOff,
+    FailOver,
     Fault {
         command: u32,
         stop: bool,
@@ -103,11 +105,15 @@ impl Generator {
     pub(super) fn history(&mut self) -> Vec<Op> {
         let length = self.rng.usize(5..40);
         let faults = self.rng.u8(0..3) == 0;
+        let failovers = self.rng.u8(0..4) == 0;
         let mut history = vec![Op::SubmitFlow(self.members())];
         while history.len() < length {
             let op = self.op();
             if faults && self.rng.u8(0..6) == 0 {
                 history.push(Op::Fault { command: self.rng.u32(0..40), stop: self.rng.bool() });
+            }
+            if failovers && self.rng.u8(0..8) == 0 {
+                history.push([Op::CutOff, Op::FailOver, Op::FailOver][self.rng.usize(0..3)].clone());
             }
             history.push(op);
         }

@@ -4,14 +4,15 @@ use std::{cell::Cell, collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
 use ff_core::{
-    CancelOutcome, ClaimId, ControlBackend, EngineError, ExecutionId, FailOutcome, Failure, FlowId, FlowState, Lease,
-    MaintenanceBackend, PublicState, ReleaseOutcome, RenewOutcome, Scope, SweepPolicy, WorkBackend,
+    CancelOutcome, ClaimId, ControlBackend, EngineError, EntryId, ExecutionId, FailOutcome, Failure, FlowId, FlowState,
+    Lease, MaintenanceBackend, PublicState, ReleaseOutcome, RenewOutcome, Scope, SweepPolicy, WorkBackend,
 };
 use uuid::Uuid;
 
 use ff_script::keys;
 
 use super::{
+    epochs::Tenures,
     model::{Answer, Model},
     op::{Member, Op},
     stage::{Contents, Stage},
@@ -24,6 +25,8 @@ const LONG: Duration = Duration::from_secs(3_600);
 const RETENTION: Duration = Duration::from_secs(24 * 3_600);
 /// Sweeps at the end of a history until all times have passed, and beyond the last of them.
 const MAX_ROUNDS: u32 = 40;
+/// How far a clock may go back without having been set (ms).
+const STEP_BACK: u64 = 1_000;
 /// How many steps of how many milliseconds retention wants the clock to stand for.
 const CLOCK_STANDS: u32 = 7;
 const STEP: u64 = 100_000;
@@ -58,6 +61,11 @@ pub(super) struct Run<'a, S> {
     trimmed: bool,
     /// Whether a record was deleted, whose entry may stay in the queue until a claim meets it.
     lost: bool,
+    tenures: Tenures,
+    /// The replica that takes over, once it was cut off.
+    replica: Option<Replica>,
+    /// How often something was submitted, what was undone included.
+    submitted: usize,
     looks: Option<Vec<Contents>>,
     /// Where timers are heard of without waiting.
     engine: Option<Engine>,
@@ -78,8 +86,20 @@ struct LastClaim {
     trying: Vec<usize>,
 }
 
+/// How things stood when a replica was cut off.
+struct Replica {
+    contents: Contents,
+    model: Model,
+    ids: Vec<ExecutionId>,
+    flows: Vec<FlowId>,
+    leases: Vec<(usize, Lease)>,
+    submissions: Vec<Submission>,
+}
+
 /// What was submitted, and what became of it.
+#[derive(Clone)]
 struct Submission {
+    key: String,
     members: Vec<Member>,
     flow: Option<FlowId>,
     ids: Vec<ExecutionId>,
@@ -116,6 +136,9 @@ impl<'a, S: Stage> Run<'a, S> {
             interrupted: false,
             trimmed: false,
             lost: false,
+            tenures: Tenures::default(),
+            replica: None,
+            submitted: 0,
             looks: None,
             engine: signals.map(|signals| Engine::new(signals, EPOCH)),
         }
@@ -134,6 +157,7 @@ impl<'a, S: Stage> Run<'a, S> {
         }
         self.executions_agree(|id| self.world.described(id)).map_err(|what| format!("as described: {what}"))?;
         self.agree().map_err(|what| format!("after the last operation: {what}"))?;
+        self.look_at_epochs()?;
         self.record();
         self.wind_up().map_err(|what| format!("winding up: {what}"))?;
         Ok(Record { looks: self.looks.unwrap_or_default(), unmet_faults: self.unmet_faults })
@@ -155,9 +179,68 @@ impl<'a, S: Stage> Run<'a, S> {
                 self.world.trim(*keep);
                 self.trimmed = true;
             }
-            Op::Forget => self.world.stage.forget(),
+            Op::Forget => {
+                self.look_at_epochs()?;
+                self.world.stage.forget();
+                let held = self.positions();
+                self.tenures.change(held);
+            }
+            Op::CutOff => self.cut_off(),
+            Op::FailOver => self.fail_over()?,
             Op::Fault { command, stop } => self.fault = Some((*command, *stop)),
             _ => return self.call(op),
+        }
+        Ok(())
+    }
+
+    /// From here on the replica is given nothing more.
+    fn cut_off(&mut self) {
+        self.replica = Some(Replica {
+            contents: self.world.stage.snapshot(),
+            model: self.model.clone(),
+            ids: self.ids.clone(),
+            flows: self.flows.clone(),
+            leases: self.leases.clone(),
+            submissions: self.submissions.clone(),
+        });
+    }
+
+    /// A server takes over that has what the replica had, and a library that remembers nothing. What was done since is
+    /// undone. There may be several such replicas, so the same can happen again.
+    fn fail_over(&mut self) -> Result<(), Disagreement> {
+        self.look_at_epochs()?;
+        let Some(replica) = &self.replica else { return Ok(()) };
+        self.world.restore(self.model.now, &replica.contents);
+        self.world.stage.forget();
+        let now = self.model.now;
+        self.model = replica.model.clone();
+        self.model.now = now;
+        self.last_claim = None;
+        (self.ids, self.flows) = (replica.ids.clone(), replica.flows.clone());
+        (self.leases, self.submissions) = (replica.leases.clone(), replica.submissions.clone());
+        let cut_at = replica.model.now;
+        let held = self.positions();
+        self.tenures.change(held);
+        if self.model.now + STEP_BACK < cut_at {
+            // The server that takes over finds leases that run for too long by its clock.
+            self.model.leapt(cut_at);
+        }
+        // Engines may have missed announcements while they connected anew, and sweep at once.
+        self.model.sweep();
+        self.world.sweep(RETENTION).map(drop).map_err(|error| format!("a sweep was refused: {error}"))
+    }
+
+    /// What both logs hold.
+    fn positions(&self) -> Vec<(Scope, EntryId)> {
+        let of = |scope| self.world.log(scope).into_iter().map(move |entry| (scope, entry.id));
+        [Scope::Flows, Scope::Solo].into_iter().flat_map(of).collect()
+    }
+
+    fn look_at_epochs(&mut self) -> Result<(), Disagreement> {
+        for (scope, entry) in self.positions() {
+            if let Some(epoch) = self.tenures.look(scope, [entry]) {
+                return Err(format!("two tenures of the log of {scope:?} have the epoch {epoch}"));
+            }
         }
         Ok(())
     }
@@ -319,12 +402,13 @@ impl<'a, S: Stage> Run<'a, S> {
             Op::Resolve => Ok(self.world.resolve().map(drop)),
             Op::Lose { execution } => self.lose(*execution),
             Op::Advance { .. } | Op::StepBack { .. } | Op::Leap { .. } | Op::LeapBack { .. } => Ok(Ok(())),
-            Op::Trim { .. } | Op::Forget | Op::Fault { .. } => Ok(Ok(())),
+            Op::Trim { .. } | Op::Forget | Op::CutOff | Op::FailOver | Op::Fault { .. } => Ok(Ok(())),
         }
     }
 
     fn submit(&mut self, members: &[Member], is_flow: bool) -> Result<Result<(), EngineError>, Disagreement> {
-        let key = self.key(self.submissions.len());
+        let key = format!("{}-{}", self.tag, self.submitted);
+        self.submitted += 1;
         let submitted = self.world.submit(&key, members, is_flow);
         // An interrupted submission is repeated, as its caller would do; the model decides if it is there.
         let (flow, ids) = match submitted {
@@ -342,13 +426,8 @@ impl<'a, S: Stage> Run<'a, S> {
         self.model.submit(members, ids.iter().map(|id| id.uuid().to_string()).collect(), is_flow);
         self.flows.extend(flow);
         self.ids.extend(ids.iter().copied());
-        self.submissions.push(Submission { members: members.to_vec(), flow, ids });
+        self.submissions.push(Submission { key, members: members.to_vec(), flow, ids });
         Ok(Ok(()))
-    }
-
-    /// The idempotency key of a submission.
-    fn key(&self, submission: usize) -> String {
-        format!("{}-{submission}", self.tag)
     }
 
     /// A submission that is repeated answers as the first time and changes nothing.
@@ -357,8 +436,8 @@ impl<'a, S: Stage> Run<'a, S> {
             return Ok(Ok(()));
         }
         let number = pick as usize % self.submissions.len();
-        let Submission { members, flow, ids } = &self.submissions[number];
-        match self.world.submit(&self.key(number), members, flow.is_some()) {
+        let Submission { key, members, flow, ids } = &self.submissions[number];
+        match self.world.submit(key, members, flow.is_some()) {
             Ok(found) => {
                 ensure!(found == (*flow, ids.clone()), "it answered {found:?}, expected {flow:?} and {ids:?}");
                 Ok(Ok(()))

@@ -12,13 +12,13 @@ use ff_core::{
     ExecutionSubmission, FlowId, FlowState, FlowSubmission, LaneId, LogId, MaintenanceBackend, Namespace, Outcome,
     Partition, PublicState, Scope, StateConflict, SubmitBackend, SweepPolicy, SweepReport, WorkBackend, WorkerId,
 };
-use ff_embedded::{Fault, Value};
+use ff_embedded::{Fault, KeyValue, Value};
 use ff_script::keys;
 
 use super::{
     model::{Answer, needs_of},
     op::Member,
-    stage::Stage,
+    stage::{Contents, Stage},
 };
 
 /// The only partition.
@@ -53,10 +53,62 @@ pub(super) struct Seen {
 impl<S: Stage> World<'_, S> {
     /// Forgets all keys, for the next history.
     pub(super) fn wipe(&self) {
+        // What has expired is there again under an earlier clock.
+        self.stage.set_clock(EPOCH);
+        self.delete_all();
+    }
+
+    fn delete_all(&self) {
         for key in self.stage.snapshot().keys() {
             self.stage.command(&["DEL", text(key)]);
         }
-        self.stage.set_clock(EPOCH);
+    }
+
+    /// Puts all keys back to what they held, as a replica has them that takes over.
+    pub(super) fn restore(&self, now: u64, contents: &Contents) {
+        self.wipe();
+        self.stage.set_clock(now);
+        for (key, value) in contents {
+            self.put(text(key), value);
+        }
+    }
+
+    fn put(&self, key: &str, value: &KeyValue) {
+        let set = |command: &str, pairs: &[(String, String)]| {
+            for chunk in pairs.chunks(100) {
+                let words = chunk.iter().flat_map(|(first, second)| [first.as_str(), second.as_str()]);
+                self.stage.command(&[command, key].into_iter().chain(words).collect::<Vec<_>>());
+            }
+        };
+        match value {
+            KeyValue::Hash(fields) => {
+                let pair = |(name, value): (&Bytes, &Bytes)| (text(name).to_owned(), text(value).to_owned());
+                set("HSET", &fields.iter().map(pair).collect::<Vec<_>>());
+            }
+            KeyValue::SortedSet(members) => {
+                let pair = |(member, score): &(Bytes, f64)| (score.to_string(), text(member).to_owned());
+                set("ZADD", &members.iter().map(pair).collect::<Vec<_>>());
+            }
+            KeyValue::Stream { entries, last_generated } => {
+                let add = |id: &EntryId, fields: &[(&str, &str)]| {
+                    let id = id.to_string();
+                    let words = fields.iter().flat_map(|(name, value)| [*name, *value]);
+                    self.stage.command(&["XADD", key, &id].into_iter().chain(words).collect::<Vec<_>>());
+                };
+                for entry in entries {
+                    add(
+                        &entry.id,
+                        &entry.fields.iter().map(|(name, value)| (text(name), text(value))).collect::<Vec<_>>(),
+                    );
+                }
+                if entries.last().is_none_or(|last| last.id != *last_generated) {
+                    add(last_generated, &[("gone", "")]);
+                    self.stage.command(&["XDEL", key, &last_generated.to_string()]);
+                }
+            }
+            // What expires is passed over, as if its time were up.
+            _ => {}
+        }
     }
 
     /// The `command`-th command of the next call (from 0) ends it, or is refused, which the library may handle.
@@ -309,7 +361,7 @@ fn uuid_of_open(member: &[u8]) -> String {
 /// One entry of a log.
 #[derive(Debug)]
 pub(super) struct Entry {
-    id: EntryId,
+    pub(super) id: EntryId,
     /// On an epoch's first entry, the one before it.
     prev: Option<String>,
     /// The uuid of the execution that ended.

@@ -16,7 +16,15 @@ pub struct Stand {
 
 impl Stand {
     pub async fn start() -> Self {
-        let server = TestServer::start().await.unwrap();
+        Self::on(TestServer::start().await.unwrap()).await
+    }
+
+    /// A server whose clock stands at this time (ms).
+    pub async fn at(millis: u64) -> Self {
+        Self::on(TestServer::builder().clock_at(millis).build().await.unwrap()).await
+    }
+
+    async fn on(server: TestServer) -> Self {
         let backend: Arc<dyn EngineBackend> = Arc::new(ValkeyBackend::connect(server.url()).await.unwrap());
         Self { server, backend }
     }

@@ -30,6 +30,11 @@ pub(crate) enum Fault {
     BlackHole,
     /// The replica is promoted by the sentinels without what the primary did last.
     Promotion,
+    /// The primary's clock is an hour ahead from now on, and all logs begin epochs there.
+    ClockAhead,
+    /// Two promotions in a row without what the primary did last, after its clock was put right. The server in between
+    /// also begins epochs that the last one knows nothing of.
+    Promotions,
     /// FLUSHALL.
     FlushAll,
     /// FUNCTION FLUSH.
@@ -44,7 +49,7 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// All of them.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Crash,
         Self::CrashOnSlowDisk,
         Self::Pause,
@@ -53,6 +58,8 @@ impl Fault {
         Self::OutputBuffer,
         Self::BlackHole,
         Self::Promotion,
+        Self::ClockAhead,
+        Self::Promotions,
         Self::FlushAll,
         Self::FlushFunctions,
         Self::Trim,
@@ -63,6 +70,11 @@ impl Fault {
     /// The one with this name on the command line.
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|fault| fault.short() == name)
+    }
+
+    /// Whether it leaves a server behind that is to follow the new primary.
+    pub(crate) const fn promotes(self) -> bool {
+        matches!(self, Self::Promotion | Self::Promotions)
     }
 
     /// The name on the command line.
@@ -76,6 +88,8 @@ impl Fault {
             Self::OutputBuffer => "output-buffer",
             Self::BlackHole => "black-hole",
             Self::Promotion => "promotion",
+            Self::ClockAhead => "clock-ahead",
+            Self::Promotions => "two-promotions",
             Self::FlushAll => "flushall",
             Self::FlushFunctions => "function-flush",
             Self::Trim => "trim",
@@ -94,6 +108,8 @@ impl Fault {
             Self::OutputBuffer => "output-buffer kill",
             Self::BlackHole => "black-holed connections",
             Self::Promotion => "promotion, tail lost",
+            Self::ClockAhead => "a server an hour ahead",
+            Self::Promotions => "two promotions, tails lost",
             Self::FlushAll => "FLUSHALL",
             Self::FlushFunctions => "FUNCTION FLUSH",
             Self::Trim => "trimming past cursors",
@@ -156,6 +172,11 @@ pub(crate) async fn inject(fault: Fault, run: &mut Run, rng: &mut Rng) -> Result
         Fault::BlackHole => stage.front().swallow(),
         Fault::Promotion => {
             stage.promote_without_tail(millis(rng, 50..=400)).await?;
+            run.book.undone();
+        }
+        Fault::ClockAhead => stage.put_ahead().await?,
+        Fault::Promotions => {
+            stage.promote_twice_without_tail(millis(rng, 50..=400)).await?;
             run.book.undone();
         }
         Fault::FlushAll => {

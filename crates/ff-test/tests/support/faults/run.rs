@@ -137,7 +137,7 @@ pub(crate) async fn run(plan: &Plan) -> Result<Report, Failure> {
             took.as_secs_f64(),
             book.ended()
         ));
-        if *fault == Fault::Promotion {
+        if fault.promotes() {
             stage.complete().await?;
         }
         book.stood(stage.histories().await?);

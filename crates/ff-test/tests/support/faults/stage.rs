@@ -19,6 +19,10 @@ const PATIENT_MS: &str = "3600000";
 const IMPATIENT_MS: &str = "300";
 /// Far longer than a replica takes to get all that its primary has.
 const FOLLOWS_WITHIN: Duration = Duration::from_secs(120);
+/// How far a clock is put ahead.
+const AHEAD: Duration = Duration::from_secs(3_600);
+/// How long tenures last that are to begin epochs in many logs.
+const TENURE: Duration = Duration::from_secs(1);
 /// How many entries of a log are read with one command.
 const PAGE: &str = "2000";
 
@@ -37,7 +41,7 @@ pub(crate) type Trimmed = BTreeMap<LogId, Vec<(EntryId, End)>>;
 impl Stage {
     pub(crate) async fn start(partitions: PartitionCount) -> Result<Self, Failure> {
         let node = || {
-            let node = TestServer::builder().process().persistent().slow_disk();
+            let node = TestServer::builder().process().persistent().slow_disk().clock_ahead();
             // What a replica has not taken yet is kept for it, however much: under load it could otherwise be dropped
             // again and again while it gets its first copy.
             node.arg("--client-output-buffer-limit").arg("replica").arg("0").arg("0").arg("0").build()
@@ -84,12 +88,46 @@ impl Stage {
 
     /// Cuts the replica off, lets `tail` pass, ends the primary, and has the replica promoted without that tail.
     pub(crate) async fn promote_without_tail(&self, tail: Duration) -> Result<(), Failure> {
-        let (former, next) = (self.primary(), self.replica());
-        // After a crash of the primary it is given all anew. No sentinel promotes a replica that has not got it yet.
-        keeps_up(next).await?;
-        next.pause().await?;
-        former.command(&["CLIENT", "KILL", "TYPE", "replica"]).await?;
+        self.cut_off().await?;
         tokio::time::sleep(tail).await;
+        self.promote().await
+    }
+
+    /// Puts the primary's clock an hour ahead, and that of the other server right. The primary begins epochs then.
+    pub(crate) async fn put_ahead(&self) -> Result<(), Failure> {
+        self.replica().set_clock_ahead(Duration::ZERO)?;
+        self.primary().set_clock_ahead(AHEAD)?;
+        self.command(&["FUNCTION", "FLUSH"]).await?;
+        Ok(())
+    }
+
+    /// Has each server promoted once without what the other did last, the first one from a clock that was an hour ahead.
+    /// The one in between is started again when it is cut off, so that two tenures begin epochs from the same logs.
+    pub(crate) async fn promote_twice_without_tail(&self, tail: Duration) -> Result<(), Failure> {
+        self.put_ahead().await?;
+        tokio::time::sleep(TENURE).await;
+        self.promote_without_tail(tail).await?;
+        self.replica().set_clock_ahead(Duration::ZERO)?;
+        self.complete().await?;
+        self.cut_off().await?;
+        self.primary().kill().await?;
+        self.primary().restart().await?;
+        tokio::time::sleep(TENURE).await;
+        self.promote().await
+    }
+
+    /// Gives the replica nothing more.
+    async fn cut_off(&self) -> Result<(), Failure> {
+        // After a crash of the primary it is given all anew. No sentinel promotes a replica that has not got it yet.
+        keeps_up(self.replica()).await?;
+        self.replica().pause().await?;
+        self.command(&["CLIENT", "KILL", "TYPE", "replica"]).await?;
+        Ok(())
+    }
+
+    /// Ends the primary and has the replica promoted, which was cut off.
+    async fn promote(&self) -> Result<(), Failure> {
+        let (former, next) = (self.primary(), self.replica());
         former.kill().await?;
         next.resume().await?;
         self.bear_absence_for(IMPATIENT_MS).await?;

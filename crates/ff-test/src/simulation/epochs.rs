@@ -1,0 +1,102 @@
+//! Epochs, which every tenure draws for itself: that no two draw the same, and how two stages compare without them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use bytes::Bytes;
+use ff_core::{EntryId, Scope};
+use ff_embedded::{KeyValue, StreamEntry};
+
+use super::stage::Contents;
+
+/// Who has begun which epoch.
+#[derive(Debug, Default)]
+pub(super) struct Tenures {
+    now: u32,
+    begun: HashMap<(Scope, u64), u32>,
+    /// What the logs have been seen to hold, as far as it was not undone.
+    seen: HashSet<(Scope, EntryId)>,
+}
+
+impl Tenures {
+    /// Takes what a log holds. Returns an epoch that goes on or begins again although its tenure is over.
+    pub(super) fn look(&mut self, scope: Scope, entries: impl IntoIterator<Item = EntryId>) -> Option<u64> {
+        let mut taken = None;
+        for entry in entries {
+            let is_new = self.seen.insert((scope, entry));
+            if is_new && *self.begun.entry((scope, entry.epoch)).or_insert(self.now) != self.now {
+                taken = Some(entry.epoch);
+            }
+        }
+        taken
+    }
+
+    /// Another tenure begins, of which the logs hold this.
+    pub(super) fn change(&mut self, held: impl IntoIterator<Item = (Scope, EntryId)>) {
+        self.now += 1;
+        self.seen = held.into_iter().collect();
+    }
+}
+
+/// The epochs in a stage's keys, each with the number that stands for it: its place in each of the two logs.
+pub(super) struct Renumbering(BTreeMap<u64, u64>);
+
+impl Renumbering {
+    pub(super) fn of(contents: &Contents) -> Self {
+        /// More than a log of a history has epochs.
+        const MOST: u64 = 10_000;
+        let mut epochs = [BTreeSet::new(), BTreeSet::new()];
+        for (key, value) in contents.iter().filter(|(key, _)| text(key).contains(":completions")) {
+            let epochs = &mut epochs[usize::from(text(key).contains(":solo"))];
+            match value {
+                KeyValue::Hash(fields) => {
+                    epochs.extend(fields.keys().filter_map(|epoch| text(epoch).parse::<u64>().ok()));
+                }
+                KeyValue::Stream { entries, last_generated } => {
+                    epochs.extend(entries.iter().map(|entry| entry.id.epoch).chain([last_generated.epoch]));
+                }
+                _ => {}
+            }
+        }
+        let mut numbers: BTreeMap<u64, u64> = BTreeMap::new();
+        for (epochs, width) in epochs.iter().zip([MOST, 1]) {
+            for (place, epoch) in (1..).zip(epochs) {
+                *numbers.entry(*epoch).or_default() += place * width;
+            }
+        }
+        Self(numbers)
+    }
+
+    /// The same with numbers for epochs: in positions, and as the names of epochs.
+    pub(super) fn applied(&self, value: &KeyValue) -> KeyValue {
+        match value {
+            KeyValue::Hash(fields) => {
+                KeyValue::Hash(fields.iter().map(|(name, value)| self.pair(name, value)).collect())
+            }
+            KeyValue::Stream { entries, last_generated } => KeyValue::Stream {
+                entries: entries.iter().map(|entry| self.entry(entry)).collect(),
+                last_generated: self.id(*last_generated),
+            },
+            other => other.clone(),
+        }
+    }
+
+    fn entry(&self, entry: &StreamEntry) -> StreamEntry {
+        let fields = entry.fields.iter().map(|(name, value)| self.pair(name, value)).collect();
+        StreamEntry { id: self.id(entry.id), fields }
+    }
+
+    fn id(&self, id: EntryId) -> EntryId {
+        let number = self.0.get(&id.epoch).copied().unwrap_or(id.epoch);
+        EntryId { epoch: number, seq: id.seq }
+    }
+
+    fn pair(&self, name: &Bytes, value: &Bytes) -> (Bytes, Bytes) {
+        let position = text(value).parse().map(|id| Bytes::from(self.id(id).to_string()));
+        let epoch = text(name).parse().ok().and_then(|epoch: u64| self.0.get(&epoch)).map(|number| number.to_string());
+        (epoch.map_or_else(|| name.clone(), Bytes::from), position.unwrap_or_else(|_| value.clone()))
+    }
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
+}
