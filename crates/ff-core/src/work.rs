@@ -227,7 +227,7 @@ impl SweepPolicy {
     /// # Errors
     /// [`EngineError::InvalidInput`] that names the setting and its range.
     pub fn check(&self) -> Result<(), EngineError> {
-        limits::check_duration("retention", self.retention, Duration::from_millis(1))?;
+        limits::check_duration("retention", self.retention, Duration::ZERO)?;
         limits::check_duration("idempotency", self.idempotency, Duration::ZERO)
     }
 }
