@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '2', digest = 'af51b37c6d7957c0904536c7a37aa0a6' }
+local ff = { version = '3', digest = 'e2dd86f2f4cbdb4d7fdf1dde33c737de' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, lists as text, and replies. Everything else builds on these.
@@ -1765,6 +1765,11 @@ end
 function ff.timers.reported(partition, due)
   known[partition.tag] = due
 end
+
+-- Tells the engines that their number has changed, so that they share the partitions again.
+function ff.timers.tell_engines()
+  redis.pcall('PUBLISH', ff.keys.timers_channel, 'engines')
+end
 end
 
 do -- functions/appended.lua
@@ -2244,7 +2249,7 @@ local function engine(KEYS, ARGV)
   end
   ff.base.chunked('ZREM', key, gone)
   if changed then
-    redis.pcall('PUBLISH', ff.keys.timers_channel, 'engines')
+    ff.timers.tell_engines()
   end
   return living
 end

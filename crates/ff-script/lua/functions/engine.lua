@@ -43,7 +43,7 @@ local function engine(KEYS, ARGV)
   end
   ff.base.chunked('ZREM', key, gone)
   if changed then
-    redis.pcall('PUBLISH', ff.keys.timers_channel, 'engines')
+    ff.timers.tell_engines()
   end
   return living
 end

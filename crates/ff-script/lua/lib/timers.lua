@@ -44,3 +44,8 @@ end
 function ff.timers.reported(partition, due)
   known[partition.tag] = due
 end
+
+-- Tells the engines that their number has changed, so that they share the partitions again.
+function ff.timers.tell_engines()
+  redis.pcall('PUBLISH', ff.keys.timers_channel, 'engines')
+end
