@@ -6,6 +6,9 @@
 //! than one page. The rules by which it reads are
 //! those of a server's subscriptions ([`ff_core::reader`]), and what a log no longer holds is a gap as there.
 
+mod frames;
+mod membership;
+
 use std::{
     collections::{BTreeSet, VecDeque},
     pin::Pin,
@@ -38,6 +41,10 @@ use crate::{
     listeners::{Picking, Switchboard},
     telemetry,
 };
+
+use frames::EmbeddedLag;
+pub(crate) use frames::Frames;
+use membership::Membership;
 
 /// Entries that a subscription reads at once.
 const PAGE: usize = 256;
@@ -159,31 +166,6 @@ struct Found {
 struct Ready {
     frame: Option<Frame>,
     moved: Option<(usize, LogCursor)>,
-}
-
-/// A place among the subscriptions; dropping it gives the place back.
-struct Membership(Arc<AtomicUsize>);
-
-impl Membership {
-    fn take(subscriptions: &Arc<AtomicUsize>, max: usize) -> Result<Self, EngineError> {
-        let one_more = |count: usize| (count < max).then_some(count + 1);
-        match subscriptions.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more) {
-            Ok(before) => {
-                telemetry::level(telemetry::SUBSCRIPTIONS, before + 1);
-                Ok(Self(subscriptions.clone()))
-            }
-            Err(count) => {
-                let reason = format!("there are {count} of them; raise max_subscriptions or drop some");
-                Err(EngineError::ResourceExhausted { resource: "subscriptions", reason })
-            }
-        }
-    }
-}
-
-impl Drop for Membership {
-    fn drop(&mut self) {
-        telemetry::level(telemetry::SUBSCRIPTIONS, self.0.fetch_sub(1, Ordering::Relaxed) - 1);
-    }
 }
 
 /// What is known of a subscription besides its frames.
@@ -602,86 +584,5 @@ fn mark(unread: &mut VecDeque<usize>, places: &mut FxHashMap<usize, Place>, log:
         && !std::mem::replace(&mut place.is_unread, true)
     {
         unread.push_back(log);
-    }
-}
-
-/// An extended subscription.
-pub(crate) struct Frames {
-    frames: BoxStream<'static, Frame>,
-    ended: bool,
-    scope: SubscriptionScope,
-    shared: Arc<Mutex<Shared>>,
-    probe: Arc<EmbeddedLag>,
-}
-
-impl Frames {
-    fn shared(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Futures for Frames {
-    type Item = Frame;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Frame>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        let polled = self.frames.as_mut().poll_next(context);
-        self.ended = matches!(polled, Poll::Ready(None));
-        polled
-    }
-}
-
-impl FusedStream for Frames {
-    fn is_terminated(&self) -> bool {
-        self.ended
-    }
-}
-
-impl SubscriptionSource for Frames {
-    fn cursor(&self) -> Cursor {
-        let cursors = self.shared().cursors.clone();
-        self.probe.logs.cursor(&self.probe.host, self.scope, &cursors)
-    }
-
-    fn stats(&self) -> SubscriptionStats {
-        self.shared().stats
-    }
-
-    fn lag_probe(&self) -> Arc<dyn LagProbe> {
-        self.probe.clone()
-    }
-}
-
-struct EmbeddedLag {
-    host: Arc<EmbeddedHost>,
-    logs: Arc<Logs>,
-}
-
-#[async_trait]
-impl LagProbe for EmbeddedLag {
-    async fn lag_of(&self, cursor: &Cursor) -> Result<Lag, EngineError> {
-        let now = self.host.clock().now_us() / 1000;
-        let retention = SweepPolicy::default().retention;
-        let mut lag = Lag::default();
-        self.host.read(|keys, _| {
-            for name in self.logs.of(cursor.scope()) {
-                let (log, Some(stream)) = (name.0, stream(keys, &name.1)) else { continue };
-                let Some(cursors) = cursor.logs(log.scope) else { continue };
-                let cursor = &cursors[usize::from(log.partition.number())];
-                let at = |entry: &Entry| wire::decode_entry(log, entry.id, &entry.fields).ok()?.payload.produced_at_ms;
-                let unread = stream.iter().find(|entry| !cursor.has(entry.id));
-                let facts = LogFacts {
-                    ends: ends(keys, name),
-                    len: stream.len() as u64,
-                    first_at: stream.iter().next().and_then(at),
-                    last_at: stream.iter().next_back().and_then(at),
-                    unread_at: unread.and_then(at),
-                };
-                lag.include(cursor, &facts, now, self.logs.policy.entries(log.scope), retention);
-            }
-        });
-        Ok(lag)
     }
 }

@@ -1,3 +1,6 @@
+#[path = "hub_tests/witness.rs"]
+mod witness;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::atomic::AtomicU64,
@@ -19,6 +22,8 @@ use crate::{
     source::OfEach,
     stream::{Completions, Frames},
 };
+
+use witness::Witness;
 
 const PARTITIONS: u16 = 3;
 
@@ -241,105 +246,6 @@ fn subscribe(hub: &Arc<Hub>, from: Option<Arc<[LogCursor]>>) -> Subscription {
     let options = Arc::new(SubscribeOptions::new());
     let joined = hub.subscribe(&options, true, from, Arc::new(())).unwrap();
     Subscription::new(Frames::new(vec![(Scope::Flows, joined)], Arc::new(NoLag)))
-}
-
-/// Somebody who takes everything, frame by frame, and now and then resumes from a cursor.
-struct Witness {
-    start: Cursor,
-    frames: Arc<Mutex<Vec<Frame>>>,
-    resume: tokio::sync::mpsc::UnboundedSender<()>,
-    _task: crate::connection::Task,
-}
-
-impl Witness {
-    fn open(hub: &Arc<Hub>, start: &Start, pace: Duration) -> Self {
-        let from = match start {
-            Start::Earliest => Some(vec![LogCursor::earliest(); usize::from(PARTITIONS)].into()),
-            _ => None,
-        };
-        let mut subscription = subscribe(hub, from);
-        let start = subscription.cursor();
-        let frames = Arc::new(Mutex::new(Vec::new()));
-        let (noted, hub) = (frames.clone(), hub.clone());
-        let (resume, mut resumes) = tokio::sync::mpsc::unbounded_channel();
-        let task = crate::connection::Task::spawn(async move {
-            loop {
-                tokio::select! {
-                    frame = subscription.next() => noted.lock().unwrap().extend(frame),
-                    Some(()) = resumes.recv() => {
-                        // By way of its text, as another process would.
-                        let cursor: Cursor = subscription.close().await.to_string().parse().unwrap();
-                        tokio::time::sleep(pace * 20).await;
-                        subscription = subscribe(&hub, cursor.logs(Scope::Flows).cloned());
-                    }
-                }
-                tokio::time::sleep(pace).await;
-            }
-        });
-        Self { start, frames, resume, _task: task }
-    }
-
-    /// Where its account of a log begins.
-    fn start(&self, log: usize, logs: &Logs) -> Option<EntryId> {
-        let start = &self.start.logs(Scope::Flows).unwrap()[log];
-        if !start.is_earliest() {
-            return start.last();
-        }
-        // What was trimmed before an earliest start is nobody's loss; it may be told of none the less.
-        let told = self.frames.lock().unwrap().iter().find_map(|frame| match frame {
-            Frame::Completion(event) => event
-                .position
-                .filter(|at| at.log.partition == partition(log))
-                .map(|at| logs.on(log, |server| server.before(at.entry))),
-            Frame::Gap(gap) if gap.log.partition == partition(log) => Some(gap.after),
-            _ => None,
-        });
-        told.unwrap_or_else(|| logs.on(log, |server| server.before_first()))
-    }
-
-    /// Whether everything is accounted for.
-    fn judge(&self, logs: &Logs) -> Result<(), String> {
-        let mut accounts: Vec<Account> =
-            (0..usize::from(PARTITIONS)).map(|log| Account::starting_after(self.start(log, logs))).collect();
-        for frame in &*self.frames.lock().unwrap() {
-            match frame {
-                Frame::Completion(event) => {
-                    let position = event.position.unwrap();
-                    accounts[usize::from(position.log.partition.number())].delivered(position.entry)?;
-                }
-                Frame::Gap(gap) => {
-                    let log = usize::from(gap.log.partition.number());
-                    logs.on(log, |server| accounts[log].gap(gap, server))?;
-                }
-                _ => {}
-            }
-        }
-        accounts.iter().enumerate().try_for_each(|(log, account)| logs.on(log, |server| account.settle(server)))
-    }
-
-    async fn check(&self, logs: &Logs) -> Result<(), TestCaseError> {
-        let (mut idle, mut count) = (0, 0);
-        while idle < 400 && self.judge(logs).is_err() {
-            let frames = self.frames.lock().unwrap().len();
-            idle = if frames > count { 0 } else { idle + 1 };
-            count = frames;
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        // Time for what should not come, and for the hub to find what a late push of something undone has brought.
-        tokio::time::sleep(COMPARE_EVERY * 3).await;
-        let frames = self.frames.lock().unwrap().clone();
-        let shown: Vec<String> = frames.iter().map(shown).collect();
-        prop_assert_eq!(
-            self.judge(logs),
-            Ok(()),
-            "{:?} from {:?} {:#?}",
-            shown,
-            self.start.logs(Scope::Flows),
-            logs.servers
-        );
-        prop_assert!(frames.contains(&Frame::CaughtUp));
-        Ok(())
-    }
 }
 
 #[derive(Debug, Clone, Copy)]

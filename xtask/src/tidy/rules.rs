@@ -36,7 +36,7 @@ const LUA_DIR: &str = "crates/ff-script/lua/";
 const LUA_LIB: &str = "crates/ff-script/lua/lib/";
 const KEYS_FILE: &str = "crates/ff-script/src/keys.rs";
 const ASSEMBLED: &str = "crates/ff-script/src/flowfabric.lua";
-const MAX_LINES: usize = 800;
+const MAX_LINES: usize = 600;
 /// The largest file that is no text.
 pub(crate) const MAX_BINARY: u64 = 512 * 1024;
 
