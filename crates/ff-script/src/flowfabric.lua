@@ -1,9 +1,9 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '3', digest = 'e2dd86f2f4cbdb4d7fdf1dde33c737de' }
+local ff = { version = '4', digest = '522e430bb3f89d587ec4e0b7c5b54164' }
 
 do -- lib/base.lua
--- The clock, numbers as text, lists as text, and replies. Everything else builds on these.
+-- The clock, numbers as text, and replies. Everything else builds on these.
 
 ff.base = {}
 
@@ -54,15 +54,6 @@ function ff.base.text(value)
   return value or ''
 end
 
--- The parts of a comma-separated list.
-function ff.base.split(list)
-  local parts = {}
-  for part in string.gmatch(list or '', '[^,]+') do
-    parts[#parts + 1] = part
-  end
-  return parts
-end
-
 -- Calls a command that takes any number of arguments after its key, at most 1,000 of them at a time. `width` arguments
 -- belong together.
 function ff.base.chunked(command, key, arguments, width)
@@ -89,9 +80,9 @@ do -- lib/call.lua
 
 ff.call = {}
 
--- Bounds of one call, since a script cannot be interrupted once it has written.
-local MAX_ENDS = 128
-local MAX_DEPENDENTS = 256
+-- Bounds of one call, since a script cannot be interrupted once it has written. ARCHITECTURE.md says what they take.
+local MAX_ENDS = 24
+local MAX_DEPENDENTS = 32
 
 local NOTHING = {}
 
@@ -439,18 +430,16 @@ do -- lib/dependents.lua
 
 ff.dependents = {}
 
--- A list of executions that may need the one whose `dependents` it is; who does is found out when they are dealt with.
--- For an execution whose record was lost.
-function ff.dependents.perhaps(uuids)
-  return '?' .. table.concat(uuids, ',')
-end
+-- Stands for the dependents of an execution whose record was lost: any member of its flow may need it. Who does is found
+-- out when they are dealt with.
+ff.dependents.unknown = '?'
 
--- The uuids of a stored list, and whether it only says who may need the execution.
-function ff.dependents.parse(stored)
-  if stored and string.byte(stored) == 63 then
-    return ff.base.split(string.sub(stored, 2)), true
+-- The list of dependents behind a stored text, and whether it only says who may need the execution.
+function ff.dependents.list(partition, stored, flow_id)
+  if stored ~= ff.dependents.unknown then
+    return stored or '', false
   end
-  return ff.base.split(stored), false
+  return flow_id and redis.call('HGET', ff.keys.flow(partition.tag, flow_id), 'members') or '', true
 end
 
 local function needs(dependent, parent)
@@ -511,22 +500,23 @@ function ff.dependents.plan(call, parent)
     return
   end
   local list
-  list, parent.uncertain = ff.dependents.parse(stored)
+  list, parent.uncertain = ff.dependents.list(call.partition, stored, parent.flow_id)
+  local count = ff.uuids.count(list)
   -- One call may come to the same parent twice, before anything of the first time is written.
   local before = parent.progress or ff.base.num(parent.dependents_done)
   local done = before
   local flow = ff.flow.of(call, parent)
   if flow and flow.cancel_requested then
-    done = #list
+    done = count
   end
-  while done < #list and call.dependents_left > 0 do
+  while done < count and call.dependents_left > 0 do
     call.dependents_left = call.dependents_left - 1
-    if not resolve(call, parent, list[done + 1]) then
+    if not resolve(call, parent, ff.uuids.at(list, done + 1)) then
       break
     end
     done = done + 1
   end
-  parent.leaves_pending = done < #list
+  parent.leaves_pending = done < count
   parent.progress = done
   parent.advanced = done > before
   if done > before or parent.leaves_pending then
@@ -735,6 +725,37 @@ function ff.execution.move(call, execution, state, due, fields)
   ff.execution.touch(call, execution, fields)
 end
 
+-- Notes in `call.missing` the indexes that an execution which has not ended belongs to and is not in.
+function ff.execution.note_missing(call, execution)
+  local partition, uuid, state = call.partition, execution.uuid, execution.public_state
+  local index, score, member
+  if state == 'waiting' then
+    index, score, member = partition.ready, '0', execution.ready_member
+  elseif state == 'delayed' then
+    index, score, member = partition.delayed, execution.eligible_at, uuid
+  elseif state == 'active' then
+    index, score, member = partition.leases, execution.lease_expires_at, uuid
+  end
+  if index and not redis.call('ZSCORE', index, member) then
+    call.missing[#call.missing + 1] = { index, score, member, state == 'waiting' and execution.lane_id }
+  end
+  if ff.base.num(execution.deadline_at) > 0 and not redis.call('ZSCORE', partition.deadlines, uuid) then
+    call.missing[#call.missing + 1] = { partition.deadlines, execution.deadline_at, uuid }
+  end
+end
+
+-- Puts executions into the indexes that they were missing in.
+function ff.execution.add_missing(call)
+  for _, entry in ipairs(call.missing) do
+    redis.call('ZADD', entry[1], entry[2], entry[3])
+    if entry[4] then
+      call.lanes[#call.lanes + 1] = entry[4]
+    else
+      ff.timers.note(call, tonumber(entry[2]))
+    end
+  end
+end
+
 -- Plans to write further fields.
 function ff.execution.touch(call, execution, fields)
   local planned = execution.fields
@@ -893,6 +914,47 @@ local FIELDS = {
   'flow_id', 'state', 'remaining', 'unsuccessful', 'cancel_requested', 'cancel_reason', 'member_cancelled',
 }
 
+-- For how long the parts of a submission are kept until the next of them comes (ms).
+ff.flow.parts_kept_for = '60000'
+
+-- What a submission is answered whose flow, or part of it, is there; nil where it is to be written. `part` is 'whole',
+-- 'first' or 'further'.
+function ff.flow.known(core, fingerprint, part)
+  local stored = redis.call('HMGET', core, 'fingerprint', 'state')
+  local known, submitting = stored[1], stored[2] == 'submitting'
+  if not known then
+    return part == 'further' and 'restart' or nil
+  elseif known ~= fingerprint then
+    return 'conflict'
+  elseif not (submitting and part ~= 'whole') then
+    return 'exists'
+  end
+end
+
+-- Notes that a flow is being submitted in parts. It expires unless the next part comes in time: then its members are
+-- discarded as those of a submission that was interrupted.
+function ff.flow.keep_submitting(core, flow_id, fingerprint)
+  redis.call('HSET', core, 'flow_id', flow_id, 'fingerprint', fingerprint, 'state', 'submitting')
+  redis.call('PEXPIRE', core, ff.flow.parts_kept_for)
+end
+
+-- Writes a flow whose members are all there.
+function ff.flow.start(call, core, flow)
+  local count = ff.base.int(ff.uuids.count(flow.members))
+  redis.call('HSET', core, 'flow_id', flow.id, 'namespace', flow.namespace, 'name', flow.name,
+    'fingerprint', flow.fingerprint, 'state', 'running', 'total', count, 'remaining', count, 'unsuccessful', '0',
+    'created_at', call.now_text, 'members', flow.members)
+end
+
+-- Whether a flow lists a member that has this index, as far as the list can be read. A submission that was interrupted and
+-- then made with other content leaves members behind that its flow does not know.
+function ff.flow.lists(flow, execution)
+  if not flow.members then
+    flow.members = redis.call('HGET', flow.core, 'members') or ''
+  end
+  return ff.uuids.at(flow.members, ff.base.num(execution.index) + 1) == execution.uuid
+end
+
 -- The field that says that a member was counted as ended.
 local function mark_of(index)
   return 'ended:' .. index
@@ -941,6 +1003,12 @@ end
 function ff.flow.of(call, execution)
   local flow_id = execution.flow_id
   return flow_id and (call.flows[flow_id] or ff.flow.load(call, flow_id, execution.index))
+end
+
+-- Whether an execution belongs to a flow that is not submitted as a whole yet.
+function ff.flow.is_submitting(call, execution)
+  local flow = ff.flow.of(call, execution)
+  return flow and flow.state == 'submitting'
 end
 
 -- Whether a member was counted, as it is stored.
@@ -1507,9 +1575,6 @@ do -- lib/retention.lua
 
 ff.retention = {}
 
--- Executions deleted per call, rounded up to whole flows.
-local REMOVED_AT_ONCE = 256
-local CANDIDATES_AT_ONCE = 32
 -- For how long the clock must have stood before anything is deleted by it (ms), or for the retention if that is shorter.
 local CLOCK_STANDS = 600000
 -- What is left of a core so that a repeated submission is known.
@@ -1577,8 +1642,13 @@ local function remove_flow(call, uuid, flow_id, cutoff)
   elseif ff.base.num(flow[2]) >= cutoff then
     return postpone(call.partition, uuid, ff.base.num(flow[2]))
   end
-  -- The flow comes first: without its members' list each member is removed by its own entry in `ended`.
-  local members = ff.base.split(flow[3])
+  -- The flow comes first: without its members' list each member is removed by its own entry in `ended`. So are those that
+  -- this call has no room for.
+  local members = { uuid }
+  for place = 1, math.min(ff.uuids.count(flow[3]), call.room) do
+    local member = ff.uuids.at(flow[3], place)
+    members[#members + 1] = member ~= uuid and member or nil
+  end
   delete_head(call, core, flow_id)
   return remove_executions(call, members)
 end
@@ -1609,8 +1679,9 @@ local function trimmed(log, cutoff)
   return ff.log.trim_before(log, cutoff)
 end
 
--- Returns how many executions were removed, and whether more are due.
-function ff.retention.run(call, retention_ms, idempotency_ms)
+-- Deletes up to `room` executions, and those of a flow that the last of them begins. Returns how many were removed, and
+-- whether more are due.
+function ff.retention.run(call, retention_ms, idempotency_ms, room)
   if ff.clock.stood_for(call.now) < math.min(CLOCK_STANDS, retention_ms) then
     return 0, false
   end
@@ -1622,18 +1693,19 @@ function ff.retention.run(call, retention_ms, idempotency_ms)
     return 0, true
   end
   local candidates = redis.call('ZRANGEBYSCORE', partition.ended, '-inf', '(' .. ff.base.int(cutoff), 'LIMIT', 0,
-    CANDIDATES_AT_ONCE)
+    room)
   local removed = 0
   call.gone, call.flows_done, call.solo_done = {}, flows_done, solo_done
   for _, uuid in ipairs(candidates) do
-    if removed >= REMOVED_AT_ONCE then
+    call.room = room - removed
+    if call.room <= 0 then
       return removed, true
     end
     if not call.gone[uuid] then
       removed = removed + remove(call, uuid, cutoff)
     end
   end
-  return removed, #candidates == CANDIDATES_AT_ONCE
+  return removed, #candidates == room
 end
 end
 
@@ -1772,6 +1844,32 @@ function ff.timers.tell_engines()
 end
 end
 
+do -- lib/uuids.lua
+-- Lists of uuids as they are stored: texts of 36 characters with a comma between them. A list of a thousand is read without
+-- a table of its parts.
+
+ff.uuids = {}
+
+local LENGTH = 36
+local WIDTH = LENGTH + 1
+
+function ff.uuids.count(list)
+  return math.floor((#list + 1) / WIDTH)
+end
+
+-- The uuid at a place, from 1.
+function ff.uuids.at(list, place)
+  local first = (place - 1) * WIDTH + 1
+  return string.sub(list, first, first + LENGTH - 1)
+end
+
+-- The place of a uuid, from 1; nil where it is not in the list.
+function ff.uuids.place(list, uuid)
+  local first = string.find(list, uuid, 1, true)
+  return first and (first - 1) / WIDTH + 1
+end
+end
+
 do -- functions/appended.lua
 -- ff1_appended: names the logs that this server process has appended to since a reader asked before. It reads no key:
 -- the library remembers what it appended, and a process that has taken over, or was loaded anew, gives another tally.
@@ -1821,7 +1919,7 @@ local function cancel_execution(KEYS, ARGV)
   local execution, problem = ff.execution.load(call, uuid)
   if problem then
     return redis.error_reply(problem)
-  elseif not execution then
+  elseif not execution or ff.flow.is_submitting(call, execution) then
     return { 'not_found' }
   elseif execution.lifecycle_phase ~= 'terminal' then
     ff.execution.finish(call, execution, 'cancelled', reason)
@@ -1845,7 +1943,8 @@ do -- functions/cancel_flow.lua
 -- ff1_cancel_flow: cancels the members of a flow that have not ended, a bounded number of them per call. From the
 -- first call on none of its members can start.
 -- KEYS   1..12 partition block, 13 flow core
--- ARGV   1 policy, 2 flow id, 3 reason (UTF-8), 4 offset of the first member, 5 how many members at most
+-- ARGV   1 policy, 2 flow id, 3 reason (UTF-8), 4 how many members were looked at before, 5 how many to look at, at
+--        most
 -- reply  'ok', cancelled, ended before, offset to go on at or '' when done | 'not_found' | 'ended', state of the flow
 -- errors WRONGTYPE
 -- flags  allow-oom
@@ -1867,7 +1966,7 @@ local function cancel_flow(KEYS, ARGV)
   local call = ff.call.begin(KEYS, policy)
   call.reason = reason
   local flow = ff.flow.load(call, flow_id, '')
-  if not flow then
+  if not flow or flow.state == 'submitting' then
     return { 'not_found' }
   elseif flow.state ~= 'running' then
     return { 'ended', flow.state }
@@ -1875,18 +1974,19 @@ local function cancel_flow(KEYS, ARGV)
   if not flow.cancel_requested then
     ff.flow.request_cancel(flow, reason)
   end
-  local members = ff.base.split(redis.call('HGET', core, 'members'))
-  local last = math.min(offset + limit, #members)
-  local cancelled, before = 0, 0
-  for index = offset + 1, last do
-    if cancel_member(call, members[index]) then
+  local members = redis.call('HGET', core, 'members')
+  local count = ff.uuids.count(members)
+  local cancelled, done, last = 0, offset, math.min(offset + limit, count)
+  while done < last and call.ends_left > 0 do
+    done = done + 1
+    if cancel_member(call, ff.uuids.at(members, done)) then
       cancelled = cancelled + 1
-    else
-      before = before + 1
     end
   end
   ff.call.commit(call)
-  return { 'ok', ff.base.int(cancelled), ff.base.int(before), last < #members and ff.base.int(last) or '' }
+  return {
+    'ok', ff.base.int(cancelled), ff.base.int(done - offset - cancelled), done < count and ff.base.int(done) or '',
+  }
 end
 
 redis.register_function({ function_name = 'ff1_cancel_flow', callback = cancel_flow, flags = { 'allow-oom' } })
@@ -1904,10 +2004,12 @@ do -- functions/claim.lua
 -- flags  allow-oom
 local FIELDS = {
   'public_state', 'ready_member', 'flow_id', 'name', 'namespace', 'tags_json', 'payload', 'current_attempt_index',
-  'lease_epoch', 'max_attempts', 'timeout_ms', 'lease_unseen',
+  'lease_epoch', 'max_attempts', 'timeout_ms', 'lease_unseen', 'large_payload_len',
 }
--- Members looked at beyond those wanted, in case some are out of date.
-local SPARE = 16
+-- Executions that a call leases at most, and members looked at beyond those wanted, in case some are out of date.
+local LEASED_AT_ONCE, SPARE = 40, 16
+-- Bytes of payloads that a call hands out, unless the first has more.
+local BYTES_AT_ONCE = 262144
 
 -- What there is to lease of an execution; nil where it is not readable now. Where it is not found, or was overwritten by
 -- another program, nil and true.
@@ -1923,8 +2025,13 @@ local function read_execution(call, uuid)
     core = core, uuid = uuid, state = values[1], member = values[2],
     flow_id = values[3], name = values[4], namespace = values[5], tags_json = values[6], payload = values[7],
     current_attempt_index = values[8], lease_epoch = values[9], max_attempts = values[10], timeout_ms = values[11],
-    lease_unseen = values[12],
+    lease_unseen = values[12], large_payload_len = values[13],
   }
+end
+
+local function payload_bytes(execution)
+  local len = execution.large_payload_len
+  return len and tonumber(len) or execution.payload and #execution.payload or 0
 end
 
 local function take_next(candidate)
@@ -1959,13 +2066,14 @@ end
 
 -- What to lease, what to take off the queue, and whether there is more to lease. Looks no further than that takes.
 local function choose(call, members, wanted)
-  local chosen, stale = {}, {}
+  local chosen, stale, bytes_left = {}, {}, BYTES_AT_ONCE
   for _, member in ipairs(members) do
     local candidate = read_candidate(call, member)
     if candidate and is_stale(call, candidate) then
       stale[#stale + 1] = member
-    elseif candidate and #chosen < wanted then
+    elseif candidate and #chosen < wanted and (#chosen == 0 or payload_bytes(candidate) <= bytes_left) then
       chosen[#chosen + 1] = candidate
+      bytes_left = bytes_left - payload_bytes(candidate)
     elseif candidate then
       return chosen, stale, true
     end
@@ -2033,6 +2141,13 @@ local function lease_again(call, execution, lease_ms)
   redis.call('ZADD', call.partition.leases, before, execution.uuid)
 end
 
+local function payload_of(candidate)
+  if candidate.large_payload_len then
+    return redis.call('HGET', candidate.core, 'large_payload') or ''
+  end
+  return candidate.payload or ''
+end
+
 -- Eleven texts at a time of what a worker is told.
 local function tell(reply, candidate)
   local at = #reply
@@ -2041,7 +2156,7 @@ local function tell(reply, candidate)
   reply[at + 3] = candidate.name
   reply[at + 4] = candidate.namespace
   reply[at + 5] = candidate.tags_json
-  reply[at + 6] = candidate.payload or ''
+  reply[at + 6] = payload_of(candidate)
   reply[at + 7] = candidate.attempt
   reply[at + 8] = candidate.epoch
   reply[at + 9] = candidate.max_attempts
@@ -2051,6 +2166,7 @@ end
 
 local function claim(KEYS, ARGV)
   local lane, worker, wanted, lease_ms, listener = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+  wanted = math.min(wanted, LEASED_AT_ONCE)
   local claim_id = ARGV[6]
   local call = ff.call.look(KEYS)
   call.cancelled = {} -- flow id -> whether it is being cancelled
@@ -2150,18 +2266,25 @@ local FIELDS = {
   'name', 'flow_id', 'namespace', 'lane_id', 'priority', 'tags_json', 'lifecycle_phase', 'public_state',
   'terminal_outcome', 'failure_reason', 'last_error', 'current_attempt_index', 'failures', 'max_attempts',
   'unmet_needs', 'generation', 'lease_worker', 'created_at', 'started_at', 'completed_at', 'result', 'log_pos',
+  'execution_id',
 }
+
+-- Whether an execution belongs to a flow that is not submitted as a whole yet.
+local function is_submitting(flow_id, execution_id)
+  local tag = flow_id and string.match(execution_id, '^{fp:%d+}')
+  return tag and redis.call('HGET', ff.keys.flow(tag, flow_id), 'state') == 'submitting'
+end
 
 local function describe_execution(KEYS)
   local values = redis.call('HMGET', KEYS[1], unpack(FIELDS))
-  if not values[1] then
+  if not values[1] or is_submitting(values[2], values[#FIELDS]) then
     return {}
   end
   local reply = {}
-  for index = 1, #FIELDS - 1 do
+  for index = 1, #FIELDS - 2 do
     reply[index] = ff.base.text(values[index])
   end
-  if reply[7] == 'terminal' and not values[#FIELDS] then
+  if reply[7] == 'terminal' and not values[#FIELDS - 1] then
     reply[7], reply[8], reply[9], reply[10], reply[20], reply[21] = 'active', 'active', 'none', '', '', ''
   end
   return reply
@@ -2174,22 +2297,27 @@ end
 do -- functions/describe_flow.lua
 -- ff1_describe_flow: reads a flow and the state of its members.
 -- KEYS   1 flow core
--- ARGV   1 the partition's hash tag
+-- ARGV   1 the partition's hash tag, 2 place of the first member (from 1), 3 how many members at most
 -- reply  nothing when it does not exist; else name, namespace, state, '1' if its cancellation was asked for, created
---        at, completed at or '', then per member: name, uuid, state
+--        at, completed at or '', place to go on at or '' at the end, then per member: name, uuid, state
 -- errors WRONGTYPE
 -- flags  no-writes
 local function describe_flow(KEYS, ARGV)
-  local core, tag = KEYS[1], ARGV[1]
+  local core, tag, first, limit = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
   local flow = redis.call('HMGET', core, 'name', 'namespace', 'state', 'cancel_requested', 'created_at',
     'completed_at', 'members')
   if not flow[7] then
     return {}
   end
+  local members = flow[7]
+  local count = ff.uuids.count(members)
+  local last = math.min(first + limit - 1, count)
   local reply = {
     ff.base.text(flow[1]), flow[2], flow[3], flow[4] or '0', flow[5], ff.base.text(flow[6]),
+    last < count and ff.base.int(last + 1) or '',
   }
-  for _, uuid in ipairs(ff.base.split(flow[7])) do
+  for place = first, last do
+    local uuid = ff.uuids.at(members, place)
     local member = redis.call('HMGET', ff.keys.core(tag, uuid), 'name', 'public_state', 'lifecycle_phase', 'log_pos')
     if member[1] then
       reply[#reply + 1] = member[1]
@@ -2255,6 +2383,34 @@ local function engine(KEYS, ARGV)
 end
 
 redis.register_function({ function_name = 'ff1_engine', callback = engine, flags = { 'allow-oom' } })
+end
+
+do -- functions/enqueue.lua
+-- ff1_enqueue: puts members of a flow that was submitted in parts where they wait: into the queue, or among the delays and
+-- deadlines. One that has gone on meanwhile stays where it is.
+-- KEYS   1..12 partition block
+-- ARGV   uuids
+-- reply  'ok'
+-- errors WRONGTYPE
+-- flags  allow-oom (what was accepted must go on when the server is full)
+local function enqueue(KEYS, ARGV)
+  local call = ff.call.look(KEYS)
+  call.missing = {}
+  for index = 1, #ARGV do
+    local execution, problem = ff.execution.load(call, ARGV[index])
+    if problem then
+      return redis.error_reply(problem)
+    elseif execution and execution.lifecycle_phase ~= 'terminal' then
+      ff.execution.note_missing(call, execution)
+    end
+  end
+  ff.execution.add_missing(call)
+  ff.queue.signal_all(call)
+  ff.timers.announce(call)
+  return { 'ok' }
+end
+
+redis.register_function({ function_name = 'ff1_enqueue', callback = enqueue, flags = { 'allow-oom' } })
 end
 
 do -- functions/fail.lua
@@ -2343,9 +2499,9 @@ local function pending(KEYS, ARGV)
     local stored = redis.pcall('HMGET', core, 'dependents', 'dependents_done', 'flow_id')
     if not stored.err then
       local reply = { uuid, ff.base.text(stored[3]) }
-      local list, done = ff.dependents.parse(stored[1]), ff.base.num(stored[2])
-      for index = done + 1, math.min(done + limit, #list) do
-        reply[#reply + 1] = list[index]
+      local list, done = ff.dependents.list(partition, stored[1], stored[3]), ff.base.num(stored[2])
+      for place = done + 1, math.min(done + limit, ff.uuids.count(list)) do
+        reply[#reply + 1] = ff.uuids.at(list, place)
       end
       return reply
     end
@@ -2367,26 +2523,33 @@ do -- functions/reconcile.lua
 
 -- Unmet needs of one execution that are looked up in a call.
 local NEEDS_AT_ONCE = 16
+-- What a call reads: executions, and pieces of lists of needs, which take as long.
+local READS_AT_ONCE, PIECE = 48, 8192
+-- A flow's list of its members, in such pieces at most.
+local LISTS_COST = 4
 
-local function in_index(index, member)
-  return redis.call('ZSCORE', index, member)
-end
+-- Where the look at an execution's needs begins. Drawn, so that all of a long list come to be looked at.
+local drawn = 1
 
 -- A need that was met without being counted: its execution ended, recorded its completion, and is not pending.
 local function missed_needs(call, execution)
-  local stored = redis.call('HGET', execution.core, 'needs')
-  local seen = 0
-  for _, uuid in ipairs(ff.base.split(stored)) do
+  local stored = redis.call('HGET', execution.core, 'needs') or ''
+  local count, seen = ff.uuids.count(stored), 0
+  call.reads_left = call.reads_left - math.floor(#stored / PIECE)
+  drawn = drawn * 16807 % 2147483647
+  for turn = 0, math.min(count, 4 * NEEDS_AT_ONCE) - 1 do
+    local uuid = ff.uuids.at(stored, (drawn + turn) % count + 1)
     if seen == NEEDS_AT_ONCE then
       return
     end
     if redis.call('HEXISTS', execution.core, 'met:' .. uuid) == 0 then
       seen = seen + 1
+      call.reads_left = call.reads_left - 1
       local parent, problem = ff.execution.load(call, uuid)
       if not parent and not problem then
         ff.suspects.note(call, uuid, execution.flow_id)
       elseif parent and parent.lifecycle_phase == 'terminal' and parent.log_pos and not parent.progress
-        and not in_index(call.partition.pending, uuid) then
+        and not redis.call('ZSCORE', call.partition.pending, uuid) then
         parent.dependents_done = '0'
         ff.dependents.plan(call, parent)
         call.repaired = call.repaired + 1
@@ -2396,28 +2559,29 @@ local function missed_needs(call, execution)
   end
 end
 
+local function is_listed(call, flow, execution)
+  if not flow.members then
+    call.reads_left = call.reads_left - LISTS_COST
+  end
+  return ff.flow.lists(flow, execution)
+end
+
 local function examine_open(call, execution)
-  local partition, uuid, state = call.partition, execution.uuid, execution.public_state
   if ff.execution.cancelled_with_flow(call, execution) then
     call.repaired = call.repaired + 1
     return
   end
-  local index, score, member
-  if state == 'waiting' then
-    index, score, member = partition.ready, '0', execution.ready_member
-  elseif state == 'delayed' then
-    index, score, member = partition.delayed, execution.eligible_at, uuid
-  elseif state == 'active' then
-    index, score, member = partition.leases, execution.lease_expires_at, uuid
-  else
+  local flow = ff.flow.of(call, execution)
+  local before = #call.missing
+  ff.execution.note_missing(call, execution)
+  local is_missing = #call.missing > before
+  if flow and (is_missing or execution.public_state == 'blocked') and not is_listed(call, flow, execution) then
+    for index = #call.missing, before + 1, -1 do
+      call.missing[index] = nil
+    end
+    ff.suspects.note(call, execution.uuid, execution.flow_id)
+  elseif execution.public_state == 'blocked' then
     missed_needs(call, execution)
-  end
-  if index and not in_index(index, member) then
-    call.missing[#call.missing + 1] = { index, score, member, state == 'waiting' and execution.lane_id }
-  end
-  local deadline = ff.base.num(execution.deadline_at)
-  if deadline > 0 and not in_index(partition.deadlines, uuid) then
-    call.missing[#call.missing + 1] = { partition.deadlines, execution.deadline_at, uuid }
   end
 end
 
@@ -2437,6 +2601,9 @@ local function examine(call, member)
   elseif not execution or (execution.flow_id and not flow) then
     ff.suspects.note(call, uuid, flow_id)
     return
+  elseif flow and flow.state == 'submitting' then
+    call.submitting[flow.core] = true
+    return
   end
   if execution.lifecycle_phase == 'terminal' then
     ff.execution.resume_end(call, execution)
@@ -2446,15 +2613,12 @@ local function examine(call, member)
   end
 end
 
-local function add_missing(call)
-  for _, entry in ipairs(call.missing) do
-    redis.call('ZADD', entry[1], entry[2], entry[3])
-    if entry[4] then
-      call.lanes[#call.lanes + 1] = entry[4]
-    else
-      ff.timers.note(call, tonumber(entry[2]))
+-- Has flows expire that are being submitted, where an interrupted call has left them without.
+local function expire_submitting(call)
+  for core in pairs(call.submitting) do
+    if redis.call('PTTL', core) < 0 then
+      redis.call('PEXPIRE', core, ff.flow.parts_kept_for)
     end
-    call.repaired = call.repaired + 1
   end
 end
 
@@ -2462,18 +2626,23 @@ local function reconcile(KEYS, ARGV)
   local policy, after, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
   local call = ff.call.begin(KEYS, policy)
   call.repaired, call.missing, call.suspects, call.unreadable, call.unreadable_count = 0, {}, {}, '', 0
+  call.reads_left, call.submitting = READS_AT_ONCE, {}
   -- A member continues its uuid with digits and '-' only, so that 'g' comes after it.
   local from = after == '' and '-' or '(' .. after .. 'g'
+  limit = math.min(limit, READS_AT_ONCE)
   local members = redis.call('ZRANGEBYLEX', call.partition.open, from, '+', 'LIMIT', 0, limit)
   local examined = 0
   for _, member in ipairs(members) do
-    if call.ends_left <= 0 then
+    if call.ends_left <= 0 or call.reads_left <= 0 then
       break
     end
+    call.reads_left = call.reads_left - 1
     examine(call, member)
     examined = examined + 1
   end
-  add_missing(call)
+  call.repaired = call.repaired + #call.missing
+  ff.execution.add_missing(call)
+  expire_submitting(call)
   ff.call.commit(call)
   local stopped_early = examined < #members or #members == limit
   local last = stopped_early and examined > 0 and ff.execution.of_open_member(members[examined])
@@ -2672,38 +2841,26 @@ local function discard(call, suspect, execution)
   forget(call, suspect)
 end
 
--- The members of a flow, with what an execution takes from it.
-local function read_members(flow)
-  if not flow.members then
+-- The index of an execution in its flow, from 0; nil where its flow does not list it. Reads with it what the execution
+-- takes from the flow.
+local function index_in(flow, uuid)
+  if not flow.namespace then
     local stored = redis.call('HMGET', flow.core, 'members', 'namespace', 'created_at')
-    flow.members, flow.namespace, flow.created_at = ff.base.split(stored[1]), stored[2], stored[3]
+    flow.members, flow.namespace, flow.created_at = stored[1] or '', stored[2], stored[3]
   end
-  return flow.members
+  local place = ff.uuids.place(flow.members, uuid)
+  return place and ff.base.int(place - 1)
 end
 
--- The place of an execution in its flow, and the other members.
-local function place_in(flow, uuid)
-  local place, others = nil, {}
-  for index, member in ipairs(read_members(flow)) do
-    if member == uuid then
-      place = ff.base.int(index - 1)
-    else
-      others[#others + 1] = member
-    end
-  end
-  return place, others
-end
-
--- A record in place of the one that is gone, with what its flow knows. Which of the other members need it is found out
--- when they are dealt with.
-local function record_of(call, suspect, flow, place, others)
+-- A record in place of the one that is gone, with what its flow knows.
+local function record_of(call, suspect, flow, index)
   local record = {
     uuid = suspect.uuid, core = suspect.core, execution_id = call.partition.tag .. ':' .. suspect.uuid,
-    flow_id = suspect.flow_id, index = place, namespace = flow.namespace, lane_id = UNKNOWN, tags_json = '{}',
-    current_attempt_index = '0', generation = '0', deadline_at = '0', dependents = ff.dependents.perhaps(others),
+    flow_id = suspect.flow_id, index = index, namespace = flow.namespace, lane_id = UNKNOWN, tags_json = '{}',
+    current_attempt_index = '0', generation = '0', deadline_at = '0', dependents = ff.dependents.unknown,
   }
   local fields = {
-    'execution_id', record.execution_id, 'flow_id', record.flow_id, 'index', place, 'name', UNKNOWN,
+    'execution_id', record.execution_id, 'flow_id', record.flow_id, 'index', index, 'name', UNKNOWN,
     'namespace', record.namespace, 'lane_id', UNKNOWN, 'tags_json', '{}', 'created_at', flow.created_at or '0',
     'current_attempt_index', '0', 'generation', '0', 'lease_epoch', '0', 'unmet_needs', '0', 'max_attempts', '1',
     'priority', '0', 'dependents', record.dependents,
@@ -2713,15 +2870,15 @@ end
 
 -- A member whose record is gone: it ends as failed, unless its flow knows how it ended.
 local function lose(call, suspect, flow)
-  local place, others = place_in(flow, suspect.uuid)
-  if not place then
+  local index = index_in(flow, suspect.uuid)
+  if not index then
     call.removals[#call.removals + 1] = suspect
     return
   end
-  local record, fields = record_of(call, suspect, flow, place, others)
+  local record, fields = record_of(call, suspect, flow, index)
   call.lost = call.lost + 1
   call.loaded[suspect.uuid] = record
-  local outcome = redis.call('HGET', flow.core, 'ended:' .. place)
+  local outcome = redis.call('HGET', flow.core, 'ended:' .. index)
   if not outcome then
     ff.execution.finish(call, record, 'failed', 'record_lost', fields)
     return
@@ -2746,8 +2903,9 @@ local function was_submitted(call, execution)
   elseif state == 'delayed' then
     return redis.call('ZSCORE', partition.delayed, execution.uuid)
   end
-  local needs = ff.base.split(redis.call('HGET', execution.core, 'needs'))
-  return ff.base.num(execution.unmet_needs) < #needs, needs[1]
+  local needs = redis.call('HGET', execution.core, 'needs') or ''
+  local count = ff.uuids.count(needs)
+  return ff.base.num(execution.unmet_needs) < count, count > 0 and ff.uuids.at(needs, 1)
 end
 
 -- Whether a flow whose core is gone was submitted to its end, as an execution and what it needs tell; nil if that
@@ -2790,12 +2948,16 @@ local function judge(call, suspect)
   local flow, flow_problem = ff.flow.try(call, suspect)
   if flow_problem then
     return
+  elseif flow and flow.state == 'submitting' then
+    return
   elseif not execution and flow then
     lose(call, suspect, flow)
   elseif not execution then
     call.removals[#call.removals + 1] = suspect
   elseif suspect.flow_id and not flow then
     orphaned(call, suspect, execution)
+  elseif flow and not ff.flow.lists(flow, execution) then
+    call.discards[#call.discards + 1] = { suspect, execution }
   end
 end
 
@@ -2829,19 +2991,49 @@ end
 redis.register_function({ function_name = 'ff1_settle', callback = settle, flags = { 'allow-oom' } })
 end
 
+do -- functions/start_flow.lua
+-- ff1_start_flow: accepts a flow whose members were written in parts. From here on it is there as a whole; its members
+-- are queued by ff1_enqueue, or by the reconciler where that is not called.
+-- KEYS   1..12 partition block, 13 flow core
+-- ARGV   1 flow id, 2 namespace, 3 flow name, 4 fingerprint, 5 members (uuids, comma-separated)
+-- reply  'ok' | 'exists' (the same content is there already) | 'conflict' (other content is there) | 'restart' (the parts
+--        are not kept any more)
+-- errors WRONGTYPE, OOM
+local function start_flow(KEYS, ARGV)
+  local head = KEYS[ff.keys.block + 1]
+  local call = ff.call.look(KEYS)
+  local answer = ff.flow.known(head, ARGV[4], 'further')
+  if answer then
+    return { answer }
+  end
+  -- First, so that what was accepted does not expire. The reconciler knows a flow of parts that does not.
+  redis.call('PERSIST', head)
+  ff.flow.start(call, head, {
+    id = ARGV[1], namespace = ARGV[2], name = ARGV[3], fingerprint = ARGV[4], members = ARGV[5],
+  })
+  return { 'ok' }
+end
+
+redis.register_function('ff1_start_flow', start_flow)
+end
+
 do -- functions/submit.lua
--- ff1_submit: accepts a flow, or one solo execution.
+-- ff1_submit: accepts a flow, or one solo execution, or writes a part of the members of a flow that is too large for one
+-- call. Such a flow is nobody's before ff1_start_flow, and its parts may be written again until then.
 -- KEYS   1..12 partition block, 13 flow core (of a solo execution: its own core), then per member: core, tags
--- ARGV   1 policy, 2 flow id ('' for a solo execution), 3 namespace, 4 flow name, 5 fingerprint, then per member:
---        uuid, name, lane, priority, tags as JSON, payload, max attempts, backoff ms, longest backoff ms,
+-- ARGV   1 policy, 2 flow id ('' for a solo execution), 3 namespace, 4 flow name, 5 fingerprint, 6 index in the flow of
+--        the first member, 7 'whole' | 'first' (part of a flow) | 'further', then per member: uuid, name, lane, priority, tags as JSON, payload, max attempts, backoff ms, longest backoff ms,
 --        max lease expiries, delay ms, deadline ms (0 none), timeout ms (0 none), number of needs,
 --        needs and dependents (uuids, comma-separated), number of tags, then key and value of each tag
--- reply  'ok' | 'exists' (the same content is there already) | 'conflict' (other content is there)
+-- reply  'ok' | 'exists' (the same content is there already) | 'conflict' (other content is there) | 'restart' (a further
+--        part of a flow whose earlier parts are not kept any more)
 -- errors WRONGTYPE, OOM
-local FIRST_MEMBER, MEMBER_ARGUMENTS = 6, 17
+local FIRST_MEMBER, MEMBER_ARGUMENTS = 8, 17
+-- Bytes of a payload from which on it has a field of its own, so that a claim can tell what it takes.
+local LARGE_PAYLOAD = 16384
 
 local function read_members(KEYS, ARGV)
-  local members, count = {}, 0
+  local members, count, first = {}, 0, tonumber(ARGV[6])
   local at, key = FIRST_MEMBER, ff.keys.block + 2
   while at <= #ARGV do
     local tags = at + MEMBER_ARGUMENTS
@@ -2852,7 +3044,7 @@ local function read_members(KEYS, ARGV)
       backoff_max_ms = ARGV[at + 8], max_lease_expiries = ARGV[at + 9], delay_ms = ARGV[at + 10],
       deadline_ms = ARGV[at + 11], timeout_ms = ARGV[at + 12], unmet_needs = ARGV[at + 13],
       needs = ARGV[at + 14], dependents = ARGV[at + 15], first_tag = tags,
-      last_tag = tags + 2 * tonumber(ARGV[at + 16]) - 1, index = ff.base.int(count),
+      last_tag = tags + 2 * tonumber(ARGV[at + 16]) - 1, index = ff.base.int(first + count),
     }
     at, key, count = member.last_tag + 1, key + 2, count + 1
     members[count] = member
@@ -2893,7 +3085,12 @@ local function further_fields(member, flow_id, fingerprint)
   else
     set('fingerprint', fingerprint)
   end
-  if member.payload ~= '' then
+  local payload_bytes = #member.payload
+  if payload_bytes >= LARGE_PAYLOAD then
+    set('large_payload', member.payload)
+    set('large_payload_len', ff.base.int(payload_bytes))
+    set('has_payload', '1')
+  elseif payload_bytes > 0 then
     set('payload', member.payload)
     set('has_payload', '1')
   end
@@ -2937,14 +3134,13 @@ local function write_member(call, ARGV, member)
 end
 
 local function write_flow(call, key, ARGV, members)
-  local flow_id, namespace, name, fingerprint = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-  local uuids, count = {}, #members
-  for index = 1, count do
+  local uuids = {}
+  for index = 1, #members do
     uuids[index] = members[index].uuid
   end
-  redis.call('HSET', key, 'flow_id', flow_id, 'namespace', namespace, 'name', name, 'fingerprint', fingerprint,
-    'state', 'running', 'total', ff.base.int(count), 'remaining', ff.base.int(count), 'unsuccessful', '0',
-    'created_at', call.now_text, 'members', table.concat(uuids, ','))
+  ff.flow.start(call, key, {
+    id = ARGV[2], namespace = ARGV[3], name = ARGV[4], fingerprint = ARGV[5], members = table.concat(uuids, ','),
+  })
 end
 
 local function index_members(call, members)
@@ -2984,18 +3180,23 @@ end
 
 local function submit(KEYS, ARGV)
   local head = KEYS[ff.keys.block + 1]
-  local flow_id, fingerprint = ARGV[2], ARGV[5]
+  local flow_id, fingerprint, part = ARGV[2], ARGV[5], ARGV[7]
   local call = ff.call.look(KEYS)
-  local known = redis.call('HGET', head, 'fingerprint')
-  if known then
-    return { known == fingerprint and 'exists' or 'conflict' }
+  local answer = ff.flow.known(head, fingerprint, part)
+  if answer then
+    return { answer }
   end
   local members = read_members(KEYS, ARGV)
+  if part ~= 'whole' then
+    ff.flow.keep_submitting(head, flow_id, fingerprint)
+  end
   open_members(call, flow_id, members)
   for _, member in ipairs(members) do
     write_member(call, ARGV, member)
   end
-  if flow_id ~= '' then
+  if part ~= 'whole' then
+    return { 'ok' }
+  elseif flow_id ~= '' then
     write_flow(call, head, ARGV, members)
   end
   index_members(call, members)
@@ -3016,15 +3217,25 @@ do -- functions/sweep.lua
 --        next or '', then uuid and flow id (or '') of each suspect, for ff1_settle
 -- errors WRONGTYPE
 -- flags  allow-oom
-local DUE_AT_ONCE = 64
+
+-- Executions that a call visits, and that it visits of each index in any case.
+local VISITS, LEAST_VISITS = 32, 6
+
+-- Entries that the call may visit of an index.
+local function room(call)
+  return math.max(call.visits_left, LEAST_VISITS)
+end
 
 local function due(call, index)
-  return redis.call('ZRANGEBYSCORE', index, '-inf', ff.base.int(call.now), 'LIMIT', 0, DUE_AT_ONCE)
+  local entries = redis.call('ZRANGEBYSCORE', index, '-inf', ff.base.int(call.now), 'LIMIT', 0, room(call))
+  call.visits_left = call.visits_left - #entries
+  return entries
 end
 
 -- Looks at what an index says is due. An entry that cannot be dealt with, because its execution is not found or it or its
 -- flow was overwritten by another program, is put off.
 local function each_due(call, index, visit)
+  local limit = room(call)
   local entries = due(call, index)
   for _, uuid in ipairs(entries) do
     if call.ends_left <= 0 then
@@ -3046,7 +3257,7 @@ local function each_due(call, index, visit)
       visit(execution)
     end
   end
-  return #entries == DUE_AT_ONCE
+  return #entries == limit
 end
 
 local function release(call, execution)
@@ -3087,7 +3298,9 @@ local function expire(call, execution)
 end
 
 local function resolve_pending(call)
-  local parents = redis.call('ZRANGE', call.partition.pending, 0, DUE_AT_ONCE - 1)
+  local limit = room(call)
+  local parents = redis.call('ZRANGE', call.partition.pending, 0, limit - 1)
+  call.visits_left = call.visits_left - #parents
   local progress = false
   for _, uuid in ipairs(parents) do
     if call.dependents_left <= 0 then
@@ -3107,7 +3320,7 @@ local function resolve_pending(call)
       call.put_off[#call.put_off + 1] = { call.partition.pending, uuid }
     end
   end
-  return progress and #parents == DUE_AT_ONCE
+  return progress and #parents == limit
 end
 
 -- Gives a lease the end that it has by the clock as it is now. The entry in `leases` is never later than the core.
@@ -3186,6 +3399,7 @@ local function sweep(KEYS, ARGV)
   call.reports_timers = true
   call.released, call.reclaimed, call.stale, call.moved_due, call.put_off, call.suspects =
     0, 0, {}, {}, {}, {}
+  call.visits_left = VISITS
   local partition = call.partition
   ff.queue.prune(partition, call.now)
   local remind_at = ff.queue.remind(partition, call.now)
@@ -3200,7 +3414,7 @@ local function sweep(KEYS, ARGV)
   more = resolve_pending(call) or more
   ff.call.commit(call)
   correct_indexes(call)
-  local removed, more_to_remove = ff.retention.run(call, retention_ms, idempotency_ms)
+  local removed, more_to_remove = ff.retention.run(call, retention_ms, idempotency_ms, room(call))
   return reply(call, removed, more or more_to_remove, earlier(soonest(partition), remind_at))
 end
 

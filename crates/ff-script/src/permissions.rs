@@ -44,10 +44,14 @@ const SUBSCRIBING: &[&str] = &[
 const SUBMITTING: &[&str] = &[
     "fcall|ff1_cancel_execution",
     "fcall|ff1_cancel_flow",
+    "fcall|ff1_enqueue",
+    "fcall|ff1_start_flow",
     "fcall|ff1_submit",
     "fcall_ro|ff1_describe_execution",
     "fcall_ro|ff1_describe_flow",
     "del",
+    "persist",
+    "pexpire",
 ];
 
 const WORKING: &[&str] = &[
@@ -66,6 +70,7 @@ const WORKING: &[&str] = &[
     "fcall_ro|ff1_pending",
     "get",
     "pexpire",
+    "pttl",
     "set",
     "unlink",
     "zcard",

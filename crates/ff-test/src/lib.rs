@@ -121,7 +121,7 @@ macro_rules! all_cases {
                 completions_follow_the_order_of_the_dependencies
                 a_fan_out_beyond_the_bound_of_a_call_is_promoted_to_the_last
                 a_skip_beyond_the_bound_of_a_call_reaches_the_last
-                the_largest_flow_is_accepted_in_one_call
+                the_largest_flow_is_accepted_as_a_whole
             }
             leases {
                 a_worker_whose_lease_ran_out_is_fenced_off

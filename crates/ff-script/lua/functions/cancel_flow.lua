@@ -1,7 +1,8 @@
 -- ff1_cancel_flow: cancels the members of a flow that have not ended, a bounded number of them per call. From the
 -- first call on none of its members can start.
 -- KEYS   1..12 partition block, 13 flow core
--- ARGV   1 policy, 2 flow id, 3 reason (UTF-8), 4 offset of the first member, 5 how many members at most
+-- ARGV   1 policy, 2 flow id, 3 reason (UTF-8), 4 how many members were looked at before, 5 how many to look at, at
+--        most
 -- reply  'ok', cancelled, ended before, offset to go on at or '' when done | 'not_found' | 'ended', state of the flow
 -- errors WRONGTYPE
 -- flags  allow-oom
@@ -23,7 +24,7 @@ local function cancel_flow(KEYS, ARGV)
   local call = ff.call.begin(KEYS, policy)
   call.reason = reason
   local flow = ff.flow.load(call, flow_id, '')
-  if not flow then
+  if not flow or flow.state == 'submitting' then
     return { 'not_found' }
   elseif flow.state ~= 'running' then
     return { 'ended', flow.state }
@@ -31,18 +32,19 @@ local function cancel_flow(KEYS, ARGV)
   if not flow.cancel_requested then
     ff.flow.request_cancel(flow, reason)
   end
-  local members = ff.base.split(redis.call('HGET', core, 'members'))
-  local last = math.min(offset + limit, #members)
-  local cancelled, before = 0, 0
-  for index = offset + 1, last do
-    if cancel_member(call, members[index]) then
+  local members = redis.call('HGET', core, 'members')
+  local count = ff.uuids.count(members)
+  local cancelled, done, last = 0, offset, math.min(offset + limit, count)
+  while done < last and call.ends_left > 0 do
+    done = done + 1
+    if cancel_member(call, ff.uuids.at(members, done)) then
       cancelled = cancelled + 1
-    else
-      before = before + 1
     end
   end
   ff.call.commit(call)
-  return { 'ok', ff.base.int(cancelled), ff.base.int(before), last < #members and ff.base.int(last) or '' }
+  return {
+    'ok', ff.base.int(cancelled), ff.base.int(done - offset - cancelled), done < count and ff.base.int(done) or '',
+  }
 end
 
 redis.register_function({ function_name = 'ff1_cancel_flow', callback = cancel_flow, flags = { 'allow-oom' } })

@@ -9,10 +9,12 @@
 -- flags  allow-oom
 local FIELDS = {
   'public_state', 'ready_member', 'flow_id', 'name', 'namespace', 'tags_json', 'payload', 'current_attempt_index',
-  'lease_epoch', 'max_attempts', 'timeout_ms', 'lease_unseen',
+  'lease_epoch', 'max_attempts', 'timeout_ms', 'lease_unseen', 'large_payload_len',
 }
--- Members looked at beyond those wanted, in case some are out of date.
-local SPARE = 16
+-- Executions that a call leases at most, and members looked at beyond those wanted, in case some are out of date.
+local LEASED_AT_ONCE, SPARE = 40, 16
+-- Bytes of payloads that a call hands out, unless the first has more.
+local BYTES_AT_ONCE = 262144
 
 -- What there is to lease of an execution; nil where it is not readable now. Where it is not found, or was overwritten by
 -- another program, nil and true.
@@ -28,8 +30,13 @@ local function read_execution(call, uuid)
     core = core, uuid = uuid, state = values[1], member = values[2],
     flow_id = values[3], name = values[4], namespace = values[5], tags_json = values[6], payload = values[7],
     current_attempt_index = values[8], lease_epoch = values[9], max_attempts = values[10], timeout_ms = values[11],
-    lease_unseen = values[12],
+    lease_unseen = values[12], large_payload_len = values[13],
   }
+end
+
+local function payload_bytes(execution)
+  local len = execution.large_payload_len
+  return len and tonumber(len) or execution.payload and #execution.payload or 0
 end
 
 local function take_next(candidate)
@@ -64,13 +71,14 @@ end
 
 -- What to lease, what to take off the queue, and whether there is more to lease. Looks no further than that takes.
 local function choose(call, members, wanted)
-  local chosen, stale = {}, {}
+  local chosen, stale, bytes_left = {}, {}, BYTES_AT_ONCE
   for _, member in ipairs(members) do
     local candidate = read_candidate(call, member)
     if candidate and is_stale(call, candidate) then
       stale[#stale + 1] = member
-    elseif candidate and #chosen < wanted then
+    elseif candidate and #chosen < wanted and (#chosen == 0 or payload_bytes(candidate) <= bytes_left) then
       chosen[#chosen + 1] = candidate
+      bytes_left = bytes_left - payload_bytes(candidate)
     elseif candidate then
       return chosen, stale, true
     end
@@ -138,6 +146,13 @@ local function lease_again(call, execution, lease_ms)
   redis.call('ZADD', call.partition.leases, before, execution.uuid)
 end
 
+local function payload_of(candidate)
+  if candidate.large_payload_len then
+    return redis.call('HGET', candidate.core, 'large_payload') or ''
+  end
+  return candidate.payload or ''
+end
+
 -- Eleven texts at a time of what a worker is told.
 local function tell(reply, candidate)
   local at = #reply
@@ -146,7 +161,7 @@ local function tell(reply, candidate)
   reply[at + 3] = candidate.name
   reply[at + 4] = candidate.namespace
   reply[at + 5] = candidate.tags_json
-  reply[at + 6] = candidate.payload or ''
+  reply[at + 6] = payload_of(candidate)
   reply[at + 7] = candidate.attempt
   reply[at + 8] = candidate.epoch
   reply[at + 9] = candidate.max_attempts
@@ -156,6 +171,7 @@ end
 
 local function claim(KEYS, ARGV)
   local lane, worker, wanted, lease_ms, listener = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
+  wanted = math.min(wanted, LEASED_AT_ONCE)
   local claim_id = ARGV[6]
   local call = ff.call.look(KEYS)
   call.cancelled = {} -- flow id -> whether it is being cancelled

@@ -10,18 +10,25 @@ local FIELDS = {
   'name', 'flow_id', 'namespace', 'lane_id', 'priority', 'tags_json', 'lifecycle_phase', 'public_state',
   'terminal_outcome', 'failure_reason', 'last_error', 'current_attempt_index', 'failures', 'max_attempts',
   'unmet_needs', 'generation', 'lease_worker', 'created_at', 'started_at', 'completed_at', 'result', 'log_pos',
+  'execution_id',
 }
+
+-- Whether an execution belongs to a flow that is not submitted as a whole yet.
+local function is_submitting(flow_id, execution_id)
+  local tag = flow_id and string.match(execution_id, '^{fp:%d+}')
+  return tag and redis.call('HGET', ff.keys.flow(tag, flow_id), 'state') == 'submitting'
+end
 
 local function describe_execution(KEYS)
   local values = redis.call('HMGET', KEYS[1], unpack(FIELDS))
-  if not values[1] then
+  if not values[1] or is_submitting(values[2], values[#FIELDS]) then
     return {}
   end
   local reply = {}
-  for index = 1, #FIELDS - 1 do
+  for index = 1, #FIELDS - 2 do
     reply[index] = ff.base.text(values[index])
   end
-  if reply[7] == 'terminal' and not values[#FIELDS] then
+  if reply[7] == 'terminal' and not values[#FIELDS - 1] then
     reply[7], reply[8], reply[9], reply[10], reply[20], reply[21] = 'active', 'active', 'none', '', '', ''
   end
   return reply

@@ -16,9 +16,9 @@ local function pending(KEYS, ARGV)
     local stored = redis.pcall('HMGET', core, 'dependents', 'dependents_done', 'flow_id')
     if not stored.err then
       local reply = { uuid, ff.base.text(stored[3]) }
-      local list, done = ff.dependents.parse(stored[1]), ff.base.num(stored[2])
-      for index = done + 1, math.min(done + limit, #list) do
-        reply[#reply + 1] = list[index]
+      local list, done = ff.dependents.list(partition, stored[1], stored[3]), ff.base.num(stored[2])
+      for place = done + 1, math.min(done + limit, ff.uuids.count(list)) do
+        reply[#reply + 1] = ff.uuids.at(list, place)
       end
       return reply
     end

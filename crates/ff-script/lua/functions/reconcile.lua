@@ -8,26 +8,33 @@
 
 -- Unmet needs of one execution that are looked up in a call.
 local NEEDS_AT_ONCE = 16
+-- What a call reads: executions, and pieces of lists of needs, which take as long.
+local READS_AT_ONCE, PIECE = 48, 8192
+-- A flow's list of its members, in such pieces at most.
+local LISTS_COST = 4
 
-local function in_index(index, member)
-  return redis.call('ZSCORE', index, member)
-end
+-- Where the look at an execution's needs begins. Drawn, so that all of a long list come to be looked at.
+local drawn = 1
 
 -- A need that was met without being counted: its execution ended, recorded its completion, and is not pending.
 local function missed_needs(call, execution)
-  local stored = redis.call('HGET', execution.core, 'needs')
-  local seen = 0
-  for _, uuid in ipairs(ff.base.split(stored)) do
+  local stored = redis.call('HGET', execution.core, 'needs') or ''
+  local count, seen = ff.uuids.count(stored), 0
+  call.reads_left = call.reads_left - math.floor(#stored / PIECE)
+  drawn = drawn * 16807 % 2147483647
+  for turn = 0, math.min(count, 4 * NEEDS_AT_ONCE) - 1 do
+    local uuid = ff.uuids.at(stored, (drawn + turn) % count + 1)
     if seen == NEEDS_AT_ONCE then
       return
     end
     if redis.call('HEXISTS', execution.core, 'met:' .. uuid) == 0 then
       seen = seen + 1
+      call.reads_left = call.reads_left - 1
       local parent, problem = ff.execution.load(call, uuid)
       if not parent and not problem then
         ff.suspects.note(call, uuid, execution.flow_id)
       elseif parent and parent.lifecycle_phase == 'terminal' and parent.log_pos and not parent.progress
-        and not in_index(call.partition.pending, uuid) then
+        and not redis.call('ZSCORE', call.partition.pending, uuid) then
         parent.dependents_done = '0'
         ff.dependents.plan(call, parent)
         call.repaired = call.repaired + 1
@@ -37,28 +44,29 @@ local function missed_needs(call, execution)
   end
 end
 
+local function is_listed(call, flow, execution)
+  if not flow.members then
+    call.reads_left = call.reads_left - LISTS_COST
+  end
+  return ff.flow.lists(flow, execution)
+end
+
 local function examine_open(call, execution)
-  local partition, uuid, state = call.partition, execution.uuid, execution.public_state
   if ff.execution.cancelled_with_flow(call, execution) then
     call.repaired = call.repaired + 1
     return
   end
-  local index, score, member
-  if state == 'waiting' then
-    index, score, member = partition.ready, '0', execution.ready_member
-  elseif state == 'delayed' then
-    index, score, member = partition.delayed, execution.eligible_at, uuid
-  elseif state == 'active' then
-    index, score, member = partition.leases, execution.lease_expires_at, uuid
-  else
+  local flow = ff.flow.of(call, execution)
+  local before = #call.missing
+  ff.execution.note_missing(call, execution)
+  local is_missing = #call.missing > before
+  if flow and (is_missing or execution.public_state == 'blocked') and not is_listed(call, flow, execution) then
+    for index = #call.missing, before + 1, -1 do
+      call.missing[index] = nil
+    end
+    ff.suspects.note(call, execution.uuid, execution.flow_id)
+  elseif execution.public_state == 'blocked' then
     missed_needs(call, execution)
-  end
-  if index and not in_index(index, member) then
-    call.missing[#call.missing + 1] = { index, score, member, state == 'waiting' and execution.lane_id }
-  end
-  local deadline = ff.base.num(execution.deadline_at)
-  if deadline > 0 and not in_index(partition.deadlines, uuid) then
-    call.missing[#call.missing + 1] = { partition.deadlines, execution.deadline_at, uuid }
   end
 end
 
@@ -78,6 +86,9 @@ local function examine(call, member)
   elseif not execution or (execution.flow_id and not flow) then
     ff.suspects.note(call, uuid, flow_id)
     return
+  elseif flow and flow.state == 'submitting' then
+    call.submitting[flow.core] = true
+    return
   end
   if execution.lifecycle_phase == 'terminal' then
     ff.execution.resume_end(call, execution)
@@ -87,15 +98,12 @@ local function examine(call, member)
   end
 end
 
-local function add_missing(call)
-  for _, entry in ipairs(call.missing) do
-    redis.call('ZADD', entry[1], entry[2], entry[3])
-    if entry[4] then
-      call.lanes[#call.lanes + 1] = entry[4]
-    else
-      ff.timers.note(call, tonumber(entry[2]))
+-- Has flows expire that are being submitted, where an interrupted call has left them without.
+local function expire_submitting(call)
+  for core in pairs(call.submitting) do
+    if redis.call('PTTL', core) < 0 then
+      redis.call('PEXPIRE', core, ff.flow.parts_kept_for)
     end
-    call.repaired = call.repaired + 1
   end
 end
 
@@ -103,18 +111,23 @@ local function reconcile(KEYS, ARGV)
   local policy, after, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
   local call = ff.call.begin(KEYS, policy)
   call.repaired, call.missing, call.suspects, call.unreadable, call.unreadable_count = 0, {}, {}, '', 0
+  call.reads_left, call.submitting = READS_AT_ONCE, {}
   -- A member continues its uuid with digits and '-' only, so that 'g' comes after it.
   local from = after == '' and '-' or '(' .. after .. 'g'
+  limit = math.min(limit, READS_AT_ONCE)
   local members = redis.call('ZRANGEBYLEX', call.partition.open, from, '+', 'LIMIT', 0, limit)
   local examined = 0
   for _, member in ipairs(members) do
-    if call.ends_left <= 0 then
+    if call.ends_left <= 0 or call.reads_left <= 0 then
       break
     end
+    call.reads_left = call.reads_left - 1
     examine(call, member)
     examined = examined + 1
   end
-  add_missing(call)
+  call.repaired = call.repaired + #call.missing
+  ff.execution.add_missing(call)
+  expire_submitting(call)
   ff.call.commit(call)
   local stopped_early = examined < #members or #members == limit
   local last = stopped_early and examined > 0 and ff.execution.of_open_member(members[examined])

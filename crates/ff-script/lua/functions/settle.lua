@@ -29,38 +29,26 @@ local function discard(call, suspect, execution)
   forget(call, suspect)
 end
 
--- The members of a flow, with what an execution takes from it.
-local function read_members(flow)
-  if not flow.members then
+-- The index of an execution in its flow, from 0; nil where its flow does not list it. Reads with it what the execution
+-- takes from the flow.
+local function index_in(flow, uuid)
+  if not flow.namespace then
     local stored = redis.call('HMGET', flow.core, 'members', 'namespace', 'created_at')
-    flow.members, flow.namespace, flow.created_at = ff.base.split(stored[1]), stored[2], stored[3]
+    flow.members, flow.namespace, flow.created_at = stored[1] or '', stored[2], stored[3]
   end
-  return flow.members
+  local place = ff.uuids.place(flow.members, uuid)
+  return place and ff.base.int(place - 1)
 end
 
--- The place of an execution in its flow, and the other members.
-local function place_in(flow, uuid)
-  local place, others = nil, {}
-  for index, member in ipairs(read_members(flow)) do
-    if member == uuid then
-      place = ff.base.int(index - 1)
-    else
-      others[#others + 1] = member
-    end
-  end
-  return place, others
-end
-
--- A record in place of the one that is gone, with what its flow knows. Which of the other members need it is found out
--- when they are dealt with.
-local function record_of(call, suspect, flow, place, others)
+-- A record in place of the one that is gone, with what its flow knows.
+local function record_of(call, suspect, flow, index)
   local record = {
     uuid = suspect.uuid, core = suspect.core, execution_id = call.partition.tag .. ':' .. suspect.uuid,
-    flow_id = suspect.flow_id, index = place, namespace = flow.namespace, lane_id = UNKNOWN, tags_json = '{}',
-    current_attempt_index = '0', generation = '0', deadline_at = '0', dependents = ff.dependents.perhaps(others),
+    flow_id = suspect.flow_id, index = index, namespace = flow.namespace, lane_id = UNKNOWN, tags_json = '{}',
+    current_attempt_index = '0', generation = '0', deadline_at = '0', dependents = ff.dependents.unknown,
   }
   local fields = {
-    'execution_id', record.execution_id, 'flow_id', record.flow_id, 'index', place, 'name', UNKNOWN,
+    'execution_id', record.execution_id, 'flow_id', record.flow_id, 'index', index, 'name', UNKNOWN,
     'namespace', record.namespace, 'lane_id', UNKNOWN, 'tags_json', '{}', 'created_at', flow.created_at or '0',
     'current_attempt_index', '0', 'generation', '0', 'lease_epoch', '0', 'unmet_needs', '0', 'max_attempts', '1',
     'priority', '0', 'dependents', record.dependents,
@@ -70,15 +58,15 @@ end
 
 -- A member whose record is gone: it ends as failed, unless its flow knows how it ended.
 local function lose(call, suspect, flow)
-  local place, others = place_in(flow, suspect.uuid)
-  if not place then
+  local index = index_in(flow, suspect.uuid)
+  if not index then
     call.removals[#call.removals + 1] = suspect
     return
   end
-  local record, fields = record_of(call, suspect, flow, place, others)
+  local record, fields = record_of(call, suspect, flow, index)
   call.lost = call.lost + 1
   call.loaded[suspect.uuid] = record
-  local outcome = redis.call('HGET', flow.core, 'ended:' .. place)
+  local outcome = redis.call('HGET', flow.core, 'ended:' .. index)
   if not outcome then
     ff.execution.finish(call, record, 'failed', 'record_lost', fields)
     return
@@ -103,8 +91,9 @@ local function was_submitted(call, execution)
   elseif state == 'delayed' then
     return redis.call('ZSCORE', partition.delayed, execution.uuid)
   end
-  local needs = ff.base.split(redis.call('HGET', execution.core, 'needs'))
-  return ff.base.num(execution.unmet_needs) < #needs, needs[1]
+  local needs = redis.call('HGET', execution.core, 'needs') or ''
+  local count = ff.uuids.count(needs)
+  return ff.base.num(execution.unmet_needs) < count, count > 0 and ff.uuids.at(needs, 1)
 end
 
 -- Whether a flow whose core is gone was submitted to its end, as an execution and what it needs tell; nil if that
@@ -147,12 +136,16 @@ local function judge(call, suspect)
   local flow, flow_problem = ff.flow.try(call, suspect)
   if flow_problem then
     return
+  elseif flow and flow.state == 'submitting' then
+    return
   elseif not execution and flow then
     lose(call, suspect, flow)
   elseif not execution then
     call.removals[#call.removals + 1] = suspect
   elseif suspect.flow_id and not flow then
     orphaned(call, suspect, execution)
+  elseif flow and not ff.flow.lists(flow, execution) then
+    call.discards[#call.discards + 1] = { suspect, execution }
   end
 end
 

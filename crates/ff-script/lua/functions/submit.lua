@@ -1,15 +1,19 @@
--- ff1_submit: accepts a flow, or one solo execution.
+-- ff1_submit: accepts a flow, or one solo execution, or writes a part of the members of a flow that is too large for one
+-- call. Such a flow is nobody's before ff1_start_flow, and its parts may be written again until then.
 -- KEYS   1..12 partition block, 13 flow core (of a solo execution: its own core), then per member: core, tags
--- ARGV   1 policy, 2 flow id ('' for a solo execution), 3 namespace, 4 flow name, 5 fingerprint, then per member:
---        uuid, name, lane, priority, tags as JSON, payload, max attempts, backoff ms, longest backoff ms,
+-- ARGV   1 policy, 2 flow id ('' for a solo execution), 3 namespace, 4 flow name, 5 fingerprint, 6 index in the flow of
+--        the first member, 7 'whole' | 'first' (part of a flow) | 'further', then per member: uuid, name, lane, priority, tags as JSON, payload, max attempts, backoff ms, longest backoff ms,
 --        max lease expiries, delay ms, deadline ms (0 none), timeout ms (0 none), number of needs,
 --        needs and dependents (uuids, comma-separated), number of tags, then key and value of each tag
--- reply  'ok' | 'exists' (the same content is there already) | 'conflict' (other content is there)
+-- reply  'ok' | 'exists' (the same content is there already) | 'conflict' (other content is there) | 'restart' (a further
+--        part of a flow whose earlier parts are not kept any more)
 -- errors WRONGTYPE, OOM
-local FIRST_MEMBER, MEMBER_ARGUMENTS = 6, 17
+local FIRST_MEMBER, MEMBER_ARGUMENTS = 8, 17
+-- Bytes of a payload from which on it has a field of its own, so that a claim can tell what it takes.
+local LARGE_PAYLOAD = 16384
 
 local function read_members(KEYS, ARGV)
-  local members, count = {}, 0
+  local members, count, first = {}, 0, tonumber(ARGV[6])
   local at, key = FIRST_MEMBER, ff.keys.block + 2
   while at <= #ARGV do
     local tags = at + MEMBER_ARGUMENTS
@@ -20,7 +24,7 @@ local function read_members(KEYS, ARGV)
       backoff_max_ms = ARGV[at + 8], max_lease_expiries = ARGV[at + 9], delay_ms = ARGV[at + 10],
       deadline_ms = ARGV[at + 11], timeout_ms = ARGV[at + 12], unmet_needs = ARGV[at + 13],
       needs = ARGV[at + 14], dependents = ARGV[at + 15], first_tag = tags,
-      last_tag = tags + 2 * tonumber(ARGV[at + 16]) - 1, index = ff.base.int(count),
+      last_tag = tags + 2 * tonumber(ARGV[at + 16]) - 1, index = ff.base.int(first + count),
     }
     at, key, count = member.last_tag + 1, key + 2, count + 1
     members[count] = member
@@ -61,7 +65,12 @@ local function further_fields(member, flow_id, fingerprint)
   else
     set('fingerprint', fingerprint)
   end
-  if member.payload ~= '' then
+  local payload_bytes = #member.payload
+  if payload_bytes >= LARGE_PAYLOAD then
+    set('large_payload', member.payload)
+    set('large_payload_len', ff.base.int(payload_bytes))
+    set('has_payload', '1')
+  elseif payload_bytes > 0 then
     set('payload', member.payload)
     set('has_payload', '1')
   end
@@ -105,14 +114,13 @@ local function write_member(call, ARGV, member)
 end
 
 local function write_flow(call, key, ARGV, members)
-  local flow_id, namespace, name, fingerprint = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-  local uuids, count = {}, #members
-  for index = 1, count do
+  local uuids = {}
+  for index = 1, #members do
     uuids[index] = members[index].uuid
   end
-  redis.call('HSET', key, 'flow_id', flow_id, 'namespace', namespace, 'name', name, 'fingerprint', fingerprint,
-    'state', 'running', 'total', ff.base.int(count), 'remaining', ff.base.int(count), 'unsuccessful', '0',
-    'created_at', call.now_text, 'members', table.concat(uuids, ','))
+  ff.flow.start(call, key, {
+    id = ARGV[2], namespace = ARGV[3], name = ARGV[4], fingerprint = ARGV[5], members = table.concat(uuids, ','),
+  })
 end
 
 local function index_members(call, members)
@@ -152,18 +160,23 @@ end
 
 local function submit(KEYS, ARGV)
   local head = KEYS[ff.keys.block + 1]
-  local flow_id, fingerprint = ARGV[2], ARGV[5]
+  local flow_id, fingerprint, part = ARGV[2], ARGV[5], ARGV[7]
   local call = ff.call.look(KEYS)
-  local known = redis.call('HGET', head, 'fingerprint')
-  if known then
-    return { known == fingerprint and 'exists' or 'conflict' }
+  local answer = ff.flow.known(head, fingerprint, part)
+  if answer then
+    return { answer }
   end
   local members = read_members(KEYS, ARGV)
+  if part ~= 'whole' then
+    ff.flow.keep_submitting(head, flow_id, fingerprint)
+  end
   open_members(call, flow_id, members)
   for _, member in ipairs(members) do
     write_member(call, ARGV, member)
   end
-  if flow_id ~= '' then
+  if part ~= 'whole' then
+    return { 'ok' }
+  elseif flow_id ~= '' then
     write_flow(call, head, ARGV, members)
   end
   index_members(call, members)

@@ -6,15 +6,25 @@
 --        next or '', then uuid and flow id (or '') of each suspect, for ff1_settle
 -- errors WRONGTYPE
 -- flags  allow-oom
-local DUE_AT_ONCE = 64
+
+-- Executions that a call visits, and that it visits of each index in any case.
+local VISITS, LEAST_VISITS = 32, 6
+
+-- Entries that the call may visit of an index.
+local function room(call)
+  return math.max(call.visits_left, LEAST_VISITS)
+end
 
 local function due(call, index)
-  return redis.call('ZRANGEBYSCORE', index, '-inf', ff.base.int(call.now), 'LIMIT', 0, DUE_AT_ONCE)
+  local entries = redis.call('ZRANGEBYSCORE', index, '-inf', ff.base.int(call.now), 'LIMIT', 0, room(call))
+  call.visits_left = call.visits_left - #entries
+  return entries
 end
 
 -- Looks at what an index says is due. An entry that cannot be dealt with, because its execution is not found or it or its
 -- flow was overwritten by another program, is put off.
 local function each_due(call, index, visit)
+  local limit = room(call)
   local entries = due(call, index)
   for _, uuid in ipairs(entries) do
     if call.ends_left <= 0 then
@@ -36,7 +46,7 @@ local function each_due(call, index, visit)
       visit(execution)
     end
   end
-  return #entries == DUE_AT_ONCE
+  return #entries == limit
 end
 
 local function release(call, execution)
@@ -77,7 +87,9 @@ local function expire(call, execution)
 end
 
 local function resolve_pending(call)
-  local parents = redis.call('ZRANGE', call.partition.pending, 0, DUE_AT_ONCE - 1)
+  local limit = room(call)
+  local parents = redis.call('ZRANGE', call.partition.pending, 0, limit - 1)
+  call.visits_left = call.visits_left - #parents
   local progress = false
   for _, uuid in ipairs(parents) do
     if call.dependents_left <= 0 then
@@ -97,7 +109,7 @@ local function resolve_pending(call)
       call.put_off[#call.put_off + 1] = { call.partition.pending, uuid }
     end
   end
-  return progress and #parents == DUE_AT_ONCE
+  return progress and #parents == limit
 end
 
 -- Gives a lease the end that it has by the clock as it is now. The entry in `leases` is never later than the core.
@@ -176,6 +188,7 @@ local function sweep(KEYS, ARGV)
   call.reports_timers = true
   call.released, call.reclaimed, call.stale, call.moved_due, call.put_off, call.suspects =
     0, 0, {}, {}, {}, {}
+  call.visits_left = VISITS
   local partition = call.partition
   ff.queue.prune(partition, call.now)
   local remind_at = ff.queue.remind(partition, call.now)
@@ -190,7 +203,7 @@ local function sweep(KEYS, ARGV)
   more = resolve_pending(call) or more
   ff.call.commit(call)
   correct_indexes(call)
-  local removed, more_to_remove = ff.retention.run(call, retention_ms, idempotency_ms)
+  local removed, more_to_remove = ff.retention.run(call, retention_ms, idempotency_ms, room(call))
   return reply(call, removed, more or more_to_remove, earlier(soonest(partition), remind_at))
 end
 

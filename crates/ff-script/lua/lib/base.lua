@@ -1,4 +1,4 @@
--- The clock, numbers as text, lists as text, and replies. Everything else builds on these.
+-- The clock, numbers as text, and replies. Everything else builds on these.
 
 ff.base = {}
 
@@ -47,15 +47,6 @@ end
 -- A stored text, with absent as ''.
 function ff.base.text(value)
   return value or ''
-end
-
--- The parts of a comma-separated list.
-function ff.base.split(list)
-  local parts = {}
-  for part in string.gmatch(list or '', '[^,]+') do
-    parts[#parts + 1] = part
-  end
-  return parts
 end
 
 -- Calls a command that takes any number of arguments after its key, at most 1,000 of them at a time. `width` arguments

@@ -3,9 +3,9 @@
 
 ff.call = {}
 
--- Bounds of one call, since a script cannot be interrupted once it has written.
-local MAX_ENDS = 128
-local MAX_DEPENDENTS = 256
+-- Bounds of one call, since a script cannot be interrupted once it has written. ARCHITECTURE.md says what they take.
+local MAX_ENDS = 24
+local MAX_DEPENDENTS = 32
 
 local NOTHING = {}
 

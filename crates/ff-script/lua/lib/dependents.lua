@@ -6,18 +6,16 @@
 
 ff.dependents = {}
 
--- A list of executions that may need the one whose `dependents` it is; who does is found out when they are dealt with.
--- For an execution whose record was lost.
-function ff.dependents.perhaps(uuids)
-  return '?' .. table.concat(uuids, ',')
-end
+-- Stands for the dependents of an execution whose record was lost: any member of its flow may need it. Who does is found
+-- out when they are dealt with.
+ff.dependents.unknown = '?'
 
--- The uuids of a stored list, and whether it only says who may need the execution.
-function ff.dependents.parse(stored)
-  if stored and string.byte(stored) == 63 then
-    return ff.base.split(string.sub(stored, 2)), true
+-- The list of dependents behind a stored text, and whether it only says who may need the execution.
+function ff.dependents.list(partition, stored, flow_id)
+  if stored ~= ff.dependents.unknown then
+    return stored or '', false
   end
-  return ff.base.split(stored), false
+  return flow_id and redis.call('HGET', ff.keys.flow(partition.tag, flow_id), 'members') or '', true
 end
 
 local function needs(dependent, parent)
@@ -78,22 +76,23 @@ function ff.dependents.plan(call, parent)
     return
   end
   local list
-  list, parent.uncertain = ff.dependents.parse(stored)
+  list, parent.uncertain = ff.dependents.list(call.partition, stored, parent.flow_id)
+  local count = ff.uuids.count(list)
   -- One call may come to the same parent twice, before anything of the first time is written.
   local before = parent.progress or ff.base.num(parent.dependents_done)
   local done = before
   local flow = ff.flow.of(call, parent)
   if flow and flow.cancel_requested then
-    done = #list
+    done = count
   end
-  while done < #list and call.dependents_left > 0 do
+  while done < count and call.dependents_left > 0 do
     call.dependents_left = call.dependents_left - 1
-    if not resolve(call, parent, list[done + 1]) then
+    if not resolve(call, parent, ff.uuids.at(list, done + 1)) then
       break
     end
     done = done + 1
   end
-  parent.leaves_pending = done < #list
+  parent.leaves_pending = done < count
   parent.progress = done
   parent.advanced = done > before
   if done > before or parent.leaves_pending then

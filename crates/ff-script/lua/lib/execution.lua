@@ -188,6 +188,37 @@ function ff.execution.move(call, execution, state, due, fields)
   ff.execution.touch(call, execution, fields)
 end
 
+-- Notes in `call.missing` the indexes that an execution which has not ended belongs to and is not in.
+function ff.execution.note_missing(call, execution)
+  local partition, uuid, state = call.partition, execution.uuid, execution.public_state
+  local index, score, member
+  if state == 'waiting' then
+    index, score, member = partition.ready, '0', execution.ready_member
+  elseif state == 'delayed' then
+    index, score, member = partition.delayed, execution.eligible_at, uuid
+  elseif state == 'active' then
+    index, score, member = partition.leases, execution.lease_expires_at, uuid
+  end
+  if index and not redis.call('ZSCORE', index, member) then
+    call.missing[#call.missing + 1] = { index, score, member, state == 'waiting' and execution.lane_id }
+  end
+  if ff.base.num(execution.deadline_at) > 0 and not redis.call('ZSCORE', partition.deadlines, uuid) then
+    call.missing[#call.missing + 1] = { partition.deadlines, execution.deadline_at, uuid }
+  end
+end
+
+-- Puts executions into the indexes that they were missing in.
+function ff.execution.add_missing(call)
+  for _, entry in ipairs(call.missing) do
+    redis.call('ZADD', entry[1], entry[2], entry[3])
+    if entry[4] then
+      call.lanes[#call.lanes + 1] = entry[4]
+    else
+      ff.timers.note(call, tonumber(entry[2]))
+    end
+  end
+end
+
 -- Plans to write further fields.
 function ff.execution.touch(call, execution, fields)
   local planned = execution.fields

@@ -6,6 +6,47 @@ local FIELDS = {
   'flow_id', 'state', 'remaining', 'unsuccessful', 'cancel_requested', 'cancel_reason', 'member_cancelled',
 }
 
+-- For how long the parts of a submission are kept until the next of them comes (ms).
+ff.flow.parts_kept_for = '60000'
+
+-- What a submission is answered whose flow, or part of it, is there; nil where it is to be written. `part` is 'whole',
+-- 'first' or 'further'.
+function ff.flow.known(core, fingerprint, part)
+  local stored = redis.call('HMGET', core, 'fingerprint', 'state')
+  local known, submitting = stored[1], stored[2] == 'submitting'
+  if not known then
+    return part == 'further' and 'restart' or nil
+  elseif known ~= fingerprint then
+    return 'conflict'
+  elseif not (submitting and part ~= 'whole') then
+    return 'exists'
+  end
+end
+
+-- Notes that a flow is being submitted in parts. It expires unless the next part comes in time: then its members are
+-- discarded as those of a submission that was interrupted.
+function ff.flow.keep_submitting(core, flow_id, fingerprint)
+  redis.call('HSET', core, 'flow_id', flow_id, 'fingerprint', fingerprint, 'state', 'submitting')
+  redis.call('PEXPIRE', core, ff.flow.parts_kept_for)
+end
+
+-- Writes a flow whose members are all there.
+function ff.flow.start(call, core, flow)
+  local count = ff.base.int(ff.uuids.count(flow.members))
+  redis.call('HSET', core, 'flow_id', flow.id, 'namespace', flow.namespace, 'name', flow.name,
+    'fingerprint', flow.fingerprint, 'state', 'running', 'total', count, 'remaining', count, 'unsuccessful', '0',
+    'created_at', call.now_text, 'members', flow.members)
+end
+
+-- Whether a flow lists a member that has this index, as far as the list can be read. A submission that was interrupted and
+-- then made with other content leaves members behind that its flow does not know.
+function ff.flow.lists(flow, execution)
+  if not flow.members then
+    flow.members = redis.call('HGET', flow.core, 'members') or ''
+  end
+  return ff.uuids.at(flow.members, ff.base.num(execution.index) + 1) == execution.uuid
+end
+
 -- The field that says that a member was counted as ended.
 local function mark_of(index)
   return 'ended:' .. index
@@ -54,6 +95,12 @@ end
 function ff.flow.of(call, execution)
   local flow_id = execution.flow_id
   return flow_id and (call.flows[flow_id] or ff.flow.load(call, flow_id, execution.index))
+end
+
+-- Whether an execution belongs to a flow that is not submitted as a whole yet.
+function ff.flow.is_submitting(call, execution)
+  local flow = ff.flow.of(call, execution)
+  return flow and flow.state == 'submitting'
 end
 
 -- Whether a member was counted, as it is stored.

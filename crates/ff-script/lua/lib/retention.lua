@@ -2,9 +2,6 @@
 
 ff.retention = {}
 
--- Executions deleted per call, rounded up to whole flows.
-local REMOVED_AT_ONCE = 256
-local CANDIDATES_AT_ONCE = 32
 -- For how long the clock must have stood before anything is deleted by it (ms), or for the retention if that is shorter.
 local CLOCK_STANDS = 600000
 -- What is left of a core so that a repeated submission is known.
@@ -72,8 +69,13 @@ local function remove_flow(call, uuid, flow_id, cutoff)
   elseif ff.base.num(flow[2]) >= cutoff then
     return postpone(call.partition, uuid, ff.base.num(flow[2]))
   end
-  -- The flow comes first: without its members' list each member is removed by its own entry in `ended`.
-  local members = ff.base.split(flow[3])
+  -- The flow comes first: without its members' list each member is removed by its own entry in `ended`. So are those that
+  -- this call has no room for.
+  local members = { uuid }
+  for place = 1, math.min(ff.uuids.count(flow[3]), call.room) do
+    local member = ff.uuids.at(flow[3], place)
+    members[#members + 1] = member ~= uuid and member or nil
+  end
   delete_head(call, core, flow_id)
   return remove_executions(call, members)
 end
@@ -104,8 +106,9 @@ local function trimmed(log, cutoff)
   return ff.log.trim_before(log, cutoff)
 end
 
--- Returns how many executions were removed, and whether more are due.
-function ff.retention.run(call, retention_ms, idempotency_ms)
+-- Deletes up to `room` executions, and those of a flow that the last of them begins. Returns how many were removed, and
+-- whether more are due.
+function ff.retention.run(call, retention_ms, idempotency_ms, room)
   if ff.clock.stood_for(call.now) < math.min(CLOCK_STANDS, retention_ms) then
     return 0, false
   end
@@ -117,16 +120,17 @@ function ff.retention.run(call, retention_ms, idempotency_ms)
     return 0, true
   end
   local candidates = redis.call('ZRANGEBYSCORE', partition.ended, '-inf', '(' .. ff.base.int(cutoff), 'LIMIT', 0,
-    CANDIDATES_AT_ONCE)
+    room)
   local removed = 0
   call.gone, call.flows_done, call.solo_done = {}, flows_done, solo_done
   for _, uuid in ipairs(candidates) do
-    if removed >= REMOVED_AT_ONCE then
+    call.room = room - removed
+    if call.room <= 0 then
       return removed, true
     end
     if not call.gone[uuid] then
       removed = removed + remove(call, uuid, cutoff)
     end
   end
-  return removed, #candidates == CANDIDATES_AT_ONCE
+  return removed, #candidates == room
 end

@@ -9,8 +9,10 @@ use ff_core::{
 use super::{Operations, Reader, arg, block_and, call, not_found, read, work::read_tags};
 use crate::{host::ScriptHost, keys};
 
-/// Members that one call of `ff1_cancel_flow` ends.
-const CANCELLED_AT_ONCE: u32 = 128;
+/// Members that one call of `ff1_cancel_flow` looks at.
+const CANCELLED_AT_ONCE: u32 = 48;
+/// Members that one call of `ff1_describe_flow` reads.
+const DESCRIBED_AT_ONCE: u32 = 200;
 
 impl<H: ScriptHost> Operations<H> {
     /// See [`ff_core::backend::ControlBackend::describe_execution`].
@@ -32,26 +34,27 @@ impl<H: ScriptHost> Operations<H> {
     /// As there.
     pub async fn describe_flow(&self, id: FlowId) -> Result<FlowSnapshot, EngineError> {
         let partition = self.partition_of(id);
-        let call = read("ff1_describe_flow", vec![keys::flow_core(partition, id)], vec![arg(partition)]);
-        let reply = self.run(call).await?;
-        if reply.is_empty() {
-            return Err(EngineError::NotFound { what: format!("flow {id}") });
+        let (mut described, mut next) = (None, Some(1_u32));
+        while let Some(first) = next {
+            let args = vec![arg(partition), arg(first), arg(DESCRIBED_AT_ONCE)];
+            let reply = self.run(read("ff1_describe_flow", vec![keys::flow_core(partition, id)], args)).await?;
+            if reply.is_empty() {
+                return Err(EngineError::NotFound { what: format!("flow {id}") });
+            }
+            let mut reader = Reader::new("describe flow", &reply);
+            let flow = read_flow(&mut reader, id)?;
+            next = reader.optional_number()?;
+            // The state of the flow as it was before any member was read: it is never ahead of its members.
+            let members = &mut described.get_or_insert(flow).members;
+            while !reader.is_at_end() {
+                members.push(MemberSnapshot {
+                    name: reader.text()?.to_owned(),
+                    execution_id: ExecutionId::from_parts(partition, reader.parse()?),
+                    state: reader.parse()?,
+                });
+            }
         }
-        let mut reader = Reader::new("describe flow", &reply);
-        let name = reader.optional_text()?.map(str::to_owned);
-        let mut flow = FlowSnapshot::new(id, Namespace::new(reader.text()?)?, reader.parse()?);
-        flow.name = name;
-        flow.cancel_requested = reader.flag()?;
-        flow.created_at_ms = reader.number()?;
-        flow.completed_at_ms = reader.optional_number()?;
-        while !reader.is_at_end() {
-            flow.members.push(MemberSnapshot {
-                name: reader.text()?.to_owned(),
-                execution_id: ExecutionId::from_parts(partition, reader.parse()?),
-                state: reader.parse()?,
-            });
-        }
-        Ok(flow)
+        described.ok_or_else(|| EngineError::NotFound { what: format!("flow {id}") })
     }
 
     /// See [`ff_core::backend::ControlBackend::cancel_execution`].
@@ -123,6 +126,17 @@ impl<H: ScriptHost> Operations<H> {
 /// A reason, cut to its limit at a character.
 pub(super) fn reason_argument(reason: &str) -> Bytes {
     arg(&reason[..reason.floor_char_boundary(limits::REASON_BYTES)])
+}
+
+/// What a page says of the flow itself.
+fn read_flow(reader: &mut Reader<'_>, id: FlowId) -> Result<FlowSnapshot, EngineError> {
+    let name = reader.optional_text()?.map(str::to_owned);
+    let mut flow = FlowSnapshot::new(id, Namespace::new(reader.text()?)?, reader.parse()?);
+    flow.name = name;
+    flow.cancel_requested = reader.flag()?;
+    flow.created_at_ms = reader.number()?;
+    flow.completed_at_ms = reader.optional_number()?;
+    Ok(flow)
 }
 
 fn read_execution(reader: &mut Reader<'_>, id: ExecutionId) -> Result<ExecutionSnapshot, EngineError> {

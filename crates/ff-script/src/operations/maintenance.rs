@@ -13,9 +13,9 @@ use super::{Operations, Reader, arg, block_and, call, read, submit::millis};
 use crate::{host::ScriptHost, keys};
 
 /// Dependents that one call of `ff1_resolve` is shown, with their keys.
-const RESOLVED_AT_ONCE: u32 = 128;
+const RESOLVED_AT_ONCE: u32 = 32;
 /// Suspects that one call of `ff1_settle` is shown.
-const SETTLED_AT_ONCE: usize = 64;
+const SETTLED_AT_ONCE: usize = 16;
 
 /// An index's entry without an execution, or an execution without its flow; with the flow's id where that is known.
 type Suspect = (ExecutionId, Option<FlowId>);

@@ -1,6 +1,6 @@
 //! Submission.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use bytes::Bytes;
 use ff_core::{
@@ -10,9 +10,24 @@ use ff_core::{
 use sha2::{Digest as _, Sha256};
 
 use super::{Operations, Reader, arg, block_and, call};
-use crate::{host::ScriptHost, keys};
+use crate::{
+    host::{Call, Reply, ScriptHost},
+    keys,
+};
+
+/// Members that one call writes, and bytes of their arguments unless the first has more. ARCHITECTURE.md says what they
+/// take.
+const MEMBERS_AT_ONCE: usize = 32;
+const BYTES_AT_ONCE: usize = 256 << 10;
+/// Members that one call queues.
+const ENQUEUED_AT_ONCE: usize = 48;
+/// Calls that are sent together.
+const CALLS_AT_ONCE: usize = 8;
+/// How often a submission in parts begins again whose parts were discarded.
+const TRIES: usize = 3;
 
 /// What the server holds after a submission.
+#[derive(Debug, Clone, Copy)]
 enum Accepted {
     Now,
     Before,
@@ -82,33 +97,119 @@ impl<H: ScriptHost> Operations<H> {
         head: &Head<'_>,
         members: impl Iterator<Item = Member<'_>>,
     ) -> Result<Accepted, EngineError> {
-        let mut keys = block_and(head.partition, [head.key.clone()]);
-        let mut content = Vec::new();
-        for member in members {
-            keys.extend([keys::execution_core(member.id), keys::execution_tags(member.id)]);
-            member.push_arguments(&mut content)?;
+        let members = members.map(Member::written).collect::<Result<Vec<_>, _>>()?;
+        let fingerprint = fingerprint(head, &members);
+        if let [_] = parts(&members)[..] {
+            let reply = self.run(self.part(head, &fingerprint, "whole", &members, 0)).await?;
+            return match accepted(&reply)? {
+                Some(accepted) => Ok(accepted),
+                None => Err(Reader::new("submit", &reply).malformed("a submission as a whole has no parts")),
+            };
         }
+        for _ in 0..TRIES {
+            if let Some(accepted) = self.submit_parts(head, &fingerprint, &members).await? {
+                return Ok(accepted);
+            }
+        }
+        Err(EngineError::Contention {
+            op: "submit".to_owned(),
+            reason: format!("the parts of flow {} were discarded before all of them were written", head.flow_id),
+        })
+    }
+
+    /// Submits a flow that is too large for one call. `None` where the parts were discarded meanwhile.
+    async fn submit_parts(
+        &self,
+        head: &Head<'_>,
+        fingerprint: &Bytes,
+        members: &[Written],
+    ) -> Result<Option<Accepted>, EngineError> {
+        let parts = parts(members);
+        let call_of =
+            |name, part: &Range<usize>| self.part(head, fingerprint, name, &members[part.clone()], part.start);
+        // The first part says whose flow this is; the others may then come in any order.
+        let first = self.run(call_of("first", &parts[0])).await?;
+        if let Some(Accepted::Before) = accepted(&first)? {
+            return Ok(Some(Accepted::Before));
+        }
+        for group in parts[1..].chunks(CALLS_AT_ONCE) {
+            let calls = group.iter().map(|part| call_of("further", part)).collect();
+            for reply in self.host.fcall_many(calls).await {
+                match accepted(&reply?)? {
+                    Some(Accepted::Now) => {}
+                    other => return Ok(other),
+                }
+            }
+        }
+        let started = accepted(&self.run(start(head, fingerprint, members)).await?)?;
+        if started.is_some() {
+            self.enqueue(head.partition, members).await;
+        }
+        Ok(started)
+    }
+
+    /// Queues the members that wait for no other. Where that fails the reconciler does it: the flow is accepted.
+    async fn enqueue(&self, partition: Partition, members: &[Written]) {
+        let waiting: Vec<Bytes> =
+            members.iter().filter(|member| member.is_indexed).map(|member| member.args[0].clone()).collect();
+        let call = |uuids: &[Bytes]| call("ff1_enqueue", keys::partition_block(partition), uuids.to_vec());
+        let calls = waiting.chunks(ENQUEUED_AT_ONCE).map(call).collect();
+        for error in self.host.fcall_many(calls).await.into_iter().filter_map(Result::err) {
+            tracing::warn!(%partition, %error, "members of an accepted flow wait for the reconciler to queue them");
+        }
+    }
+
+    fn part(&self, head: &Head<'_>, fingerprint: &Bytes, name: &str, members: &[Written], first: usize) -> Call {
+        let cores = |member: &Written| [keys::execution_core(member.id), keys::execution_tags(member.id)];
+        let keys = std::iter::once(head.key.clone()).chain(members.iter().flat_map(cores));
         let mut args = vec![
             self.policy.argument(),
             arg(&head.flow_id),
             arg(head.namespace),
             arg(head.name),
-            fingerprint(head, &content),
+            fingerprint.clone(),
+            arg(first),
+            arg(name),
         ];
-        args.extend(content);
-        let reply = self.run(call("ff1_submit", keys, args)).await?;
-        let mut reader = Reader::new("submit", &reply);
-        match reader.text()? {
-            "ok" => Ok(Accepted::Now),
-            "exists" => Ok(Accepted::Before),
-            "conflict" => Err(EngineError::Conflict {
-                what: "the idempotency key".to_owned(),
-                reason: "it was used for a submission with other content; use another key, or the same content"
-                    .to_owned(),
-            }),
-            other => Err(reader.malformed(other)),
-        }
+        args.extend(members.iter().flat_map(|member| member.args.iter().cloned()));
+        call("ff1_submit", block_and(head.partition, keys), args)
     }
+}
+
+fn start(head: &Head<'_>, fingerprint: &Bytes, members: &[Written]) -> Call {
+    let uuids: Vec<_> = members.iter().map(|member| member.id.uuid().to_string()).collect();
+    let args = vec![arg(&head.flow_id), arg(head.namespace), arg(head.name), fingerprint.clone(), arg(uuids.join(","))];
+    call("ff1_start_flow", block_and(head.partition, [head.key.clone()]), args)
+}
+
+/// What an answer says; `None` where the parts are to be written again.
+fn accepted(reply: &Reply) -> Result<Option<Accepted>, EngineError> {
+    let mut reader = Reader::new("submit", reply);
+    match reader.text()? {
+        "ok" => Ok(Some(Accepted::Now)),
+        "exists" => Ok(Some(Accepted::Before)),
+        "restart" => Ok(None),
+        "conflict" => Err(EngineError::Conflict {
+            what: "the idempotency key".to_owned(),
+            reason: "it was used for a submission with other content; use another key, or the same content".to_owned(),
+        }),
+        other => Err(reader.malformed(other)),
+    }
+}
+
+/// The members that each call writes.
+fn parts(members: &[Written]) -> Vec<Range<usize>> {
+    let (mut parts, mut first, mut bytes) = (Vec::new(), 0, 0);
+    for (index, member) in members.iter().enumerate() {
+        let is_full = index - first == MEMBERS_AT_ONCE || bytes + member.bytes() > BYTES_AT_ONCE;
+        if index > first && is_full {
+            parts.push(first..index);
+            (first, bytes) = (index, 0);
+        }
+        bytes += member.bytes();
+    }
+    parts.push(first..members.len());
+    parts
 }
 
 struct Head<'a> {
@@ -127,11 +228,28 @@ struct Member<'a> {
     dependents: String,
 }
 
+/// A member as its arguments say it.
+struct Written {
+    id: ExecutionId,
+    /// Whether it is in an index from the beginning.
+    is_indexed: bool,
+    /// The first is its uuid.
+    args: Vec<Bytes>,
+}
+
+impl Written {
+    fn bytes(&self) -> usize {
+        self.args.iter().map(Bytes::len).sum()
+    }
+}
+
 impl Member<'_> {
-    fn push_arguments(self, args: &mut Vec<Bytes>) -> Result<(), EngineError> {
+    fn written(self) -> Result<Written, EngineError> {
         let spec = self.spec;
         let tags = serde_json::to_string(&spec.tags)
             .map_err(|error| EngineError::invalid(format!("tags of `{}`", spec.name), error.to_string()))?;
+        let is_indexed = self.need_count == 0 || spec.deadline.is_some();
+        let mut args = Vec::with_capacity(17 + 2 * spec.tags.iter().count());
         args.extend([
             arg(self.id.uuid()),
             arg(&spec.name),
@@ -154,7 +272,7 @@ impl Member<'_> {
         for (key, value) in spec.tags.iter() {
             args.extend([arg(key), arg(value)]);
         }
-        Ok(())
+        Ok(Written { id: self.id, is_indexed, args })
     }
 }
 
@@ -163,10 +281,11 @@ pub(super) fn millis(duration: Duration) -> Bytes {
 }
 
 /// Tells whether a repeated submission has the same content: SHA-256 over all parts, each with its length.
-fn fingerprint(head: &Head<'_>, content: &[Bytes]) -> Bytes {
+fn fingerprint(head: &Head<'_>, members: &[Written]) -> Bytes {
+    let content = members.iter().flat_map(|member| &member.args);
     let mut hash = Sha256::new();
     let parts = [head.flow_id.as_bytes(), head.namespace.as_str().as_bytes(), head.name.as_bytes()];
-    for part in parts.into_iter().chain(content.iter().map(AsRef::as_ref)) {
+    for part in parts.into_iter().chain(content.map(AsRef::as_ref)) {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }

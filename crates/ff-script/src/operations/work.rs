@@ -15,9 +15,9 @@ use crate::{
 };
 
 /// Leases renewed by one call of a function.
-const RENEWED_AT_ONCE: usize = 128;
+const RENEWED_AT_ONCE: usize = 48;
 /// Leases given back by one call of a function.
-const RELEASED_AT_ONCE: usize = 64;
+const RELEASED_AT_ONCE: usize = 40;
 
 impl<H: ScriptHost> Operations<H> {
     /// See [`ff_core::backend::WorkBackend::await_work`].

@@ -97,7 +97,7 @@ pub async fn a_skip_beyond_the_bound_of_a_call_reaches_the_last(backend: Backend
     assert!(is_silent(&mut stream));
 }
 
-pub async fn the_largest_flow_is_accepted_in_one_call(backend: Backend) {
+pub async fn the_largest_flow_is_accepted_as_a_whole(backend: Backend) {
     let fixture = Fixture::new(backend);
     // 200 x 5, every member needing the whole layer before it: 20,000 dependencies would be too few to stretch it.
     let mut flow = FlowSubmission::new(fixture.namespace.clone());

@@ -4,6 +4,9 @@
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
+/// Members of a flow that need each other stand in one block of so many.
+const BLOCK: u32 = 6;
+
 /// One execution to submit. Times are in milliseconds; 0 means none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
@@ -110,7 +113,8 @@ impl Generator {
         while history.len() < length {
             let op = self.op();
             if faults && self.rng.u8(0..6) == 0 {
-                history.push(Op::Fault { command: self.rng.u32(0..40), stop: self.rng.bool() });
+                let last = if self.rng.u8(0..8) == 0 { 400 } else { 40 };
+                history.push(Op::Fault { command: self.rng.u32(0..last), stop: self.rng.bool() });
             }
             if failovers && self.rng.u8(0..8) == 0 {
                 history.push([Op::CutOff, Op::FailOver, Op::FailOver][self.rng.usize(0..3)].clone());
@@ -150,12 +154,15 @@ impl Generator {
     }
 
     fn members(&mut self) -> Vec<Member> {
-        (0..self.rng.u32(1..7)).map(|index| self.member(index)).collect()
+        // Now and then more than one call writes.
+        let count = if self.rng.u8(0..32) == 0 { self.rng.u32(33..40) } else { self.rng.u32(1..7) };
+        (0..count).map(|index| self.member(index)).collect()
     }
 
     fn member(&mut self, index: u32) -> Member {
         let rng = &mut self.rng;
-        let mut needs: Vec<_> = (0..index).filter(|_| rng.u8(0..3) == 0).collect();
+        // Not so many in a row that one call could not end them all.
+        let mut needs: Vec<_> = (index / BLOCK * BLOCK..index).filter(|_| rng.u8(0..3) == 0).collect();
         needs.dedup();
         let mut sometimes = |chance: u8, most: u64| if rng.u8(0..chance) == 0 { rng.u64(1..most) } else { 0 };
         let (backoff, delay, deadline, timeout) =

@@ -252,9 +252,15 @@ impl<S: Stage> World<'_, S> {
     }
 
     pub(super) fn reconcile(&self) -> Result<u32, EngineError> {
-        self.stage
-            .wait(self.stage.backend().reconcile(PARTITION, None, 1_000))
-            .map(|report| report.repaired + report.lost)
+        let (mut put_right, mut cursor) = (0, None);
+        loop {
+            let report = self.stage.wait(self.stage.backend().reconcile(PARTITION, cursor, 1_000))?;
+            put_right += report.repaired + report.lost;
+            cursor = report.next;
+            if cursor.is_none() {
+                return Ok(put_right);
+            }
+        }
     }
 
     /// Works off what is pending; returns whether anything was.

@@ -1,0 +1,25 @@
+-- ff1_enqueue: puts members of a flow that was submitted in parts where they wait: into the queue, or among the delays and
+-- deadlines. One that has gone on meanwhile stays where it is.
+-- KEYS   1..12 partition block
+-- ARGV   uuids
+-- reply  'ok'
+-- errors WRONGTYPE
+-- flags  allow-oom (what was accepted must go on when the server is full)
+local function enqueue(KEYS, ARGV)
+  local call = ff.call.look(KEYS)
+  call.missing = {}
+  for index = 1, #ARGV do
+    local execution, problem = ff.execution.load(call, ARGV[index])
+    if problem then
+      return redis.error_reply(problem)
+    elseif execution and execution.lifecycle_phase ~= 'terminal' then
+      ff.execution.note_missing(call, execution)
+    end
+  end
+  ff.execution.add_missing(call)
+  ff.queue.signal_all(call)
+  ff.timers.announce(call)
+  return { 'ok' }
+end
+
+redis.register_function({ function_name = 'ff1_enqueue', callback = enqueue, flags = { 'allow-oom' } })
