@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use crate::EngineError;
 
-/// Members of a flow that is submitted in one call.
+/// Members of a flow.
 pub const MEMBERS: usize = 1_000;
 /// Dependencies within a flow, counted over all its members.
 pub const DEPENDENCIES: usize = 50_000;
@@ -25,7 +25,7 @@ pub const ENGINE_STAY: Duration = Duration::from_secs(60);
 pub const PRIORITY: u16 = 999;
 /// Frames that the queue of one subscription holds.
 pub const QUEUE: usize = 1_000_000;
-/// Executions that one call claims.
+/// Executions that one claim asks for. A backend may give fewer and say that there are more.
 pub const CLAIM_BATCH: usize = 128;
 /// Bytes of a failure's or cancellation's reason; a longer one is cut at a character.
 pub const REASON_BYTES: usize = 1_024;
