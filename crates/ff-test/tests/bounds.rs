@@ -102,8 +102,7 @@ impl Stage {
     }
 
     async fn sweep_all(&self, retention: Duration) {
-        let mut policy = SweepPolicy::default();
-        policy.retention = retention;
+        let policy = SweepPolicy { retention, ..SweepPolicy::default() };
         while self.backend().sweep(&[P0], &policy).await.remove(0).unwrap().more {}
     }
 
