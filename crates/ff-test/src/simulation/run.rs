@@ -554,7 +554,8 @@ impl<'a, S: Stage> Run<'a, S> {
         self.world.stage.command(&["DEL", &keys::execution_core(self.ids[id])]);
         self.lost = true;
         self.model.lose(id);
-        Ok(self.world.reconcile().map(drop))
+        // Any member of the flow may need it, which is more than one call looks at.
+        Ok(self.world.reconcile().and_then(|_| self.world.resolve()).map(drop))
     }
 
     fn cancel_flow(&mut self, pick: u32) -> Result<Result<(), EngineError>, Disagreement> {
