@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use ff_core::{
-    EngineBackend, EngineId, ExecutionSpec, ExecutionSubmission, Failure, FlowSubmission, Frame, Namespace, Partition,
-    PartitionCount, Start, SubmittedFlow, SubscribeOptions, SweepPolicy, Tags, limits,
+    EngineBackend, EngineId, ExecutionSpec, ExecutionSubmission, Failure, FlowSubmission, Frame, LogId, Namespace,
+    Partition, PartitionCount, Scope, Start, SubmittedFlow, SubscribeOptions, SweepPolicy, Tags, limits,
 };
 use ff_script::keys;
 use ff_test::Fixture;
@@ -256,9 +256,12 @@ async fn small_calls(stage: &mut Stage) {
     stage.backend().await_work(&stage.fixture.lane, &[P0]).await.unwrap();
     let mut subscription = stage.backend().subscribe(&SubscribeOptions::new().start(Start::Earliest)).await.unwrap();
     stage.fixture.end_one().await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
     while !matches!(subscription.next().await.unwrap(), Frame::Completion(_)) {}
-    for engine in 0..500 {
+    // What a subscription asks now and then, and what it asks when it finds itself behind.
+    stage.command(&["FCALL_RO", "ff1_appended", "1", keys::DEPLOYMENT, "", "flows"]).await;
+    let logs = [Scope::Flows, Scope::Solo].map(|scope| keys::completion_log(LogId { partition: P0, scope }));
+    stage.command(&["FCALL_RO", "ff1_heads", "2", &logs[0], &logs[1], "-", "-"]).await;
+    for engine in 0..1_000 {
         let engine = EngineId::new(&format!("engine-{engine}")).unwrap();
         stage.backend().note_engine(&engine, limits::ENGINE_STAY).await.unwrap();
     }
