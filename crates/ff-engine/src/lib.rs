@@ -20,7 +20,8 @@
 //! | `ff_worker_completed` | counter | attempts reported as success |
 //! | `ff_worker_failed` | counter | attempts reported as failed |
 //! | `ff_worker_leases_lost` | counter | executions stopped because their lease was lost, or found lost at the report |
-//! | `ff_worker_released` | counter | executions given back: at shutdown, or because renewals were not answered |
+//! | `ff_worker_released` | counter | executions given back: at shutdown, because renewals were not answered, or because they were refused |
+//! | `ff_worker_refused` | counter | executions that `accept` refused |
 //! | `ff_worker_reports_abandoned` | counter | results that could not be reported before their lease was surely over |
 //! | `ff_worker_wakes_passed_on` | counter | signals handed to another waiting worker because this one was full |
 //! | `ff_worker_rescans` | counter | times all partitions were asked for work |

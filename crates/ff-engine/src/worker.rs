@@ -23,6 +23,7 @@
 //! | the lease is lost: the backend says so, or somebody else ended the execution | the token is cancelled; nothing |
 //! | renewals are not answered | the token is cancelled before the lease ends; complete if it still returns `Ok`, else release |
 //! | shutdown, and the grace is over | the same |
+//! | [`WorkerBuilder::accept`] refuses it | release; the handler never sees it |
 //!
 //! Whatever is reported is reported after the handler has ended or was dropped. A release costs neither an attempt nor a
 //! lease expiry.
@@ -32,6 +33,7 @@ mod context;
 mod execute;
 mod lease;
 mod plan;
+mod refusals;
 mod renew;
 mod report;
 mod run;

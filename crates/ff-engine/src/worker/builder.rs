@@ -3,7 +3,7 @@
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use ff_core::{EngineError, Failure, LaneId, MaintenanceBackend, WorkBackend, WorkerId, limits};
+use ff_core::{ClaimedExecution, EngineError, Failure, LaneId, MaintenanceBackend, WorkBackend, WorkerId, limits};
 use futures::{FutureExt, future::BoxFuture};
 use tokio::task::JoinHandle;
 use tracing::Instrument;
@@ -34,6 +34,22 @@ impl Handler {
     }
 }
 
+/// Says which executions a worker takes.
+#[derive(Clone)]
+pub(super) struct Accept(Arc<dyn Fn(&ClaimedExecution) -> bool + Send + Sync>);
+
+impl Accept {
+    pub(super) fn takes(&self, execution: &ClaimedExecution) -> bool {
+        (self.0)(execution)
+    }
+}
+
+impl fmt::Debug for Accept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Accept")
+    }
+}
+
 /// A lease shorter than this would run out between two renewals on a busy machine.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 
@@ -47,6 +63,8 @@ pub(super) struct Config {
     pub(super) rescan_interval: Duration,
     pub(super) drain_grace: Duration,
     pub(super) cancel_grace: Duration,
+    /// Absent where everything is taken.
+    pub(super) accept: Option<Accept>,
 }
 
 impl Default for Config {
@@ -59,6 +77,7 @@ impl Default for Config {
             rescan_interval: Duration::from_secs(60),
             drain_grace: Duration::from_secs(30),
             cancel_grace: Duration::from_secs(5),
+            accept: None,
         }
     }
 }
@@ -154,6 +173,31 @@ impl<H> WorkerBuilder<H> {
     /// lease runs. Default 5 s.
     pub fn cancel_grace(mut self, grace: Duration) -> Self {
         self.config.cancel_grace = grace;
+        self
+    }
+
+    /// Which executions it takes; what is refused never reaches the handler. Default: all of its lane.
+    ///
+    /// A lane is an address and no permission: whoever may submit can submit to any lane. A worker whose handler would do
+    /// harm with the work of strangers says here whose work it takes, by flow, namespace or payload.
+    ///
+    /// What is refused goes back to the queue: no attempt is counted and no failure. The first time it goes back at
+    /// once, so that another worker of the lane can take it. An execution that comes back again is kept for a while
+    /// before it goes back, up to half a lease, so that a worker which refuses it does not claim it without end.
+    ///
+    /// ```
+    /// use ff_core::Namespace;
+    /// use ff_engine::Worker;
+    ///
+    /// # fn main() -> Result<(), ff_core::EngineError> {
+    /// let ours = Namespace::new("team-a")?;
+    /// let worker = Worker::builder().accept(move |execution| execution.namespace == ours);
+    /// # drop(worker);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn accept(mut self, accept: impl Fn(&ClaimedExecution) -> bool + Send + Sync + 'static) -> Self {
+        self.config.accept = Some(Accept(Arc::new(accept)));
         self
     }
 

@@ -13,7 +13,7 @@ use ff_core::{
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     task::JoinSet,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +21,7 @@ use super::{
     Worker,
     execute::execute,
     plan::{ClaimPlan, Order},
+    refusals::Refusals,
     renew::{keep_apart, keep_leases},
     report::release,
     shared::Shared,
@@ -83,6 +84,7 @@ pub(super) struct Runner<B: ?Sized> {
     running: JoinSet<()>,
     /// Leases on their way back.
     returning: JoinSet<()>,
+    refusals: Refusals,
     shared: Arc<Shared<B>>,
 }
 
@@ -103,6 +105,7 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
             next_scan: Some(Instant::now()),
             running: JoinSet::new(),
             returning: JoinSet::new(),
+            refusals: Refusals::default(),
             shared: Arc::new(Shared::new(worker)),
         }
     }
@@ -203,13 +206,14 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
             Ok(claim) => {
                 self.claim_outage.succeeded();
                 self.claim_delays.reset();
+                let (mut executions, refused) = self.sorted(claim.executions);
                 // A repeated claim may bring more than there are slots now.
-                let mut executions = claim.executions;
                 let surplus = executions.split_off(self.startable(order).min(executions.len()));
                 self.plan.answered(order, executions.len(), claim.more);
                 if let Some(identity) = identity {
                     self.start(executions, identity.sent_at);
                     self.give_back(surplus, identity.sent_at);
+                    self.refuse(refused, identity.sent_at);
                 }
             }
             Err(error) => {
@@ -240,6 +244,31 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
         for execution in executions {
             let (shared, held) = (Arc::clone(&self.shared), self.shared.hold(execution.lease, sent_at));
             self.returning.spawn(async move { release(&shared, &held.lease).await });
+        }
+    }
+
+    /// What is taken and what is refused.
+    fn sorted(&self, executions: Vec<ClaimedExecution>) -> (Vec<ClaimedExecution>, Vec<ClaimedExecution>) {
+        match &self.shared.config.accept {
+            Some(accept) => executions.into_iter().partition(|execution| accept.takes(execution)),
+            None => (executions, Vec::new()),
+        }
+    }
+
+    /// Gives back what is not to be done here. That takes no slot, so it holds nothing else up.
+    fn refuse(&mut self, executions: Vec<ClaimedExecution>, sent_at: Instant) {
+        self.shared.meters.refused.increment(executions.len() as u64);
+        for execution in executions {
+            let wait = self.refusals.wait(&execution, self.shared.config.lease);
+            let (shared, held) = (Arc::clone(&self.shared), self.shared.hold(execution.lease, sent_at));
+            self.returning.spawn(async move {
+                tokio::select! {
+                    () = held.fate.lost.cancelled() => return,
+                    () = shared.closing.cancelled() => {}
+                    () = sleep(wait) => {}
+                }
+                release(&shared, &held.lease).await;
+            });
         }
     }
 
@@ -281,12 +310,15 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
     /// is what a claim brings that was under way.
     async fn drain(&mut self) {
         self.plan.close();
+        self.shared.closing.cancel();
         self.next_scan = None;
         self.scan.clear();
         let config = &self.shared.config;
         let (drain_grace, end_grace) = (config.drain_grace, config.cancel_grace + REPORT_GRACE);
         if timeout(drain_grace, self.work_off()).await.is_err() {
-            tracing::warn!(executions = self.running.len(), "the grace is over; cancelling what still runs");
+            if !drain_grace.is_zero() {
+                tracing::warn!(executions = self.running.len(), "the grace is over; cancelling what still runs");
+            }
             self.shared.abandon.cancel();
             let _ = timeout(end_grace, self.work_off()).await;
             self.running.shutdown().await;

@@ -19,6 +19,8 @@ pub(super) struct Shared<B: ?Sized> {
     pub(super) handler: Handler,
     pub(super) meters: WorkerMeters,
     pub(super) timing: Timing,
+    /// Cancelled when nothing more is claimed.
+    pub(super) closing: CancellationToken,
     /// Cancelled when the drain grace is over.
     pub(super) abandon: CancellationToken,
     /// A lease was taken up that is too old to wait for the next tick, or all are in doubt.
@@ -39,6 +41,7 @@ impl<B: ?Sized> Shared<B> {
             worker_id: worker.worker_id,
             handler: worker.handler,
             timing,
+            closing: CancellationToken::new(),
             abandon: CancellationToken::new(),
             renew_now: Notify::new(),
             expire_now: Notify::new(),

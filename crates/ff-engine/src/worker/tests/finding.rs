@@ -187,3 +187,53 @@ fn two_workers_without_a_name_draw_different_ones() {
 fn a_running_worker_can_be_spawned(worker: Worker<dyn EngineBackend>) -> JoinHandle<Result<(), EngineError>> {
     tokio::spawn(worker.run(CancellationToken::new()))
 }
+
+/// A worker that takes `one` only.
+fn takes_one() -> WorkerBuilder<WithHandler> {
+    let handler = |context: WorkContext| async move {
+        assert_eq!(context.name(), "one", "the handler is never given what is refused");
+        Ok(Bytes::new())
+    };
+    Worker::builder().concurrency(1).accept(|execution| execution.name == "one").handler(handler)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_goes_back_without_a_failure_and_holds_nothing_up() {
+    let backend = Scripted::new(1);
+    backend.script(|script| script.work([execution(lease(1), "stranger"), execution(lease(2), "one")]));
+    let worker = start(&backend, takes_one()).await;
+    backend.until(|calls| reports(calls) == 1 && released(calls).len() == 1).await;
+    let calls = worker.stop().await;
+    assert_eq!(released(&calls), [lease(1)]);
+    assert!(calls.contains(&Call::Complete(lease(2), Bytes::new())) && failures(&calls).is_empty(), "{calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_again_and_again_is_not_claimed_without_end() {
+    let backend = Scripted::new(1);
+    backend.script(|script| script.work([execution(lease(1), "stranger")]));
+    let _worker = start(&backend, takes_one()).await;
+    let started = Instant::now();
+    for refusals in 1..=20 {
+        backend.until(|calls| released(calls).len() == refusals).await;
+        backend.script(|script| script.work([execution(lease(1), "stranger")]));
+        backend.ready(0);
+    }
+    assert!(started.elapsed() > 10 * LEASE / 2, "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_and_is_kept_goes_back_at_once_at_shutdown() {
+    let backend = Scripted::new(1);
+    backend.script(|script| script.work([execution(lease(1), "stranger")]));
+    let worker = start(&backend, takes_one()).await;
+    for refusals in 1..=12 {
+        backend.until(|calls| released(calls).len() == refusals).await;
+        backend.script(|script| script.work([execution(lease(1), "stranger")]));
+        backend.ready(0);
+    }
+    backend.until(|calls| claims(calls).len() == 13).await;
+    let stopping = Instant::now();
+    assert_eq!(released(&worker.stop().await).len(), 13);
+    assert!(stopping.elapsed() < Duration::from_secs(1), "{:?}", stopping.elapsed());
+}
