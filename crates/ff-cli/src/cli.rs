@@ -3,10 +3,15 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use ff_core::{Namespace, Start};
+use ff_core::{FlowId, Namespace, Start};
 use ff_script::permissions::Role;
 
-use crate::{connect::ConnectArgs, failure::CliError};
+use crate::{
+    connect::ConnectArgs,
+    failure::CliError,
+    run::ShowOutput,
+    work::stop::{StopSignal, checked_grace},
+};
 
 /// Durable flows on Valkey whose completions reach every subscriber.
 #[derive(Debug, Parser)]
@@ -16,7 +21,7 @@ use crate::{connect::ConnectArgs, failure::CliError};
     propagate_version = true,
     disable_help_subcommand = true,
     after_help = "Without --url and FF_URL, run and demo need no server: they run in this process. Exit codes: 0 \
-                  success, 1 failed or not found, 2 wrong input, 3 the server is not there or refuses, 130 cancelled. \
+                  success, 1 failed or not found, 2 wrong input, 3 the server is not there or refuses, 129 the terminal went, 130 cancelled. \
                   FF_LOG sets the log level on stderr (default warn)."
 )]
 pub(crate) struct Cli {
@@ -48,7 +53,12 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// The flow: a YAML file, a WfFormat JSON file, or `-` for stdin
-    pub(crate) flow: PathBuf,
+    #[arg(required_unless_present = "resume")]
+    pub(crate) flow: Option<PathBuf>,
+    /// Go on with a flow that an earlier `ff run` has left, by the id that it printed. The commands are those that the
+    /// server has for it: whoever may write there decides what runs here
+    #[arg(long, value_name = "FLOW", conflicts_with_all = ["flow", "namespace", "time_scale"])]
+    pub(crate) resume: Option<FlowId>,
     /// How many executions run at once [default: one per processor, or 64 where they only sleep]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) workers: Option<u16>,
@@ -64,6 +74,16 @@ pub(crate) struct RunArgs {
     /// Serve Prometheus metrics at this address, such as 127.0.0.1:9187
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) metrics: Option<SocketAddr>,
+    /// Which output of commands is shown, each line with the name of its execution: `all`, the last lines of what
+    /// `failed`, or `none`. With --json: the last lines in the completion
+    #[arg(long, value_name = "WHICH", value_enum, default_value_t = ShowOutput::Failed, hide_possible_values = true)]
+    pub(crate) show_output: ShowOutput,
+    /// How long a command may take to end after it was asked to, before it is killed [default: 2s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_grace)]
+    pub(crate) grace: Option<Duration>,
+    /// The signal that asks a command to end, where its flow does not say [default: TERM]
+    #[arg(long, value_name = "SIGNAL")]
+    pub(crate) stop_signal: Option<StopSignal>,
     /// Keep what each attempt prints in a file in this directory
     #[arg(long, value_name = "DIR")]
     pub(crate) keep_outputs: Option<PathBuf>,
@@ -158,6 +178,10 @@ pub(crate) struct DoctorArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn parse_grace(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| error.to_string()).and_then(checked_grace)
 }
 
 fn parse_role(text: &str) -> Result<Role, String> {

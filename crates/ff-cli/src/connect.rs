@@ -65,6 +65,11 @@ impl ConnectArgs {
         }
     }
 
+    /// Whether flows live in this process and end with it.
+    pub(crate) fn is_embedded(&self) -> bool {
+        !matches!(self.place(), Place::Server(_))
+    }
+
     /// What the arguments say about a server, checked as far as it can be without it.
     ///
     /// # Errors

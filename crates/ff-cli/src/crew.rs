@@ -1,51 +1,57 @@
 //! A worker and an engine in this process, for commands that run what they submit.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use ff_core::{EngineBackend, EngineError, Failure, LaneId};
-use ff_engine::{Engine, WorkContext, Worker};
+use ff_core::{EngineBackend, EngineError, LaneId};
+use ff_engine::{Engine, Worker, WorkerBuilder, worker::WithHandler};
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::CliError;
 
-/// Commands end after this, whatever a handler or the server is at.
+/// How long an end may take beyond the time that handlers are given, whatever the server is at.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// Short, since a program that dies takes its commands with it: what it ran should be seen as lost soon.
 const LEASE: Duration = Duration::from_secs(10);
 
-/// One worker on one lane, with what keeps flows moving.
+/// What keeps flows moving, and one worker.
 pub(crate) struct Crew {
+    backend: Arc<dyn EngineBackend>,
     shutdown: CancellationToken,
     /// Taken when it has been seen to end.
     worker: Option<JoinHandle<Result<(), EngineError>>>,
     engine: Engine,
+    /// How long handlers may take to end.
+    grace: Duration,
 }
 
 impl Crew {
-    /// Starts both.
-    pub(crate) async fn start<F, Fut>(
-        backend: &Arc<dyn EngineBackend>,
-        lane: LaneId,
-        concurrency: usize,
-        handler: F,
-    ) -> Result<Self, CliError>
-    where
-        F: Fn(WorkContext) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Bytes, Failure>> + Send + 'static,
-    {
-        let worker = Worker::builder()
-            .lane(lane)
-            .concurrency(concurrency)
-            .lease(LEASE)
-            .drain_grace(Duration::from_secs(1))
-            .handler(handler)
-            .build(Arc::clone(backend))?;
-        let engine = Engine::builder(Arc::clone(backend)).start().await?;
-        let shutdown = CancellationToken::new();
-        let worker = Some(tokio::spawn(worker.run(shutdown.clone())));
-        Ok(Self { shutdown, worker, engine })
+    /// Starts the engine; there is no worker yet.
+    pub(crate) async fn start(backend: &Arc<dyn EngineBackend>) -> Result<Self, CliError> {
+        Ok(Self {
+            backend: Arc::clone(backend),
+            shutdown: CancellationToken::new(),
+            worker: None,
+            engine: Engine::builder(Arc::clone(backend)).start().await?,
+            grace: Duration::ZERO,
+        })
+    }
+
+    /// A worker of this lane whose handlers end within `grace` once they are asked to. What they are at goes back when
+    /// the program ends.
+    pub(crate) fn worker(lane: LaneId, concurrency: usize, grace: Duration) -> WorkerBuilder {
+        // The time of an attempt beyond its timeout is what is left of its lease: at least two thirds.
+        let lease = LEASE.max(2 * grace + LEASE / 2);
+        let builder = Worker::builder().lane(lane).concurrency(concurrency).lease(lease);
+        builder.drain_grace(Duration::ZERO).cancel_grace(grace + LEASE / 5)
+    }
+
+    /// Starts the worker.
+    pub(crate) fn work(&mut self, worker: WorkerBuilder<WithHandler>, grace: Duration) -> Result<(), CliError> {
+        let worker = worker.build(Arc::clone(&self.backend))?;
+        self.grace = grace;
+        self.worker = Some(tokio::spawn(worker.run(self.shutdown.clone())));
+        Ok(())
     }
 
     /// Why the worker has ended by itself. Waits for ever while it works.
@@ -75,7 +81,7 @@ impl Crew {
             }
             self.engine.shutdown().await;
         };
-        if timeout(PATIENCE, ending).await.is_err() {
+        if timeout(PATIENCE + self.grace, ending).await.is_err() {
             tracing::warn!("the worker did not stop in time; what it still runs returns when its leases run out");
         }
     }

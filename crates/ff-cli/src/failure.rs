@@ -12,6 +12,8 @@ pub(crate) mod code {
     pub(crate) const USAGE: u8 = 2;
     /// The server is not there, refuses, or is not one that `ff` can work with.
     pub(crate) const SERVER: u8 = 3;
+    /// The terminal went while a flow ran; the flow was left.
+    pub(crate) const HUNG_UP: u8 = 129;
     /// The flow was cancelled, as by Ctrl-C.
     pub(crate) const CANCELLED: u8 = 130;
 }
@@ -41,6 +43,12 @@ impl CliError {
 
     pub(crate) const fn with_code(mut self, code: u8) -> Self {
         self.code = code;
+        self
+    }
+
+    /// Says at the end what can be done now.
+    pub(crate) fn with_hint(mut self, hint: &str) -> Self {
+        self.message = format!("{}; {hint}", self.message);
         self
     }
 

@@ -17,10 +17,12 @@ mod flow_file;
 #[doc(hidden)]
 pub mod fuzz;
 mod metrics;
+mod open_files;
 mod out;
 mod plan;
 mod run;
 mod script;
+mod secrets;
 mod signals;
 mod target;
 mod text;
@@ -30,7 +32,7 @@ mod work;
 
 use std::{io::IsTerminal, process::ExitCode};
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -41,14 +43,22 @@ use crate::{
 /// Does what the command line says.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == work::supervisor::ARGUMENT) && arguments.next().is_none() {
+        return work::supervisor::main();
+    }
+    let parsed = Cli::command().try_get_matches().and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) if error.use_stderr() => return report(&cli::usage_error(&error)),
         Err(help) => {
             out::text(&help.render().to_string());
             return ExitCode::SUCCESS;
         }
     };
+    if let Err(error) = secrets::hide_password(&matches) {
+        return report(&error);
+    }
     let filter = EnvFilter::try_from_env("FF_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     let coloured = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(coloured).init();

@@ -46,6 +46,25 @@ pub(crate) fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
+/// One line of a program's output without what moves a terminal or misleads its reader: escape sequences are left out,
+/// other control characters are shown escaped, and of what overwrote itself the end is kept.
+pub(crate) fn for_terminal(line: &str) -> String {
+    let text = console::strip_ansi_codes(line.trim_end_matches(['\r', '\n']));
+    let last = text.rsplit('\r').next().unwrap_or_default();
+    let mut shown = String::with_capacity(last.len());
+    for c in last.chars() {
+        match c {
+            '\t' => shown.push_str("    "),
+            // Direction marks could make a line read as another.
+            c if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
+                shown.extend(c.escape_default());
+            }
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
 /// A table without boxes, as wide as its content or the terminal.
 pub(crate) fn table() -> Table {
     let mut table = Table::new();
@@ -74,6 +93,14 @@ mod tests {
         assert_eq!(shown(187_000), "3m07s");
         assert_eq!(shown(7_530_000), "2h05m");
         assert_eq!(shown(3 * 86_400_000 + 4 * 3_600_000), "3d4h");
+    }
+
+    #[test]
+    fn a_line_for_a_terminal_can_do_nothing_to_it() {
+        assert_eq!(for_terminal("\x1b[2J\x1b[31mred\x1b[0m"), "red");
+        assert_eq!(for_terminal("10%\r20%\r"), "20%");
+        assert_eq!(for_terminal("a\tb\u{8}\u{202e}c"), "a    b\\u{8}\\u{202e}c");
+        assert!(!for_terminal("\x1b\u{9b}2J\x1b]8;;x\x07").chars().any(char::is_control));
     }
 
     #[test]

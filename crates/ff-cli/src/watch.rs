@@ -39,7 +39,7 @@ pub(crate) async fn watch(args: WatchArgs, connect: &ConnectArgs) -> Result<Exit
     while left > 0 {
         let frame = tokio::select! {
             frame = frames.next() => frame,
-            () = interrupts.next() => None,
+            _ = interrupts.next() => None,
             () = &mut end => None,
         };
         let reader = match frame {

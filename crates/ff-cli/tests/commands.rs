@@ -152,7 +152,7 @@ async fn flows_and_executions_are_described_and_cancelled() {
 async fn what_has_ended_already_is_not_cancelled() {
     let server = TestServer::start().await.unwrap();
     let finished = ff(&["run", &example("hello.yaml"), "--json", "--url", server.url()]).await.ok();
-    let greet = &finished.json()[0];
+    let greet = &finished.json()[1];
     for id in ["flow_id", "execution_id"].map(|id| greet[id].as_str().unwrap()) {
         ff(&["cancel", id, "--url", server.url()]).await.refused(1, &[id, "ended already: success"]);
     }

@@ -9,7 +9,8 @@ use std::{
 };
 
 use ff_testserver::TestServer;
-use support::{Finished, command, example, ff, file, finish};
+use rustix::process::Signal;
+use support::{Finished, command, example, ff, file, finish, processes::send};
 
 async fn run(server: &TestServer, args: &[&str]) -> Finished {
     ff(&[&["run", "--url", server.url()], args].concat()).await
@@ -29,9 +30,10 @@ async fn a_flow_runs_in_the_order_of_its_needs_and_says_so() {
     let server = TestServer::start().await.unwrap();
     let finished = run(&server, &[&example("hello.yaml"), "--json"]).await.ok();
     let lines = finished.json();
-    let names: Vec<_> = lines.iter().filter_map(|line| line["name"].as_str()).collect();
+    assert_eq!((&lines[0]["event"], &lines[0]["executions"]), (&"started".into(), &2.into()));
+    let names: Vec<_> = lines[1..].iter().filter_map(|line| line["name"].as_str()).collect();
     assert_eq!(names[..2], ["greet", "reply"]);
-    assert!(lines[0]["payload_bytes"].as_str().unwrap().starts_with("Hello from {fp:"), "{}", lines[0]);
+    assert!(lines[1]["payload_bytes"].as_str().unwrap().starts_with("Hello from {fp:"), "{}", lines[1]);
     let summary = summary(&finished);
     assert_eq!((&summary["state"], &summary["audit_passed"]), (&"success".into(), &true.into()));
     assert_eq!(summary["outcomes"]["success"], 2);
@@ -107,7 +109,7 @@ async fn outputs_are_kept_per_attempt_and_as_the_result() {
     contents.sort();
     let flow = summary(&finished)["flow_id"].as_str().unwrap().to_owned();
     assert_eq!(contents, [format!("attempt 1 of {flow}\n"), format!("attempt 2 of {flow}\n")]);
-    let id = finished.json()[0]["execution_id"].as_str().unwrap().to_owned();
+    let id = finished.json()[1]["execution_id"].as_str().unwrap().to_owned();
     let described = ff(&["describe", &id, "--json", "--url", server.url()]).await.ok();
     assert_eq!(described.json()[0]["result"], format!("attempt 2 of {flow}\n"));
 }
@@ -128,7 +130,7 @@ async fn ctrl_c_cancels_the_flow_and_ends_its_commands() {
 }
 
 fn interrupt(child: &std::process::Child) {
-    assert!(std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    send(child, Signal::INT);
 }
 
 /// Waits until an execution has been claimed.
@@ -155,8 +157,8 @@ async fn two_runs_at_once_do_not_take_each_others_work() {
     let (one, other) = tokio::join!(run(&server, &args), run(&server, &args));
     for finished in [one.ok(), other.ok()] {
         let lines = finished.json();
-        assert_eq!(lines.len(), 9);
-        assert!(lines[..8].iter().all(|line| line["attempt"] == 1), "{lines:?}");
+        assert_eq!(lines.len(), 10);
+        assert!(lines[1..9].iter().all(|line| line["attempt"] == 1), "{lines:?}");
     }
 }
 
@@ -230,7 +232,7 @@ async fn commands_do_not_learn_how_the_server_is_reached() {
     let server = TestServer::start().await.unwrap();
     let (_directory, path) = file("flow.yaml", "executions: {a: {run: 'echo \"<$FF_URL>\"'}}");
     let child = command(&["run", &path, "--json"]).env("FF_URL", server.url()).spawn().unwrap();
-    assert_eq!(finish(child).await.ok().json()[0]["payload_bytes"], "<>\n");
+    assert_eq!(finish(child).await.ok().json()[1]["payload_bytes"], "<>\n");
 }
 
 fn many(count: usize) -> String {

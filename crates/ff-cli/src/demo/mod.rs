@@ -12,6 +12,7 @@ use std::{
 
 use console::style;
 use ff_core::{CompletionPayload, EngineBackend, ExecutionId, FlowId, Outcome, ScannerFilter};
+use ff_engine::WorkContext;
 use futures::{
     StreamExt,
     stream::{BoxStream, SelectAll},
@@ -55,7 +56,8 @@ pub(crate) async fn demo(args: &DemoArgs, connect: &ConnectArgs) -> Result<ExitC
     let (retries_in, retries) = mpsc::unbounded_channel();
     let stop = CancellationToken::new();
     let until = stop.clone();
-    let crew = Crew::start(&backend, stage.lane.clone(), WORKERS, move |context| {
+    let mut crew = Crew::start(&backend).await?;
+    let worker = Crew::worker(stage.lane.clone(), WORKERS, Duration::ZERO).handler(move |context: WorkContext| {
         let (retries, stop) = (retries_in.clone(), until.clone());
         async move {
             let (name, attempt) = (context.name().to_owned(), context.attempt());
@@ -67,10 +69,10 @@ pub(crate) async fn demo(args: &DemoArgs, connect: &ConnectArgs) -> Result<ExitC
             result
         }
     });
-    let crew = crew.await?;
+    crew.work(worker, Duration::ZERO)?;
     let played = tokio::select! {
         played = demo.play(&stage, args.fan_out, retries) => played.map(|()| true),
-        () = interrupts.next() => Ok(false),
+        _ = interrupts.next() => Ok(false),
     };
     let complete = matches!(played, Ok(true)) && demo.tally.is_complete();
     if !complete {

@@ -22,7 +22,11 @@ use self::value::{Executions, Names, Scalars, Span};
 use crate::{
     failure::CliError,
     plan::{FILE_TAGS, Plan, RESERVED_TAGS},
-    work::Work,
+    work::{
+        Command, Work,
+        interpreter::{self, ARGUMENT_BYTES, takes_files},
+        stop::{StopSignal, checked_grace},
+    },
 };
 
 #[derive(Debug, Deserialize)]
@@ -33,6 +37,9 @@ struct FlowFile {
     lane: Option<LaneId>,
     #[serde(default)]
     env: Scalars,
+    shell: Option<Names>,
+    grace: Option<Span>,
+    stop_signal: Option<String>,
     executions: Executions,
 }
 
@@ -55,6 +62,17 @@ struct ExecutionEntry {
     #[serde(default)]
     priority: u16,
     working_dir: Option<PathBuf>,
+    shell: Option<Names>,
+    grace: Option<Span>,
+    stop_signal: Option<String>,
+}
+
+/// What the flow says for all its executions.
+struct Defaults {
+    env: BTreeMap<String, String>,
+    shell: Option<Vec<String>>,
+    grace: Option<Duration>,
+    stop_signal: Option<StopSignal>,
 }
 
 /// Reads a flow. Needs, cycles and sizes are left to the check that every flow goes through.
@@ -78,11 +96,17 @@ pub(crate) fn parse(text: &str) -> Result<Plan, CliError> {
     } else {
         serde_norway::from_str(text).map_err(malformed)?
     };
+    let defaults = Defaults {
+        env: file.env.0,
+        shell: shell(file.shell)?,
+        grace: grace(file.grace)?,
+        stop_signal: stop_signal(file.stop_signal.as_deref())?,
+    };
     let mut executions = Vec::with_capacity(file.executions.0.len());
     let mut payload_bytes = 0;
     for (name, entry) in file.executions.0 {
         let about = format!("execution `{}`", name.escape_debug());
-        let spec = entry.into_spec(name, &file.env.0).map_err(|error| error.about(&about))?;
+        let spec = entry.into_spec(name, &defaults).map_err(|error| error.about(&about))?;
         payload_bytes += spec.payload.len();
         // The flow's env stands in every payload, so their sum may be a thousand times the file.
         if payload_bytes > limits::SUBMISSION_BYTES {
@@ -111,17 +135,37 @@ fn malformed(error: serde_norway::Error) -> CliError {
 }
 
 impl ExecutionEntry {
-    fn into_spec(self, name: String, flow_env: &BTreeMap<String, String>) -> Result<ExecutionSpec, CliError> {
+    fn into_spec(self, name: String, defaults: &Defaults) -> Result<ExecutionSpec, CliError> {
         if self.run.trim().is_empty() || self.run.contains('\0') {
-            return Err(CliError::usage("run", "expected a command for `sh -c`"));
+            return Err(CliError::usage("run", "expected a command"));
         }
-        let mut env = flow_env.clone();
+        let mut env = defaults.env.clone();
         env.extend(self.env.0);
         for (key, value) in &env {
             if key.is_empty() || key.contains(['=', '\0']) || value.contains('\0') {
                 let shown = key.escape_debug();
                 return Err(CliError::usage(format!("env `{shown}`"), "not a name and value that a process can have"));
             }
+        }
+        if let Some((key, value)) = env.iter().find(|(key, value)| key.len() + value.len() + 2 > ARGUMENT_BYTES) {
+            let why = format!(
+                "it has {} bytes, and a variable may have {ARGUMENT_BYTES} with its name; keep it in a file",
+                value.len()
+            );
+            return Err(CliError::usage(format!("env `{}`", key.escape_debug()), why));
+        }
+        let mut command = Command::new(self.run);
+        command.env = env;
+        command.working_dir = self.working_dir;
+        command.shell = shell(self.shell)?.or_else(|| defaults.shell.clone());
+        command.set_grace(grace(self.grace)?.or(defaults.grace));
+        command.stop_signal = stop_signal(self.stop_signal.as_deref())?.or(defaults.stop_signal);
+        if command.run.len() >= ARGUMENT_BYTES && !takes_files(command.shell.as_deref()) {
+            let why = format!(
+                "it has {} bytes, and the shell of this execution takes at most {ARGUMENT_BYTES}; keep it in a file",
+                command.run.len()
+            );
+            return Err(CliError::usage("run", why));
         }
         if let Some(key) = self.tags.0.keys().find(|key| key.starts_with(RESERVED_TAGS)) {
             let why = format!("tags that begin with `{RESERVED_TAGS}` are set by ff itself; choose another key");
@@ -139,8 +183,20 @@ impl ExecutionEntry {
             .attempts(attempts, backoff(self.backoff));
         spec.timeout = self.timeout.map(Span::duration);
         spec.deadline = self.deadline.map(Span::duration);
-        Ok(spec.payload(Work::Shell { run: self.run, env, working_dir: self.working_dir }.to_payload()))
+        Ok(spec.payload(Work::Shell(command).to_payload()))
     }
+}
+
+fn shell(given: Option<Names>) -> Result<Option<Vec<String>>, CliError> {
+    given.map(|words| interpreter::words(words.0)).transpose().map_err(|why| CliError::usage("shell", why))
+}
+
+fn grace(given: Option<Span>) -> Result<Option<Duration>, CliError> {
+    given.map(|span| checked_grace(span.duration())).transpose().map_err(|why| CliError::usage("grace", why))
+}
+
+fn stop_signal(given: Option<&str>) -> Result<Option<StopSignal>, CliError> {
+    given.map(str::parse).transpose().map_err(|why: String| CliError::usage("stop_signal", why))
 }
 
 /// The wait before the first retry, doubled up to the usual longest wait or to itself, whichever is longer.
@@ -204,12 +260,49 @@ executions:
         assert_eq!((fetch.tags.get("team"), fetch.tags.get("step")), (Some("a"), Some("1")));
         assert_eq!(plan.executions[1].needs, ["fetch"]);
         assert_eq!(plan.executions[2].needs, ["fetch", "report"]);
-        let Work::Shell { run, env, working_dir } = Work::from_payload(&fetch.payload).unwrap() else {
-            panic!("no command")
-        };
-        assert_eq!((run.as_str(), working_dir), ("./fetch.sh", Some("data".into())));
-        let env: Vec<_> = env.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let Work::Shell(command) = Work::from_payload(&fetch.payload).unwrap() else { panic!("no command") };
+        assert_eq!((command.run.as_str(), &command.working_dir), ("./fetch.sh", &Some("data".into())));
+        let env: Vec<_> = command.env.iter().map(|(key, value)| format!("{key}={value}")).collect();
         assert_eq!(env, ["DRY=false", "LIMIT=7", "REGION=eu"], "the execution's own wins");
+    }
+
+    fn commands(text: &str) -> Vec<Command> {
+        let plan = parse(text).unwrap();
+        let command = |payload: &[u8]| match Work::from_payload(payload).unwrap() {
+            Work::Shell(command) => command,
+            work => panic!("{work:?}"),
+        };
+        plan.executions.iter().map(|spec| command(&spec.payload)).collect()
+    }
+
+    #[test]
+    fn shell_grace_and_stop_signal_are_the_flows_unless_an_execution_has_its_own() {
+        let commands = commands(
+            "shell: sh\ngrace: 10s\nstop_signal: INT\nexecutions:\n  a: {run: x}\n  \
+             b: {run: x, shell: [python3, -c], grace: 0s, stop_signal: SIGHUP}\n",
+        );
+        assert_eq!(commands[0].shell.as_deref().unwrap(), ["sh", "-e", "-c"]);
+        assert_eq!(commands[1].shell.as_deref().unwrap(), ["python3", "-c"]);
+        assert_eq!(commands.iter().map(Command::grace).collect::<Vec<_>>(), [10, 0].map(Duration::from_secs));
+        let signals: Vec<_> = commands.iter().map(|command| command.stop_signal.unwrap().to_string()).collect();
+        assert_eq!(signals, ["INT", "HUP"]);
+    }
+
+    #[test]
+    fn a_wrong_shell_grace_or_stop_signal_is_refused_with_what_is_right() {
+        assert!(refusal("executions: {a: {run: x, shell: python3}}").contains("`python3 -c`"));
+        assert!(refusal("executions: {a: {run: x, grace: 2h}}").contains("3600s"));
+        assert!(refusal("stop_signal: STOP\nexecutions: {a: {run: x}}").contains("TERM, INT"));
+    }
+
+    #[test]
+    fn what_no_process_can_be_given_is_refused_on_reading() {
+        let long = "x".repeat(ARGUMENT_BYTES);
+        let error = refusal(&format!("executions: {{a: {{run: x, env: {{BIG: {long}}}}}}}"));
+        assert!(error.contains("execution `a`") && error.contains("`BIG`") && error.contains("131072"), "{error}");
+        let error = refusal(&format!("executions: {{a: {{shell: perl -e, run: {long}}}}}"));
+        assert!(error.contains("run: it has 131072 bytes"), "{error}");
+        assert!(parse(&format!("executions: {{a: {{run: {long}}}}}")).is_ok());
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //! once and in order.
 
 mod critical_path;
+mod handler;
+mod job;
 mod live;
 mod outputs;
 mod session;
@@ -9,25 +11,19 @@ mod summary;
 mod tracker;
 mod view;
 
-use std::{
-    process::ExitCode,
-    sync::Arc,
-    thread::available_parallelism,
-    time::{Duration, Instant},
-};
+use std::{process::ExitCode, sync::Arc, thread::available_parallelism};
 
-use bytes::Bytes;
-use ff_core::{EngineBackend, EngineError, Failure, FlowState, FlowSubmission, ScannerFilter, SubmittedFlow};
-use ff_engine::WorkContext;
+use ff_core::{FlowState, ScannerFilter};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
+pub(crate) use self::view::ShowOutput;
 use self::{
+    handler::{Handler, Settings},
+    job::Job,
     outputs::Outputs,
-    session::{Event, Session},
+    session::{Follow, Session},
     summary::{Facts, Summary},
-    tracker::Tracker,
     view::View,
 };
 use crate::{
@@ -35,66 +31,69 @@ use crate::{
     connect::ConnectArgs,
     crew::Crew,
     failure::{CliError, code},
-    metrics, out,
-    plan::{Plan, RUN_TAG},
+    metrics, open_files, out,
+    plan::RUN_TAG,
+    secrets,
     signals::Interrupts,
     text,
-    work::{Attempt, Work},
+    work::adopt_orphans,
 };
 
 /// How many sleeps run at once unless something else is asked for.
 const SIMULATED_WORKERS: usize = 64;
-/// The worker's timer begins a little before the work does.
-const TIMER_SLACK: Duration = Duration::from_millis(100);
-/// How often a submission whose answer was lost is sent again; the idempotency key makes that safe.
-const SUBMIT_TRIES: u32 = 5;
+/// Messages of attempts and lines of output that wait to be shown.
+const LINES_WAITING: usize = 256;
 
 pub(crate) async fn run(args: RunArgs, connect: &ConnectArgs) -> Result<ExitCode, CliError> {
     metrics::serve(args.metrics)?;
-    let run = Uuid::now_v7();
-    let plan = Plan::load(&args.flow, args.time_scale)?;
-    let flow = plan.submission(run, args.namespace)?;
-    let topology = flow.topology()?;
+    prepare_process();
+    let prepared = job::prepare(&args)?;
     let outputs = args.keep_outputs.as_deref().map(Outputs::prepare).transpose()?;
     let mut interrupts = Interrupts::listen()?;
-    let filter =
-        ScannerFilter::new().with_namespace(flow.namespace.clone()).with_instance_tag(RUN_TAG, run.to_string());
-    let subscribing = async {
-        let backend = connect.open().await?;
+    let opening = async {
+        let backend = prepared.open(connect).await?;
+        let look = prepared.look(&*backend).await?;
+        let filter = ScannerFilter::new()
+            .with_namespace(look.namespace.clone())
+            .with_instance_tag(RUN_TAG, look.run.to_string());
         let completions = backend.subscribe_completions_filtered(&filter).await?;
-        Ok((backend, completions))
+        let crew = Crew::start(&backend).await?;
+        Ok((backend, look, completions, crew))
     };
-    let (backend, completions) = interrupts.or(subscribing).await?;
-    let (events_in, events) = mpsc::unbounded_channel();
-    let stop = CancellationToken::new();
-    let handler = Handler { events: events_in, outputs, stop: stop.clone() };
-    let workers = args.workers.map_or_else(|| default_workers(&plan), usize::from);
-    let crew = Crew::start(&backend, plan.run_lane(run)?, workers, move |context| handler.clone().perform(context));
-    let crew = crew.await?;
-    let submitted = match submit(&*backend, &flow).await {
-        Ok(submitted) => submitted,
+    let (backend, look, completions, mut crew) = interrupts.or(opening).await?;
+    let job = match prepared.begin(&*backend, look).await {
+        Ok(job) => job,
         Err(error) => {
             crew.stop().await;
-            return Err(error.into());
+            return Err(error);
         }
     };
+    let Job { run, flow_id, namespace, name, accept, tracker, .. } = job;
 
-    let tracker = Tracker::new(&submitted, topology);
-    let view = View::new(args.json, &tracker);
-    let name = plan.name.as_deref().unwrap_or("flow");
-    view.announce(&format!(
-        "{name}: {} in namespace {}, flow {}",
-        text::count(submitted.executions.len(), "execution"),
-        flow.namespace,
-        submitted.flow_id
-    ));
-    let mut session = Session::new(Arc::clone(&backend), submitted.flow_id, tracker, view, stop);
-    let ended = session.follow(completions, events, interrupts, crew).await;
+    let outlives = !connect.is_embedded();
+    let view = View::new(args.json, args.show_output, &tracker);
+    view.announce(&name, flow_id, run, &namespace, &tracker, outlives);
+    let (events_in, events) = mpsc::unbounded_channel();
+    let (lines_in, lines) = mpsc::channel(LINES_WAITING);
+    let stop = CancellationToken::new();
+    let settings = Settings { grace: args.grace, stop_signal: args.stop_signal };
+    let grace = settings.longest_grace(job.longest_grace);
+    let handler = Handler {
+        events: events_in,
+        printed: view.wants_lines().then_some(lines_in),
+        outputs,
+        settings,
+        stop: stop.clone(),
+    };
+    let workers = args.workers.map_or_else(|| default_workers(job.simulated), usize::from);
+    let worker = Crew::worker(job.lane, workers, grace).accept(accept);
+    crew.work(worker.handler(move |context| handler.clone().perform(context)), grace)?;
+    let mut session = Session::new(Arc::clone(&backend), flow_id, tracker, view, stop);
+    let ended = session.follow(Follow { completions, events, lines, interrupts, crew }).await;
     let wall = session.end();
-    let state = ended?;
+    let state = ended.map_err(|error| if outlives { error.with_hint(&resume_hint(flow_id)) } else { error })?;
 
-    let facts = Facts { run, flow_id: submitted.flow_id, name: plan.name, namespace: flow.namespace, state, wall };
-    let summary = Summary::of(&session.tracker, facts);
+    let summary = Summary::of(&session.tracker, Facts { run, flow_id, name, namespace, state, wall });
     if args.json {
         let _: out::Reader = out::json(&summary);
     } else {
@@ -102,83 +101,45 @@ pub(crate) async fn run(args: RunArgs, connect: &ConnectArgs) -> Result<ExitCode
     }
     if !summary.audit_passed {
         return Err(CliError::failed(
-            format!("flow {}", submitted.flow_id),
+            format!("flow {flow_id}"),
             "its completions did not each arrive exactly once and after those of what they need; see the summary",
         ));
     }
-    Ok(ExitCode::from(match state {
+    Ok(exit_code(state))
+}
+
+/// How a flow that was left can be finished.
+fn resume_hint(flow_id: ff_core::FlowId) -> String {
+    format!("`ff run --resume {flow_id}` goes on with it")
+}
+
+fn exit_code(state: FlowState) -> ExitCode {
+    ExitCode::from(match state {
         FlowState::Success => 0,
         FlowState::Cancelled => code::CANCELLED,
         _ => code::FAILED,
-    }))
+    })
 }
 
-fn default_workers(plan: &Plan) -> usize {
-    if plan.simulated { SIMULATED_WORKERS } else { available_parallelism().map_or(4, usize::from) }
-}
-
-async fn submit(backend: &dyn EngineBackend, flow: &FlowSubmission) -> Result<SubmittedFlow, EngineError> {
-    for pause in 1..SUBMIT_TRIES {
-        match backend.submit_flow(flow).await {
-            Err(error) if error.is_retryable() => {
-                tracing::warn!(%error, "the submission is sent again");
-                tokio::time::sleep(Duration::from_millis(200) * pause).await;
-            }
-            answered => return answered,
+/// What commands are not to learn from this process, and what it needs to run many of them.
+fn prepare_process() {
+    for prepared in [secrets::protect_process(), adopt_orphans()] {
+        if let Err(error) = prepared {
+            tracing::warn!(%error, "the system does not let ff keep its commands apart");
         }
     }
-    backend.submit_flow(flow).await
+    open_files::raise();
 }
 
-/// What each attempt of the run goes through.
-#[derive(Clone)]
-struct Handler {
-    events: mpsc::UnboundedSender<Event>,
-    outputs: Option<Outputs>,
-    /// Fires when the whole run is to stop.
-    stop: CancellationToken,
+fn default_workers(simulated: bool) -> usize {
+    if simulated { SIMULATED_WORKERS } else { available_parallelism().map_or(4, usize::from) }
 }
 
-impl Handler {
-    async fn perform(self, context: WorkContext) -> Result<Bytes, Failure> {
-        let id = context.id();
-        self.tell(Event::Began { id });
-        let started = Instant::now();
-        let result = self.work(&context).await;
-        let failure = result.as_ref().err().map(|failure| match context.execution().timeout {
-            // The worker reports it in its own words; here it is for the one who watches.
-            Some(timeout) if context.is_cancelled() && started.elapsed() + TIMER_SLACK >= timeout => {
-                format!("timeout of {} passed, {}", text::span(timeout), failure.reason)
-            }
-            _ => failure.reason.clone(),
-        });
-        self.tell(Event::Ended { id, failure });
-        result
-    }
-
-    async fn work(&self, context: &WorkContext) -> Result<Bytes, Failure> {
-        let work = Work::from_payload(context.payload())?;
-        let stop = context.cancellation().child_token();
-        let attempt = Attempt {
-            execution_id: context.id(),
-            flow_id: context.flow_id(),
-            number: context.attempt(),
-            stop: stop.clone(),
-            output_file: self.outputs.as_ref().map(|kept| kept.file(context.name(), context.id(), context.attempt())),
-        };
-        let pass_on = async {
-            self.stop.cancelled().await;
-            stop.cancel();
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            result = work.perform(&attempt) => result,
-            () = pass_on => Err(Failure::retryable("stopped")),
-        }
-    }
-
-    fn tell(&self, event: Event) {
-        // The session may be over while the last attempts are stopped; nobody needs to know of those.
-        let _ = self.events.send(event);
+/// `3 executions`, with how many of them have ended before.
+fn counted(tracker: &tracker::Tracker) -> String {
+    let all = text::count(tracker.members.len(), "execution");
+    match tracker.arrived() {
+        0 => all,
+        before => format!("{all}, {before} of them ended before"),
     }
 }

@@ -7,17 +7,22 @@ use std::{
 
 use ff_core::{CompletionPayload, CompletionStream, EngineBackend, EngineError, ExecutionId, FlowId, FlowState};
 use futures::StreamExt;
-use tokio::{sync::mpsc::UnboundedReceiver, time::timeout};
+use tokio::{
+    sync::mpsc::{Receiver, UnboundedReceiver},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    handler::Event,
     tracker::{Arrival, Tracker},
     view::View,
 };
 use crate::{
     crew::Crew,
     failure::{CliError, code},
-    signals::Interrupts,
+    signals::{Interrupts, Request},
+    work::Lines,
 };
 
 /// How often the view moves.
@@ -32,11 +37,27 @@ const CANCEL_PATIENCE: Duration = Duration::from_secs(15);
 /// So many failures are looked at more closely.
 const FAILURES_SHOWN: usize = 50;
 
-/// What the worker tells.
-#[derive(Debug)]
-pub(super) enum Event {
-    Began { id: ExecutionId },
-    Ended { id: ExecutionId, failure: Option<String> },
+/// What a session follows, and who works for it.
+pub(super) struct Follow {
+    pub(super) completions: CompletionStream,
+    pub(super) events: UnboundedReceiver<Event>,
+    pub(super) lines: Receiver<Lines>,
+    pub(super) interrupts: Interrupts,
+    pub(super) crew: Crew,
+}
+
+/// Why a session ends before the flow does.
+enum Left {
+    /// What is under way is given back first.
+    InOrder(CliError),
+    /// Nothing is waited for.
+    AtOnce(CliError),
+}
+
+impl From<EngineError> for Left {
+    fn from(error: EngineError) -> Self {
+        Self::InOrder(error.into())
+    }
 }
 
 pub(super) struct Session {
@@ -78,23 +99,29 @@ impl Session {
     }
 
     /// Follows the run to its end and stops the crew; the answer is the flow's state at the end.
-    pub(super) async fn follow(
-        &mut self,
-        mut completions: CompletionStream,
-        mut events: UnboundedReceiver<Event>,
-        mut interrupts: Interrupts,
-        mut crew: Crew,
-    ) -> Result<FlowState, CliError> {
-        let followed = self.until_all_arrived(&mut completions, &mut events, &mut interrupts, &mut crew).await;
+    pub(super) async fn follow(&mut self, mut run: Follow) -> Result<FlowState, CliError> {
+        let followed = self.until_all_arrived(&mut run).await;
         // What has ended may still be on its way from the worker to here.
-        while let Ok(event) = events.try_recv() {
+        while let Ok(lines) = run.lines.try_recv() {
+            self.printed(&lines);
+        }
+        while let Ok(event) = run.events.try_recv() {
             self.event(event);
         }
+        // Whoever still prints is not waited for.
+        drop(run.lines);
+        match followed {
+            Ok(()) => {}
+            Err(Left::AtOnce(error)) => return Err(error),
+            Err(Left::InOrder(error)) => {
+                run.crew.stop().await;
+                return Err(error);
+            }
+        }
         self.stop.cancel();
-        crew.stop().await;
-        followed?;
+        run.crew.stop().await;
         let settled = async {
-            while let Some(completion) = completions.next().await {
+            while let Some(completion) = run.completions.next().await {
                 self.completion(&completion);
             }
         };
@@ -110,7 +137,8 @@ impl Session {
             match self.backend.describe_execution(id).await {
                 Ok(execution) => {
                     if let Some(last_error) = &execution.last_error {
-                        self.tracker.recorded_error(id, execution.reason.as_deref(), last_error);
+                        let (reason, attempts) = (execution.reason.as_deref(), execution.attempt);
+                        self.tracker.recorded_error(id, reason, last_error, attempts);
                     }
                 }
                 // The summary says less then.
@@ -119,23 +147,18 @@ impl Session {
         }
     }
 
-    async fn until_all_arrived(
-        &mut self,
-        completions: &mut CompletionStream,
-        events: &mut UnboundedReceiver<Event>,
-        interrupts: &mut Interrupts,
-        crew: &mut Crew,
-    ) -> Result<(), CliError> {
+    async fn until_all_arrived(&mut self, run: &mut Follow) -> Result<(), Left> {
         let mut frame = tokio::time::interval(FRAME);
         frame.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         while !self.tracker.all_arrived() {
             tokio::select! {
-                // Attempts first: a completion can only follow them.
+                // Output first, then attempts: a completion can only follow them.
                 biased;
-                () = interrupts.next() => self.interrupted(interrupts).await?,
-                Some(event) = events.recv() => self.event(event),
-                Some(completion) = completions.next() => self.completion(&completion),
-                error = crew.worker_ended() => return Err(error),
+                request = run.interrupts.next() => self.interrupted(request, run).await?,
+                Some(lines) = run.lines.recv() => self.printed(&lines),
+                Some(event) = run.events.recv() => self.event(event),
+                Some(completion) = run.completions.next() => self.completion(&completion),
+                error = run.crew.worker_ended() => return Err(Left::InOrder(error)),
                 _ = frame.tick() => {
                     self.view.tick(&self.tracker, self.started.elapsed());
                     if self.gave_up().await? {
@@ -147,6 +170,12 @@ impl Session {
         Ok(())
     }
 
+    fn printed(&self, printed: &Lines) {
+        if let Some(member) = self.tracker.member(printed.execution_id) {
+            self.view.printed(member, &printed.lines);
+        }
+    }
+
     fn event(&mut self, event: Event) {
         let now = self.started.elapsed();
         match event {
@@ -155,10 +184,9 @@ impl Session {
                     self.view.attempt_began(&self.tracker.members[index], now);
                 }
             }
-            Event::Ended { id, failure } => {
-                let index = self.tracker.attempt_ended(id, failure.as_deref(), now);
-                if let (Some(index), Some(reason)) = (index, failure) {
-                    self.view.attempt_failed(&self.tracker.members[index], &reason, now);
+            Event::Ended { id, end } => {
+                if let Some(index) = self.tracker.attempt_ended(id, end, now) {
+                    self.view.attempt_ended(&self.tracker.members[index], now);
                 }
             }
         }
@@ -169,37 +197,46 @@ impl Session {
         self.last_arrival = Instant::now();
         match self.tracker.completion(completion, now) {
             Arrival::First(index) => self.view.arrived(&self.tracker.members[index], completion, now),
+            Arrival::Known => {}
             Arrival::Repeated(_) | Arrival::Stranger => {
                 tracing::warn!(execution_id = %completion.execution_id, "a completion arrived that should not have");
             }
         }
     }
 
-    /// The first Ctrl-C cancels the flow and waits for its end, the second does not wait.
-    async fn interrupted(&mut self, interrupts: &mut Interrupts) -> Result<(), CliError> {
+    /// The first Ctrl-C cancels the flow and waits for its end, the second does not wait. Where the terminal has gone,
+    /// the flow stays as it is.
+    async fn interrupted(&mut self, request: Request, run: &mut Follow) -> Result<(), Left> {
+        if request == Request::HangUp {
+            let error = CliError::failed(format!("flow {}", self.flow_id), "the terminal has gone; it was left");
+            return Err(Left::InOrder(error.with_code(code::HUNG_UP)));
+        }
         if self.cancelled_at.is_some() {
             return Err(self.interrupted_again());
         }
         self.cancelled_at = Some(Instant::now());
-        self.view.announce("cancelling; Ctrl-C again to leave at once");
+        self.view.say("cancelling; Ctrl-C again to leave at once");
         // First the flow, so that the attempts that are stopped next are not taken for failures to retry.
         let asked = tokio::select! {
             asked = timeout(CANCEL_PATIENCE, self.cancel_flow()) => asked,
-            () = interrupts.next() => return Err(self.interrupted_again()),
+            _ = run.interrupts.next() => return Err(self.interrupted_again()),
         };
-        self.stop.cancel();
         match asked {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => {
-                Err(CliError::from(error).about("the flow could not be cancelled").with_code(code::CANCELLED))
+            Ok(Ok(())) => {
+                self.stop.cancel();
+                Ok(())
             }
-            Err(_) => Err(self.not_confirmed()),
+            Ok(Err(error)) => {
+                let error = CliError::from(error).about("the flow could not be cancelled").with_code(code::CANCELLED);
+                Err(Left::InOrder(error))
+            }
+            Err(_) => Err(Left::InOrder(self.not_confirmed())),
         }
     }
 
-    fn interrupted_again(&self) -> CliError {
+    fn interrupted_again(&self) -> Left {
         let why = "interrupted again; it may still be ending, see `ff describe`";
-        CliError::cancelled(format!("flow {}", self.flow_id), why)
+        Left::AtOnce(CliError::cancelled(format!("flow {}", self.flow_id), why))
     }
 
     async fn cancel_flow(&self) -> Result<(), EngineError> {
@@ -218,9 +255,9 @@ impl Session {
     }
 
     /// Whether waiting on is of no use: the flow is over and its completions have not come.
-    async fn gave_up(&mut self) -> Result<bool, CliError> {
+    async fn gave_up(&mut self) -> Result<bool, Left> {
         if self.cancelled_at.is_some_and(|at| at.elapsed() > CANCEL_PATIENCE) {
-            return Err(self.not_confirmed());
+            return Err(Left::InOrder(self.not_confirmed()));
         }
         if self.last_arrival.elapsed() < SILENCE {
             self.seemed_over = false;

@@ -3,11 +3,24 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use ff_core::{CompletionPayload, ExecutionId, FlowTopology, Outcome, SubmittedFlow};
+use ff_core::{CompletionPayload, ExecutionId, FlowSnapshot, FlowTopology, Outcome, SubmittedFlow};
+
+use crate::{failure::one_line, work::Exit};
+
+/// How an attempt ended here.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct AttemptEnd {
+    /// Why it failed, if it did.
+    pub(crate) failure: Option<String>,
+    pub(crate) exit: Option<Exit>,
+    /// What it printed last, safe for a terminal.
+    pub(crate) last_lines: Vec<String>,
+}
 
 /// One execution as the run has seen it. Times count from the start of the run.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
+    /// As it may be printed.
     pub(crate) name: String,
     pub(crate) state: MemberState,
     /// Attempts that began here.
@@ -17,8 +30,14 @@ pub(crate) struct Member {
     /// When its last attempt ended.
     pub(crate) stopped: Option<Duration>,
     pub(crate) reason: Option<String>,
+    /// The last attempt that ended here.
+    pub(crate) last: Option<AttemptEnd>,
     /// How often its completion has arrived.
     pub(crate) completions: u32,
+    /// How many failed attempts end it; 0 where that is not known.
+    max_attempts: u32,
+    /// Its end was known before its completion could arrive.
+    known_before: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +61,35 @@ impl MemberState {
 }
 
 impl Member {
+    fn new(name: &str) -> Self {
+        Self {
+            name: one_line(name),
+            state: MemberState::Waiting,
+            attempts: 0,
+            started: None,
+            stopped: None,
+            reason: None,
+            last: None,
+            completions: 0,
+            max_attempts: 0,
+            known_before: false,
+        }
+    }
+
+    /// Why it did not succeed, from what its last attempt said and the reason of its end.
+    fn explain(&self, said: Option<&str>, end: Option<&str>, attempts: u32) -> Option<String> {
+        let said = said.map(in_words);
+        match (end?, said) {
+            // That there are no further attempts is news only where there could have been some.
+            ("attempts_exhausted", Some(said)) if self.max_attempts > 1 || attempts > 1 => {
+                Some(format!("{said} (after {attempts} attempts)"))
+            }
+            ("attempts_exhausted", said) => Some(said.unwrap_or_else(|| "its last attempt failed".to_owned())),
+            (end, Some(said)) if in_words(end) != said => Some(format!("{} ({said})", in_words(end))),
+            (end, _) => Some(in_words(end)),
+        }
+    }
+
     /// From the first attempt's begin to the last one's end, or to `now` while it is not over.
     pub(crate) fn took(&self, now: Duration) -> Duration {
         match (self.started, self.stopped) {
@@ -52,6 +100,19 @@ impl Member {
     }
 }
 
+/// The reasons that a server gives by a word.
+fn in_words(reason: &str) -> String {
+    match reason {
+        "timeout" => "the attempt took longer than its timeout",
+        "lease_expired" => "its worker was lost too often",
+        "dependency_failed" => "what it needs did not succeed",
+        "record_lost" => "its record on the server is gone",
+        "deadline_exceeded" => "its deadline passed",
+        other => other,
+    }
+    .to_owned()
+}
+
 /// What an arriving completion is to this run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arrival {
@@ -59,6 +120,8 @@ pub(crate) enum Arrival {
     First(usize),
     /// One of this member that had arrived before: it should not have come.
     Repeated(usize),
+    /// One whose end was known already when the run went on.
+    Known,
     /// One that the run's filter should have kept away.
     Stranger,
 }
@@ -94,24 +157,34 @@ pub(crate) struct Tracker {
 }
 
 impl Tracker {
-    pub(crate) fn new(flow: &SubmittedFlow, topology: FlowTopology) -> Self {
-        let member = |(name, _): &(String, ExecutionId)| Member {
-            name: name.clone(),
-            state: MemberState::Waiting,
-            attempts: 0,
-            started: None,
-            stopped: None,
-            reason: None,
-            completions: 0,
-        };
-        Self {
-            members: flow.executions.iter().map(member).collect(),
-            topology,
-            index: flow.executions.iter().enumerate().map(|(index, (_, id))| (*id, index)).collect(),
-            arrived: 0,
-            before_needs: Vec::new(),
-            strangers: 0,
+    /// Of a flow that was just submitted; `max_attempts` of each member.
+    pub(crate) fn new(flow: &SubmittedFlow, topology: FlowTopology, max_attempts: &[u32]) -> Self {
+        let mut members: Vec<_> = flow.executions.iter().map(|(name, _)| Member::new(name)).collect();
+        for (member, max_attempts) in members.iter_mut().zip(max_attempts) {
+            member.max_attempts = *max_attempts;
         }
+        Self::of(members, flow.executions.iter().map(|(_, id)| *id), topology)
+    }
+
+    /// Of a flow that another run has left. Who needs whom is not known then.
+    pub(crate) fn resumed(flow: &FlowSnapshot) -> Self {
+        let member = |snapshot: &ff_core::MemberSnapshot| {
+            let mut member = Member::new(&snapshot.name);
+            if let Some(outcome) = snapshot.state.outcome() {
+                (member.state, member.completions, member.known_before) = (MemberState::Ended(outcome), 1, true);
+            }
+            member
+        };
+        let nobody = || vec![Vec::new(); flow.members.len()];
+        let topology = FlowTopology { needs: nobody(), dependents: nobody() };
+        let ids = flow.members.iter().map(|member| member.execution_id);
+        Self::of(flow.members.iter().map(member).collect(), ids, topology)
+    }
+
+    fn of(members: Vec<Member>, ids: impl Iterator<Item = ExecutionId>, topology: FlowTopology) -> Self {
+        let arrived = members.iter().filter(|member| member.completions > 0).count();
+        let index = ids.enumerate().map(|(index, id)| (id, index)).collect();
+        Self { members, topology, index, arrived, before_needs: Vec::new(), strangers: 0 }
     }
 
     /// How many executions have ended, as far as completions have arrived.
@@ -136,17 +209,20 @@ impl Tracker {
         Some(index)
     }
 
-    /// An attempt ended, by failure if there is a reason; the answer is whose.
-    pub(crate) fn attempt_ended(&mut self, id: ExecutionId, failure: Option<&str>, now: Duration) -> Option<usize> {
+    /// Whose execution it is.
+    pub(crate) fn member(&self, id: ExecutionId) -> Option<&Member> {
+        self.index.get(&id).map(|index| &self.members[*index])
+    }
+
+    /// An attempt ended; the answer is whose.
+    pub(crate) fn attempt_ended(&mut self, id: ExecutionId, end: AttemptEnd, now: Duration) -> Option<usize> {
         let index = *self.index.get(&id)?;
         let member = &mut self.members[index];
         member.stopped = Some(now);
-        if let Some(reason) = failure {
-            member.reason = Some(reason.to_owned());
-        }
-        if member.state == MemberState::Running && failure.is_some() {
+        if member.state == MemberState::Running && end.failure.is_some() {
             member.state = MemberState::Waiting;
         }
+        member.last = Some(end);
         Some(index)
     }
 
@@ -157,16 +233,20 @@ impl Tracker {
             return Arrival::Stranger;
         };
         let in_order = self.needs_have_arrived(index, completion.outcome);
+        let failed_needs = self.failed_needs(index);
         let member = &mut self.members[index];
+        if std::mem::take(&mut member.known_before) {
+            return Arrival::Known;
+        }
         member.completions += 1;
         if member.completions > 1 {
             return Arrival::Repeated(index);
         }
         member.state = MemberState::Ended(completion.outcome);
-        member.reason = match (completion.reason.as_deref(), member.reason.take()) {
-            // How it ended, after what the last attempt said.
-            (Some(end), Some(said)) if end != said => Some(format!("{said} ({end})")),
-            (end, _) => end.map(str::to_owned),
+        let said = member.last.as_ref().and_then(|last| last.failure.as_deref());
+        member.reason = match (completion.outcome, failed_needs) {
+            (Outcome::Skipped, Some(needs)) => Some(needs),
+            _ => member.explain(said, completion.reason.as_deref(), completion.attempt),
         };
         if member.started.is_some() {
             member.stopped.get_or_insert(now);
@@ -190,6 +270,17 @@ impl Tracker {
         }
     }
 
+    /// Which of what it needs did not succeed, in words.
+    fn failed_needs(&self, index: usize) -> Option<String> {
+        let needs = self.topology.needs[index].iter().map(|need| &self.members[*need]);
+        let failed = needs.filter_map(|member| match member.state {
+            MemberState::Ended(Outcome::Success) => None,
+            MemberState::Ended(outcome) => Some(format!("`{}`, which it needs, ended as {outcome}", member.name)),
+            _ => None,
+        });
+        failed.reduce(|first, _| first)
+    }
+
     /// Members that ended as failed, for a closer look.
     pub(crate) fn failed(&self) -> impl Iterator<Item = ExecutionId> {
         let failed = |index: &usize| self.members[*index].state == MemberState::Ended(Outcome::Failed);
@@ -197,12 +288,12 @@ impl Tracker {
     }
 
     /// What the last attempt of a member failed with, as it is recorded.
-    pub(crate) fn recorded_error(&mut self, id: ExecutionId, reason: Option<&str>, last_error: &str) {
+    pub(crate) fn recorded_error(&mut self, id: ExecutionId, reason: Option<&str>, last_error: &str, attempts: u32) {
         let Some(index) = self.index.get(&id) else { return };
-        self.members[*index].reason = Some(match reason {
-            Some(reason) if reason != last_error => format!("{last_error} ({reason})"),
-            _ => last_error.to_owned(),
-        });
+        let member = &mut self.members[*index];
+        if let Some(explained) = member.explain(Some(last_error), reason, attempts) {
+            member.reason = Some(explained);
+        }
     }
 
     pub(crate) fn audit(&self) -> Audit {
@@ -233,7 +324,7 @@ mod tests {
         let id = FlowId::generate();
         let member = |name: &str| (name.to_owned(), ExecutionId::member(id, name, PartitionCount::DEFAULT));
         let submitted = SubmittedFlow::new(id, vec![member("a"), member("b")], false);
-        Tracker::new(&submitted, flow.topology().unwrap())
+        Tracker::new(&submitted, flow.topology().unwrap(), &[1, 3])
     }
 
     fn id_of(tracker: &Tracker, index: usize) -> ExecutionId {
@@ -289,16 +380,63 @@ mod tests {
         assert!(cancelled.audit().is_clean());
     }
 
+    fn failed(reason: &str) -> AttemptEnd {
+        AttemptEnd { failure: Some(reason.to_owned()), ..AttemptEnd::default() }
+    }
+
+    /// The reason of the member at `index` whose attempts all said `said`.
+    fn reason(index: usize, said: &str, end: &str, attempts: u32) -> String {
+        let mut tracker = tracker();
+        let id = id_of(&tracker, index);
+        tracker.attempt_began(id, NOW);
+        tracker.attempt_ended(id, failed(said), NOW);
+        let mut completion = CompletionPayload::new(id, None, Outcome::Failed);
+        (completion.reason, completion.attempt) = (Some(end.into()), attempts);
+        tracker.completion(&completion, NOW);
+        tracker.members[index].reason.clone().unwrap()
+    }
+
     #[test]
-    fn the_reason_tells_what_the_last_attempt_said_and_how_it_ended() {
+    fn the_reason_tells_the_cause_and_of_further_attempts_only_where_there_could_be_some() {
+        assert_eq!(reason(0, "exit status 1", "attempts_exhausted", 1), "exit status 1");
+        assert_eq!(reason(1, "exit status 1", "attempts_exhausted", 3), "exit status 1 (after 3 attempts)");
+        assert_eq!(reason(0, "no such shell", "no such shell", 1), "no such shell");
+        assert_eq!(reason(0, "exit status 1", "lease_expired", 1), "its worker was lost too often (exit status 1)");
+    }
+
+    #[test]
+    fn the_same_cause_is_told_in_the_same_words_by_the_worker_and_the_server() {
         let mut tracker = tracker();
         let id = id_of(&tracker, 0);
-        tracker.attempt_began(id, NOW);
-        tracker.attempt_ended(id, Some("exit status 1"), NOW);
-        let mut completion = CompletionPayload::new(id, None, Outcome::Failed);
-        completion.reason = Some("attempts_exhausted".into());
-        tracker.completion(&completion, NOW);
-        assert_eq!(tracker.members[0].reason.as_deref(), Some("exit status 1 (attempts_exhausted)"));
+        ended(&mut tracker, 0, Outcome::Failed);
+        tracker.recorded_error(id, Some("attempts_exhausted"), "timeout", 1);
+        assert_eq!(tracker.members[0].reason.as_deref(), Some("the attempt took longer than its timeout"));
+    }
+
+    #[test]
+    fn what_is_skipped_names_what_did_not_succeed() {
+        let mut tracker = tracker();
+        ended(&mut tracker, 0, Outcome::Failed);
+        ended(&mut tracker, 1, Outcome::Skipped);
+        assert_eq!(tracker.members[1].reason.as_deref(), Some("`a`, which it needs, ended as failed"));
+    }
+
+    #[test]
+    fn what_had_ended_before_a_run_went_on_counts_and_may_arrive_once_more() {
+        let mut flow =
+            FlowSnapshot::new(FlowId::generate(), Namespace::default_namespace(), ff_core::FlowState::Running);
+        let member = |name: &str, state| ff_core::MemberSnapshot {
+            name: name.to_owned(),
+            execution_id: ExecutionId::member(flow.flow_id, name, PartitionCount::DEFAULT),
+            state,
+        };
+        flow.members = vec![member("a", ff_core::PublicState::Success), member("b", ff_core::PublicState::Waiting)];
+        let mut tracker = Tracker::resumed(&flow);
+        assert_eq!(tracker.arrived(), 1);
+        assert_eq!(ended(&mut tracker, 0, Outcome::Success), Arrival::Known);
+        assert_eq!(ended(&mut tracker, 0, Outcome::Success), Arrival::Repeated(0));
+        assert_eq!(ended(&mut tracker, 1, Outcome::Success), Arrival::First(1));
+        assert!(tracker.all_arrived() && tracker.audit().repeated == ["a"]);
     }
 
     #[test]
@@ -307,11 +445,11 @@ mod tests {
         let id = id_of(&tracker, 0);
         let at = Duration::from_secs;
         tracker.attempt_began(id, at(1));
-        tracker.attempt_ended(id, Some("exit status 1"), at(2));
+        tracker.attempt_ended(id, failed("exit status 1"), at(2));
         assert_eq!(tracker.members[0].state, MemberState::Waiting);
         tracker.attempt_began(id, at(4));
         assert_eq!((tracker.members[0].state, tracker.members[0].took(at(5))), (MemberState::Running, at(4)));
-        tracker.attempt_ended(id, None, at(6));
+        tracker.attempt_ended(id, AttemptEnd::default(), at(6));
         ended(&mut tracker, 0, Outcome::Success);
         assert_eq!((tracker.members[0].attempts, tracker.members[0].took(at(9))), (2, at(5)));
     }

@@ -5,20 +5,53 @@ use std::{
     time::Duration,
 };
 
-use ff_core::CompletionPayload;
+use clap::ValueEnum;
+use ff_core::{CompletionPayload, FlowId, Namespace, Outcome};
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::{
+    counted,
     live::Live,
+    resume_hint,
     tracker::{Member, MemberState, Tracker},
 };
-use crate::{failure::one_line, out, text, watch::coloured};
+use crate::{failure::one_line, out, text, watch::coloured, work::Exit};
 
-/// Where the run is shown.
-pub(super) enum View {
+/// Which output of commands is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ShowOutput {
+    /// Every line, as it is printed
+    All,
+    /// The last lines of each attempt that fails
+    Failed,
+    /// Nothing
+    None,
+}
+
+/// How and where the run is shown.
+pub(super) struct View {
+    place: Place,
+    output: ShowOutput,
+}
+
+enum Place {
     Live(Live),
     Plain,
     Json,
+}
+
+/// The first line of `--json`: what there is to know before anything has happened.
+#[derive(Serialize)]
+struct JsonStarted<'a> {
+    event: &'static str,
+    run: Uuid,
+    flow_id: FlowId,
+    name: Option<&'a str>,
+    namespace: &'a Namespace,
+    executions: usize,
+    /// How many of them had ended before.
+    ended_before: usize,
 }
 
 /// One line of `--json`.
@@ -30,72 +63,140 @@ struct JsonCompletion<'a> {
     arrived_after_ms: u64,
     /// From the first attempt's begin to the last one's end; 0 if it never ran.
     took_ms: u64,
+    /// Why it did not succeed, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'a str>,
+    /// How the process of its last attempt ended, where that ran here: `exit_status` or `signal`.
+    #[serde(flatten)]
+    exit: Option<Exit>,
+    /// The last lines that its last attempt printed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<String>,
     #[serde(flatten)]
     completion: &'a CompletionPayload,
 }
 
 impl View {
-    pub(super) fn new(json: bool, tracker: &Tracker) -> Self {
-        if json {
-            return Self::Json;
-        }
-        if stdout().is_terminal() { Self::Live(Live::new(tracker)) } else { Self::Plain }
+    pub(super) fn new(json: bool, output: ShowOutput, tracker: &Tracker) -> Self {
+        let place = if json {
+            Place::Json
+        } else if stdout().is_terminal() {
+            Place::Live(Live::new(tracker))
+        } else {
+            Place::Plain
+        };
+        Self { place, output }
     }
 
-    /// Something to say before the first event.
-    pub(super) fn announce(&self, line: &str) {
-        match self {
-            Self::Live(live) => live.say(line),
-            Self::Plain => out::text(line),
-            Self::Json => {}
+    /// Whether lines are shown as they are printed.
+    pub(super) fn wants_lines(&self) -> bool {
+        self.output == ShowOutput::All && !matches!(self.place, Place::Json)
+    }
+
+    /// What there is to know before the first event.
+    pub(super) fn announce(
+        &self,
+        name: &Option<String>,
+        flow_id: FlowId,
+        run: Uuid,
+        namespace: &Namespace,
+        tracker: &Tracker,
+        outlives: bool,
+    ) {
+        if let Place::Json = self.place {
+            let _: out::Reader = out::json(&JsonStarted {
+                event: "started",
+                run,
+                flow_id,
+                name: name.as_deref(),
+                namespace,
+                executions: tracker.members.len(),
+                ended_before: tracker.arrived(),
+            });
+            return;
+        }
+        let name = one_line(name.as_deref().unwrap_or("flow"));
+        self.say(&format!("{name}: {} in namespace {namespace}, flow {flow_id}", counted(tracker)));
+        if outlives {
+            self.say(&format!("if this program dies, {}", resume_hint(flow_id)));
+        }
+    }
+
+    /// A line for people.
+    pub(super) fn say(&self, line: &str) {
+        match &self.place {
+            Place::Live(live) => live.say(line),
+            Place::Plain => out::text(line),
+            Place::Json => {}
         }
     }
 
     pub(super) fn attempt_began(&self, member: &Member, now: Duration) {
-        if let Self::Plain = self {
+        if let Place::Plain = self.place {
             let attempt = if member.attempts > 1 { format!("  attempt {}", member.attempts) } else { String::new() };
             plain(now, "started", &member.name, &attempt);
         }
     }
 
-    pub(super) fn attempt_failed(&self, member: &Member, reason: &str, now: Duration) {
-        if let Self::Plain = self {
+    /// Lines of a running attempt.
+    pub(super) fn printed(&self, member: &Member, lines: &[String]) {
+        for line in lines {
+            self.say(&format!("{} | {line}", member.name));
+        }
+    }
+
+    pub(super) fn attempt_ended(&self, member: &Member, now: Duration) {
+        let Some(end) = &member.last else { return };
+        let Some(reason) = &end.failure else { return };
+        if let Place::Plain = self.place {
             plain(now, "attempt", &member.name, &format!("  failed: {}", one_line(reason)));
+        }
+        if self.output == ShowOutput::Failed {
+            self.printed(member, &end.last_lines);
         }
     }
 
     /// A completion has arrived.
     pub(super) fn arrived(&self, member: &Member, completion: &CompletionPayload, now: Duration) {
-        match self {
-            Self::Live(live) => live.arrived(member),
-            Self::Plain => {
+        match &self.place {
+            Place::Live(live) => live.arrived(member),
+            Place::Plain => {
                 let word = coloured(completion.outcome);
                 plain(now, word.trim_end(), &member.name, &details(member, now));
             }
-            Self::Json => {
+            Place::Json => {
                 let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+                let is_success = completion.outcome == Outcome::Success;
                 // A reader that has gone away does not end the run: its executions are under way.
                 let _: out::Reader = out::json(&JsonCompletion {
                     event: "completion",
                     name: &member.name,
                     arrived_after_ms: millis(now),
                     took_ms: millis(member.took(now)),
+                    cause: member.reason.as_deref().filter(|_| !is_success),
+                    exit: member.last.as_ref().and_then(|last| last.exit),
+                    output: self.json_output(member, is_success),
                     completion,
                 });
             }
         }
     }
 
+    fn json_output(&self, member: &Member, is_success: bool) -> Option<String> {
+        let is_shown = self.output == ShowOutput::All || (self.output == ShowOutput::Failed && !is_success);
+        member.last.as_ref().filter(|_| is_shown).map(|last| last.last_lines.join("\n"))
+    }
+
     /// Time has passed.
     pub(super) fn tick(&self, tracker: &Tracker, now: Duration) {
-        if let Self::Live(live) = self {
+        if let Place::Live(live) = &self.place {
             live.render(tracker, now);
         }
     }
 
     /// Nothing more will come.
     pub(super) fn end(&self, tracker: &Tracker, now: Duration) {
-        if let Self::Live(live) = self {
+        if let Place::Live(live) = &self.place {
             live.end(tracker, now);
         }
     }

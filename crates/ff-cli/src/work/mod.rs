@@ -1,27 +1,37 @@
 //! What one execution of `ff run` does, as its payload says: a command, or a sleep in place of recorded work.
 
+pub(crate) mod interpreter;
+mod output;
+mod processes;
 mod shell;
+pub(crate) mod stop;
+mod strays;
+pub(crate) mod supervisor;
 mod tail;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use ff_core::{ExecutionId, Failure, FlowId};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use self::output::Output;
+pub(crate) use self::{
+    output::{Lines, Printed},
+    shell::Command,
+    strays::adopt_orphans,
+};
+
+/// How much of the output becomes the execution's result.
+const RESULT_BYTES: usize = 64 * 1024;
+
 /// The work of one execution, as it travels in the payload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Work {
-    /// Run a command with `sh -c`.
-    Shell {
-        run: String,
-        #[serde(default)]
-        env: BTreeMap<String, String>,
-        #[serde(default)]
-        working_dir: Option<PathBuf>,
-    },
+    /// Run a command in a shell.
+    Shell(Command),
     /// Sleep.
     Sleep {
         #[serde(rename = "microseconds")]
@@ -39,6 +49,35 @@ pub(crate) struct Attempt {
     pub(crate) stop: CancellationToken,
     /// Where the whole output is kept, if it is.
     pub(crate) output_file: Option<PathBuf>,
+    /// Where the output is sent as it comes, if it is.
+    pub(crate) printed: Option<Printed>,
+}
+
+/// How a command's process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Exit {
+    /// It exited with this status.
+    ExitStatus(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+/// What came of an attempt.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// What is reported: the last part of the output, or why it failed and whether a further attempt may help.
+    pub(crate) result: Result<Bytes, Failure>,
+    /// Absent where no process ended by itself: stopped, not started, no command.
+    pub(crate) exit: Option<Exit>,
+    /// The last lines that were printed.
+    pub(crate) last_lines: Vec<String>,
+}
+
+impl Ended {
+    pub(crate) fn without_process(result: Result<Bytes, Failure>) -> Self {
+        Self { result, exit: None, last_lines: Vec::new() }
+    }
 }
 
 impl Work {
@@ -53,24 +92,35 @@ impl Work {
             .map_err(|error| Failure::permanent(format!("the payload is not work for ff: {error}")))
     }
 
-    /// Does the work; what it printed (its last part) is the result.
-    ///
-    /// # Errors
-    /// The reason and whether a further attempt may help.
-    ///
-    /// # Cancel safety
-    /// Dropping the future ends what was started.
-    pub(crate) async fn perform(&self, attempt: &Attempt) -> Result<Bytes, Failure> {
+    /// How long it may take to end after it was asked to.
+    pub(crate) fn grace(&self) -> Duration {
         match self {
-            Self::Shell { run, env, working_dir } => shell::run(run, env, working_dir.as_deref(), attempt).await,
-            Self::Sleep { micros } => {
-                tokio::select! {
-                    () = attempt.stop.cancelled() => Err(Failure::retryable("stopped")),
-                    () = tokio::time::sleep(Duration::from_micros(*micros)) => Ok(Bytes::new()),
-                }
-            }
+            Self::Shell(command) => command.grace(),
+            Self::Sleep { .. } => Duration::ZERO,
         }
     }
+
+    /// Does the work. When it returns, no process of the attempt is left.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends what was started, without waiting for it.
+    pub(crate) async fn perform(&self, attempt: &Attempt) -> Ended {
+        match self {
+            Self::Shell(command) => shell::run(command, attempt).await,
+            Self::Sleep { micros } => Ended::without_process(tokio::select! {
+                () = attempt.stop.cancelled() => Err(Failure::retryable("stopped")),
+                () = tokio::time::sleep(Duration::from_micros(*micros)) => Ok(Bytes::new()),
+            }),
+        }
+    }
+}
+
+/// This program, as it was started: also where its file was replaced since.
+pub(crate) fn program() -> PathBuf {
+    if cfg!(target_os = "linux") {
+        return PathBuf::from("/proc/self/exe");
+    }
+    std::env::current_exe().unwrap_or_else(|_| PathBuf::from("ff"))
 }
 
 #[cfg(test)]
@@ -79,10 +129,17 @@ mod tests {
 
     #[test]
     fn work_survives_the_payload_and_foreign_payloads_are_refused_for_good() {
-        let work =
-            Work::Shell { run: "true".into(), env: BTreeMap::from([("A".into(), "1".into())]), working_dir: None };
+        let mut command = Command::new("true");
+        command.env = std::collections::BTreeMap::from([("A".into(), "1".into())]);
+        let work = Work::Shell(command);
         assert_eq!(Work::from_payload(&work.to_payload()).unwrap(), work);
         let refused = Work::from_payload(b"hello").unwrap_err();
         assert!(!refused.retryable && refused.reason.contains("not work for ff"), "{refused:?}");
+    }
+
+    #[test]
+    fn a_payload_of_an_earlier_version_is_understood() {
+        let payload = br#"{"shell":{"run":"true","env":{},"working_dir":null}}"#;
+        assert_eq!(Work::from_payload(payload).unwrap(), Work::Shell(Command::new("true")));
     }
 }

@@ -2,6 +2,12 @@
 
 use bytes::Bytes;
 
+use crate::{failure::one_line, text::for_terminal};
+
+/// So many of the last lines are shown of what failed, within so many bytes.
+const LINES: usize = 20;
+const LINES_BYTES: usize = 4096;
+
 /// Keeps the last `limit` bytes of what is pushed.
 #[derive(Debug)]
 pub(super) struct Tail {
@@ -42,9 +48,17 @@ impl Tail {
 
     /// The last line that is not blank, for a failure's reason.
     pub(super) fn last_line(&self) -> Option<String> {
-        let start = self.bytes.len().saturating_sub(4096);
+        let lines = self.last_lines();
+        lines.iter().rev().map(|line| one_line(line)).find(|line| !line.is_empty())
+    }
+
+    /// The last lines, safe for a terminal.
+    pub(super) fn last_lines(&self) -> Vec<String> {
+        let start = self.bytes.len().saturating_sub(LINES_BYTES);
         let text = String::from_utf8_lossy(&self.bytes[start..]);
-        text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(crate::failure::one_line)
+        let mut lines: Vec<_> = text.lines().map(for_terminal).collect();
+        lines.drain(..lines.len().saturating_sub(LINES));
+        lines
     }
 }
 
@@ -75,6 +89,18 @@ mod tests {
         let mut tail = Tail::new(8);
         tail.push(&[0x80, 0x81, b'a']);
         assert_eq!(&tail.into_bytes()[..], [0x80, 0x81, b'a']);
+    }
+
+    #[test]
+    fn the_last_lines_are_few_and_short_whatever_was_printed() {
+        let mut tail = Tail::new(100_000);
+        for number in 0..1000 {
+            tail.push(format!("line {number}\n").as_bytes());
+        }
+        let lines = tail.last_lines();
+        assert_eq!((lines.len(), lines[0].as_str(), lines[19].as_str()), (20, "line 980", "line 999"));
+        tail.push(&[b'x'; 50_000]);
+        assert_eq!(tail.last_lines().iter().map(String::len).sum::<usize>(), LINES_BYTES);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Runs the real program and looks at what it says.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub(crate) mod processes;
+
 use std::{
     io::Write as _,
     path::{Path, PathBuf},
@@ -46,7 +48,8 @@ impl Finished {
     #[track_caller]
     pub(crate) fn refused(self, code: i32, parts: &[&str]) -> Self {
         assert_eq!(self.code, code, "{}\n{}", self.stdout, self.stderr);
-        let lines: Vec<_> = self.stderr.lines().collect();
+        // The warning of a password on the command line comes before it.
+        let lines: Vec<_> = self.stderr.lines().filter(|line| !line.contains("a password in --url")).collect();
         assert!(lines.len() == 1 && lines[0].starts_with("ff: "), "not one line: {}", self.stderr);
         for part in parts {
             assert!(lines[0].contains(part), "`{part}` is not in: {}", lines[0]);

@@ -1,0 +1,110 @@
+//! What each attempt of a run goes through.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use ff_core::{ExecutionId, Failure};
+use ff_engine::WorkContext;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio_util::sync::CancellationToken;
+
+use super::{outputs::Outputs, tracker::AttemptEnd};
+use crate::work::{Attempt, Ended, Printed, Work, stop::StopSignal};
+
+/// The worker's timer begins a little before the work does.
+const TIMER_SLACK: Duration = Duration::from_millis(100);
+
+/// What the worker tells.
+#[derive(Debug)]
+pub(super) enum Event {
+    Began { id: ExecutionId },
+    Ended { id: ExecutionId, end: AttemptEnd },
+}
+
+/// What holds for commands whose flow says nothing else.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Settings {
+    pub(super) grace: Option<Duration>,
+    pub(super) stop_signal: Option<StopSignal>,
+}
+
+impl Settings {
+    fn complete(self, work: &mut Work) {
+        if let Work::Shell(command) = work {
+            command.stop_signal = command.stop_signal.or(self.stop_signal);
+            if !command.has_grace() {
+                command.set_grace(self.grace);
+            }
+        }
+    }
+
+    /// The longest of a flow's own and the one that is set here.
+    pub(super) fn longest_grace(self, of_the_flow: Duration) -> Duration {
+        of_the_flow.max(self.grace.unwrap_or_default())
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Handler {
+    pub(super) events: UnboundedSender<Event>,
+    /// Where lines of output are sent, if they are shown as they come.
+    pub(super) printed: Option<Printed>,
+    pub(super) outputs: Option<Outputs>,
+    pub(super) settings: Settings,
+    /// Fires when the whole run is to stop.
+    pub(super) stop: CancellationToken,
+}
+
+impl Handler {
+    pub(super) async fn perform(self, context: WorkContext) -> Result<Bytes, Failure> {
+        let id = context.id();
+        self.tell(Event::Began { id });
+        let started = Instant::now();
+        let ended = self.work(&context).await;
+        let failure = ended.result.as_ref().err().map(|failure| match context.execution().timeout {
+            // As the worker reports it.
+            Some(timeout) if context.is_cancelled() && started.elapsed() + TIMER_SLACK >= timeout => {
+                format!("the attempt took longer than its timeout of {timeout:?}")
+            }
+            _ => failure.reason.clone(),
+        });
+        if let Some(cause) = &failure {
+            let (name, attempt, exit) = (context.name(), context.attempt(), ended.exit);
+            tracing::info!(execution_id = %id, name, attempt, cause, ?exit, "an attempt failed");
+        }
+        let end = AttemptEnd { failure, exit: ended.exit, last_lines: ended.last_lines };
+        self.tell(Event::Ended { id, end });
+        ended.result
+    }
+
+    async fn work(&self, context: &WorkContext) -> Ended {
+        let mut work = match Work::from_payload(context.payload()) {
+            Ok(work) => work,
+            Err(failure) => return Ended::without_process(Err(failure)),
+        };
+        self.settings.complete(&mut work);
+        let stop = context.cancellation().child_token();
+        let attempt = Attempt {
+            execution_id: context.id(),
+            flow_id: context.flow_id(),
+            number: context.attempt(),
+            stop: stop.clone(),
+            output_file: self.outputs.as_ref().map(|kept| kept.file(context.name(), context.id(), context.attempt())),
+            printed: self.printed.clone(),
+        };
+        let pass_on = async {
+            self.stop.cancelled().await;
+            stop.cancel();
+            std::future::pending::<Ended>().await
+        };
+        tokio::select! {
+            ended = work.perform(&attempt) => ended,
+            never = pass_on => never,
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        // The session may be over while the last attempts are stopped; nobody needs to know of those.
+        let _ = self.events.send(event);
+    }
+}

@@ -1,0 +1,240 @@
+//! The flow of a run: one that is submitted, or one that an earlier run has left.
+//!
+//! A lane is an address and no permission, and every completion shows it. So a run accepts the executions of its own
+//! flow only: of one that it submitted, those whose work it knows; of one that is resumed, those of the flow that its
+//! user named.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use ff_core::{
+    ClaimedExecution, EngineBackend, EngineError, ExecutionId, FlowId, FlowSnapshot, FlowState, FlowSubmission, LaneId,
+    Namespace, SubmittedFlow,
+};
+use futures::{StreamExt, TryStreamExt, stream};
+use uuid::Uuid;
+
+use super::tracker::Tracker;
+use crate::{
+    cli::RunArgs,
+    connect::ConnectArgs,
+    failure::CliError,
+    plan::{Plan, RUN_TAG},
+    work::{Work, stop},
+};
+
+/// How often a submission whose answer was lost is sent again; the idempotency key makes that safe.
+const SUBMIT_TRIES: u32 = 5;
+/// How many members of a flow are described at once.
+const DESCRIBED_AT_ONCE: usize = 32;
+
+/// Says whether an execution is one of this run.
+pub(super) type Accept = Box<dyn Fn(&ClaimedExecution) -> bool + Send + Sync>;
+
+/// A run that can begin.
+pub(super) struct Job {
+    pub(super) run: Uuid,
+    pub(super) flow_id: FlowId,
+    pub(super) namespace: Namespace,
+    pub(super) name: Option<String>,
+    pub(super) lane: LaneId,
+    pub(super) simulated: bool,
+    /// The longest time that one of its commands may take to end.
+    pub(super) longest_grace: Duration,
+    pub(super) accept: Accept,
+    pub(super) tracker: Tracker,
+}
+
+/// What is to be run, before there is a server.
+pub(super) enum Prepared {
+    New { plan: Plan, run: Uuid, flow: FlowSubmission },
+    Resume(FlowId),
+}
+
+/// What must be known before completions are subscribed.
+pub(super) struct Look {
+    pub(super) run: Uuid,
+    pub(super) namespace: Namespace,
+    /// Of a flow that is resumed.
+    lane: Option<LaneId>,
+}
+
+pub(super) fn prepare(args: &RunArgs) -> Result<Prepared, CliError> {
+    match (&args.flow, args.resume) {
+        (_, Some(flow_id)) => Ok(Prepared::Resume(flow_id)),
+        (Some(path), None) => {
+            let run = Uuid::now_v7();
+            let plan = Plan::load(path, args.time_scale)?;
+            let flow = plan.submission(run, args.namespace.clone())?;
+            Ok(Prepared::New { plan, run, flow })
+        }
+        (None, None) => Err(CliError::usage("no flow is named", "give a flow file, or --resume and a flow's id")),
+    }
+}
+
+impl Prepared {
+    pub(super) async fn open(&self, connect: &ConnectArgs) -> Result<Arc<dyn EngineBackend>, CliError> {
+        match self {
+            Self::New { .. } => connect.open().await,
+            Self::Resume(_) => connect.open_server().await,
+        }
+    }
+
+    pub(super) async fn look(&self, backend: &dyn EngineBackend) -> Result<Look, CliError> {
+        match self {
+            Self::New { run, flow, .. } => Ok(Look { run: *run, namespace: flow.namespace.clone(), lane: None }),
+            Self::Resume(flow_id) => look_at(backend, *flow_id).await,
+        }
+    }
+
+    /// Submits the flow, or reads how far the one that is resumed has come.
+    pub(super) async fn begin(self, backend: &dyn EngineBackend, look: Look) -> Result<Job, CliError> {
+        match self {
+            Self::New { plan, run, flow } => {
+                let lane = plan.run_lane(run)?;
+                let topology = flow.topology()?;
+                let submitted = submit(backend, &flow).await?;
+                let limits: Vec<_> = flow.executions.iter().map(|execution| execution.max_attempts).collect();
+                let works = flow.executions.iter().filter_map(|spec| Work::from_payload(&spec.payload).ok());
+                Ok(Job {
+                    run,
+                    flow_id: submitted.flow_id,
+                    namespace: flow.namespace.clone(),
+                    name: plan.name,
+                    lane,
+                    simulated: plan.simulated,
+                    longest_grace: works.map(|work| work.grace()).max().unwrap_or_default(),
+                    accept: what_was_submitted(&submitted, &flow),
+                    tracker: Tracker::new(&submitted, topology, &limits),
+                })
+            }
+            Self::Resume(flow_id) => {
+                let flow = backend.describe_flow(flow_id).await?;
+                if flow.cancel_requested {
+                    backend.cancel_flow(flow_id, "its cancellation was asked for before").await?;
+                }
+                let lane = look.lane.unwrap_or_else(LaneId::default_lane);
+                Ok(Job {
+                    run: look.run,
+                    flow_id,
+                    namespace: look.namespace,
+                    name: flow.name.clone(),
+                    lane,
+                    simulated: false,
+                    // Their commands say it only when they are claimed.
+                    longest_grace: stop::GRACE,
+                    accept: members_of(&flow),
+                    tracker: Tracker::resumed(&flow),
+                })
+            }
+        }
+    }
+}
+
+/// The members that were submitted here, each with the work that was submitted for it.
+fn what_was_submitted(submitted: &SubmittedFlow, flow: &FlowSubmission) -> Accept {
+    let payloads: HashMap<&str, &Bytes> =
+        flow.executions.iter().map(|execution| (execution.name.as_str(), &execution.payload)).collect();
+    let known: HashMap<ExecutionId, Bytes> = submitted
+        .executions
+        .iter()
+        .filter_map(|(name, id)| Some((*id, (*payloads.get(name.as_str())?).clone())))
+        .collect();
+    let flow_id = submitted.flow_id;
+    Box::new(move |execution| {
+        let expected = known.get(&execution.lease.execution_id);
+        execution.lease.flow_id == Some(flow_id) && expected == Some(&execution.payload)
+    })
+}
+
+fn members_of(flow: &FlowSnapshot) -> Accept {
+    let known: HashSet<ExecutionId> = flow.members.iter().map(|member| member.execution_id).collect();
+    let flow_id = flow.flow_id;
+    Box::new(move |execution| execution.lease.flow_id == Some(flow_id) && known.contains(&execution.lease.execution_id))
+}
+
+async fn submit(backend: &dyn EngineBackend, flow: &FlowSubmission) -> Result<SubmittedFlow, EngineError> {
+    for pause in 1..SUBMIT_TRIES {
+        match backend.submit_flow(flow).await {
+            Err(error) if error.is_retryable() => {
+                tracing::warn!(%error, "the submission is sent again");
+                tokio::time::sleep(Duration::from_millis(200) * pause).await;
+            }
+            answered => return answered,
+        }
+    }
+    backend.submit_flow(flow).await
+}
+
+/// Finds the run that a flow belongs to, and the lane on which its executions wait.
+async fn look_at(backend: &dyn EngineBackend, flow_id: FlowId) -> Result<Look, CliError> {
+    let refuse = |why: &str| CliError::failed(format!("flow {flow_id}"), why);
+    let flow = backend.describe_flow(flow_id).await?;
+    if flow.state != FlowState::Running {
+        let why = format!("it has ended already: {}; there is nothing to go on with", flow.state);
+        return Err(refuse(&why).with_code(ended_code(flow.state)));
+    }
+    let open = flow.members.iter().filter(|member| member.state.outcome().is_none());
+    let described: Vec<_> = stream::iter(open)
+        .map(|member| backend.describe_execution(member.execution_id))
+        .buffer_unordered(DESCRIBED_AT_ONCE)
+        .try_collect()
+        .await?;
+    let mut found: HashSet<(LaneId, Option<Uuid>)> = HashSet::new();
+    for execution in described {
+        let run = execution.tags.get(RUN_TAG).and_then(|run| run.parse().ok());
+        found.insert((execution.lane, run));
+    }
+    let mut found = found.into_iter();
+    match (found.next(), found.next()) {
+        (Some((lane, Some(run))), None) => Ok(Look { run, namespace: flow.namespace, lane: Some(lane) }),
+        (None, _) => Err(refuse("it is just ending; look again with `ff describe`")),
+        _ => Err(refuse("it was not submitted by `ff run`; the workers of its lanes run it")),
+    }
+}
+
+/// The exit code of a run of which nothing is left to do.
+fn ended_code(state: FlowState) -> u8 {
+    use crate::failure::code;
+    match state {
+        FlowState::Success => 0,
+        FlowState::Cancelled => code::CANCELLED,
+        _ => code::FAILED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ff_core::{ExecutionSpec, Lease, PartitionCount};
+
+    use super::*;
+
+    fn claimed(flow_id: Option<FlowId>, name: &str, payload: &'static [u8]) -> ClaimedExecution {
+        let of = flow_id.unwrap_or_else(FlowId::generate);
+        let execution_id = ExecutionId::member(of, name, PartitionCount::DEFAULT);
+        let lease = Lease { execution_id, flow_id, attempt: 1, epoch: 1 };
+        let mut execution = ClaimedExecution::new(lease, name.to_owned(), Namespace::default_namespace());
+        execution.payload = Bytes::from_static(payload);
+        execution
+    }
+
+    #[test]
+    fn a_run_accepts_what_it_submitted_with_the_work_that_it_submitted_and_nothing_else() {
+        let flow_id = FlowId::generate();
+        let flow = FlowSubmission::new(Namespace::default_namespace())
+            .execution(ExecutionSpec::new("a").payload(Bytes::from_static(b"work")));
+        let id = ExecutionId::member(flow_id, "a", PartitionCount::DEFAULT);
+        let accept = what_was_submitted(&SubmittedFlow::new(flow_id, vec![("a".to_owned(), id)], false), &flow);
+        assert!(accept(&claimed(Some(flow_id), "a", b"work")));
+        assert!(!accept(&claimed(Some(flow_id), "a", b"other work")));
+        assert!(!accept(&claimed(Some(flow_id), "b", b"work")));
+        assert!(!accept(&claimed(Some(FlowId::generate()), "a", b"work")));
+        let mut without_flow = claimed(Some(flow_id), "a", b"work");
+        without_flow.lease.flow_id = None;
+        assert!(!accept(&without_flow));
+    }
+}
