@@ -43,6 +43,9 @@ use crate::{
 /// Does what the command line says.
 #[must_use]
 pub fn main() -> ExitCode {
+    // Where it was started by another name, such as /proc/self/exe.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::set_name(c"ff");
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next().is_some_and(|first| first == work::supervisor::ARGUMENT) && arguments.next().is_none() {
         return work::supervisor::main();

@@ -84,7 +84,7 @@ impl Plan {
     /// The flow to submit for this run: on a lane of its own, tagged with the run, and safe to submit again.
     pub(crate) fn submission(&self, run: Uuid, namespace: Option<Namespace>) -> Result<FlowSubmission, CliError> {
         let namespace = namespace.or_else(|| self.namespace.clone()).unwrap_or_else(Namespace::default_namespace);
-        let mut flow = FlowSubmission::new(namespace).idempotency_key(format!("ff-run-{run}"));
+        let mut flow = FlowSubmission::new(namespace).idempotency_key(run_key(run));
         flow.name.clone_from(&self.name);
         let lane = self.run_lane(run)?;
         for execution in &self.executions {
@@ -105,6 +105,11 @@ impl Plan {
         };
         lane.map_err(|error| CliError::from(error).about("the lane of a run, below the one that the file names"))
     }
+}
+
+/// The idempotency key of a run's flow.
+pub(crate) fn run_key(run: Uuid) -> String {
+    format!("ff-run-{run}")
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, CliError> {

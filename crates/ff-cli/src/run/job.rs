@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use ff_core::{
     ClaimedExecution, EngineBackend, EngineError, ExecutionId, FlowId, FlowSnapshot, FlowState, FlowSubmission, LaneId,
-    Namespace, SubmittedFlow,
+    Namespace, PartitionCount, SubmittedFlow,
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
@@ -23,7 +23,7 @@ use crate::{
     cli::RunArgs,
     connect::ConnectArgs,
     failure::CliError,
-    plan::{Plan, RUN_TAG},
+    plan::{Plan, RUN_TAG, run_key},
     work::{Work, stop},
 };
 
@@ -47,6 +47,21 @@ pub(super) struct Job {
     pub(super) longest_grace: Duration,
     pub(super) accept: Accept,
     pub(super) tracker: Tracker,
+    /// What is to be submitted, unless it was before.
+    submission: Option<FlowSubmission>,
+}
+
+impl Job {
+    /// Submits what is to be submitted. Its id is known before, so that a flow is never left that nobody can name.
+    pub(super) async fn submit(&self, backend: &dyn EngineBackend) -> Result<(), CliError> {
+        let Some(flow) = &self.submission else { return Ok(()) };
+        let submitted = submit(backend, flow).await?;
+        if submitted.flow_id != self.flow_id {
+            let why = format!("the server gave it another id, {}", submitted.flow_id);
+            return Err(CliError::failed(format!("flow {}", self.flow_id), why));
+        }
+        Ok(())
+    }
 }
 
 /// What is to be run, before there is a server.
@@ -91,25 +106,26 @@ impl Prepared {
         }
     }
 
-    /// Submits the flow, or reads how far the one that is resumed has come.
+    /// Names the flow that is to be submitted, or reads how far the one that is resumed has come.
     pub(super) async fn begin(self, backend: &dyn EngineBackend, look: Look) -> Result<Job, CliError> {
         match self {
             Self::New { plan, run, flow } => {
                 let lane = plan.run_lane(run)?;
                 let topology = flow.topology()?;
-                let submitted = submit(backend, &flow).await?;
+                let named = named(&flow, run, backend.partition_count());
                 let limits: Vec<_> = flow.executions.iter().map(|execution| execution.max_attempts).collect();
                 let works = flow.executions.iter().filter_map(|spec| Work::from_payload(&spec.payload).ok());
                 Ok(Job {
                     run,
-                    flow_id: submitted.flow_id,
+                    flow_id: named.flow_id,
                     namespace: flow.namespace.clone(),
                     name: plan.name,
                     lane,
                     simulated: plan.simulated,
                     longest_grace: works.map(|work| work.grace()).max().unwrap_or_default(),
-                    accept: what_was_submitted(&submitted, &flow),
-                    tracker: Tracker::new(&submitted, topology, &limits),
+                    accept: what_was_submitted(&named, &flow),
+                    tracker: Tracker::new(&named, topology, &limits),
+                    submission: Some(flow),
                 })
             }
             Self::Resume(flow_id) => {
@@ -129,10 +145,19 @@ impl Prepared {
                     longest_grace: stop::GRACE,
                     accept: members_of(&flow),
                     tracker: Tracker::resumed(&flow),
+                    submission: None,
                 })
             }
         }
     }
+}
+
+/// The flow as it will be known: its ids follow from its key.
+fn named(flow: &FlowSubmission, run: Uuid, partitions: PartitionCount) -> SubmittedFlow {
+    let flow_id = FlowId::from_idempotency_key(&flow.namespace, &run_key(run));
+    let id = |name: &str| ExecutionId::member(flow_id, name, partitions);
+    let members = flow.executions.iter().map(|execution| (execution.name.clone(), id(&execution.name)));
+    SubmittedFlow::new(flow_id, members.collect(), false)
 }
 
 /// The members that were submitted here, each with the work that was submitted for it.
@@ -209,7 +234,7 @@ fn ended_code(state: FlowState) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use ff_core::{ExecutionSpec, Lease, PartitionCount};
+    use ff_core::{ExecutionSpec, Lease};
 
     use super::*;
 

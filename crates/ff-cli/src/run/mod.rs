@@ -20,7 +20,6 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::view::ShowOutput;
 use self::{
     handler::{Handler, Settings},
-    job::Job,
     outputs::Outputs,
     session::{Follow, Session},
     summary::{Facts, Summary},
@@ -68,11 +67,15 @@ pub(crate) async fn run(args: RunArgs, connect: &ConnectArgs) -> Result<ExitCode
             return Err(error);
         }
     };
-    let Job { run, flow_id, namespace, name, accept, tracker, .. } = job;
-
     let outlives = !connect.is_embedded();
-    let view = View::new(args.json, args.show_output, &tracker);
-    view.announce(&name, flow_id, run, &namespace, &tracker, outlives);
+    let view = View::new(args.json, args.show_output, &job.tracker);
+    view.announce(&job, outlives);
+    let hinted = |error: CliError| if outlives { error.with_hint(&resume_hint(job.flow_id)) } else { error };
+    if let Err(error) = job.submit(&*backend).await {
+        crew.stop().await;
+        return Err(error);
+    }
+
     let (events_in, events) = mpsc::unbounded_channel();
     let (lines_in, lines) = mpsc::channel(LINES_WAITING);
     let stop = CancellationToken::new();
@@ -86,14 +89,17 @@ pub(crate) async fn run(args: RunArgs, connect: &ConnectArgs) -> Result<ExitCode
         stop: stop.clone(),
     };
     let workers = args.workers.map_or_else(|| default_workers(job.simulated), usize::from);
-    let worker = Crew::worker(job.lane, workers, grace).accept(accept);
+    let worker = Crew::worker(job.lane, workers, grace).accept(job.accept);
     crew.work(worker.handler(move |context| handler.clone().perform(context)), grace)?;
-    let mut session = Session::new(Arc::clone(&backend), flow_id, tracker, view, stop);
+    let mut session = Session::new(Arc::clone(&backend), job.flow_id, job.tracker, view, stop);
     let ended = session.follow(Follow { completions, events, lines, interrupts, crew }).await;
     let wall = session.end();
-    let state = ended.map_err(|error| if outlives { error.with_hint(&resume_hint(flow_id)) } else { error })?;
+    let state = ended.map_err(hinted)?;
 
-    let summary = Summary::of(&session.tracker, Facts { run, flow_id, name, namespace, state, wall });
+    let summary = Summary::of(
+        &session.tracker,
+        Facts { run: job.run, flow_id: job.flow_id, name: job.name, namespace: job.namespace, state, wall },
+    );
     if args.json {
         let _: out::Reader = out::json(&summary);
     } else {
@@ -101,7 +107,7 @@ pub(crate) async fn run(args: RunArgs, connect: &ConnectArgs) -> Result<ExitCode
     }
     if !summary.audit_passed {
         return Err(CliError::failed(
-            format!("flow {flow_id}"),
+            format!("flow {}", summary.flow_id),
             "its completions did not each arrive exactly once and after those of what they need; see the summary",
         ));
     }

@@ -110,16 +110,21 @@ impl Session {
         }
         // Whoever still prints is not waited for.
         drop(run.lines);
-        match followed {
-            Ok(()) => {}
+        let left = match followed {
+            Ok(()) => None,
             Err(Left::AtOnce(error)) => return Err(error),
-            Err(Left::InOrder(error)) => {
-                run.crew.stop().await;
-                return Err(error);
-            }
+            Err(Left::InOrder(error)) => Some(error),
+        };
+        if left.is_none() {
+            self.stop.cancel();
         }
-        self.stop.cancel();
-        run.crew.stop().await;
+        tokio::select! {
+            () = run.crew.stop() => {}
+            _ = run.interrupts.next() => return Err(left.unwrap_or_else(|| self.interrupted_again())),
+        }
+        if let Some(error) = left {
+            return Err(error);
+        }
         let settled = async {
             while let Some(completion) = run.completions.next().await {
                 self.completion(&completion);
@@ -212,14 +217,14 @@ impl Session {
             return Err(Left::InOrder(error.with_code(code::HUNG_UP)));
         }
         if self.cancelled_at.is_some() {
-            return Err(self.interrupted_again());
+            return Err(Left::AtOnce(self.interrupted_again()));
         }
         self.cancelled_at = Some(Instant::now());
         self.view.say("cancelling; Ctrl-C again to leave at once");
         // First the flow, so that the attempts that are stopped next are not taken for failures to retry.
         let asked = tokio::select! {
             asked = timeout(CANCEL_PATIENCE, self.cancel_flow()) => asked,
-            _ = run.interrupts.next() => return Err(self.interrupted_again()),
+            _ = run.interrupts.next() => return Err(Left::AtOnce(self.interrupted_again())),
         };
         match asked {
             Ok(Ok(())) => {
@@ -234,9 +239,9 @@ impl Session {
         }
     }
 
-    fn interrupted_again(&self) -> Left {
+    fn interrupted_again(&self) -> CliError {
         let why = "interrupted again; it may still be ending, see `ff describe`";
-        Left::AtOnce(CliError::cancelled(format!("flow {}", self.flow_id), why))
+        CliError::cancelled(format!("flow {}", self.flow_id), why)
     }
 
     async fn cancel_flow(&self) -> Result<(), EngineError> {

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::{
     counted,
+    job::Job,
     live::Live,
     resume_hint,
     tracker::{Member, MemberState, Tracker},
@@ -94,20 +95,13 @@ impl View {
     }
 
     /// What there is to know before the first event.
-    pub(super) fn announce(
-        &self,
-        name: &Option<String>,
-        flow_id: FlowId,
-        run: Uuid,
-        namespace: &Namespace,
-        tracker: &Tracker,
-        outlives: bool,
-    ) {
+    pub(super) fn announce(&self, job: &Job, outlives: bool) {
+        let Job { run, flow_id, name, namespace, tracker, .. } = job;
         if let Place::Json = self.place {
             let _: out::Reader = out::json(&JsonStarted {
                 event: "started",
-                run,
-                flow_id,
+                run: *run,
+                flow_id: *flow_id,
                 name: name.as_deref(),
                 namespace,
                 executions: tracker.members.len(),
@@ -118,7 +112,7 @@ impl View {
         let name = one_line(name.as_deref().unwrap_or("flow"));
         self.say(&format!("{name}: {} in namespace {namespace}, flow {flow_id}", counted(tracker)));
         if outlives {
-            self.say(&format!("if this program dies, {}", resume_hint(flow_id)));
+            self.say(&format!("if this program dies, {}", resume_hint(*flow_id)));
         }
     }
 

@@ -9,7 +9,10 @@ mod strays;
 pub(crate) mod supervisor;
 mod tail;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use ff_core::{ExecutionId, Failure, FlowId};
@@ -117,10 +120,12 @@ impl Work {
 
 /// This program, as it was started: also where its file was replaced since.
 pub(crate) fn program() -> PathBuf {
-    if cfg!(target_os = "linux") {
-        return PathBuf::from("/proc/self/exe");
+    let own = Path::new("/proc/self/exe");
+    if own.exists() {
+        return own.to_owned();
     }
-    std::env::current_exe().unwrap_or_else(|_| PathBuf::from("ff"))
+    let started_as = || std::env::args_os().next().map_or_else(|| PathBuf::from("ff"), PathBuf::from);
+    std::env::current_exe().unwrap_or_else(|_| started_as())
 }
 
 #[cfg(test)]

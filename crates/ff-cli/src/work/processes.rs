@@ -1,9 +1,8 @@
 //! The processes below one of this system: which there are, and their end.
 
-use std::{
-    fs,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+#[cfg(target_os = "linux")]
+use std::fs;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::{
     io::Errno,
@@ -11,6 +10,7 @@ use rustix::{
 };
 
 /// All processes below `root`, nearest first, without itself. A snapshot: others may have begun meanwhile.
+#[cfg(target_os = "linux")]
 pub(super) fn descendants(root: Pid) -> Vec<Pid> {
     let mut found = children(root);
     let mut next = 0;
@@ -22,6 +22,7 @@ pub(super) fn descendants(root: Pid) -> Vec<Pid> {
 }
 
 /// The processes whose parent is `pid`, of whichever of its threads.
+#[cfg(target_os = "linux")]
 pub(super) fn children(pid: Pid) -> Vec<Pid> {
     let tasks = format!("/proc/{}/task", pid.as_raw_nonzero());
     let Ok(threads) = fs::read_dir(tasks) else { return Vec::new() };
@@ -38,18 +39,21 @@ pub(super) fn children(pid: Pid) -> Vec<Pid> {
 }
 
 /// The same, found by asking every process for its parent.
+#[cfg(target_os = "linux")]
 fn children_by_scan(parent: Pid) -> Vec<Pid> {
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str().and_then(parse));
     pids.filter(|pid| parent_of(*pid) == Some(parent)).collect()
 }
 
+#[cfg(target_os = "linux")]
 fn parent_of(pid: Pid) -> Option<Pid> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     // The name before may hold anything, also parentheses.
     stat.rsplit_once(')')?.1.split_whitespace().nth(1).and_then(parse)
 }
 
+#[cfg(target_os = "linux")]
 fn parse(text: &str) -> Option<Pid> {
     text.parse().ok().and_then(Pid::from_raw)
 }

@@ -249,13 +249,14 @@ impl Supervised {
                 }
             }
         }
-        let _ = self.process.wait().await;
+        let ended = self.process.wait().await;
         strays::ended(self.pid);
-        let report = Report::parse(&report);
-        if report.is_none() {
-            strays::end_all().await;
+        if let Some(report) = Report::parse(&report) {
+            return Some(report);
         }
-        report
+        strays::end_all().await;
+        let is_for_later = ended.is_ok_and(|status| status.code() == Some(supervisor::LATER.into()));
+        is_for_later.then_some(Report::Later)
     }
 }
 

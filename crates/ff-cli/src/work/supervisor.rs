@@ -32,6 +32,8 @@ use super::{Exit, interpreter::Interpreter, processes::signal_all, shell::LATER_
 pub(crate) const ARGUMENT: &str = "supervise-attempt";
 /// Asks for the command's end.
 pub(super) const STOP: &[u8] = b"s";
+/// The exit code of a supervisor that could not start now.
+pub(super) const LATER: u8 = 75;
 /// How often what was killed is looked at again.
 const AGAIN: Duration = Duration::from_millis(10);
 /// How long is waited for the end of processes that may not be killed.
@@ -94,18 +96,16 @@ pub(super) fn is_for_later(errno: i32) -> bool {
 pub(crate) fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     // Without a report `ff` says that the supervisor is gone.
-    match runtime.map(|runtime| runtime.block_on(supervise())) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(_)) | Err(_) => ExitCode::FAILURE,
+    match runtime.and_then(|runtime| runtime.block_on(supervise())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.raw_os_error().is_some_and(is_for_later) => ExitCode::from(LATER),
+        Err(_) => ExitCode::FAILURE,
     }
 }
 
 async fn supervise() -> io::Result<()> {
     #[cfg(target_os = "linux")]
-    {
-        let _ = rustix::thread::set_name(c"ff");
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-    }
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let control = std::os::unix::net::UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     control.set_nonblocking(true)?;
     let mut control = UnixStream::from_std(control)?;
