@@ -12,6 +12,8 @@ const SENTINEL_PORT: u16 = 26379;
 const SCHEMES: &str = "expected redis://, rediss://, valkey://, valkeys:// or unix:// \
                        (such as redis://user:password@host:6379 or unix:///run/valkey.sock), or \
                        redis-sentinel://host:26379,host:26379/service";
+const ENCODING: &str = "In user and password write %2F for `/`, %3F for `?`, %23 for `#`, %40 for `@` and %25 for `%`";
+const ONE_DATABASE: &str = "only database 0 can be used, since channels do not tell databases apart";
 const SENTINEL_SHAPE: &str = "write redis-sentinel://user:password@host:26379,host:26379/service";
 
 /// The address of a server, or of those who know it.
@@ -114,22 +116,32 @@ pub(crate) struct Parsed {
 }
 
 /// Who a connection is.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Credentials {
     pub(crate) username: Option<String>,
     pub(crate) password: Option<String>,
 }
 
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(…)")
+    }
+}
+
 /// Reads a URL.
 ///
 /// # Errors
-/// [`EngineError::InvalidInput`] that shows the URL without its password, and what would be right.
+/// [`EngineError::InvalidInput`] that shows nothing of the URL but its scheme, and says what would be right.
 pub(crate) fn parse(url: &str) -> Result<Parsed, EngineError> {
     let parsed = match sentinel_scheme(url) {
+        // General parsers leave out what this refuses, and so change passwords without a word.
+        _ if url.trim().contains(char::is_control) => {
+            Err("it contains a control character; write it encoded, a line break as %0A".to_owned())
+        }
         Some((tls, rest)) => sentinel(rest, tls),
         None => single(url),
     };
-    parsed.map_err(|reason| EngineError::invalid(format!("URL `{}`", without_password(url)), reason))
+    parsed.map_err(|reason| EngineError::invalid(format!("URL `{}`", masked(url)), reason))
 }
 
 fn sentinel_scheme(url: &str) -> Option<(bool, &str)> {
@@ -141,9 +153,12 @@ fn sentinel_scheme(url: &str) -> Option<(bool, &str)> {
     }
 }
 
-/// One server. What is wrong with the URL is the error.
+/// One server. What is wrong with the URL is the error, which quotes nothing of it.
 fn single(url: &str) -> Result<Parsed, String> {
-    let url = Url::parse(url).map_err(|error| format!("{error}; {SCHEMES}"))?;
+    if !url.contains("://") {
+        return Err(format!("it has no scheme; write redis:// in front of host and port. {SCHEMES}"));
+    }
+    let url = Url::parse(url).map_err(|error| format!("{error}. {SCHEMES}. {ENCODING}"))?;
     let endpoint = match url.scheme() {
         "redis" | "valkey" => tcp(&url, false)?,
         "rediss" | "valkeys" => tcp(&url, true)?,
@@ -151,8 +166,11 @@ fn single(url: &str) -> Result<Parsed, String> {
             let path = percent_decoded(url.path()).filter(|path| path.len() > 1);
             Endpoint::Unix { path: path.ok_or("it names no path; write unix:///path/to/socket")?.into() }
         }
-        _ => return Err(SCHEMES.into()),
+        _ => return Err(format!("its scheme is not known. {SCHEMES}")),
     };
+    if url.fragment().is_some() {
+        return Err(format!("it has a `#`. {ENCODING}"));
+    }
     let mut parsed =
         Parsed { endpoint, server: credentials(url.username(), url.password())?, sentinel: Credentials::default() };
     parsed.take_query(url.query().unwrap_or_default())?;
@@ -161,9 +179,9 @@ fn single(url: &str) -> Result<Parsed, String> {
 
 fn tcp(url: &Url, tls: bool) -> Result<Endpoint, String> {
     if !matches!(url.path(), "" | "/" | "/0") {
-        return Err("only database 0 can be used: channels do not tell databases apart".into());
+        return Err(format!("{ONE_DATABASE}. {ENCODING}"));
     }
-    let host = url.host_str().filter(|host| !host.is_empty()).ok_or("it names no host")?;
+    let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| format!("it names no host. {ENCODING}"))?;
     if host.contains(',') {
         return Err(format!("several hosts are sentinels; {SENTINEL_SHAPE}"));
     }
@@ -173,19 +191,21 @@ fn tcp(url: &Url, tls: bool) -> Result<Endpoint, String> {
 
 /// Several hosts, which no general parser of URLs takes: `[user[:password]@]host[:port][,…]/service[?…]`.
 fn sentinel(rest: &str, tls: bool) -> Result<Parsed, String> {
+    if rest.contains('#') {
+        return Err(format!("it has a `#`. {ENCODING}"));
+    }
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let (who, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
     let (username, password) = who.split_once(':').map_or((who, None), |(user, password)| (user, Some(password)));
-    let address = |text: &str| {
-        let shown = text.escape_debug();
-        Address::parse(text, SENTINEL_PORT)
-            .ok_or_else(|| format!("`{shown}` is no sentinel's address; {SENTINEL_SHAPE}"))
+    let address = |(index, text): (usize, &str)| {
+        let wrong = || format!("address {} is not host or host:port. {SENTINEL_SHAPE}. {ENCODING}", index + 1);
+        Address::parse(text, SENTINEL_PORT).ok_or_else(wrong)
     };
-    let sentinels = hosts.split(',').map(address).collect::<Result<Vec<_>, _>>()?;
+    let sentinels = hosts.split(',').enumerate().map(address).collect::<Result<Vec<_>, _>>()?;
     let service = match path.split_once('/') {
         None | Some((_, "" | "0")) => path.split('/').next().and_then(percent_decoded).filter(|name| !name.is_empty()),
-        Some(_) => return Err("only database 0 can be used: channels do not tell databases apart".into()),
+        Some(_) => return Err(format!("{ONE_DATABASE}. {ENCODING}")),
     };
     let service = service.ok_or_else(|| format!("it names no service; {SENTINEL_SHAPE}"))?;
     let mut parsed = Parsed {
@@ -198,7 +218,7 @@ fn sentinel(rest: &str, tls: bool) -> Result<Parsed, String> {
 }
 
 fn credentials(username: &str, password: Option<&str>) -> Result<Credentials, String> {
-    let decoded = |text: &str| percent_decoded(text).ok_or_else(|| "user or password is no UTF-8".to_owned());
+    let decoded = |text: &str| percent_decoded(text).ok_or_else(|| "user or password is not UTF-8, which a server needs".to_owned());
     let username = Some(username).filter(|name| !name.is_empty()).map(decoded).transpose()?;
     Ok(Credentials { username, password: password.map(decoded).transpose()? })
 }
@@ -206,7 +226,11 @@ fn credentials(username: &str, password: Option<&str>) -> Result<Credentials, St
 impl Parsed {
     fn take_query(&mut self, query: &str) -> Result<(), String> {
         let of_sentinels = matches!(self.endpoint, Endpoint::Sentinel { .. });
-        for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        for (index, (name, value)) in url::form_urlencoded::parse(query.as_bytes()).enumerate() {
+            // What is no UTF-8 comes with this in its place, and would be another password.
+            if value.contains(char::REPLACEMENT_CHARACTER) {
+                return Err(format!("parameter {} is not UTF-8", index + 1));
+            }
             let value = value.into_owned();
             match &*name {
                 "user" | "username" => self.server.username = Some(value),
@@ -215,8 +239,9 @@ impl Parsed {
                 "sentinelPass" | "sentinelPassword" if of_sentinels => self.sentinel.password = Some(value),
                 "db" if value == "0" => {}
                 _ => {
-                    let name = name.escape_debug();
-                    return Err(format!("parameter `{name}` is unknown or has a value that is not allowed"));
+                    let also = if of_sentinels { ", sentinelUser, sentinelPass" } else { "" };
+                    let known = format!("user, pass{also}, and db with the value 0");
+                    return Err(format!("parameter {} is not one of {known}. {ENCODING}", index + 1));
                 }
             }
         }
@@ -224,24 +249,16 @@ impl Parsed {
     }
 }
 
-/// The URL as it may be shown. Works on text that is no URL too.
-fn without_password(url: &str) -> String {
-    let shown: String = url.chars().take(200).flat_map(char::escape_debug).collect();
-    let (scheme, rest) = shown.split_once("://").map_or(("", &*shown), |(scheme, rest)| (scheme, rest));
-    let (before, query) = rest.split_once('?').map_or((rest, None), |(before, query)| (before, Some(query)));
-    let mut hidden = match before.rsplit_once('@') {
-        Some((credentials, rest)) => {
-            let user = credentials.split_once(':').map_or("", |(user, _)| user);
-            format!("{user}:…@{rest}")
-        }
-        // A password with a `?` of its own.
-        None if query.is_some_and(|query| query.contains('@')) => "…".to_owned(),
-        None => before.to_owned(),
-    };
-    if query.is_some() {
-        hidden.push_str("?…");
-    }
-    if scheme.is_empty() { hidden } else { format!("{scheme}://{hidden}") }
+/// The URL as it may be shown: a scheme that everybody knows. In what follows it, no part of a malformed URL can be told
+/// from a password, or from a part of one that was not encoded.
+fn masked(url: &str) -> String {
+    const KNOWN: [&str; 14] = [
+        "redis", "rediss", "valkey", "valkeys", "unix", "redis+unix", "valkey+unix", "redis-sentinel", "rediss-sentinel",
+        "valkey-sentinel", "valkeys-sentinel", "http", "https", "tcp",
+    ];
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+    let known = |scheme: &String| KNOWN.contains(&scheme.as_str());
+    scheme.filter(known).map_or_else(|| "…".to_owned(), |scheme| format!("{scheme}://…"))
 }
 
 fn percent_decoded(text: &str) -> Option<String> {
@@ -319,8 +336,18 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_url_is_refused_with_the_url_and_without_the_password() {
+    fn a_bad_url_is_refused_without_the_password() {
         for bad in [
+            "redis://ann:secret",
+            "redis://ann:secret/x@db",
+            "redis://ann:secret#x@db",
+            "redis://:x@secret?secret@db",
+            "redis://db?secret@x",
+            "redis://db?pass=%ffsecret",
+            "redis://ann:secret\nsecret@db",
+            "redis-sentinel://ann:secret/secret,b@a/orders",
+            "redis-sentinel://ann:secret#secret@a/orders",
+            "secret@db://x",
             "http://ann:secret@db",
             "db:6379:secret@",
             "redis://ann:secret@db/3",

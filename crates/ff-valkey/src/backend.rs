@@ -244,7 +244,7 @@ impl ValkeyBackend {
         Health {
             connected: self.inner.host.is_connected(),
             subscribed: running.is_some_and(subscribed),
-            last_error: self.inner.host.last_error().get(),
+            last_error: self.inner.host.last_error(),
             subscriptions,
             lagging: lagging + lagging_solo,
             unreadable_logs: [flows.unreadable(), solo.unreadable()].concat(),

@@ -25,6 +25,7 @@ use crate::{
     error::is_wrong_type,
     fanout::SubscriptionId,
     hub::{Hub, State},
+    quiet::Quiet,
     telemetry,
     together::{Question, Together},
     value,
@@ -77,7 +78,13 @@ impl Queue {
         if self.held.len() > HELD {
             self.held.pop_first();
             telemetry::count_cause(telemetry::DROPPED, "held", 1);
-            tracing::warn!(limit = HELD, "too many events wait for what filters ask of the server; gave up the oldest");
+            static LINES: Quiet = Quiet::new();
+            if let Some(left_out) = LINES.turn() {
+                tracing::warn!(
+                    limit = HELD, left_out,
+                    "too many events wait for what filters ask of the server; gave up the oldest"
+                );
+            }
         }
         telemetry::level(telemetry::HELD, self.held.len());
     }
@@ -146,7 +153,11 @@ pub(crate) async fn decide(hub: Arc<Hub>, attributes: Arc<dyn Attributes>) {
         match decide_batch(&hub, &*attributes, batch).await {
             None => backoff = Backoff::reconnect(),
             Some(error) => {
-                tracing::warn!(%error, held = hub.bare().len(), "asking what filters need failed; events stay held");
+                static LINES: Quiet = Quiet::new();
+                if let Some(left_out) = LINES.turn() {
+                    let held = hub.bare().len();
+                    tracing::warn!(%error, held, left_out, "asking what filters need failed; events stay held");
+                }
                 backoff.pause().await;
             }
         }

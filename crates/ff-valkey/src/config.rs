@@ -24,6 +24,8 @@ use crate::{
 /// The least time after which the system ends a connection whose other end takes nothing of what is written.
 #[cfg(target_os = "linux")]
 const TAKES_NOTHING: Duration = Duration::from_secs(2);
+/// A server takes no longer argument from who is not known yet.
+const PASSWORD_BYTES: usize = 16_384;
 /// Pause before the first attempt to reconnect, and the longest one, in milliseconds.
 const RECONNECT_MS: (u32, u32) = (10, 100);
 /// Spread of those pauses, so that many processes do not come back at once.
@@ -52,6 +54,8 @@ pub struct ValkeyConfig {
     pub sentinel_password: Option<String>,
     /// The authority that signed the server's certificate (PEM); the system's roots if none.
     pub ca_file: Option<PathBuf>,
+    /// The name that the server's certificate must be for; the host of the address if none.
+    pub tls_server_name: Option<String>,
     /// The certificate that this process shows and its key (PEM).
     pub client_certificate: Option<(PathBuf, PathBuf)>,
     /// The partition count to use for a new deployment, and to expect of an existing one.
@@ -97,6 +101,7 @@ impl ValkeyConfig {
             sentinel_username: None,
             sentinel_password: None,
             ca_file: None,
+            tls_server_name: None,
             client_certificate: None,
             partition_count: None,
             command_timeout: Duration::from_secs(5),
@@ -127,6 +132,13 @@ impl ValkeyConfig {
     #[must_use]
     pub fn with_ca_file(mut self, path: impl AsRef<Path>) -> Self {
         self.ca_file = Some(path.as_ref().into());
+        self
+    }
+
+    /// Expects this name in the server's certificate, in place of the host of the address.
+    #[must_use]
+    pub fn with_tls_server_name(mut self, name: impl Into<String>) -> Self {
+        self.tls_server_name = Some(name.into());
         self
     }
 
@@ -187,41 +199,50 @@ impl ValkeyConfig {
         limits::check_duration("command timeout", self.command_timeout, Duration::from_millis(1))?;
         limits::check_duration("connect timeout", self.connect_timeout, Duration::from_millis(1))?;
         limits::check_number("subscription capacity", self.subscription_capacity as u64, 1..=limits::QUEUE as u64)?;
+        for secret in [&self.password, &self.sentinel_password].into_iter().flatten() {
+            if secret.len() > PASSWORD_BYTES {
+                let reason = format!("it is longer than the {PASSWORD_BYTES} bytes that a server takes");
+                return Err(EngineError::invalid("password", reason));
+            }
+        }
         self.log_policy.check()
+    }
+
+    fn server(&self, host: &str, port: u16) -> ServerConfig {
+        ServerConfig::Centralized { server: Server::new_with_tls(host, port, self.tls_server_name.clone()) }
     }
 
     /// The client's configuration, for every connection that runs commands or receives. Where sentinels name the server,
     /// its certificate must be for the name that `leads_to` tells.
     pub(crate) fn client_config(&self, leads_to: Option<&Arc<LeadsTo>>) -> Result<Config, EngineError> {
         let server = match &self.endpoint {
-            Endpoint::Tcp { host, port, .. } => ServerConfig::Centralized { server: Server::new(host.clone(), *port) },
+            Endpoint::Tcp { host, port, .. } => self.server(host, *port),
             Endpoint::Unix { path } => ServerConfig::Unix { path: path.clone() },
             // An address, so that the handshake of TLS names nothing.
             Endpoint::Sentinel { .. } => ServerConfig::Centralized { server: Server::new("0.0.0.0", SERVER_PORT) },
         };
-        Ok(Config { username: self.username.clone(), password: self.password.clone(), ..self.plain(server, leads_to)? })
+        let (username, password) = credentials(&self.username, &self.password);
+        Ok(Config { username, password, ..self.plain(server, leads_to)? })
     }
 
     /// For a look at one of the servers that sentinels name.
     pub(crate) fn config_at(&self, address: &Address) -> Result<Config, EngineError> {
-        let server = ServerConfig::Centralized { server: Server::new(address.host.clone(), address.port) };
-        Ok(Config { username: self.username.clone(), password: self.password.clone(), ..self.plain(server, None)? })
+        let (username, password) = credentials(&self.username, &self.password);
+        Ok(Config { username, password, ..self.plain(self.server(&address.host, address.port), None)? })
     }
 
     /// For a sentinel.
     pub(crate) fn sentinel_config(&self, address: &Address) -> Result<Config, EngineError> {
-        let server = ServerConfig::Centralized { server: Server::new(address.host.clone(), address.port) };
-        Ok(Config {
-            username: self.sentinel_username.clone(),
-            password: self.sentinel_password.clone(),
-            ..self.plain(server, None)?
-        })
+        let (username, password) = credentials(&self.sentinel_username, &self.sentinel_password);
+        Ok(Config { username, password, ..self.plain(self.server(&address.host, address.port), None)? })
     }
 
-    /// Without credentials. RESP2, which the client parses faster than RESP3.
+    /// Without credentials. RESP2, which the client parses faster than RESP3, and in which it sends user and password with
+    /// their lengths.
     fn plain(&self, server: ServerConfig, leads_to: Option<&Arc<LeadsTo>>) -> Result<Config, EngineError> {
         let encrypted = self.endpoint.is_encrypted();
-        if !encrypted && (self.ca_file.is_some() || self.client_certificate.is_some()) {
+        let for_tls = self.ca_file.is_some() || self.client_certificate.is_some() || self.tls_server_name.is_some();
+        if !encrypted && for_tls {
             return Err(EngineError::invalid(
                 format!("certificates for {}", self.endpoint),
                 "the connection is not encrypted; write rediss://, valkeys:// or rediss-sentinel://",
@@ -265,6 +286,12 @@ impl ValkeyConfig {
     }
 }
 
+/// A user without a password has an empty one: without any the client library would not say who it is.
+fn credentials(username: &Option<String>, password: &Option<String>) -> (Option<String>, Option<String>) {
+    let password = password.clone().or_else(|| username.as_ref().map(|_| String::new()));
+    (username.clone(), password)
+}
+
 impl fmt::Debug for ValkeyConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ValkeyConfig")
@@ -274,6 +301,7 @@ impl fmt::Debug for ValkeyConfig {
             .field("sentinel_username", &self.sentinel_username)
             .field("sentinel_password", &self.sentinel_password.as_ref().map(|_| "…"))
             .field("ca_file", &self.ca_file)
+            .field("tls_server_name", &self.tls_server_name)
             .field("client_certificate", &self.client_certificate)
             .field("partition_count", &self.partition_count)
             .field("command_timeout", &self.command_timeout)

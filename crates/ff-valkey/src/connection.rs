@@ -14,7 +14,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -26,8 +26,8 @@ use fred::{
     error::{Error, ErrorKind},
     interfaces::{ClientLike, EventInterface},
     types::{
-        ConnectHandle, RespVersion,
-        config::{Config, Server},
+        ConnectHandle,
+        config::Server,
     },
 };
 use tokio::{
@@ -45,9 +45,12 @@ use crate::{
     address::Address,
     backoff::Backoff,
     error::Doing,
+    mismatch,
+    outage::Part,
     primary::{Guide, LeadsTo, Primary, Role},
     sentinel::Link,
     telemetry,
+    wording::sentence,
 };
 
 /// How often a server is asked for its role, which shows too that it is there.
@@ -62,24 +65,6 @@ const ELSEWHERE_EVERY: Duration = Duration::from_millis(500);
 
 /// Errors and reconnects that wait in this process for the tasks that look at them.
 const EVENT_CAPACITY: usize = 32;
-
-/// The last thing that went wrong on any connection, until one of them is well again.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct LastError(Arc<Mutex<Option<String>>>);
-
-impl LastError {
-    pub(crate) fn set(&self, text: impl Into<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.into());
-    }
-
-    pub(crate) fn clear(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    pub(crate) fn get(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
 
 /// A task that ends with this value.
 #[derive(Debug)]
@@ -160,19 +145,19 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// For commands.
     pub(crate) async fn to_ask(primary: &Arc<Primary>) -> Result<Self, EngineError> {
-        Self::new(primary, RespVersion::RESP2, EVENT_CAPACITY).await
+        Self::new(primary, false, EVENT_CAPACITY).await
     }
 
-    /// For messages, of which so many wait here. RESP3, with which the server also answers commands in between.
+    /// For messages, of which so many wait here.
     pub(crate) async fn to_listen(primary: &Arc<Primary>, capacity: usize) -> Result<Self, EngineError> {
-        Self::new(primary, RespVersion::RESP3, capacity).await
+        Self::new(primary, true, capacity).await
     }
 
-    async fn new(primary: &Arc<Primary>, version: RespVersion, capacity: usize) -> Result<Self, EngineError> {
+    async fn new(primary: &Arc<Primary>, listens: bool, capacity: usize) -> Result<Self, EngineError> {
         let config = primary.config();
         let leads_to = primary.is_named().then(Arc::<LeadsTo>::default);
         let client = Client::new(
-            Config { version: version.clone(), ..config.client_config(leads_to.as_ref())? },
+            config.client_config(leads_to.as_ref())?,
             Some(config.performance_config(capacity)),
             Some(config.connection_config()),
             Some(ValkeyConfig::reconnect_policy()),
@@ -181,7 +166,6 @@ impl Prepared {
             let guide = Guide { primary: primary.clone(), leads_to: leads_to.clone() };
             client.set_resolver(Arc::new(guide)).await;
         }
-        let listens = version == RespVersion::RESP3;
         Ok(Self { client, life: Arc::default(), primary: primary.clone(), leads_to, listens })
     }
 }
@@ -212,10 +196,12 @@ impl Connection {
         let op = format!("connecting to {}", config.endpoint);
         let until = Instant::now() + config.connect_timeout;
         // Before the first connection, so that no later one is missed.
-        let (errors, reconnects) = (client.error_rx(), client.reconnect_rx());
+        let (mut errors, reconnects) = (client.error_rx(), client.reconnect_rx());
         let router = connect(&client, &op, &config).await?;
         let state = Arc::<State>::default();
+        let part = Arc::new(primary.outage().part());
         let guard = Guard {
+            part: part.clone(),
             client: client.clone(),
             primary: primary.clone(),
             state: state.clone(),
@@ -226,7 +212,9 @@ impl Connection {
         guard.settle(&op, until).await?;
         let tasks = primary.tasks().clone();
         let router = tasks.spawn("connection", router.run());
-        let noted = tasks.spawn("connection errors", note(errors, primary.last_error().clone()));
+        // What went wrong before the connection was there is over.
+        while errors.try_recv().is_ok() {}
+        let noted = tasks.spawn("connection errors", note(errors, part));
         Ok(Self {
             client,
             state,
@@ -285,8 +273,25 @@ pub(crate) async fn drive(client: &Client, limit: Duration) -> Option<Result<Rou
     // before it is lost.
     let _ = futures::poll!(outcome.as_mut());
     let router = Router(client.connect());
-    let outcome = timeout(limit, outcome).await.ok()?;
-    Some(outcome.map(|()| router))
+    let config = client.client_config();
+    let outcome = tokio::select! {
+        outcome = timeout(limit, outcome) => outcome.ok()?,
+        otherwise = mismatch::soon(&config) => Err(otherwise),
+    };
+    match outcome {
+        Ok(()) => Some(Ok(router)),
+        Err(error) if concerns_the_line(&error) => Some(Err(mismatch::found(&config).await.unwrap_or(error))),
+        Err(error) => Some(Err(error)),
+    }
+}
+
+/// Whether it may come of a server that speaks TLS or does not, and not as expected.
+fn concerns_the_line(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Protocol | ErrorKind::Tls | ErrorKind::Parse | ErrorKind::Canceled => true,
+        ErrorKind::IO => !error.details().contains("ConnectionRefused"),
+        _ => false,
+    }
 }
 
 async fn connect(client: &Client, op: &str, config: &ValkeyConfig) -> Result<Router, EngineError> {
@@ -305,13 +310,10 @@ fn refused(op: &str, config: &ValkeyConfig, error: Error) -> EngineError {
     }
 }
 
-async fn note(mut errors: Receiver<(Error, Option<Server>)>, last_error: LastError) {
+async fn note(mut errors: Receiver<(Error, Option<Server>)>, part: Arc<Part>) {
     loop {
         match errors.recv().await {
-            Ok((error, _)) => {
-                tracing::warn!(%error, "a connection to the server failed; reconnecting");
-                last_error.set(error.to_string());
-            }
+            Ok((error, _)) => part.failed(&sentence(&error)),
             Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return,
         }
@@ -332,6 +334,8 @@ struct Guard {
     state: Arc<State>,
     leads_to: Option<Arc<LeadsTo>>,
     life: Arc<Life>,
+    /// Its part in an outage.
+    part: Arc<Part>,
     /// It is a subscriber's.
     listens: bool,
 }
@@ -373,14 +377,13 @@ impl Guard {
         // Connections before this task began.
         while reconnects.try_recv().is_ok() {}
         loop {
-            let mut is_new = false;
             tokio::select! {
                 () = tokio::time::sleep(CHECK_EVERY) => {}
                 () = self.state.doubted.notified() => {}
                 Ok(()) = named.changed() => {}
                 reconnected = reconnects.recv() => match reconnected {
                     Err(RecvError::Closed) => return,
-                    _ => is_new = true,
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
                 },
             }
             if !self.client.is_connected() {
@@ -389,10 +392,8 @@ impl Guard {
             match self.look(&mut named).await {
                 Seen::Unknown => {}
                 Seen::Primary => {
-                    let was_on_replica = self.state.on_replica.swap(false, Ordering::Relaxed);
-                    if is_new || was_on_replica {
-                        self.primary.last_error().clear();
-                    }
+                    self.state.on_replica.store(false, Ordering::Relaxed);
+                    self.part.is_well();
                     backoff = Backoff::reconnect();
                 }
                 Seen::Replica(of) => {
@@ -406,7 +407,7 @@ impl Guard {
                 }
                 Seen::Silent => {
                     telemetry::count(telemetry::DEAD, u64::from(self.listens));
-                    tracing::warn!("a connection does not answer; making it anew");
+                    self.part.failed("it does not answer");
                     self.renew().await;
                 }
             }
@@ -483,9 +484,8 @@ impl Guard {
         let text = format!("{} is a replica of {of}", self.primary.config().endpoint);
         if !self.state.on_replica.swap(true, Ordering::Relaxed) {
             telemetry::count(telemetry::MOVED, 1);
-            tracing::warn!("{text}; connecting anew until a primary answers");
         }
-        self.primary.last_error().set(text);
+        self.part.failed(&text);
     }
 
     async fn renew(&self) {

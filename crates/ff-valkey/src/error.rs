@@ -5,7 +5,14 @@ use std::time::Duration;
 use ff_core::EngineError;
 use fred::error::{Error, ErrorKind};
 
-use crate::ValkeyConfig;
+use crate::{
+    ValkeyConfig,
+    wording::{sentence, wrong_certificate},
+};
+
+/// What a server lacks that has no functions.
+const FUNCTION_COMMANDS: [&str; 2] = ["FUNCTION", "FCALL"];
+const SERVERS: &str = "Use Valkey 7.2 or later, or Redis 7.0 or later";
 
 /// Answers that the same call, made later, need not get again.
 const BUSY: [&str; 9] =
@@ -31,9 +38,13 @@ impl<'a> Doing<'a> {
     }
 
     pub(crate) fn failed(self, error: Error) -> EngineError {
-        let text = error.details().to_owned();
+        let text = sentence(&error);
         let op = self.op.to_owned();
+        if let Some(reason) = wrong_certificate(&error) {
+            return EngineError::invalid(op, reason);
+        }
         match error.kind() {
+            ErrorKind::Config => return EngineError::invalid(op, text),
             ErrorKind::Timeout => return EngineError::Timeout { op, after: self.timeout },
             ErrorKind::Auth => return self.denied(&text),
             _ => {}
@@ -49,7 +60,12 @@ impl<'a> Doing<'a> {
         if BUSY.contains(&code) || text.contains("non local key") {
             return EngineError::Contention { op, reason: text };
         }
-        EngineError::transport(format!("{op} at {}", self.config.endpoint), error)
+        if text.starts_with("ERR unknown command") && FUNCTION_COMMANDS.iter().any(|name| text.contains(name)) {
+            let what = format!("the server at {}", self.config.endpoint);
+            let reason = format!("it has no functions ({text}). {SERVERS}, with FUNCTION, FCALL and FCALL_RO not renamed");
+            return EngineError::invalid(what, reason);
+        }
+        EngineError::transport(format!("{op} at {}", self.config.endpoint), text)
     }
 
     /// The server does not let this user do it.

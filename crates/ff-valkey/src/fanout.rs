@@ -29,6 +29,7 @@ use tokio::task::AbortHandle;
 
 use crate::{
     queue::{Item, Queue},
+    quiet::Quiet,
     ring::Ring,
     telemetry,
     vector::Deliver,
@@ -519,7 +520,10 @@ impl Deliver for Fanout {
 
     fn unknown(&mut self, log: LogId, entry: EntryId) {
         self.counts.unknown += 1;
-        tracing::warn!(%log, %entry, "a completion was announced that its log does not hold; it is left out");
+        static LINES: Quiet = Quiet::new();
+        if let Some(left_out) = LINES.turn() {
+            tracing::warn!(%log, %entry, left_out, "a completion was announced that its log does not hold; it is left out");
+        }
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
     ValkeyConfig,
     apart::Apart,
     backoff::Backoff,
-    connection::{Connection, LastError, Life, Prepared, Task},
+    connection::{Connection, Life, Prepared, Task},
     error::{Doing, is_missing_function, is_replica},
     primary::{Primary, Role},
     value,
@@ -60,7 +60,7 @@ impl ValkeyHost {
     /// [`EngineError::Contention`] when it is a replica.
     pub async fn connect(config: ValkeyConfig) -> Result<Self, EngineError> {
         config.check()?;
-        let primary = Arc::new(Primary::new(config, LastError::default()));
+        let primary = Arc::new(Primary::new(config));
         primary.first().await?;
         let open = async || Connection::open(Prepared::to_ask(&primary).await?).await;
         let (calls, reads) = futures::try_join!(open(), open())?;
@@ -104,8 +104,9 @@ impl ValkeyHost {
         role.must_be_primary(op).inspect_err(|_| self.reads.doubt())
     }
 
-    pub(crate) fn last_error(&self) -> LastError {
-        self.primary.last_error().clone()
+    /// The last thing that went wrong with a connection, until all are well again.
+    pub(crate) fn last_error(&self) -> Option<String> {
+        self.primary.outage().last_error()
     }
 
     /// Its internal tasks that have ended, and those of its connections apart.

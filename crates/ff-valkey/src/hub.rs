@@ -75,6 +75,7 @@ use crate::{
     queue::Queue,
     source::{LogSource, PageRead},
     tasks::{self, Tasks},
+    quiet::Quiet,
     telemetry,
     vector::{Shown, Vector, Work},
 };
@@ -200,7 +201,13 @@ impl Hub {
                 },
                 Err(error) => {
                     telemetry::count(telemetry::MALFORMED, 1);
-                    tracing::warn!(%error, bytes = message.len(), "a message on the completion channel is no completion");
+                    static LINES: Quiet = Quiet::new();
+                    if let Some(left_out) = LINES.turn() {
+                        tracing::warn!(
+                            %error, bytes = message.len(), left_out,
+                            "a message on the completion channel is not a completion"
+                        );
+                    }
                 }
             }
         }
@@ -208,7 +215,10 @@ impl Hub {
             for (log, shown) in positioned {
                 if !vector.push(log, shown, fanout) {
                     telemetry::count(telemetry::MALFORMED, 1);
-                    tracing::warn!(%log, "a completion names a partition that this deployment does not have");
+                    static LINES: Quiet = Quiet::new();
+                    if let Some(left_out) = LINES.turn() {
+                        tracing::warn!(%log, left_out, "a completion names a partition that this deployment does not have");
+                    }
                 }
             }
             for event in bare {

@@ -4,7 +4,8 @@
 //!
 //! | module | what it is for |
 //! | --- | --- |
-//! | `config`, `address`, `tls`, `connection`, `error` | reaching a server, and saying clearly why not |
+//! | `config`, `address`, `tls`, `connection`, `error`, `wording`, `mismatch` | reaching a server, and saying clearly why not |
+//! | `outage`, `quiet` | few lines in the log where much goes wrong |
 //! | `primary`, `sentinel` | which server that is, and that it is a primary |
 //! | `host`, `value` | running functions of the library, and the shapes of replies |
 //! | `together` | reads whose answers must be of one primary |
@@ -33,9 +34,12 @@ mod host;
 mod hub;
 mod inspect;
 mod lag;
+mod mismatch;
+mod outage;
 mod page;
 mod primary;
 mod queue;
+mod quiet;
 mod ring;
 mod sentinel;
 #[cfg(test)]
@@ -50,6 +54,7 @@ mod together;
 mod value;
 mod vector;
 mod wake;
+mod wording;
 
 pub use address::{Address, Endpoint};
 pub use backend::{Health, ValkeyBackend};

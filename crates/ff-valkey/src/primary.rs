@@ -33,8 +33,8 @@ use crate::{
     ValkeyConfig,
     address::{Address, Endpoint, list},
     backoff::Backoff,
-    connection::LastError,
     error::Doing,
+    outage::Outage,
     sentinel::{Link, Sentinels},
     tasks::Tasks,
     telemetry, value,
@@ -124,7 +124,7 @@ impl LeadsTo {
 /// The primary that all connections of a process lead to.
 pub(crate) struct Primary {
     config: Arc<ValkeyConfig>,
-    last_error: LastError,
+    outage: Outage,
     tasks: Tasks,
     /// None behind a plain address.
     sentinels: Option<Sentinels>,
@@ -140,21 +140,23 @@ impl std::fmt::Debug for Primary {
 }
 
 impl Primary {
-    pub(crate) fn new(config: ValkeyConfig, last_error: LastError) -> Self {
+    pub(crate) fn new(config: ValkeyConfig) -> Self {
         let sentinels = match &config.endpoint {
             Endpoint::Sentinel { sentinels, service, .. } => Some(Sentinels::new(service, sentinels)),
             Endpoint::Tcp { .. } | Endpoint::Unix { .. } => None,
         };
         let (search, named) = (AsyncMutex::new(None), watch::Sender::new(None));
-        Self { config: Arc::new(config), last_error, tasks: Tasks::default(), sentinels, search, named }
+        let outage = Outage::of(config.endpoint.to_string());
+        Self { config: Arc::new(config), outage, tasks: Tasks::default(), sentinels, search, named }
     }
 
     pub(crate) const fn config(&self) -> &Arc<ValkeyConfig> {
         &self.config
     }
 
-    pub(crate) const fn last_error(&self) -> &LastError {
-        &self.last_error
+    /// What is wrong with the connections.
+    pub(crate) const fn outage(&self) -> &Outage {
+        &self.outage
     }
 
     pub(crate) const fn tasks(&self) -> &Tasks {
@@ -297,7 +299,7 @@ impl Resolve for Guide {
         let sentinels = self.primary.sentinels.as_ref();
         let sentinels = sentinels.ok_or_else(|| Error::new(ErrorKind::Config, "there is nobody to ask"))?;
         self.sockets(sentinels).await.map_err(|error| {
-            self.primary.last_error.set(error.to_string());
+            self.primary.outage.note(error.to_string());
             Error::new(ErrorKind::IO, error.to_string())
         })
     }

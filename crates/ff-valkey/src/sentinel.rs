@@ -24,6 +24,7 @@ use crate::{
     address::Address,
     connection::{Router, drive},
     value,
+    wording::{sentence, wrong_certificate},
 };
 
 /// How long one sentinel may take, its connection included.
@@ -114,9 +115,14 @@ impl Sentinels {
         let failures = || answers.iter().filter_map(|(at, answer)| Some((at, answer.as_ref().err()?)));
         if let Some((at, error)) = failures().find(|(_, error)| is_refusal(error)) {
             let fix = "the sentinels' own user and password are written ?sentinelUser=…&sentinelPass=…";
-            return EngineError::PermissionDenied { op, reason: format!("{at}: {}; {fix}", error.details()) };
+            return EngineError::PermissionDenied { op, reason: format!("{at}: {}; {fix}", sentence(error)) };
         }
-        let each: Vec<String> = failures().map(|(at, error)| format!("{at}: {}", error.details())).collect();
+        let is_lasting = |error: &Error| *error.kind() == ErrorKind::Config || wrong_certificate(error).is_some();
+        if let Some((at, error)) = failures().find(|(_, error)| is_lasting(error)) {
+            let reason = wrong_certificate(error).unwrap_or_else(|| sentence(error));
+            return EngineError::invalid(format!("sentinel {at}"), reason);
+        }
+        let each: Vec<String> = failures().map(|(at, error)| format!("{at}: {}", sentence(error))).collect();
         EngineError::transport(op, format!("no sentinel answers ({})", each.join("; ")))
     }
 }

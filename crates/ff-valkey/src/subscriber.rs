@@ -10,6 +10,10 @@
 //! which compares the logs' heads with what it has: what was published meanwhile is in the logs. It never gives up; what
 //! is in the way shows in warnings, in metrics and in the backend's health.
 //!
+//! The connection begins in RESP2 like all others, since the client library puts user and password of RESP3 into a line of
+//! words, where a space ends them and a line break begins another command. RESP3, in which commands can be sent beside a
+//! subscription, is asked for before each SUBSCRIBE, by who is known already.
+//!
 //! A connection whose other end is gone without a word stays open for minutes. `connection.rs` makes it anew when neither
 //! an answer nor any message came: in a flood of messages an answer may be late, and the messages prove as much.
 
@@ -25,16 +29,17 @@ use ff_core::EngineError;
 use fred::{
     clients::Client,
     error::Error,
-    interfaces::{ClientLike, EventInterface, PubsubInterface},
-    types::{ClusterHash, CustomCommand, Message, Value, config::Server},
+    interfaces::{AuthInterface, ClientLike, EventInterface, PubsubInterface},
+    types::{ClusterHash, CustomCommand, Message, RespVersion, Value, config::Server},
 };
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use crate::{
     ValkeyConfig,
     backoff::Backoff,
-    connection::{Connection, LastError, Life, Prepared},
+    connection::{Connection, Life, Prepared},
     error::Doing,
+    outage::Part,
     primary::{Primary, Role},
     telemetry,
     together::{Unbroken, once},
@@ -72,7 +77,8 @@ struct Shared {
     life: Arc<Life>,
     barriers: Arc<AtomicU64>,
     subscribed: Arc<AtomicBool>,
-    last_error: LastError,
+    /// Its part in an outage.
+    part: Arc<Part>,
 }
 
 impl Subscriber {
@@ -95,7 +101,7 @@ impl Subscriber {
             life,
             barriers: Arc::default(),
             subscribed: Arc::default(),
-            last_error: primary.last_error().clone(),
+            part: Arc::new(primary.outage().part()),
         };
         shared.subscribe_now(&mut reconnects, &shared.own).await?;
         shared.subscribed.store(true, Ordering::Relaxed);
@@ -223,14 +229,13 @@ impl Shared {
                     Ok(()) if reconnects.is_empty() => break,
                     Ok(()) => {}
                     Err(error) => {
-                        tracing::warn!(%error, "subscribing again failed; completions come from the log later");
-                        self.last_error.set(error.to_string());
+                        self.part.failed(&error.to_string());
                         backoff.pause().await;
                     }
                 }
             }
             self.subscribed.store(true, Ordering::Relaxed);
-            self.last_error.clear();
+            self.part.is_well();
             listener.missed();
         }
     }
@@ -263,6 +268,7 @@ impl Shared {
         let channels = self.channels().clone();
         let op = format!("subscribing to {}", channels.join(" and "));
         let doing = Doing::command(&op, &self.config);
+        self.client.hello(RespVersion::RESP3, None, None).await.map_err(|error| doing.failed(error))?;
         let unbroken = Unbroken::of(&self.client);
         // A SUBSCRIBE that the library repeats by itself would come after the barrier. This join polls in order.
         let client = self.client.with_options(&once());

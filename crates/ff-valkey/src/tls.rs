@@ -8,7 +8,7 @@ use std::{path::Path, sync::Arc};
 use ff_core::EngineError;
 use fred::types::config::TlsConnector;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -31,7 +31,7 @@ pub(crate) fn connector(config: &ValkeyConfig, leads_to: Option<&Arc<LeadsTo>>) 
     let builder = match leads_to {
         None => builder.with_root_certificates(roots),
         Some(leads_to) => {
-            let named = NamedServer::new(roots, leads_to.clone())?;
+            let named = NamedServer::new(roots, leads_to.clone(), config.tls_server_name.clone())?;
             builder.dangerous().with_custom_certificate_verifier(Arc::new(named))
         }
     };
@@ -39,14 +39,26 @@ pub(crate) fn connector(config: &ValkeyConfig, leads_to: Option<&Arc<LeadsTo>>) 
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
             let chain = certificates(certificate)?;
-            let private =
-                PrivateKeyDer::from_pem_file(key).map_err(|error| unusable("private key", key, &error.to_string()))?;
+            let private = pem(key)
+                .and_then(|text| PrivateKeyDer::from_pem_slice(&text).map_err(|error| error.to_string()))
+                .map_err(|reason| unusable("private key", key, &reason))?;
             builder
                 .with_client_auth_cert(chain, private)
                 .map_err(|error| unusable("client certificate", certificate, &error.to_string()))?
         }
     };
     Ok(client.into())
+}
+
+/// What a client of TLS says first. It names no host, and nothing follows it.
+pub(crate) fn hello() -> Option<Vec<u8>> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let config = builder.with_safe_default_protocol_versions().ok()?;
+    let config = config.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+    let mut client = ClientConnection::new(Arc::new(config), ServerName::try_from("0.0.0.0").ok()?).ok()?;
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).ok()?;
+    Some(hello)
 }
 
 fn roots_of(path: &Path) -> Result<RootCertStore, EngineError> {
@@ -66,12 +78,20 @@ fn system_roots() -> Result<RootCertStore, EngineError> {
     Ok(roots)
 }
 
+/// The text of a PEM file, without the byte order mark that some editors write.
+fn pem(path: &Path) -> Result<Vec<u8>, String> {
+    let text = std::fs::read(path).map_err(|error| error.to_string())?;
+    Ok(text.strip_prefix(b"\xef\xbb\xbf").map(<[u8]>::to_vec).unwrap_or(text))
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, EngineError> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match read {
+    let read = |text: Vec<u8>| {
+        CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())
+    };
+    match pem(path).and_then(read) {
         Ok(certificates) if certificates.is_empty() => Err(unusable("certificate", path, "it holds none")),
         Ok(certificates) => Ok(certificates),
-        Err(error) => Err(unusable("certificate", path, &error.to_string())),
+        Err(reason) => Err(unusable("certificate", path, &reason)),
     }
 }
 
@@ -84,14 +104,16 @@ fn unusable(what: &str, path: &Path, reason: &str) -> EngineError {
 struct NamedServer {
     usual: Arc<WebPkiServerVerifier>,
     leads_to: Arc<LeadsTo>,
+    /// The name that is expected wherever the connection leads.
+    fixed: Option<String>,
 }
 
 impl NamedServer {
-    fn new(roots: RootCertStore, leads_to: Arc<LeadsTo>) -> Result<Self, EngineError> {
+    fn new(roots: RootCertStore, leads_to: Arc<LeadsTo>, fixed: Option<String>) -> Result<Self, EngineError> {
         let provider = Arc::new(ring::default_provider());
         let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
         let usual = usual.map_err(|error| EngineError::transport("setting up TLS", error))?;
-        Ok(Self { usual, leads_to })
+        Ok(Self { usual, leads_to, fixed })
     }
 }
 
@@ -104,7 +126,8 @@ impl ServerCertVerifier for NamedServer {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        let named = self.leads_to.get().and_then(|address| ServerName::try_from(address.host).ok());
+        let host = self.fixed.clone().or_else(|| Some(self.leads_to.get()?.host));
+        let named = host.and_then(|host| ServerName::try_from(host).ok());
         let name = named.ok_or(TlsError::InvalidCertificate(CertificateError::NotValidForName))?;
         self.usual.verify_server_cert(end_entity, intermediates, &name, ocsp_response, now)
     }
@@ -156,7 +179,7 @@ mod tests {
     fn a_certificate_must_be_for_the_host_that_the_sentinels_named() {
         let (roots, shown) = certificate("db2.example");
         let leads_to = Arc::<LeadsTo>::default();
-        let verifier = NamedServer::new(roots, leads_to.clone()).unwrap();
+        let verifier = NamedServer::new(roots, leads_to.clone(), None).unwrap();
         let placeholder = ServerName::try_from("0.0.0.0").unwrap();
         let judged = || verifier.verify_server_cert(&shown, &[], &placeholder, &[], UnixTime::now()).is_ok();
         assert!(!judged(), "nobody was named");

@@ -7,7 +7,7 @@ use ff_core::{EntryId, LogId, Predecessor};
 use ff_script::wire::{Decoder, EntryFields};
 use fred::types::Value;
 
-use crate::vector::Shown;
+use crate::{quiet::Quiet, vector::Shown};
 
 /// A flat array of strings; numbers count as their text.
 pub(crate) fn strings(value: Value) -> Option<Vec<Bytes>> {
@@ -98,7 +98,10 @@ pub(crate) fn shown(decoder: &mut Decoder, log: LogId, entry: EntryId, fields: E
     match decoder.entry(log, entry, fields) {
         Ok(decoded) => Shown { entry, prev: decoded.prev, event: Some(Arc::new(decoded.payload)) },
         Err(error) => {
-            tracing::warn!(%log, %entry, %error, "unreadable log entry");
+            static LINES: Quiet = Quiet::new();
+            if let Some(left_out) = LINES.turn() {
+                tracing::warn!(%log, %entry, %error, left_out, "unreadable log entry");
+            }
             Shown { entry, prev: fields.predecessor().ok().flatten(), event: None }
         }
     }

@@ -19,6 +19,8 @@ use ff_script::wake::WakeMessage;
 use futures::Stream;
 use tokio::sync::mpsc;
 
+use crate::quiet::Quiet;
+
 /// Signals that wait for one listener; beyond that it scans all partitions once.
 const QUEUE: usize = 256;
 
@@ -73,7 +75,10 @@ impl WakeUps {
                 (!self.tell(&lane, WorkSignal::Ready(partition))).then_some((lane, partition))
             }
             None => {
-                tracing::warn!(bytes = message.len(), "a message on the wake channel is no signal");
+                static LINES: Quiet = Quiet::new();
+                if let Some(left_out) = LINES.turn() {
+                    tracing::warn!(bytes = message.len(), left_out, "a message on the wake channel is not a signal");
+                }
                 None
             }
         }

@@ -60,6 +60,7 @@ async fn a_missing_server_is_named_within_the_time() {
     assert!(matches!(error, EngineError::Transport { .. }) && error.to_string().contains("127.0.0.1:1"), "{error}");
     let error = refusal(config("unix:///nowhere/valkey.sock")).await;
     assert!(error.to_string().contains("/nowhere/valkey.sock"), "{error}");
+    assert!(error.to_string().ends_with("there is no such socket"), "{error}");
 }
 
 #[tokio::test]
@@ -146,7 +147,8 @@ async fn tls_carries_calls_and_completions() {
     let tls = server.tls().unwrap();
     receives(&server, config(server.url()).with_ca_file(&tls.ca_cert)).await;
     let stranger = refusal(config(server.url())).await;
-    assert!(stranger.to_string().to_lowercase().contains("certificate"), "{stranger}");
+    assert!(stranger.to_string().contains("authority that is not trusted"), "{stranger}");
+    assert!(stranger.to_string().contains("--ca") && !stranger.is_retryable(), "{stranger}");
 }
 
 #[tokio::test]
@@ -154,8 +156,8 @@ async fn the_client_certificate_is_shown_on_every_connection() {
     let server = TestServer::builder().tls_client_auth().build().await.unwrap();
     let tls = server.tls().unwrap();
     let trusting = config(server.url()).with_ca_file(&tls.ca_cert);
-    let error = refusal(trusting.clone()).await;
-    assert!(error.to_string().contains("127.0.0.1"), "{error}");
+    let error = refusal(trusting.clone()).await.to_string();
+    assert!(error.contains("127.0.0.1") && error.contains("--cert and --key"), "{error}");
     receives(&server, trusting.with_client_certificate(&tls.client_cert, &tls.client_key)).await;
 }
 
@@ -163,7 +165,40 @@ async fn the_client_certificate_is_shown_on_every_connection() {
 async fn a_plain_connection_to_a_tls_port_is_refused_within_the_time() {
     let server = TestServer::builder().tls().build().await.unwrap();
     let error = refusal(config(&format!("redis://127.0.0.1:{}", server.port()))).await;
-    assert!(error.is_retryable(), "{error}");
+    assert!(error.to_string().contains("write rediss://"), "{error}");
+}
+
+#[tokio::test]
+async fn tls_to_a_port_without_it_is_named_at_once() {
+    let server = TestServer::start().await.unwrap();
+    // Far more than it takes, so that only a server that is looked at can be told in time.
+    let patient = config(&format!("rediss://127.0.0.1:{}", server.port())).with_connect_timeout(10 * QUICK);
+    let tls = TestServer::builder().tls().build().await.unwrap();
+    let error = refusal(patient.with_ca_file(&tls.tls().unwrap().ca_cert)).await;
+    assert!(error.to_string().contains("write redis://") && !error.is_retryable(), "{error}");
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_host_is_refused_until_that_host_is_named() {
+    let server = TestServer::builder().tls().build().await.unwrap();
+    let ca = &server.tls().unwrap().ca_cert;
+    let by_name = config(server.url()).with_ca_file(ca);
+    let error = refusal(by_name.clone().with_tls_server_name("db.example")).await;
+    assert!(error.to_string().contains("for another host") && !error.is_retryable(), "{error}");
+    assert!(error.to_string().contains("--tls-server-name") && error.to_string().contains("localhost"), "{error}");
+    receives(&server, by_name.with_tls_server_name("localhost")).await;
+}
+
+#[tokio::test]
+async fn a_server_without_functions_is_told_the_versions_that_have_them() {
+    let mut server = TestServer::builder();
+    for command in ["FUNCTION", "FCALL", "FCALL_RO"] {
+        server = server.arg("--rename-command").arg(command).arg("");
+    }
+    let server = server.build().await.unwrap();
+    let error = refusal(config(server.url())).await;
+    assert!(error.to_string().contains("Valkey 7.2") && error.to_string().contains("Redis 7.0"), "{error}");
+    assert!(matches!(error, EngineError::InvalidInput { .. }), "{error}");
 }
 
 #[tokio::test]
