@@ -2,7 +2,11 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{
+    Args, CommandFactory, Parser, Subcommand,
+    error::{ContextValue, ErrorKind},
+};
+use clap_complete::Shell;
 use ff_core::{FlowId, Namespace, Start};
 use ff_script::permissions::Role;
 
@@ -19,10 +23,10 @@ use crate::{
     name = "ff",
     version,
     propagate_version = true,
-    disable_help_subcommand = true,
-    after_help = "Without --url and FF_URL, run and demo need no server: they run in this process. Exit codes: 0 \
-                  success, 1 failed or not found, 2 wrong input, 3 the server is not there or refuses, 129 the terminal went, 130 cancelled. \
-                  FF_LOG sets the log level on stderr (default warn)."
+    after_help = "`ff help COMMAND` tells all about a command.",
+    after_long_help = "Without --url and FF_URL, run and demo need no server: they run in this process. Exit codes: 0 \
+                       success, 1 failed, not found or not written, 2 wrong input, 3 the server is not there or refuses, \
+                       129 the terminal went, 130 cancelled. FF_LOG sets the log level on stderr (default warn)."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -48,6 +52,25 @@ pub(crate) enum Command {
     Script(ScriptCommand),
     /// Look for settings of the server that endanger what FlowFabric promises
     Doctor(DoctorArgs),
+    /// Print completions of the command line for a shell
+    ///
+    /// For example: ff completions bash > ~/.local/share/bash-completion/completions/ff
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// Whether somebody gave nothing to do, and is shown what there is.
+pub(crate) fn asks_for_help(error: &clap::Error) -> bool {
+    error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+}
+
+/// The script that completes command lines of this program in a shell.
+pub(crate) fn completions(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "ff", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
 }
 
 #[derive(Debug, Args)]
@@ -164,8 +187,8 @@ pub(crate) enum ScriptCommand {
     Check,
     /// Print the rules for ACL SETUSER that a user of these roles needs, see PERMISSIONS.md
     Acl {
-        /// subscriber, submitter, worker or administrator
-        #[arg(required = true, value_name = "ROLE", value_parser = parse_role)]
+        /// subscriber, submitter, worker or administrator; without one, the roles are listed
+        #[arg(value_name = "ROLE", value_parser = parse_role)]
         roles: Vec<Role>,
     },
 }
@@ -200,14 +223,30 @@ fn parse_start(text: &str) -> Result<Start, String> {
     match text {
         "now" => Ok(Start::Now),
         "earliest" => Ok(Start::Earliest),
+        url if url.contains("://") => Err("expected now, earliest or a cursor".to_owned()),
         cursor => {
             cursor.parse().map(Start::After).map_err(|error| format!("{error}; expected now, earliest or a cursor"))
         }
     }
 }
 
-/// What clap says in several lines, as one.
-pub(crate) fn usage_error(error: &clap::Error) -> CliError {
+/// What clap says in several lines, as one. Arguments that are URLs may hold passwords, and are not repeated.
+pub(crate) fn usage_error(mut error: clap::Error) -> CliError {
+    let masked = |text: &String| if text.contains("://") { "…".to_owned() } else { text.clone() };
+    let given: Vec<_> = error.context().map(|(kind, value)| (kind, value.clone())).collect();
+    for (kind, value) in given {
+        match value {
+            ContextValue::String(text) => drop(error.insert(kind, ContextValue::String(masked(&text)))),
+            ContextValue::Strings(texts) => {
+                drop(error.insert(kind, ContextValue::Strings(texts.iter().map(masked).collect())));
+            }
+            // Suggestions to pass the argument on as it is.
+            ContextValue::StyledStrs(texts) if texts.iter().any(|text| text.to_string().contains("://")) => {
+                drop(error.insert(kind, ContextValue::None));
+            }
+            _ => {}
+        }
+    }
     let text = error.render().to_string();
     let said = text.split("\nUsage:").next().unwrap_or_default();
     let said = said.split("\nFor more information").next().unwrap_or_default();
@@ -217,14 +256,12 @@ pub(crate) fn usage_error(error: &clap::Error) -> CliError {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn refusal(args: &[&str]) -> String {
         let error = Cli::try_parse_from([&["ff"], args].concat()).unwrap_err();
         assert_eq!(error.exit_code(), 2);
-        usage_error(&error).to_string()
+        usage_error(error).to_string()
     }
 
     #[test]
@@ -242,6 +279,25 @@ mod tests {
         assert!(refusal(&["watch", "--from", "yesterday"]).contains("earliest"));
         assert!(refusal(&["run", "f", "--namespace", "a b"]).contains("a b"));
         assert!(refusal(&["demo", "--partitions", "0"]).contains('0'));
+    }
+
+    #[test]
+    fn no_url_is_repeated_in_a_message() {
+        let url = "redis://ann:secret@db";
+        for args in [
+            &["run", "f", url][..],
+            &[url],
+            &["watch", url],
+            &["watch", "--count", url],
+            &["watch", "--tag", url],
+            &["watch", "--from", url],
+            &["watch", "--urll", url],
+            &["demo", "--partitions", url],
+            &["script", "acl", url],
+        ] {
+            let line = refusal(args);
+            assert!(!line.contains("secret"), "{args:?}: {line}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use ff_core::{EngineBackend, PartitionCount};
 use ff_embedded::EmbeddedBackend;
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
 
-use crate::failure::CliError;
+use crate::{failure::CliError, out, text};
 
 /// In place of a URL: in this process, also where the environment names a server.
 const EMBEDDED: &str = "embedded:";
@@ -21,22 +21,32 @@ pub(crate) struct ConnectArgs {
     #[arg(long, env = "FF_URL", global = true, value_name = "URL", hide_env_values = true)]
     pub(crate) url: Option<String>,
     /// The user, in place of the one in the URL
-    #[arg(long, env = "FF_USERNAME", global = true, value_name = "NAME", requires = "password_file")]
+    #[arg(
+        long,
+        env = "FF_USERNAME",
+        global = true,
+        hide_short_help = true,
+        value_name = "NAME",
+        requires = "password_file"
+    )]
     username: Option<String>,
     /// A file that holds the password, in place of the one in the URL
-    #[arg(long, env = "FF_PASSWORD_FILE", global = true, value_name = "FILE")]
+    #[arg(long, env = "FF_PASSWORD_FILE", global = true, hide_short_help = true, value_name = "FILE")]
     password_file: Option<PathBuf>,
     /// The certificate authority to trust (PEM) [default: the system's]
-    #[arg(long, env = "FF_CA", global = true, value_name = "FILE")]
+    #[arg(long, env = "FF_CA", global = true, hide_short_help = true, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// The name that the server's certificate must be for [default: the host of the URL]
+    #[arg(long, env = "FF_TLS_SERVER_NAME", global = true, hide_short_help = true, value_name = "NAME")]
+    tls_server_name: Option<String>,
     /// A client certificate (PEM)
-    #[arg(long, env = "FF_CERT", global = true, value_name = "FILE", requires = "key")]
+    #[arg(long, env = "FF_CERT", global = true, hide_short_help = true, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
     /// The client certificate's key (PEM)
-    #[arg(long, env = "FF_KEY", global = true, value_name = "FILE", requires = "cert")]
+    #[arg(long, env = "FF_KEY", global = true, hide_short_help = true, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
     /// How many partitions the deployment has; recorded on first use, checked later
-    #[arg(long, env = "FF_PARTITIONS", global = true, value_name = "N", value_parser = parse_partitions)]
+    #[arg(long, env = "FF_PARTITIONS", global = true, hide_short_help = true, value_name = "N", value_parser = parse_partitions)]
     partitions: Option<PartitionCount>,
 }
 
@@ -82,13 +92,17 @@ impl ConnectArgs {
         };
         let mut config = ValkeyConfig::from_url(url)?;
         if let Some(path) = &self.password_file {
-            let password = fs::read_to_string(path)
-                .map_err(|error| CliError::usage(path.display(), format!("the password cannot be read: {error}")))?;
+            let refuse = |why: String| CliError::usage(path.display(), format!("the password cannot be read: {why}"));
+            let bytes = fs::read(path).map_err(|error| refuse(error.to_string()))?;
+            let password = text::decoded(bytes).map_err(|why| refuse(why.to_owned()))?;
             let username = self.username.clone().or_else(|| config.username.clone());
             config = config.with_credentials(username, password.trim_end_matches(['\r', '\n']));
         }
         if let Some(ca) = &self.ca {
             config = config.with_ca_file(ca);
+        }
+        if let Some(name) = &self.tls_server_name {
+            config = config.with_tls_server_name(name);
         }
         if let (Some(certificate), Some(key)) = (&self.cert, &self.key) {
             config = config.with_client_certificate(certificate, key);
@@ -129,7 +143,7 @@ impl ConnectArgs {
             builder = builder.partitions(partitions);
         }
         let backend = builder.build()?;
-        eprintln!("ff: {why}: running in this process, nothing outlives it");
+        out::note(&format!("ff: {why}: running in this process, nothing outlives it"));
         Ok(Some(backend))
     }
 
@@ -139,6 +153,7 @@ impl ConnectArgs {
             (self.username.is_some(), "--username (FF_USERNAME)"),
             (self.password_file.is_some(), "--password-file (FF_PASSWORD_FILE)"),
             (self.ca.is_some(), "--ca (FF_CA)"),
+            (self.tls_server_name.is_some(), "--tls-server-name (FF_TLS_SERVER_NAME)"),
             (self.cert.is_some(), "--cert (FF_CERT)"),
             (self.key.is_some(), "--key (FF_KEY)"),
         ];

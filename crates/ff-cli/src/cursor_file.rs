@@ -1,10 +1,17 @@
 //! A cursor in a file: read at the start, replaced as a whole, so that whoever is killed leaves the old one or the new one.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
 
 use ff_core::Cursor;
 
-use crate::failure::CliError;
+use crate::{failure::CliError, text};
+
+/// What to do about a file that holds no cursor.
+const ANEW: &str = "put back a copy of it, or delete it and begin with --from";
 
 #[derive(Debug)]
 pub(crate) struct CursorFile(PathBuf);
@@ -16,24 +23,40 @@ impl CursorFile {
 
     /// The cursor in the file; `None` if there is no file yet.
     pub(crate) fn read(&self) -> Result<Option<Cursor>, CliError> {
-        let text = match fs::read_to_string(&self.0) {
-            Ok(text) => text,
+        let refused = |why: String| CliError::usage(self.name(), why);
+        let bytes = match fs::read(&self.0) {
+            Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(self.refused(&error)),
+            Err(error) => return Err(refused(error.to_string())),
         };
-        text.trim().parse().map(Some).map_err(|error| self.refused(&error))
+        let text = text::decoded(bytes).map_err(|why| refused(format!("{why}; {ANEW}")))?;
+        if text.trim().is_empty() {
+            return Err(refused(format!("it is empty, and so was not written by this program; {ANEW}")));
+        }
+        text.trim().parse().map(Some).map_err(|error| refused(format!("{error}, as if it were cut short; {ANEW}")))
     }
 
+    /// Replaces the cursor. After a crash of the machine the file holds this one or the one before it.
     pub(crate) fn write(&self, cursor: &Cursor) -> Result<(), CliError> {
         let mut beside = self.0.clone().into_os_string();
         beside.push(".new");
-        let written = fs::write(&beside, format!("{cursor}\n")).and_then(|()| fs::rename(&beside, &self.0));
-        written.map_err(|error| self.refused(&error))
+        replace(&self.0, Path::new(&beside), format!("{cursor}\n").as_bytes())
+            .map_err(|error| CliError::failed(self.name(), format!("it cannot be written: {error}")))
     }
 
-    fn refused(&self, why: &dyn std::fmt::Display) -> CliError {
-        CliError::usage(format!("cursor file `{}`", self.0.display()), why)
+    fn name(&self) -> String {
+        format!("cursor file `{}`", self.0.display())
     }
+}
+
+fn replace(path: &Path, beside: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = File::create(beside)?;
+    file.write_all(content)?;
+    // Before the new name: a crash must not leave a name without its content.
+    file.sync_all()?;
+    fs::rename(beside, path)?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]
@@ -45,7 +68,8 @@ mod tests {
     #[test]
     fn a_cursor_is_kept_and_what_is_none_is_refused_with_the_file() {
         let dir = tempfile::tempdir().unwrap();
-        let file = CursorFile::new(dir.path().join("cursor"));
+        let path = dir.path().join("cursor");
+        let file = CursorFile::new(path.clone());
         assert_eq!(file.read().unwrap(), None);
         let cursor = Cursor::new(vec![LogCursor::earliest(); 3].into(), None);
         for _ in 0..2 {
@@ -53,8 +77,29 @@ mod tests {
             assert_eq!(file.read().unwrap().as_ref(), Some(&cursor));
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
-        fs::write(dir.path().join("cursor"), "ff1:AAAA").unwrap();
-        let refused = file.read().unwrap_err().to_string();
-        assert!(refused.contains("cursor file") && refused.contains("garbled"), "{refused}");
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, [b"\xef\xbb\xbf", &whole[..]].concat()).unwrap();
+        assert_eq!(file.read().unwrap().as_ref(), Some(&cursor), "a byte order mark is no part of it");
+        for (content, said) in
+            [(&b"ff1:AAAA"[..], "garbled"), (b"", "it is empty"), (b"\n\0\n", "cut short"), (&whole[..9], "cut short")]
+        {
+            fs::write(&path, content).unwrap();
+            let refused = file.read().unwrap_err().to_string();
+            assert!(refused.contains("cursor file") && refused.contains(said), "{refused}");
+            assert!(refused.contains("--from"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_cursor_that_cannot_be_written_leaves_the_old_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cursor");
+        let file = CursorFile::new(path.clone());
+        let cursor = Cursor::new(vec![LogCursor::earliest(); 3].into(), None);
+        file.write(&cursor).unwrap();
+        std::os::unix::fs::symlink("/dev/full", dir.path().join("cursor.new")).unwrap();
+        let refused = file.write(&Cursor::new(vec![LogCursor::earliest(); 2].into(), None)).unwrap_err().to_string();
+        assert!(refused.contains("cannot be written") && refused.contains("space"), "{refused}");
+        assert_eq!(file.read().unwrap().as_ref(), Some(&cursor));
     }
 }

@@ -16,6 +16,7 @@ mod failure;
 mod flow_file;
 #[doc(hidden)]
 pub mod fuzz;
+mod log;
 mod metrics;
 mod open_files;
 mod out;
@@ -30,10 +31,9 @@ mod watch;
 mod wfformat;
 mod work;
 
-use std::{io::IsTerminal, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
-use tracing_subscriber::EnvFilter;
 
 use crate::{
     cli::{Cli, Command},
@@ -53,18 +53,15 @@ pub fn main() -> ExitCode {
     let parsed = Cli::command().try_get_matches().and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
-        Err(error) if error.use_stderr() => return report(&cli::usage_error(&error)),
+        Err(error) if error.use_stderr() && !cli::asks_for_help(&error) => return report(&cli::usage_error(error)),
         Err(help) => {
             out::text(&help.render().to_string());
-            return ExitCode::SUCCESS;
+            return ended(Ok(ExitCode::SUCCESS));
         }
     };
-    if let Err(error) = secrets::hide_password(&matches) {
+    if let Err(error) = secrets::hide_password(&matches).and_then(|()| log::begin()) {
         return report(&error);
     }
-    let filter = EnvFilter::try_from_env("FF_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    let coloured = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(coloured).init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return report(&CliError::failed("the program cannot start its threads", error)),
@@ -72,7 +69,21 @@ pub fn main() -> ExitCode {
     let outcome = runtime.block_on(execute(cli));
     // What still waits for the server or a terminal must not hold the end up.
     runtime.shutdown_background();
-    outcome.unwrap_or_else(|error| report(&error))
+    ended(outcome)
+}
+
+/// What could not be written is a failure, whatever else came of the command.
+fn ended(outcome: Result<ExitCode, CliError>) -> ExitCode {
+    match (outcome, out::failure()) {
+        (Ok(code), None) => code,
+        (Ok(_), Some(error)) => report(&error),
+        (Err(error), unwritten) => {
+            if let Some(error) = unwritten {
+                out::note(&format!("ff: {error}"));
+            }
+            report(&error)
+        }
+    }
 }
 
 async fn execute(cli: Cli) -> Result<ExitCode, CliError> {
@@ -85,10 +96,14 @@ async fn execute(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Demo(args) => demo::demo(&args, connect).await,
         Command::Script(command) => script::script(&command, connect).await,
         Command::Doctor(args) => doctor::doctor(&args, connect).await,
+        Command::Completions { shell } => {
+            out::text(&cli::completions(shell));
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
 fn report(error: &CliError) -> ExitCode {
-    eprintln!("ff: {error}");
+    out::note(&format!("ff: {error}"));
     error.exit_code()
 }

@@ -1,27 +1,42 @@
-//! What commands print. A reader that has gone away (`ff watch | head -1`) is no error and no panic.
+//! What commands print.
+//!
+//! A reader that has gone away (`ff watch | head -1`) is no error and no panic. Any other failure to write is one: whoever
+//! prints goes on or stops as it sees fit, and the program ends with the failure and exit code 1.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    os::fd::{AsFd, BorrowedFd},
+    sync::OnceLock,
+};
 
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
 use serde::Serialize;
+
+use crate::failure::CliError;
+
+/// The first failure to write.
+static FAILED: OnceLock<String> = OnceLock::new();
 
 /// Whether anybody reads on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Reader {
     Listening,
+    /// It has gone away, or what is printed cannot be written.
     Gone,
 }
 
 /// Prints one line on stdout.
 pub(crate) fn line(text: &str) -> Reader {
     let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
-        Ok(()) => Reader::Listening,
-        Err(_) => Reader::Gone,
-    }
+    let written = patiently(&mut stdout, format!("{text}\n").as_bytes());
+    judged(written)
 }
 
-/// Prints a text that may have several lines, for commands that end after it: whether anybody reads it changes nothing.
+/// Prints a text that may have several lines, for commands that end after it.
 pub(crate) fn text(text: &str) {
     let _: Reader = line(text.trim_end_matches('\n'));
 }
@@ -30,9 +45,88 @@ pub(crate) fn text(text: &str) {
 pub(crate) fn json(value: &impl Serialize) -> Reader {
     match serde_json::to_string(value) {
         Ok(json) => line(&json),
+        Err(error) => judged(Err(error.into())),
+    }
+}
+
+/// One line on stderr. Nobody can be told that it cannot be written.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Makes what was printed last beyond a crash of the machine, where stdout is a file.
+pub(crate) fn sync() -> Reader {
+    match rustix::fs::fsync(io::stdout().as_fd()) {
+        // Not a file.
+        Err(Errno::INVAL | Errno::ROFS | Errno::NOTSUP) => Reader::Listening,
+        synced => judged(synced.map_err(Into::into)),
+    }
+}
+
+/// The first failure to write, if there was one.
+pub(crate) fn failure() -> Option<CliError> {
+    FAILED.get().map(|why| CliError::failed("stdout cannot be written", why))
+}
+
+/// Returns when nobody reads stdout any more, where that can be known: of pipes and sockets.
+pub(crate) async fn reader_gone() {
+    let (gone, waiting) = tokio::sync::oneshot::channel();
+    // A thread of its own, which the program's end does not wait for.
+    let watching = std::thread::Builder::new().name("stdout".into()).spawn(move || {
+        if hung_up(io::stdout().as_fd()) {
+            let _ = gone.send(());
+        }
+    });
+    if watching.is_err() || waiting.await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn hung_up(stdout: BorrowedFd<'_>) -> bool {
+    loop {
+        let mut asked = [PollFd::new(&stdout, PollFlags::empty())];
+        match poll(&mut asked, None) {
+            Ok(_) => return asked[0].revents().intersects(PollFlags::ERR | PollFlags::HUP),
+            Err(Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Writes and flushes, also where another program has made stdout non-blocking.
+fn patiently(stdout: &mut (impl Write + AsFd), mut bytes: &[u8]) -> io::Result<()> {
+    loop {
+        let step =
+            if bytes.is_empty() { stdout.flush() } else { stdout.write(bytes).map(|count| bytes = &bytes[count..]) };
+        match step {
+            Ok(()) if bytes.is_empty() => match stdout.flush() {
+                Err(error) if is_for_later(&error) => wait_for_room(stdout.as_fd()),
+                flushed => return flushed,
+            },
+            Ok(()) => {}
+            Err(error) if is_for_later(&error) => wait_for_room(stdout.as_fd()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn is_for_later(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+fn wait_for_room(stdout: BorrowedFd<'_>) {
+    // Whatever this returns, writing tells.
+    let _ = poll(&mut [PollFd::new(&stdout, PollFlags::OUT)], None);
+}
+
+fn judged(written: io::Result<()>) -> Reader {
+    match written {
+        Ok(()) => Reader::Listening,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Reader::Gone,
         Err(error) => {
-            tracing::error!(%error, "a value that cannot be written as JSON is left out");
-            Reader::Listening
+            let text = error.to_string();
+            let _ = FAILED.set(text.split_once(" (os error").map_or(text.as_str(), |(text, _)| text).to_owned());
+            Reader::Gone
         }
     }
 }

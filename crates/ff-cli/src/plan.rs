@@ -5,7 +5,10 @@ use std::{fs, io::Read, path::Path};
 use ff_core::{ExecutionSpec, FlowSubmission, LaneId, Namespace, Tags};
 use uuid::Uuid;
 
-use crate::{failure::CliError, flow_file, wfformat};
+use crate::{
+    failure::{CliError, one_line},
+    flow_file, out, text, wfformat,
+};
 
 /// Put on every execution, so that a run can be told from all others.
 pub(crate) const RUN_TAG: &str = "ff.run";
@@ -29,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) simulated: bool,
     /// With the work as their payload; on no particular lane yet.
     pub(crate) executions: Vec<ExecutionSpec>,
+    /// What is allowed and perhaps not meant.
+    pub(crate) hints: Vec<String>,
 }
 
 impl Plan {
@@ -37,7 +42,11 @@ impl Plan {
     /// # Errors
     /// A line that names the file and what is wrong in it, with the place where the format tells it.
     pub(crate) fn load(path: &Path, time_scale: Option<f64>) -> Result<Self, CliError> {
-        Self::parse(path, read(path)?, time_scale)
+        let plan = Self::parse(path, read(path)?, time_scale)?;
+        for hint in &plan.hints {
+            out::note(&format!("ff: {}: {}", path.display(), one_line(hint)));
+        }
+        Ok(plan)
     }
 
     /// The same of what was read from the file.
@@ -46,7 +55,7 @@ impl Plan {
     /// As [`Plan::load`].
     pub(crate) fn parse(path: &Path, bytes: Vec<u8>, time_scale: Option<f64>) -> Result<Self, CliError> {
         let about_it = |error: CliError| error.about(path.display());
-        let text = String::from_utf8(bytes).map_err(|_| CliError::usage(path.display(), "it is not UTF-8 text"))?;
+        let text = text::decoded(bytes).map_err(|why| CliError::usage(path.display(), why))?;
         let plan = if is_wfformat(path, &text) {
             let scale = time_scale.unwrap_or(1.0);
             if !(scale.is_finite() && scale >= 0.0) {
@@ -113,7 +122,9 @@ pub(crate) fn run_key(run: Uuid) -> String {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, CliError> {
-    let refuse = |why: String| CliError::usage(path.display(), why);
+    let shown = path.display().to_string();
+    let shown = if shown.contains("://") { text::argument(&shown) } else { shown };
+    let refuse = |why: String| CliError::usage(&shown, why);
     let mut bytes = Vec::new();
     let source: Box<dyn Read> = if path == Path::new("-") {
         Box::new(std::io::stdin())

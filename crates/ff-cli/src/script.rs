@@ -8,7 +8,7 @@ use ff_script::{
     host::ScriptHost,
     loader::{self, LibraryState},
     operations::Operations,
-    permissions,
+    permissions::{self, Role},
 };
 use ff_valkey::ValkeyHost;
 
@@ -34,6 +34,16 @@ pub(crate) async fn script(command: &ScriptCommand, connect: &ConnectArgs) -> Re
                 out::text(&format!("the deployment has {}", text::count(count.get().into(), "partition")));
             }
         }
+        ScriptCommand::Acl { roles } if roles.is_empty() => {
+            let mut table = text::table_of(["role", "what it may do"]);
+            for role in Role::ALL {
+                table.add_row([role.name(), purpose(role)]);
+            }
+            out::text(&format!(
+                "{}\n\n`ff script acl ROLE` prints the rules of a role, or of several",
+                table.trim_fmt()
+            ));
+        }
         ScriptCommand::Acl { roles } => out::text(&permissions::acl_rules(roles).join(" ")),
         ScriptCommand::Check => {
             return match connect.embedded()? {
@@ -43,6 +53,15 @@ pub(crate) async fn script(command: &ScriptCommand, connect: &ConnectArgs) -> Re
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+const fn purpose(role: Role) -> &'static str {
+    match role {
+        Role::Subscriber => "receives completions, and measures its lag",
+        Role::Submitter => "submits, describes and cancels",
+        Role::Worker => "runs executions and the engine, and receives completions",
+        Role::Administrator => "loads the library, records the partition count, runs ff doctor",
+    }
 }
 
 async fn load(host: &ValkeyHost, replace: bool) -> Result<(), CliError> {

@@ -11,7 +11,7 @@ use std::{
 use clap::{ArgMatches, parser::ValueSource};
 use ff_valkey::ValkeyConfig;
 
-use crate::failure::CliError;
+use crate::{failure::CliError, out};
 
 const OPTION: &str = "--url";
 const VARIABLE: &str = "FF_URL";
@@ -25,9 +25,9 @@ pub(crate) fn hide_password(matches: &ArgMatches) -> Result<(), CliError> {
     let given = matches.value_source("url") == Some(ValueSource::CommandLine);
     let url = matches.get_one::<String>("url").filter(|url| given && has_password(url));
     let Some(url) = url else { return Ok(()) };
-    eprintln!(
+    out::note(
         "ff: a password in --url is seen by all who can list processes; set FF_URL, or give --username and \
-         --password-file"
+         --password-file",
     );
     let mut again = Command::new(crate::work::program());
     let mut arguments = env::args_os();

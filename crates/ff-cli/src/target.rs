@@ -2,7 +2,7 @@
 
 use ff_core::{ExecutionId, FlowId};
 
-use crate::failure::CliError;
+use crate::{failure::CliError, text};
 
 /// What an id names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,12 +12,12 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    pub(crate) fn parse(text: &str) -> Result<Self, CliError> {
-        if text.starts_with("{fp:") {
-            return Ok(Self::Execution(text.parse()?));
+    pub(crate) fn parse(given: &str) -> Result<Self, CliError> {
+        if given.starts_with("{fp:") {
+            return Ok(Self::Execution(given.parse()?));
         }
-        text.parse().map(Self::Flow).map_err(|_| {
-            let shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
+        given.parse().map(Self::Flow).map_err(|_| {
+            let shown = text::argument(given);
             let expected = "expected an execution id such as {fp:7}:0192f0c1-2b3c-7d4e-8f50-617283940a1b, or a flow id, \
                             which is the uuid alone";
             CliError::usage(format!("id `{shown}`"), expected)

@@ -41,6 +41,23 @@ pub(crate) fn bytes(count: u64) -> String {
     if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") }
 }
 
+/// The text of a file, without the byte order mark that some editors write.
+///
+/// # Errors
+/// Where it is not UTF-8, with the encoding that it seems to have.
+pub(crate) fn decoded(bytes: Vec<u8>) -> Result<String, &'static str> {
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err("it is UTF-16; save it as UTF-8");
+    }
+    let text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text")?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
+/// An argument as messages repeat it: as one line of a bounded length, and not if it is a URL, which may hold a password.
+pub(crate) fn argument(text: &str) -> String {
+    if text.contains("://") { "…".to_owned() } else { text.chars().take(80).flat_map(char::escape_debug).collect() }
+}
+
 /// `1 execution`, `2 executions`.
 pub(crate) fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
@@ -101,6 +118,14 @@ mod tests {
         assert_eq!(for_terminal("10%\r20%\r"), "20%");
         assert_eq!(for_terminal("a\tb\u{8}\u{202e}c"), "a    b\\u{8}\\u{202e}c");
         assert!(!for_terminal("\x1b\u{9b}2J\x1b]8;;x\x07").chars().any(char::is_control));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_text() {
+        assert_eq!(decoded(b"\xef\xbb\xbfa: b".to_vec()).unwrap(), "a: b");
+        assert_eq!(decoded("ä".into()).unwrap(), "ä");
+        assert!(decoded(b"\xff\xfea\0".to_vec()).unwrap_err().contains("UTF-16"));
+        assert!(decoded(b"\xe4".to_vec()).unwrap_err().contains("UTF-8"));
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::{future, process::ExitCode, time::Duration};
 
 use console::style;
-use ff_core::{CompletionPayload, Frame, Gap, Outcome, ScannerFilter, Start, SubscribeOptions, SubscriptionScope};
+use ff_core::{
+    CompletionPayload, Cursor, Frame, Gap, Outcome, ScannerFilter, Start, SubscribeOptions, SubscriptionScope,
+};
 use futures::StreamExt;
 use serde::Serialize;
 
@@ -32,7 +34,9 @@ pub(crate) async fn watch(args: WatchArgs, connect: &ConnectArgs) -> Result<Exit
     let options = SubscribeOptions::new().filter(filter.clone()).scope(scope).start(start).name("watch");
     let subscribing = async { Ok(connect.open_server().await?.subscribe(&options).await?) };
     let mut frames = interrupts.or(subscribing).await?;
-    eprintln!("ff: watching {}; Ctrl-C ends it", described(&filter));
+    out::note(&format!("ff: watching {}; Ctrl-C ends it", described(&filter)));
+    let reader_gone = out::reader_gone();
+    tokio::pin!(reader_gone);
     let end = time_is_up(args.duration);
     tokio::pin!(end);
     let mut left = args.count.unwrap_or(u64::MAX);
@@ -41,6 +45,8 @@ pub(crate) async fn watch(args: WatchArgs, connect: &ConnectArgs) -> Result<Exit
             frame = frames.next() => frame,
             _ = interrupts.next() => None,
             () = &mut end => None,
+            // Also while there is nothing to write.
+            () = &mut reader_gone => return Ok(ExitCode::SUCCESS),
         };
         let reader = match frame {
             None => break,
@@ -50,19 +56,27 @@ pub(crate) async fn watch(args: WatchArgs, connect: &ConnectArgs) -> Result<Exit
             }
             Some(Frame::Gap(gap)) if args.json => out::json(&Missing { gap }),
             Some(Frame::Gap(gap)) => out::line(&format!("{}  {gap}", style("missing").red())),
-            Some(Frame::Checkpoint(cursor)) => {
-                file.as_ref().map(|file| file.write(&cursor)).transpose()?;
-                Reader::Listening
-            }
+            Some(Frame::Checkpoint(cursor)) => save(file.as_ref(), &cursor)?,
             Some(_) => Reader::Listening,
         };
         if reader == Reader::Gone {
-            break;
+            // The cursor stays where it was saved last: what was not written, or not read, is to be shown again.
+            return Ok(ExitCode::SUCCESS);
         }
     }
     let cursor = frames.close().await;
-    file.map(|file| file.write(&cursor)).transpose()?;
+    let _: Reader = save(file.as_ref(), &cursor)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Saves a cursor behind what was printed, never before it.
+fn save(file: Option<&CursorFile>, cursor: &Cursor) -> Result<Reader, CliError> {
+    let Some(file) = file else { return Ok(Reader::Listening) };
+    let written = out::sync();
+    if written == Reader::Listening {
+        file.write(cursor)?;
+    }
+    Ok(written)
 }
 
 /// A gap as a line of JSON.

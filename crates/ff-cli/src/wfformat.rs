@@ -1,5 +1,5 @@
-//! Recorded workflows in WfFormat 1.5 (the JSON of the WfCommons collection): the graph and the measured run times are
-//! kept, the work itself becomes a sleep.
+//! Recorded workflows in WfFormat (the JSON of the WfCommons collection), versions 1.4 to 1.6: the graph and the measured run
+//! times are kept, the work itself becomes a sleep.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,14 +8,14 @@ use serde::Deserialize;
 
 use crate::{failure::CliError, plan::Plan, work::Work};
 
-const VERSION: &str = "1.5";
+/// What the versions say of a workflow's tasks: 1.4 in one list, the later ones what was planned apart from what was seen.
+const TOGETHER: &str = "1.4";
+const APART: [&str; 2] = ["1.5", "1.6"];
 
 #[derive(Deserialize)]
-struct Instance {
+struct Instance<W> {
     name: Option<String>,
-    #[serde(rename = "schemaVersion")]
-    schema_version: String,
-    workflow: Workflow,
+    workflow: W,
 }
 
 #[derive(Deserialize)]
@@ -47,6 +47,29 @@ struct ExecutedTask {
     priority: Option<f64>,
 }
 
+/// A task of version 1.4, whose id may be missing and which others name by its name.
+#[derive(Deserialize)]
+struct Task {
+    name: String,
+    id: Option<String>,
+    #[serde(default)]
+    parents: Vec<String>,
+    #[serde(default)]
+    children: Vec<String>,
+    #[serde(rename = "runtimeInSeconds", default)]
+    runtime_in_seconds: f64,
+    priority: Option<f64>,
+}
+
+impl Task {
+    fn split(self) -> (SpecifiedTask, ExecutedTask) {
+        let Self { name, id, parents, children, runtime_in_seconds, priority } = self;
+        let id = id.unwrap_or_else(|| name.clone());
+        let executed = ExecutedTask { id: id.clone(), runtime_in_seconds, priority };
+        (SpecifiedTask { name, id, parents, children }, executed)
+    }
+}
+
 /// What is looked at before the rest, so that another version is refused by its number and not by what it lacks.
 #[derive(Deserialize)]
 struct Version {
@@ -59,16 +82,25 @@ struct Version {
 /// # Errors
 /// What is wrong, with the task at fault or the line and column.
 pub(crate) fn parse(text: &str, scale: f64) -> Result<Plan, CliError> {
-    let malformed = |error: serde_json::Error| CliError::usage(format!("not a WfFormat {VERSION} workflow"), error);
+    let malformed = |error: serde_json::Error| CliError::usage("not a WfFormat workflow", in_words(&error.to_string()));
     let version: Version = serde_json::from_str(text).map_err(malformed)?;
-    if let Some(version) = version.schema_version.filter(|version| version != VERSION) {
-        let why = format!("only {VERSION} is read; convert the file with the tools of WfCommons");
+    let version =
+        version.schema_version.ok_or_else(|| CliError::usage("not a WfFormat workflow", "schemaVersion is missing"))?;
+    let (name, tasks, runs) = if version == TOGETHER {
+        let Instance { name, workflow } = serde_json::from_str::<Instance<Section<Task>>>(text).map_err(malformed)?;
+        let (tasks, runs) = workflow.tasks.into_iter().map(Task::split).unzip();
+        (name, tasks, runs)
+    } else if APART.contains(&&*version) {
+        let Instance { name, workflow } = serde_json::from_str::<Instance<Workflow>>(text).map_err(malformed)?;
+        (name, workflow.specification.tasks, workflow.execution.tasks)
+    } else {
+        let why = format!(
+            "{TOGETHER}, {} are read; convert the file with wfcommons-migrate-instance.py of WfCommons",
+            APART.join(" and ")
+        );
         return Err(CliError::usage(format!("WfFormat version `{}`", version.escape_debug()), why));
-    }
-    let instance: Instance = serde_json::from_str(text).map_err(malformed)?;
-    debug_assert_eq!(instance.schema_version, VERSION);
-    let runs = recorded_runs(instance.workflow.execution.tasks)?;
-    let tasks = instance.workflow.specification.tasks;
+    };
+    let runs = recorded_runs(runs)?;
     let needs = needs_of(&tasks)?;
     let mut executions = Vec::with_capacity(tasks.len());
     for (task, needs) in tasks.into_iter().zip(needs) {
@@ -80,8 +112,35 @@ pub(crate) fn parse(text: &str, scale: f64) -> Result<Plan, CliError> {
         let work = Work::Sleep { micros: micros.round() as u64 };
         executions.push(ExecutionSpec::new(task.id).needs(needs).priority(priority(run)).payload(work.to_payload()));
     }
-    let name = instance.name.map(|name| fitting(&name)).filter(|name| !name.is_empty());
-    Ok(Plan { name, namespace: None, lane: None, simulated: true, executions })
+    let name = name.map(|name| fitting(&name)).filter(|name| !name.is_empty());
+    Ok(Plan { name, namespace: None, lane: None, simulated: true, executions, hints: Vec::new() })
+}
+
+/// What the reader of JSON says, without the names of this program's types.
+fn in_words(said: &str) -> String {
+    const WORDS: [(&str, &str); 9] = [
+        ("a sequence", "a list"),
+        ("sequence,", "a list,"),
+        ("a map", "an object"),
+        ("map,", "an object,"),
+        ("floating point", "the number"),
+        ("integer", "the number"),
+        ("f64", "a number"),
+        ("invalid type: ", "found "),
+        ("string \"", "the text \""),
+    ];
+    let mut words = said.to_owned();
+    for (type_name, word) in WORDS {
+        words = words.replace(type_name, word);
+    }
+    // `struct Section`: an object, whatever it is called here.
+    match words.split_once("struct ") {
+        Some((before, after)) => {
+            let after = after.trim_start_matches(|c: char| c.is_alphanumeric());
+            format!("{before}an object{after}")
+        }
+        None => words,
+    }
 }
 
 /// As much of a workflow's name as a flow's may have.
@@ -222,6 +281,45 @@ mod tests {
         assert!(refusal(&document(&both(A, B), &both(RUN_A, RUN_A))).contains("records it twice"));
         let negative = r#"{"id": "b1", "runtimeInSeconds": -1}"#;
         assert!(refusal(&document(&both(A, B), &both(RUN_A, negative))).contains("-1"));
+    }
+
+    #[test]
+    fn the_versions_that_say_the_same_otherwise_are_read() {
+        let plan = |text: &str| {
+            let plan = parse(text, 1.0).unwrap_or_else(|error| panic!("{error}"));
+            let shown =
+                |spec: &ExecutionSpec| (spec.name.clone(), spec.needs.clone(), spec.priority, spec.payload.clone());
+            plan.executions.iter().map(shown).collect::<Vec<_>>()
+        };
+        let text = document(&both(A, B), &both(RUN_A, RUN_B));
+        assert_eq!(plan(&text), plan(&text.replace("\"1.5\"", "\"1.6\"")));
+        let together = r#"{"name": "t", "schemaVersion": "1.4", "workflow": {"executedAt": "now", "makespanInSeconds": 3, "machines": [],
+            "tasks": [{"name": "a", "id": "a1", "type": "compute", "parents": [], "children": ["b"], "files": [],
+                       "runtimeInSeconds": 2.5, "priority": 20},
+                      {"name": "b", "id": "b1", "parents": ["a"], "runtimeInSeconds": 0}]}}"#;
+        assert_eq!(plan(&text), plan(together));
+        let without_ids = together.replace("\"id\": \"a1\", ", "").replace("\"id\": \"b1\", ", "");
+        assert_eq!(plan(&without_ids)[1].1, ["a"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_without_types_of_the_program() {
+        for (wrong, said) in [
+            (r#"{"schemaVersion": 1.5}"#, "found the number `1.5`, expected a string"),
+            (r#"{"schemaVersion": "1.5", "workflow": []}"#, "an object"),
+            (r#"{"schemaVersion": "1.5", "workflow": "x"}"#, "found the text \"x\", expected an object"),
+            (r#"{"schemaVersion": "1.4", "workflow": {"tasks": {}}}"#, "expected a list"),
+            (
+                r#"{"schemaVersion": "1.4", "workflow": {"tasks": [{"name": "a", "runtimeInSeconds": "2"}]}}"#,
+                "expected a number",
+            ),
+        ] {
+            let error = refusal(wrong);
+            assert!(error.contains(said) && error.contains("line 1"), "{wrong}: {error}");
+            for word in ["f64", "struct", "sequence", "Workflow", "Section"] {
+                assert!(!error.replace("WfFormat workflow", "").contains(word), "{wrong}: {error}");
+            }
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ async fn without_a_server_the_way_to_name_one_is_told() {
         ff(&[command, &["--url", "embedded:"]].concat()).await.refused(2, &["`embedded:`", "--url", "FF_URL"]);
     }
     for command in ["watch", "demo"] {
-        ff(&[command, "--url", "http://example"]).await.refused(2, &["http://example"]);
+        ff(&[command, "--url", "http://example"]).await.refused(2, &["http://…", "redis://"]);
     }
 }
 

@@ -5,7 +5,7 @@ mod support;
 
 use std::io::{BufRead, BufReader};
 
-use support::{Finished, command, example, ff, file, finish};
+use support::{Finished, Signal, command, example, ff, file, finish, signal};
 
 const TOLD: &str = "ff: no --url and no FF_URL: running in this process, nothing outlives it\n";
 
@@ -75,8 +75,8 @@ async fn ctrl_c_cancels_a_flow_without_a_server() {
         while !shown.contains("started") {
             assert!(stdout.read_line(&mut shown).unwrap() > 0, "{shown}");
         }
-        let pid = child.id().to_string();
-        assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        let pid = child.id();
+        signal(pid, Signal::INT);
         std::io::Read::read_to_string(&mut stdout, &mut shown).unwrap();
         (child, shown)
     })

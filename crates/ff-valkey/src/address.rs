@@ -218,7 +218,9 @@ fn sentinel(rest: &str, tls: bool) -> Result<Parsed, String> {
 }
 
 fn credentials(username: &str, password: Option<&str>) -> Result<Credentials, String> {
-    let decoded = |text: &str| percent_decoded(text).ok_or_else(|| "user or password is not UTF-8, which a server needs".to_owned());
+    let decoded = |text: &str| {
+        percent_decoded(text).ok_or_else(|| "user or password is not UTF-8, which a server needs".to_owned())
+    };
     let username = Some(username).filter(|name| !name.is_empty()).map(decoded).transpose()?;
     Ok(Credentials { username, password: password.map(decoded).transpose()? })
 }
@@ -253,8 +255,20 @@ impl Parsed {
 /// from a password, or from a part of one that was not encoded.
 fn masked(url: &str) -> String {
     const KNOWN: [&str; 14] = [
-        "redis", "rediss", "valkey", "valkeys", "unix", "redis+unix", "valkey+unix", "redis-sentinel", "rediss-sentinel",
-        "valkey-sentinel", "valkeys-sentinel", "http", "https", "tcp",
+        "redis",
+        "rediss",
+        "valkey",
+        "valkeys",
+        "unix",
+        "redis+unix",
+        "valkey+unix",
+        "redis-sentinel",
+        "rediss-sentinel",
+        "valkey-sentinel",
+        "valkeys-sentinel",
+        "http",
+        "https",
+        "tcp",
     ];
     let scheme = url.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
     let known = |scheme: &String| KNOWN.contains(&scheme.as_str());

@@ -81,7 +81,8 @@ impl Queue {
             static LINES: Quiet = Quiet::new();
             if let Some(left_out) = LINES.turn() {
                 tracing::warn!(
-                    limit = HELD, left_out,
+                    limit = HELD,
+                    left_out,
                     "too many events wait for what filters ask of the server; gave up the oldest"
                 );
             }

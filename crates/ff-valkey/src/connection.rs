@@ -25,10 +25,7 @@ use fred::{
     clients::Client,
     error::{Error, ErrorKind},
     interfaces::{ClientLike, EventInterface},
-    types::{
-        ConnectHandle,
-        config::Server,
-    },
+    types::{ConnectHandle, config::Server},
 };
 use tokio::{
     sync::{

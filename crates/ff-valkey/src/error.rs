@@ -62,7 +62,8 @@ impl<'a> Doing<'a> {
         }
         if text.starts_with("ERR unknown command") && FUNCTION_COMMANDS.iter().any(|name| text.contains(name)) {
             let what = format!("the server at {}", self.config.endpoint);
-            let reason = format!("it has no functions ({text}). {SERVERS}, with FUNCTION, FCALL and FCALL_RO not renamed");
+            let reason =
+                format!("it has no functions ({text}). {SERVERS}, with FUNCTION, FCALL and FCALL_RO not renamed");
             return EngineError::invalid(what, reason);
         }
         EngineError::transport(format!("{op} at {}", self.config.endpoint), text)

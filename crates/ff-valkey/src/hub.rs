@@ -73,9 +73,9 @@ use crate::{
     catchup,
     fanout::{Fanout, Joining, SubscriptionId},
     queue::Queue,
+    quiet::Quiet,
     source::{LogSource, PageRead},
     tasks::{self, Tasks},
-    quiet::Quiet,
     telemetry,
     vector::{Shown, Vector, Work},
 };

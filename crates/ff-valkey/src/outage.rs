@@ -88,7 +88,10 @@ impl Part {
         if let Some(begun) = state.begun.take() {
             let failures = std::mem::take(&mut state.failures);
             let lasted = begun.elapsed().as_secs_f64();
-            tracing::warn!("connection to {} is back after {lasted:.1} s and {failures} failures", self.outage.0.server);
+            tracing::warn!(
+                "connection to {} is back after {lasted:.1} s and {failures} failures",
+                self.outage.0.server
+            );
         }
     }
 }

@@ -152,8 +152,9 @@ mod tests {
     #[test]
     fn arguments_that_a_server_repeats_are_cut_off() {
         for quote in ['`', '\''] {
-            let said =
-                format!("ERR unknown command {quote}AUTH{quote}, with args beginning with: {quote}ann{quote} {quote}pw");
+            let said = format!(
+                "ERR unknown command {quote}AUTH{quote}, with args beginning with: {quote}ann{quote} {quote}pw"
+            );
             assert_eq!(sentence_of(ErrorKind::Unknown, &said), format!("ERR unknown command {quote}AUTH{quote}"));
         }
     }

@@ -25,7 +25,9 @@ const RETENTION: std::time::Duration = std::time::Duration::from_secs(24 * 3600)
 pub(super) fn all(facts: &Facts) -> Vec<Finding> {
     let mut findings =
         vec![server(facts), role(facts), clock(&facts.clock_ahead_ms), library(&facts.library), persistence(facts)];
-    findings.push(eviction(facts));
+    findings.extend(cluster_down(facts));
+    findings.extend(torn_file(facts));
+    findings.push(memory(facts));
     findings.push(output_buffers(&facts.settings));
     findings.extend(permissions(&facts.permissions));
     findings.push(match &facts.partitions {
@@ -108,6 +110,42 @@ fn role(facts: &Facts) -> Finding {
     }
 }
 
+/// A node of a cluster that serves no calls, whatever else could be asked.
+fn cluster_down(facts: &Facts) -> Option<Finding> {
+    let refusals = [
+        facts.library.as_ref().err(),
+        facts.partitions.as_ref().err(),
+        facts.logs.as_ref().err(),
+        facts.engines.as_ref().err(),
+    ];
+    refusals.into_iter().flatten().any(|why| why.contains("CLUSTERDOWN")).then(|| {
+        Finding::bad(
+            "cluster",
+            "it is down, and calls are refused (CLUSTERDOWN): not every slot has a primary that answers",
+            "valkey-cli --cluster check HOST:PORT tells which slots; start their primaries, or assign them with --cluster fix",
+        )
+    })
+}
+
+/// Versions of which it was seen that they cut a torn append-only file within a transaction.
+fn torn_file(facts: &Facts) -> Option<Finding> {
+    let version = facts.version.as_ref().ok()?;
+    let (major, minor, _) = version.version;
+    let cuts = matches!((version.name.as_str(), major, minor), ("valkey", 8, 0) | ("redis", 7, 0));
+    let appends = facts.persistence.as_ref().is_ok_and(|info| info.get("aof_enabled").is_some_and(|on| on == "1"));
+    (cuts && appends).then(|| {
+        Finding::warn(
+            "torn file",
+            format!(
+                "{} {major}.{minor} cuts an append-only file that a crash has torn within a transaction: completions come \
+                 back at one restart and vanish at the next, and subscribers are told of gaps",
+                version.name
+            ),
+            "use Valkey 9.1 or later; or CONFIG SET aof-load-truncated no, so that it does not start until the file is repaired",
+        )
+    })
+}
+
 fn field<'a>(info: &'a std::collections::BTreeMap<String, String>, name: &str) -> &'a str {
     info.get(name).map_or("?", String::as_str)
 }
@@ -179,7 +217,10 @@ fn max_memory(facts: &Facts) -> Option<u64> {
     (limit > 0).then_some(limit)
 }
 
-fn eviction(facts: &Facts) -> Finding {
+/// Part of the limit, in percent, at which memory is short.
+const SHORT: u64 = 90;
+
+fn memory(facts: &Facts) -> Finding {
     const TOPIC: &str = "memory";
     const FIX: &str = "CONFIG SET maxmemory-policy noeviction";
     let info = match &facts.memory {
@@ -189,6 +230,18 @@ fn eviction(facts: &Facts) -> Finding {
     let policy = field(info, "maxmemory_policy");
     let limit = max_memory(facts);
     let limited = limit.map_or_else(|| "no limit".to_owned(), |limit| format!("limit {}", text::bytes(limit)));
+    let used: u64 = info.get("used_memory").and_then(|used| used.parse().ok()).unwrap_or(0);
+    if let ("noeviction", Some(limit)) = (policy, limit)
+        && used > limit / 100 * SHORT
+    {
+        const FREE: &str = "raise maxmemory, or keep less: shorter logs and retention";
+        let says = format!("{} used, {limited}", text::bytes(used));
+        return if used > limit {
+            Finding::bad(TOPIC, format!("{says}: submissions and completions are refused"), FREE)
+        } else {
+            Finding::warn(TOPIC, format!("{says}: beyond it submissions and completions are refused"), FREE)
+        };
+    }
     match (policy, limit) {
         ("noeviction", _) => Finding::ok(TOPIC, format!("{limited}, nothing is evicted")),
         (policy, Some(_)) if policy.starts_with("allkeys") => {

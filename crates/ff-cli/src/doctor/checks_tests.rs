@@ -13,7 +13,7 @@ fn map(fields: &[(&str, &str)]) -> BTreeMap<String, String> {
 fn good() -> Facts {
     Facts {
         named: None,
-        version: Ok(ServerVersion { name: "valkey".into(), version: (8, 0, 1) }),
+        version: Ok(ServerVersion { name: "valkey".into(), version: (9, 1, 2) }),
         clock_ahead_ms: Ok(-40),
         library: Ok(LibraryState::Same),
         replication: Ok(map(&[("role", "master"), ("connected_slaves", "1")])),
@@ -99,6 +99,43 @@ fn eviction_is_bad_with_a_limit_and_a_warning_without() {
     assert!(matches!(one(policy(roomy, "allkeys-lru")), (Level::Bad, text) if text.contains("allkeys-lru")));
     assert_eq!(one(policy(roomy, "volatile-ttl")).0, Level::Warn);
     assert_eq!(one(policy("0", "allkeys-lru")).0, Level::Warn);
+}
+
+#[test]
+fn memory_over_the_limit_is_bad_and_near_it_a_warning() {
+    let used = |used: &'static str| {
+        move |facts: &mut Facts| {
+            let memory = [("maxmemory", "1000000000000"), ("maxmemory_policy", "noeviction"), ("used_memory", used)];
+            facts.memory = Ok(map(&memory));
+        }
+    };
+    assert!(matches!(one(used("1000000000001")), (Level::Bad, text) if text.contains("are refused")));
+    assert_eq!(one(used("950000000000")).0, Level::Warn);
+    assert_eq!(trouble(used("500000000000")), []);
+}
+
+#[test]
+fn a_cluster_that_is_down_is_bad_whatever_else_could_not_be_asked() {
+    let found =
+        trouble(|facts| facts.partitions = Err("reading: the data is busy: CLUSTERDOWN Hash slot not served".into()));
+    assert!(found.iter().any(|f| f.topic == "cluster" && f.level == Level::Bad), "{found:?}");
+}
+
+#[test]
+fn versions_that_cut_a_torn_file_within_a_transaction_are_named_where_there_is_a_file() {
+    let server = |name: &str, version| {
+        let name = name.to_owned();
+        move |facts: &mut Facts| facts.version = Ok(ServerVersion { name, version })
+    };
+    for (name, version) in [("valkey", (8, 0, 9)), ("redis", (7, 0, 15))] {
+        assert!(matches!(one(server(name, version)), (Level::Warn, text) if text.contains("aof-load-truncated no")));
+    }
+    assert_eq!(trouble(server("valkey", (9, 1, 0))), []);
+    let found = trouble(|facts| {
+        server("valkey", (8, 0, 1))(facts);
+        facts.persistence = Ok(map(&[("aof_enabled", "0")]));
+    });
+    assert!(found.iter().all(|f| f.topic != "torn file"), "{found:?}");
 }
 
 #[test]

@@ -9,62 +9,55 @@
 //!   report: { run: ./report.sh, needs: [fetch], timeout: 5m }
 //! ```
 
-mod anchors;
-mod value;
-mod weight;
+mod read;
+mod tree;
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use ff_core::{Backoff, ExecutionSpec, LaneId, Namespace, Tags, limits};
-use serde::Deserialize;
 
-use self::value::{Executions, Names, Scalars, Span};
 use crate::{
     failure::CliError,
     plan::{FILE_TAGS, Plan, RESERVED_TAGS},
     work::{
         Command, Work,
-        interpreter::{self, ARGUMENT_BYTES, takes_files},
-        stop::{StopSignal, checked_grace},
+        interpreter::{ARGUMENT_BYTES, takes_files},
+        stop::StopSignal,
     },
 };
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// Keys that begin so are the reader's own, at the top of a file.
+const EXTENSION: &str = "x-";
+
+#[derive(Debug, Default)]
 struct FlowFile {
     name: Option<String>,
     namespace: Option<Namespace>,
     lane: Option<LaneId>,
-    #[serde(default)]
-    env: Scalars,
-    shell: Option<Names>,
-    grace: Option<Span>,
-    stop_signal: Option<String>,
-    executions: Executions,
+    env: BTreeMap<String, String>,
+    shell: Option<Vec<String>>,
+    grace: Option<Duration>,
+    stop_signal: Option<StopSignal>,
+    executions: Vec<(String, ExecutionEntry)>,
+    hints: Vec<String>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Default)]
 struct ExecutionEntry {
     name: Option<String>,
     run: String,
-    #[serde(default)]
-    needs: Names,
-    #[serde(default)]
-    env: Scalars,
-    timeout: Option<Span>,
-    deadline: Option<Span>,
-    #[serde(default)]
+    needs: Vec<String>,
+    env: BTreeMap<String, String>,
+    timeout: Option<Duration>,
+    deadline: Option<Duration>,
     retries: u32,
-    backoff: Option<Span>,
-    #[serde(default)]
-    tags: Scalars,
-    #[serde(default)]
+    backoff: Option<Duration>,
+    tags: BTreeMap<String, String>,
     priority: u16,
     working_dir: Option<PathBuf>,
-    shell: Option<Names>,
-    grace: Option<Span>,
-    stop_signal: Option<String>,
+    shell: Option<Vec<String>>,
+    grace: Option<Duration>,
+    stop_signal: Option<StopSignal>,
 }
 
 /// What the flow says for all its executions.
@@ -78,7 +71,7 @@ struct Defaults {
 /// Reads a flow. Needs, cycles and sizes are left to the check that every flow goes through.
 ///
 /// # Errors
-/// What is wrong, with line and column where YAML tells them.
+/// What is wrong, with its line and column.
 pub(crate) fn parse(text: &str) -> Result<Plan, CliError> {
     if text.len() > limits::SUBMISSION_BYTES {
         let why = format!(
@@ -87,24 +80,12 @@ pub(crate) fn parse(text: &str) -> Result<Plan, CliError> {
         );
         return Err(CliError::usage("not a valid flow", why));
     }
-    weight::check(text).and_then(|()| anchors::check(text)).map_err(malformed)?;
-    let file: FlowFile = if text.contains("<<:") {
-        // Merge keys are resolved on the tree, which knows no lines any more.
-        let mut tree: serde_norway::Value = serde_norway::from_str(text).map_err(malformed)?;
-        tree.apply_merge().map_err(malformed)?;
-        serde_norway::from_value(tree).map_err(malformed)?
-    } else {
-        serde_norway::from_str(text).map_err(malformed)?
-    };
-    let defaults = Defaults {
-        env: file.env.0,
-        shell: shell(file.shell)?,
-        grace: grace(file.grace)?,
-        stop_signal: stop_signal(file.stop_signal.as_deref())?,
-    };
-    let mut executions = Vec::with_capacity(file.executions.0.len());
+    let file = read::flow(text).map_err(|wrong| CliError::usage("not a valid flow", wrong))?;
+    let FlowFile { name, namespace, lane, env, shell, grace, stop_signal, executions: entries, hints } = file;
+    let defaults = Defaults { env, shell, grace, stop_signal };
+    let mut executions = Vec::with_capacity(entries.len());
     let mut payload_bytes = 0;
-    for (name, entry) in file.executions.0 {
+    for (name, entry) in entries {
         let about = format!("execution `{}`", name.escape_debug());
         let spec = entry.into_spec(name, &defaults).map_err(|error| error.about(&about))?;
         payload_bytes += spec.payload.len();
@@ -118,20 +99,7 @@ pub(crate) fn parse(text: &str) -> Result<Plan, CliError> {
         }
         executions.push(spec);
     }
-    Ok(Plan { name: file.name, namespace: file.namespace, lane: file.lane, simulated: false, executions })
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` gives")]
-fn malformed(error: serde_norway::Error) -> CliError {
-    let text = error.to_string();
-    // The very first place is left out of the text, as if it were unknown.
-    match error.location() {
-        Some(place) if !text.contains(" line ") => {
-            let (line, column) = (place.line(), place.column());
-            CliError::usage("not a valid flow", format!("{text} at line {line} column {column}"))
-        }
-        _ => CliError::usage("not a valid flow", text),
-    }
+    Ok(Plan { name, namespace, lane, simulated: false, executions, hints })
 }
 
 impl ExecutionEntry {
@@ -140,7 +108,7 @@ impl ExecutionEntry {
             return Err(CliError::usage("run", "expected a command"));
         }
         let mut env = defaults.env.clone();
-        env.extend(self.env.0);
+        env.extend(self.env);
         for (key, value) in &env {
             if key.is_empty() || key.contains(['=', '\0']) || value.contains('\0') {
                 let shown = key.escape_debug();
@@ -157,9 +125,9 @@ impl ExecutionEntry {
         let mut command = Command::new(self.run);
         command.env = env;
         command.working_dir = self.working_dir;
-        command.shell = shell(self.shell)?.or_else(|| defaults.shell.clone());
-        command.set_grace(grace(self.grace)?.or(defaults.grace));
-        command.stop_signal = stop_signal(self.stop_signal.as_deref())?.or(defaults.stop_signal);
+        command.shell = self.shell.or_else(|| defaults.shell.clone());
+        command.set_grace(self.grace.or(defaults.grace));
+        command.stop_signal = self.stop_signal.or(defaults.stop_signal);
         if command.run.len() >= ARGUMENT_BYTES && !takes_files(command.shell.as_deref()) {
             let why = format!(
                 "it has {} bytes, and the shell of this execution takes at most {ARGUMENT_BYTES}; keep it in a file",
@@ -167,49 +135,31 @@ impl ExecutionEntry {
             );
             return Err(CliError::usage("run", why));
         }
-        if let Some(key) = self.tags.0.keys().find(|key| key.starts_with(RESERVED_TAGS)) {
+        if let Some(key) = self.tags.keys().find(|key| key.starts_with(RESERVED_TAGS)) {
             let why = format!("tags that begin with `{RESERVED_TAGS}` are set by ff itself; choose another key");
             return Err(CliError::usage(format!("tag `{}`", key.escape_debug()), why));
         }
-        if self.tags.0.len() > FILE_TAGS {
+        if self.tags.len() > FILE_TAGS {
             let why = format!("at most {FILE_TAGS} are allowed, beside those of ff itself");
-            return Err(CliError::usage(format!("{} tags", self.tags.0.len()), why));
+            return Err(CliError::usage(format!("{} tags", self.tags.len()), why));
         }
         let attempts = self.retries.checked_add(1).ok_or_else(|| CliError::usage("retries", "too many"))?;
         let mut spec = ExecutionSpec::new(name)
-            .needs(self.needs.0)
-            .tags(Tags::new(self.tags.0)?)
+            .needs(self.needs)
+            .tags(Tags::new(self.tags)?)
             .priority(self.priority)
             .attempts(attempts, backoff(self.backoff));
-        spec.timeout = self.timeout.map(Span::duration);
-        spec.deadline = self.deadline.map(Span::duration);
+        spec.timeout = self.timeout;
+        spec.deadline = self.deadline;
         Ok(spec.payload(Work::Shell(command).to_payload()))
     }
 }
 
-fn shell(given: Option<Names>) -> Result<Option<Vec<String>>, CliError> {
-    given.map(|words| interpreter::words(words.0)).transpose().map_err(|why| CliError::usage("shell", why))
-}
-
-fn grace(given: Option<Span>) -> Result<Option<Duration>, CliError> {
-    given.map(|span| checked_grace(span.duration())).transpose().map_err(|why| CliError::usage("grace", why))
-}
-
-fn stop_signal(given: Option<&str>) -> Result<Option<StopSignal>, CliError> {
-    given.map(str::parse).transpose().map_err(|why: String| CliError::usage("stop_signal", why))
-}
-
 /// The wait before the first retry, doubled up to the usual longest wait or to itself, whichever is longer.
-fn backoff(initial: Option<Span>) -> Backoff {
+fn backoff(initial: Option<Duration>) -> Backoff {
     let usual = Backoff::default();
-    let initial = initial.map_or(usual.initial, Span::duration);
+    let initial = initial.unwrap_or(usual.initial);
     Backoff { initial, max: usual.max.max(initial) }
-}
-
-impl Span {
-    const fn duration(self) -> Duration {
-        self.0
-    }
 }
 
 #[cfg(test)]
@@ -326,6 +276,69 @@ executions:
         assert!(error.contains("`retrys`") && error.contains("`retries`") && error.contains("line 5"), "{error}");
         let error = refusal("names: x\nexecutions: {a: {run: 'true'}}\n");
         assert!(error.contains("`names`") && error.contains("line 1"), "{error}");
+    }
+
+    #[test]
+    fn numbers_keep_their_text_wherever_they_stand() {
+        let plan = parse(
+            "executions:\n  - {name: 1.10, run: 1e3}\n  - {name: release, run: x, needs: [1.10], env: {GO: 1.20, MODE: 0o17, \
+             ID: 0x1F, LONG: 123456789012345678901234567890}, tags: {v: 3.0}}\n",
+        )
+        .unwrap();
+        assert_eq!(
+            (plan.executions[0].name.as_str(), &plan.executions[1].needs[..]),
+            ("1.10", &["1.10".to_owned()][..])
+        );
+        assert_eq!(plan.executions[1].tags.get("v"), Some("3.0"));
+        let Work::Shell(command) = Work::from_payload(&plan.executions[1].payload).unwrap() else { panic!() };
+        let env: Vec<_> = command.env.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        assert_eq!(env, ["GO=1.20", "ID=0x1F", "LONG=123456789012345678901234567890", "MODE=0o17"]);
+    }
+
+    #[test]
+    fn keys_of_your_own_stand_at_the_top_and_begin_with_x() {
+        let text =
+            "x-common: &c {retries: 2, timeout: 5m}\nx-other: [1, {a: b}]\nexecutions:\n  a: {<<: *c, run: echo hi}\n";
+        let plan = parse(text).unwrap();
+        assert_eq!((plan.executions[0].max_attempts, plan.executions[0].timeout), (3, Some(Duration::from_secs(300))));
+        assert!(refusal("common: {}\nexecutions: {a: {run: x}}\n").contains("`x-`"));
+        assert!(refusal("executions: {a: {run: x, x-note: y}}\n").contains("`x-note`"));
+    }
+
+    #[test]
+    fn what_yaml_reads_otherwise_than_it_was_meant_gets_a_hint() {
+        for text in [
+            "executions:\n  a:\n    run: echo note: done\n",
+            "executions: {a: {run: echo a, b}}\n",
+            "executions:\n  a:\n    run: [ -f x ] && make\n",
+            "executions:\n  a:\n    run: {make}\n",
+            "executions:\n  a:\n    run: # make\n",
+            "executions:\n  a:\n    run: *.sh\n",
+            "executions:\n  a:\n    run: %make\n",
+            "executions:\n  a:\n    run: \"make\" all\n",
+        ] {
+            let refused = refusal(text);
+            assert!(refused.contains("into quotes") && refused.contains("run: |"), "{text}: {refused}");
+        }
+        let plan = parse("executions:\n  a:\n    run: echo issue #7\n  b: {run: 'echo #7'}\n").unwrap();
+        assert_eq!(plan.hints.len(), 1, "{:?}", plan.hints);
+        assert!(plan.hints[0].contains("`a`") && plan.hints[0].contains("line 3"), "{:?}", plan.hints);
+    }
+
+    #[test]
+    fn no_message_speaks_of_types_of_the_program() {
+        for value in ["two", "-1", "1.5", "99999999999999999999999", "[1]", "{a: 1}", "true"] {
+            for key in ["retries", "priority", "timeout", "name", "needs", "env", "tags", "working_dir"] {
+                let text = format!("executions: [{{name: a, run: x, {key}: {value}}}]");
+                // Some of them are right.
+                let Err(error) = parse(&text) else { continue };
+                let error = error.to_string();
+                for word in ["u32", "u16", "i64", "f64", "usize", "struct", "str,", "sequence", "unit value"] {
+                    assert!(!error.contains(word), "{text}: {error}");
+                }
+            }
+        }
+        assert!(refusal("executions: {a: {run: x, retries: two}}").contains("`two` is not a whole number from 0"));
     }
 
     #[test]

@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::Pid;
+pub(crate) use rustix::process::Signal;
 use serde_json::Value;
 
 /// Nothing here takes longer, also on a busy machine.
@@ -62,7 +64,17 @@ impl Finished {
 pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ff"));
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    for name in ["FF_URL", "FF_LOG", "FF_USERNAME", "FF_PASSWORD_FILE", "FF_CA", "FF_CERT", "FF_KEY", "FF_PARTITIONS"] {
+    for name in [
+        "FF_URL",
+        "FF_LOG",
+        "FF_USERNAME",
+        "FF_PASSWORD_FILE",
+        "FF_CA",
+        "FF_TLS_SERVER_NAME",
+        "FF_CERT",
+        "FF_KEY",
+        "FF_PARTITIONS",
+    ] {
         command.env_remove(name);
     }
     command
@@ -82,14 +94,20 @@ pub(crate) async fn ff_with_input(args: &[&str], input: &str) -> Finished {
 
 /// Waits for the end of a program; one that hangs is ended, and the test with it.
 pub(crate) async fn finish(child: Child) -> Finished {
-    let pid = child.id().to_string();
+    let pid = child.id();
     let waiting = tokio::task::spawn_blocking(move || Finished::of(&child.wait_with_output().unwrap()));
     tokio::pin!(waiting);
     if let Ok(finished) = tokio::time::timeout(PATIENCE, &mut waiting).await {
         return finished.unwrap();
     }
-    Command::new("kill").args(["-9", &pid]).status().unwrap();
+    signal(pid, Signal::KILL);
     panic!("it hangs: {:?}", waiting.await.unwrap());
+}
+
+/// Sends a signal to a process.
+pub(crate) fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
 }
 
 pub(crate) fn example(name: &str) -> String {
