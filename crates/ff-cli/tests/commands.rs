@@ -373,6 +373,7 @@ async fn an_outage_is_one_line_when_it_begins_and_one_when_it_is_over() {
     );
     assert!(rest.lines().count() <= 4, "{rest}");
     watcher.kill().unwrap();
+    finish(watcher).await;
 }
 
 #[tokio::test]
