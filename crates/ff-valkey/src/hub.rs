@@ -531,8 +531,13 @@ impl Trouble {
     }
 
     fn failed(&mut self, error: &EngineError) {
-        if !std::mem::replace(&mut self.has_failed, true) {
-            tracing::warn!(%error, "reading completion logs failed; it is tried until it succeeds");
+        // While a server comes and goes, one of several reads succeeds now and then.
+        static LINES: Quiet = Quiet::new();
+        if std::mem::replace(&mut self.has_failed, true) {
+            return;
+        }
+        if let Some(left_out) = LINES.turn() {
+            tracing::warn!(%error, left_out, "reading completion logs failed; it is tried until it succeeds");
         }
     }
 
