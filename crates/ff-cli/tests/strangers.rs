@@ -1,9 +1,14 @@
 //! What others can do to a run, and what they can learn from it.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
+#![cfg(target_os = "linux")]
 
 mod support;
 
-use std::io::{BufRead, BufReader};
+use std::{
+    collections::HashSet,
+    io::{BufRead, BufReader},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use ff_core::{
@@ -11,7 +16,7 @@ use ff_core::{
 };
 use ff_testserver::TestServer;
 use ff_valkey::ValkeyBackend;
-use support::{command, file, finish};
+use support::{command, file, finish, processes::Mark};
 
 #[tokio::test]
 async fn work_of_others_on_the_lane_of_a_run_is_never_done_and_goes_back_unharmed() {
@@ -20,9 +25,12 @@ async fn work_of_others_on_the_lane_of_a_run_is_never_done_and_goes_back_unharme
     let (pwned, go) = (directory.path().join("pwned"), directory.path().join("go"));
     let run = format!("until [ -e {} ]; do sleep 0.05; done", go.display());
     let (_directory, path) = file("flow.yaml", &format!("executions: {{a: {{run: '{run}'}}}}"));
-    let mut child = command(&["run", &path, "--json", "--workers", "8", "--url", server.url()]).spawn().unwrap();
+    let mark = Mark::new();
+    let mut command = command(&["run", &path, "--json", "--workers", "8", "--url", server.url()]);
+    mark.put_on(&mut command);
+    let mut child = command.spawn().unwrap();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
-    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let stderr = BufReader::new(child.stderr.take().unwrap());
     let started: serde_json::Value = serde_json::from_str(&read_line(&mut stdout)).unwrap();
     let lane = LaneId::new(&format!("run-{}", started["run"].as_str().unwrap())).unwrap();
 
@@ -33,14 +41,22 @@ async fn work_of_others_on_the_lane_of_a_run_is_never_done_and_goes_back_unharme
     let solo = attacker.submit_execution(&ExecutionSubmission::new(namespace.clone(), spec("solo"))).await.unwrap();
     let flow = FlowSubmission::new(namespace).execution(spec("a"));
     let member = attacker.submit_flow(&flow).await.unwrap().executions[0].1;
-    // The program says when it refuses the first, and the run ends when both have been.
-    let warning = tokio::task::spawn_blocking(move || read_line(&mut stderr)).await.unwrap();
-    assert!(warning.contains("refused") && warning.contains("tenant-evil"), "{warning}");
-    for id in [solo.execution_id, member] {
-        while attacker.describe_execution(id).await.unwrap().attempt == 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    // The program says when it refuses the first, and the run ends when both have been claimed.
+    let (warned, mut warning) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || warned.send(stderr.lines().next()));
+    let (mut claimed, mut warned) = (HashSet::new(), None);
+    while claimed.len() < 2 || warned.is_none() {
+        assert!(!pwned.exists(), "the work of a stranger was done");
+        for id in [solo.execution_id, member] {
+            if attacker.describe_execution(id).await.unwrap().attempt > 0 {
+                claimed.insert(id);
+            }
         }
+        warned = warned.or_else(|| warning.try_recv().ok());
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    let warned = warned.flatten().unwrap().unwrap();
+    assert!(warned.contains("refused") && warned.contains("tenant-evil"), "{warned}");
     std::fs::write(go, "").unwrap();
     finish(child).await.ok();
     assert!(!pwned.exists());
@@ -56,7 +72,6 @@ fn read_line(reader: &mut impl BufRead) -> String {
     line
 }
 
-#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_password_in_the_url_is_warned_of_once_and_seen_in_no_list_of_processes() {
     let server = TestServer::builder().arg("--requirepass").arg("hush-hush").build().await.unwrap();
