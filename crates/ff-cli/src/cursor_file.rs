@@ -94,7 +94,7 @@ mod tests {
     fn a_cursor_that_cannot_be_written_leaves_the_old_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("cursor");
-        let file = CursorFile::new(path.clone());
+        let file = CursorFile::new(path);
         let cursor = Cursor::new(vec![LogCursor::earliest(); 3].into(), None);
         file.write(&cursor).unwrap();
         std::os::unix::fs::symlink("/dev/full", dir.path().join("cursor.new")).unwrap();

@@ -31,7 +31,8 @@ pub trait SubmitBackend: Send + Sync + 'static {
     /// # Errors
     /// [`EngineError::InvalidInput`] for what [`FlowSubmission::topology`] refuses; [`EngineError::Conflict`] when the
     /// idempotency key was used for other content; [`EngineError::ResourceExhausted`] when the server is out of memory.
-    /// Nothing is written in any of these cases.
+    /// Nothing is written in any of these cases, but for parts of a large flow that expire. [`EngineError::Contention`]
+    /// when such parts were discarded again and again before all of them were written.
     async fn submit_flow(&self, flow: &FlowSubmission) -> Result<SubmittedFlow, EngineError>;
 
     /// Submits one execution on its own.

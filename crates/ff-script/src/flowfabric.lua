@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '4', digest = '522e430bb3f89d587ec4e0b7c5b54164' }
+local ff = { version = '5', digest = '8b984ed5ca924029b08c31f2a61ee68c' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, and replies. Everything else builds on these.
@@ -263,11 +263,13 @@ function ff.clock.stood_for(now)
   return now - since
 end
 
--- When a lease runs out that leaps are not to shorten: one that ran out within a leap has left at its end what it had left
--- at its beginning.
-function ff.clock.lease_end(expires_at)
+-- When a lease of this length runs out that leaps are not to shorten: one that ran out within a leap has left at its end
+-- what it had left at its beginning. A lease that was given after the leap did not run out within it, although a clock that
+-- was then adjusted back shows such a time.
+function ff.clock.lease_end(expires_at, lease_ms)
   for _, leap in ipairs(leaps) do
-    if expires_at > leap.from and expires_at <= leap.to then
+    local held = expires_at - lease_ms <= leap.from + STEP_BACK
+    if held and expires_at > leap.from and expires_at <= leap.to then
       expires_at = leap.to + (expires_at - leap.from)
     end
   end
@@ -436,7 +438,7 @@ ff.dependents.unknown = '?'
 
 -- The list of dependents behind a stored text, and whether it only says who may need the execution.
 function ff.dependents.list(partition, stored, flow_id)
-  if stored ~= ff.dependents.unknown then
+  if not stored or string.byte(stored) ~= 63 then
     return stored or '', false
   end
   return flow_id and redis.call('HGET', ff.keys.flow(partition.tag, flow_id), 'members') or '', true
@@ -917,7 +919,7 @@ local FIELDS = {
 -- For how long the parts of a submission are kept until the next of them comes (ms).
 ff.flow.parts_kept_for = '60000'
 
--- What a submission is answered whose flow, or part of it, is there; nil where it is to be written. `part` is 'whole',
+-- The answer to a submission of a flow that is there, whole or in part; nil where it is to be written. `part` is 'whole',
 -- 'first' or 'further'.
 function ff.flow.known(core, fingerprint, part)
   local stored = redis.call('HMGET', core, 'fingerprint', 'state')
@@ -929,6 +931,34 @@ function ff.flow.known(core, fingerprint, part)
   elseif not (submitting and part ~= 'whole') then
     return 'exists'
   end
+end
+
+-- The field that says how many members a part has that begins at this index.
+local function part_field(first)
+  return 'part:' .. first
+end
+
+-- Notes that a part is whole. The note goes with the flow's core, or with what a failover loses, so that a flow never
+-- starts without some of its members.
+function ff.flow.note_part(core, first, count)
+  redis.call('HSET', core, part_field(first), ff.base.int(count))
+end
+
+-- Notes that a part is being written, perhaps again.
+function ff.flow.forget_part(core, first)
+  redis.call('HDEL', core, part_field(first))
+end
+
+-- The fields that note parts, and how many members these have together.
+function ff.flow.parts(core)
+  local fields, count = {}, 0
+  for _, name in ipairs(redis.call('HKEYS', core)) do
+    if string.find(name, 'part:', 1, true) == 1 then
+      fields[#fields + 1] = name
+      count = count + ff.base.num(redis.call('HGET', core, name))
+    end
+  end
+  return fields, count
 end
 
 -- Notes that a flow is being submitted in parts. It expires unless the next part comes in time: then its members are
@@ -946,8 +976,8 @@ function ff.flow.start(call, core, flow)
     'created_at', call.now_text, 'members', flow.members)
 end
 
--- Whether a flow lists a member that has this index, as far as the list can be read. A submission that was interrupted and
--- then made with other content leaves members behind that its flow does not know.
+-- Whether a flow lists a member. A submission that was interrupted and then made with other content leaves members behind
+-- that its flow does not list.
 function ff.flow.lists(flow, execution)
   if not flow.members then
     flow.members = redis.call('HGET', flow.core, 'members') or ''
@@ -1005,10 +1035,10 @@ function ff.flow.of(call, execution)
   return flow_id and (call.flows[flow_id] or ff.flow.load(call, flow_id, execution.index))
 end
 
--- Whether an execution belongs to a flow that is not submitted as a whole yet.
-function ff.flow.is_submitting(call, execution)
+-- Whether an execution was written by a submission that its flow does not come from, or not yet.
+function ff.flow.is_of_another(call, execution)
   local flow = ff.flow.of(call, execution)
-  return flow and flow.state == 'submitting'
+  return flow and (flow.state == 'submitting' or not ff.flow.lists(flow, execution))
 end
 
 -- Whether a member was counted, as it is stored.
@@ -1629,16 +1659,16 @@ local function postpone(partition, uuid, score)
   return 0
 end
 
--- Members stay as long as their flow does, and a flow as long as its youngest completion.
+-- Members stay at least as long as their flow does, and a flow as long as its youngest completion.
 local function remove_flow(call, uuid, flow_id, cutoff)
   local core = ff.keys.flow(call.partition.tag, flow_id)
   local flow = redis.pcall('HMGET', core, 'state', 'completed_at', 'members')
   if flow.err then
     return postpone(call.partition, uuid, call.now)
+  elseif flow[1] == 'running' or flow[1] == 'submitting' then
+    return postpone(call.partition, uuid, call.now)
   elseif not flow[3] then
     return remove_executions(call, { uuid })
-  elseif flow[1] == 'running' then
-    return postpone(call.partition, uuid, call.now)
   elseif ff.base.num(flow[2]) >= cutoff then
     return postpone(call.partition, uuid, ff.base.num(flow[2]))
   end
@@ -1919,7 +1949,7 @@ local function cancel_execution(KEYS, ARGV)
   local execution, problem = ff.execution.load(call, uuid)
   if problem then
     return redis.error_reply(problem)
-  elseif not execution or ff.flow.is_submitting(call, execution) then
+  elseif not execution or ff.flow.is_of_another(call, execution) then
     return { 'not_found' }
   elseif execution.lifecycle_phase ~= 'terminal' then
     ff.execution.finish(call, execution, 'cancelled', reason)
@@ -2272,7 +2302,7 @@ local FIELDS = {
 -- Whether an execution belongs to a flow that is not submitted as a whole yet.
 local function is_submitting(flow_id, execution_id)
   local tag = flow_id and string.match(execution_id, '^{fp:%d+}')
-  return tag and redis.call('HGET', ff.keys.flow(tag, flow_id), 'state') == 'submitting'
+  return tag and redis.pcall('HGET', ff.keys.flow(tag, flow_id), 'state') == 'submitting'
 end
 
 local function describe_execution(KEYS)
@@ -2387,7 +2417,7 @@ end
 
 do -- functions/enqueue.lua
 -- ff1_enqueue: puts members of a flow that was submitted in parts where they wait: into the queue, or among the delays and
--- deadlines. One that has gone on meanwhile stays where it is.
+-- deadlines. One that has gone on meanwhile stays where it is, and so does one whose flow is not there or does not list it.
 -- KEYS   1..12 partition block
 -- ARGV   uuids
 -- reply  'ok'
@@ -2395,12 +2425,14 @@ do -- functions/enqueue.lua
 -- flags  allow-oom (what was accepted must go on when the server is full)
 local function enqueue(KEYS, ARGV)
   local call = ff.call.look(KEYS)
-  call.missing = {}
+  call.missing, call.flows, call.flow_list = {}, {}, {}
   for index = 1, #ARGV do
     local execution, problem = ff.execution.load(call, ARGV[index])
-    if problem then
-      return redis.error_reply(problem)
-    elseif execution and execution.lifecycle_phase ~= 'terminal' then
+    local flow, flow_problem = ff.flow.try(call, execution or {})
+    if problem or flow_problem then
+      return redis.error_reply(problem or flow_problem)
+    elseif flow and flow.state == 'running' and ff.flow.lists(flow, execution)
+      and execution.lifecycle_phase ~= 'terminal' then
       ff.execution.note_missing(call, execution)
     end
   end
@@ -2539,6 +2571,7 @@ local function missed_needs(call, execution)
   drawn = drawn * 16807 % 2147483647
   for turn = 0, math.min(count, 4 * NEEDS_AT_ONCE) - 1 do
     local uuid = ff.uuids.at(stored, (drawn + turn) % count + 1)
+    call.reads_left = call.reads_left - 1 / NEEDS_AT_ONCE
     if seen == NEEDS_AT_ONCE then
       return
     end
@@ -2567,21 +2600,16 @@ local function is_listed(call, flow, execution)
 end
 
 local function examine_open(call, execution)
-  if ff.execution.cancelled_with_flow(call, execution) then
-    call.repaired = call.repaired + 1
-    return
-  end
   local flow = ff.flow.of(call, execution)
-  local before = #call.missing
-  ff.execution.note_missing(call, execution)
-  local is_missing = #call.missing > before
-  if flow and (is_missing or execution.public_state == 'blocked') and not is_listed(call, flow, execution) then
-    for index = #call.missing, before + 1, -1 do
-      call.missing[index] = nil
-    end
+  if flow and not is_listed(call, flow, execution) then
     ff.suspects.note(call, execution.uuid, execution.flow_id)
-  elseif execution.public_state == 'blocked' then
-    missed_needs(call, execution)
+  elseif ff.execution.cancelled_with_flow(call, execution) then
+    call.repaired = call.repaired + 1
+  else
+    ff.execution.note_missing(call, execution)
+    if execution.public_state == 'blocked' then
+      missed_needs(call, execution)
+    end
   end
 end
 
@@ -2591,18 +2619,15 @@ local function examine(call, member)
   if execution and (execution.ending or execution.moving) then
     return
   end
-  local flow, flow_problem
-  if execution then
-    flow, flow_problem = ff.flow.try(call, execution)
-  end
+  local flow, flow_problem = ff.flow.try(call, execution or { flow_id = flow_id ~= '' and flow_id })
   if problem or flow_problem then
     call.unreadable, call.unreadable_count = uuid, call.unreadable_count + 1
     return
-  elseif not execution or (execution.flow_id and not flow) then
-    ff.suspects.note(call, uuid, flow_id)
-    return
   elseif flow and flow.state == 'submitting' then
     call.submitting[flow.core] = true
+    return
+  elseif not execution or (execution.flow_id and not flow) then
+    ff.suspects.note(call, uuid, flow_id)
     return
   end
   if execution.lifecycle_phase == 'terminal' then
@@ -2613,7 +2638,7 @@ local function examine(call, member)
   end
 end
 
--- Has flows expire that are being submitted, where an interrupted call has left them without.
+-- Sets the expiry of flows that are being submitted where an interrupted call has left none.
 local function expire_submitting(call)
   for core in pairs(call.submitting) do
     if redis.call('PTTL', core) < 0 then
@@ -2819,8 +2844,8 @@ do -- functions/settle.lua
 -- errors WRONGTYPE
 -- flags  allow-oom
 
--- Ancestors of an execution that are looked at.
-local MAX_ANCESTORS = 32
+-- Ancestors of executions that a call looks at.
+local ANCESTORS_AT_ONCE = 96
 -- The lane and the name of an execution whose record is gone.
 local UNKNOWN = 'unknown'
 
@@ -2911,7 +2936,8 @@ end
 -- Whether a flow whose core is gone was submitted to its end, as an execution and what it needs tell; nil if that
 -- is not known.
 local function flow_was_submitted(call, execution)
-  for _ = 1, MAX_ANCESTORS do
+  while call.ancestors_left > 0 do
+    call.ancestors_left = call.ancestors_left - 1
     local submitted, need = was_submitted(call, execution)
     if submitted or not need then
       return submitted and true or false
@@ -2963,6 +2989,7 @@ end
 
 local function settle(KEYS, ARGV)
   local call = ff.call.begin(KEYS, ARGV[1])
+  call.ancestors_left = ANCESTORS_AT_ONCE
   call.removals, call.discards, call.counted, call.lost = {}, {}, {}, 0
   for at = 2, #ARGV, 2 do
     if call.ends_left <= 0 then
@@ -2996,8 +3023,8 @@ do -- functions/start_flow.lua
 -- are queued by ff1_enqueue, or by the reconciler where that is not called.
 -- KEYS   1..12 partition block, 13 flow core
 -- ARGV   1 flow id, 2 namespace, 3 flow name, 4 fingerprint, 5 members (uuids, comma-separated)
--- reply  'ok' | 'exists' (the same content is there already) | 'conflict' (other content is there) | 'restart' (the parts
---        are not kept any more)
+-- reply  'ok' | 'exists' (the same content is there already) | 'conflict' (other content is there) | 'restart' (some
+--        parts are not kept any more)
 -- errors WRONGTYPE, OOM
 local function start_flow(KEYS, ARGV)
   local head = KEYS[ff.keys.block + 1]
@@ -3006,11 +3033,16 @@ local function start_flow(KEYS, ARGV)
   if answer then
     return { answer }
   end
+  local parts, count = ff.flow.parts(head)
+  if count ~= ff.uuids.count(ARGV[5]) then
+    return { 'restart' }
+  end
   -- First, so that what was accepted does not expire. The reconciler knows a flow of parts that does not.
   redis.call('PERSIST', head)
   ff.flow.start(call, head, {
     id = ARGV[1], namespace = ARGV[2], name = ARGV[3], fingerprint = ARGV[4], members = ARGV[5],
   })
+  ff.base.chunked('HDEL', head, parts)
   return { 'ok' }
 end
 
@@ -3019,7 +3051,7 @@ end
 
 do -- functions/submit.lua
 -- ff1_submit: accepts a flow, or one solo execution, or writes a part of the members of a flow that is too large for one
--- call. Such a flow is nobody's before ff1_start_flow, and its parts may be written again until then.
+-- call. Nobody sees such a flow before ff1_start_flow, and its parts may be written again until then.
 -- KEYS   1..12 partition block, 13 flow core (of a solo execution: its own core), then per member: core, tags
 -- ARGV   1 policy, 2 flow id ('' for a solo execution), 3 namespace, 4 flow name, 5 fingerprint, 6 index in the flow of
 --        the first member, 7 'whole' | 'first' (part of a flow) | 'further', then per member: uuid, name, lane, priority, tags as JSON, payload, max attempts, backoff ms, longest backoff ms,
@@ -3180,21 +3212,23 @@ end
 
 local function submit(KEYS, ARGV)
   local head = KEYS[ff.keys.block + 1]
-  local flow_id, fingerprint, part = ARGV[2], ARGV[5], ARGV[7]
+  local flow_id, fingerprint, first, part = ARGV[2], ARGV[5], ARGV[6], ARGV[7]
   local call = ff.call.look(KEYS)
   local answer = ff.flow.known(head, fingerprint, part)
   if answer then
     return { answer }
   end
   local members = read_members(KEYS, ARGV)
+  open_members(call, flow_id, members)
   if part ~= 'whole' then
     ff.flow.keep_submitting(head, flow_id, fingerprint)
+    ff.flow.forget_part(head, first)
   end
-  open_members(call, flow_id, members)
   for _, member in ipairs(members) do
     write_member(call, ARGV, member)
   end
   if part ~= 'whole' then
+    ff.flow.note_part(head, first, #members)
     return { 'ok' }
   elseif flow_id ~= '' then
     write_flow(call, head, ARGV, members)
@@ -3218,7 +3252,7 @@ do -- functions/sweep.lua
 -- errors WRONGTYPE
 -- flags  allow-oom
 
--- Executions that a call visits, and that it visits of each index in any case.
+-- How many executions a call visits, and how many of each index at least.
 local VISITS, LEAST_VISITS = 32, 6
 
 -- Entries that the call may visit of an index.
@@ -3277,8 +3311,9 @@ local function reclaim(call, execution)
   else
     -- An attempt that has used up its time stays its worker's until the lease ends: attempts do not overlap.
     local expires_at = ff.base.num(execution.lease_expires_at)
-    if expires_at <= call.now and ff.clock.lease_end(expires_at) > call.now then
-      call.corrected[#call.corrected + 1] = { execution, ff.clock.lease_end(expires_at) }
+    local corrected = ff.clock.lease_end(expires_at, ff.base.num(execution.lease_ms))
+    if expires_at <= call.now and corrected > call.now then
+      call.corrected[#call.corrected + 1] = { execution, corrected }
     elseif expires_at <= call.now then
       ff.execution.lease_expired(call, execution)
       call.reclaimed = call.reclaimed + 1
@@ -3316,6 +3351,9 @@ local function resolve_pending(call)
     if parent and not parent.ending and not flow_problem then
       ff.dependents.plan(call, parent)
       progress = progress or parent.advanced or not parent.leaves_pending
+      if not (parent.advanced or parent.leaves_pending) then
+        call.stale[#call.stale + 1] = { call.partition.pending, uuid }
+      end
     elseif not parent or flow_problem then
       call.put_off[#call.put_off + 1] = { call.partition.pending, uuid }
     end

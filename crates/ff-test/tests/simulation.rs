@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ff_test::simulation::{InProcess, Member, Op, simulate, try_on};
+use ff_test::simulation::{InProcess, Member, Op, check, simulate, try_on};
 use uuid::Uuid;
 
 /// Enough to meet every operation many times; a few seconds.
@@ -84,6 +84,20 @@ fn calls() -> Vec<(&'static str, Vec<Op>, Op)> {
         ("reconcile", claimed(), Op::Reconcile),
         ("resolve", claimed(), Op::Resolve),
     ]
+}
+
+/// Such a lease ends within the leap by the clock, but was not held while the clock leapt.
+#[test]
+fn a_lease_that_was_given_after_a_leap_runs_out_although_the_clock_was_then_adjusted_back() {
+    let leap = Op::Leap { millis: 49_346_134 };
+    check(&[leap, Op::SubmitSolo(member(&[])), Op::StepBack { millis: 64 }, Op::Claim { max: 1, lease: 2 }]);
+}
+
+/// The clock was adjusted back before it leapt, so the lease begins after the last call before the leap.
+#[test]
+fn a_lease_that_was_given_before_a_leap_keeps_its_rest_although_the_clock_was_adjusted_back_before() {
+    let leap = Op::Leap { millis: 49_346_134 };
+    check(&[Op::SubmitSolo(member(&[])), Op::Claim { max: 1, lease: 200 }, Op::StepBack { millis: 64 }, leap]);
 }
 
 #[test]

@@ -158,6 +158,50 @@ async fn parts_may_be_written_again_until_the_flow_is_started() {
 }
 
 #[tokio::test]
+async fn a_flow_does_not_start_while_a_part_of_it_is_missing() {
+    let this = Interrupted::after_the_first_part().await;
+    let start = async |members: String| {
+        let mut keys = keys::partition_block(this.partition());
+        keys.push(keys::flow_core(this.partition(), this.id));
+        let (flow, count) = (this.id.to_string(), keys.len().to_string());
+        let mut call = vec!["FCALL", "ff1_start_flow", &count];
+        call.extend(keys.iter().map(String::as_str));
+        call.extend([&*flow, this.fixture.namespace.as_str(), "", "another content", &members]);
+        this.stand.command(&call).await.text()
+    };
+    let written = ["old-a", "old-b"].map(|name| this.member(name).uuid().to_string()).join(",");
+    assert_eq!(start(format!("{written},{}", this.member("c").uuid())).await, "restart");
+    assert_eq!(start(written).await, "ok");
+    let core = this.stand.command(&["HKEYS", &keys::flow_core(this.partition(), this.id)]).await.text();
+    assert!(!core.contains("part:"), "{core}");
+}
+
+#[tokio::test]
+async fn a_member_of_an_interrupted_submission_is_never_cancelled_with_a_later_flow() {
+    let this = Interrupted::after_the_first_part().await;
+    this.expire().await;
+    let flow = this.fixture.submit(&many(&this.fixture)).await;
+    let refused = this.stand.backend.cancel_execution(this.member("old-a"), "enough").await.unwrap_err();
+    assert!(matches!(refused, EngineError::NotFound { .. }), "{refused}");
+    this.stand.backend.cancel_flow(flow.flow_id, "enough").await.unwrap();
+    this.reconcile().await;
+    let log = ff_core::LogId { partition: this.partition(), scope: ff_core::Scope::Flows };
+    assert_eq!(this.stand.command(&["XLEN", &keys::completion_log(log)]).await.int(), Some(MANY as i64));
+}
+
+#[tokio::test]
+async fn members_are_queued_only_of_a_flow_that_is_there() {
+    let this = Interrupted::after_the_first_part().await;
+    let keys = keys::partition_block(this.partition());
+    let (uuid, count) = (this.member("old-a").uuid().to_string(), keys.len().to_string());
+    let mut call = vec!["FCALL", "ff1_enqueue", &count];
+    call.extend(keys.iter().map(String::as_str));
+    call.push(&uuid);
+    assert_eq!(this.stand.command(&call).await.text(), "ok");
+    assert_eq!(this.stand.command(&["ZCARD", &keys[0]]).await.int(), Some(0));
+}
+
+#[tokio::test]
 async fn a_part_without_an_expiry_gets_one_from_the_reconciler() {
     let this = Interrupted::after_the_first_part().await;
     let core = keys::flow_core(this.partition(), this.id);

@@ -10,7 +10,7 @@ local function cancel_execution(KEYS, ARGV)
   local execution, problem = ff.execution.load(call, uuid)
   if problem then
     return redis.error_reply(problem)
-  elseif not execution or ff.flow.is_submitting(call, execution) then
+  elseif not execution or ff.flow.is_of_another(call, execution) then
     return { 'not_found' }
   elseif execution.lifecycle_phase ~= 'terminal' then
     ff.execution.finish(call, execution, 'cancelled', reason)

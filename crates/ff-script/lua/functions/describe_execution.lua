@@ -16,7 +16,7 @@ local FIELDS = {
 -- Whether an execution belongs to a flow that is not submitted as a whole yet.
 local function is_submitting(flow_id, execution_id)
   local tag = flow_id and string.match(execution_id, '^{fp:%d+}')
-  return tag and redis.call('HGET', ff.keys.flow(tag, flow_id), 'state') == 'submitting'
+  return tag and redis.pcall('HGET', ff.keys.flow(tag, flow_id), 'state') == 'submitting'
 end
 
 local function describe_execution(KEYS)

@@ -1,5 +1,5 @@
 -- ff1_enqueue: puts members of a flow that was submitted in parts where they wait: into the queue, or among the delays and
--- deadlines. One that has gone on meanwhile stays where it is.
+-- deadlines. One that has gone on meanwhile stays where it is, and so does one whose flow is not there or does not list it.
 -- KEYS   1..12 partition block
 -- ARGV   uuids
 -- reply  'ok'
@@ -7,12 +7,14 @@
 -- flags  allow-oom (what was accepted must go on when the server is full)
 local function enqueue(KEYS, ARGV)
   local call = ff.call.look(KEYS)
-  call.missing = {}
+  call.missing, call.flows, call.flow_list = {}, {}, {}
   for index = 1, #ARGV do
     local execution, problem = ff.execution.load(call, ARGV[index])
-    if problem then
-      return redis.error_reply(problem)
-    elseif execution and execution.lifecycle_phase ~= 'terminal' then
+    local flow, flow_problem = ff.flow.try(call, execution or {})
+    if problem or flow_problem then
+      return redis.error_reply(problem or flow_problem)
+    elseif flow and flow.state == 'running' and ff.flow.lists(flow, execution)
+      and execution.lifecycle_phase ~= 'terminal' then
       ff.execution.note_missing(call, execution)
     end
   end

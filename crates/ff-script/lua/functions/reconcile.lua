@@ -24,6 +24,7 @@ local function missed_needs(call, execution)
   drawn = drawn * 16807 % 2147483647
   for turn = 0, math.min(count, 4 * NEEDS_AT_ONCE) - 1 do
     local uuid = ff.uuids.at(stored, (drawn + turn) % count + 1)
+    call.reads_left = call.reads_left - 1 / NEEDS_AT_ONCE
     if seen == NEEDS_AT_ONCE then
       return
     end
@@ -52,21 +53,16 @@ local function is_listed(call, flow, execution)
 end
 
 local function examine_open(call, execution)
-  if ff.execution.cancelled_with_flow(call, execution) then
-    call.repaired = call.repaired + 1
-    return
-  end
   local flow = ff.flow.of(call, execution)
-  local before = #call.missing
-  ff.execution.note_missing(call, execution)
-  local is_missing = #call.missing > before
-  if flow and (is_missing or execution.public_state == 'blocked') and not is_listed(call, flow, execution) then
-    for index = #call.missing, before + 1, -1 do
-      call.missing[index] = nil
-    end
+  if flow and not is_listed(call, flow, execution) then
     ff.suspects.note(call, execution.uuid, execution.flow_id)
-  elseif execution.public_state == 'blocked' then
-    missed_needs(call, execution)
+  elseif ff.execution.cancelled_with_flow(call, execution) then
+    call.repaired = call.repaired + 1
+  else
+    ff.execution.note_missing(call, execution)
+    if execution.public_state == 'blocked' then
+      missed_needs(call, execution)
+    end
   end
 end
 
@@ -76,18 +72,15 @@ local function examine(call, member)
   if execution and (execution.ending or execution.moving) then
     return
   end
-  local flow, flow_problem
-  if execution then
-    flow, flow_problem = ff.flow.try(call, execution)
-  end
+  local flow, flow_problem = ff.flow.try(call, execution or { flow_id = flow_id ~= '' and flow_id })
   if problem or flow_problem then
     call.unreadable, call.unreadable_count = uuid, call.unreadable_count + 1
     return
-  elseif not execution or (execution.flow_id and not flow) then
-    ff.suspects.note(call, uuid, flow_id)
-    return
   elseif flow and flow.state == 'submitting' then
     call.submitting[flow.core] = true
+    return
+  elseif not execution or (execution.flow_id and not flow) then
+    ff.suspects.note(call, uuid, flow_id)
     return
   end
   if execution.lifecycle_phase == 'terminal' then
@@ -98,7 +91,7 @@ local function examine(call, member)
   end
 end
 
--- Has flows expire that are being submitted, where an interrupted call has left them without.
+-- Sets the expiry of flows that are being submitted where an interrupted call has left none.
 local function expire_submitting(call)
   for core in pairs(call.submitting) do
     if redis.call('PTTL', core) < 0 then

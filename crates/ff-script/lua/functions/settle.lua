@@ -7,8 +7,8 @@
 -- errors WRONGTYPE
 -- flags  allow-oom
 
--- Ancestors of an execution that are looked at.
-local MAX_ANCESTORS = 32
+-- Ancestors of executions that a call looks at.
+local ANCESTORS_AT_ONCE = 96
 -- The lane and the name of an execution whose record is gone.
 local UNKNOWN = 'unknown'
 
@@ -99,7 +99,8 @@ end
 -- Whether a flow whose core is gone was submitted to its end, as an execution and what it needs tell; nil if that
 -- is not known.
 local function flow_was_submitted(call, execution)
-  for _ = 1, MAX_ANCESTORS do
+  while call.ancestors_left > 0 do
+    call.ancestors_left = call.ancestors_left - 1
     local submitted, need = was_submitted(call, execution)
     if submitted or not need then
       return submitted and true or false
@@ -151,6 +152,7 @@ end
 
 local function settle(KEYS, ARGV)
   local call = ff.call.begin(KEYS, ARGV[1])
+  call.ancestors_left = ANCESTORS_AT_ONCE
   call.removals, call.discards, call.counted, call.lost = {}, {}, {}, 0
   for at = 2, #ARGV, 2 do
     if call.ends_left <= 0 then

@@ -7,7 +7,7 @@
 -- errors WRONGTYPE
 -- flags  allow-oom
 
--- Executions that a call visits, and that it visits of each index in any case.
+-- How many executions a call visits, and how many of each index at least.
 local VISITS, LEAST_VISITS = 32, 6
 
 -- Entries that the call may visit of an index.
@@ -66,8 +66,9 @@ local function reclaim(call, execution)
   else
     -- An attempt that has used up its time stays its worker's until the lease ends: attempts do not overlap.
     local expires_at = ff.base.num(execution.lease_expires_at)
-    if expires_at <= call.now and ff.clock.lease_end(expires_at) > call.now then
-      call.corrected[#call.corrected + 1] = { execution, ff.clock.lease_end(expires_at) }
+    local corrected = ff.clock.lease_end(expires_at, ff.base.num(execution.lease_ms))
+    if expires_at <= call.now and corrected > call.now then
+      call.corrected[#call.corrected + 1] = { execution, corrected }
     elseif expires_at <= call.now then
       ff.execution.lease_expired(call, execution)
       call.reclaimed = call.reclaimed + 1
@@ -105,6 +106,9 @@ local function resolve_pending(call)
     if parent and not parent.ending and not flow_problem then
       ff.dependents.plan(call, parent)
       progress = progress or parent.advanced or not parent.leaves_pending
+      if not (parent.advanced or parent.leaves_pending) then
+        call.stale[#call.stale + 1] = { call.partition.pending, uuid }
+      end
     elseif not parent or flow_problem then
       call.put_off[#call.put_off + 1] = { call.partition.pending, uuid }
     end

@@ -55,11 +55,13 @@ function ff.clock.stood_for(now)
   return now - since
 end
 
--- When a lease runs out that leaps are not to shorten: one that ran out within a leap has left at its end what it had left
--- at its beginning.
-function ff.clock.lease_end(expires_at)
+-- When a lease of this length runs out that leaps are not to shorten: one that ran out within a leap has left at its end
+-- what it had left at its beginning. A lease that was given after the leap did not run out within it, although a clock that
+-- was then adjusted back shows such a time.
+function ff.clock.lease_end(expires_at, lease_ms)
   for _, leap in ipairs(leaps) do
-    if expires_at > leap.from and expires_at <= leap.to then
+    local held = expires_at - lease_ms <= leap.from + STEP_BACK
+    if held and expires_at > leap.from and expires_at <= leap.to then
       expires_at = leap.to + (expires_at - leap.from)
     end
   end

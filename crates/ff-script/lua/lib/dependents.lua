@@ -12,7 +12,7 @@ ff.dependents.unknown = '?'
 
 -- The list of dependents behind a stored text, and whether it only says who may need the execution.
 function ff.dependents.list(partition, stored, flow_id)
-  if stored ~= ff.dependents.unknown then
+  if not stored or string.byte(stored) ~= 63 then
     return stored or '', false
   end
   return flow_id and redis.call('HGET', ff.keys.flow(partition.tag, flow_id), 'members') or '', true

@@ -9,7 +9,7 @@ local FIELDS = {
 -- For how long the parts of a submission are kept until the next of them comes (ms).
 ff.flow.parts_kept_for = '60000'
 
--- What a submission is answered whose flow, or part of it, is there; nil where it is to be written. `part` is 'whole',
+-- The answer to a submission of a flow that is there, whole or in part; nil where it is to be written. `part` is 'whole',
 -- 'first' or 'further'.
 function ff.flow.known(core, fingerprint, part)
   local stored = redis.call('HMGET', core, 'fingerprint', 'state')
@@ -21,6 +21,34 @@ function ff.flow.known(core, fingerprint, part)
   elseif not (submitting and part ~= 'whole') then
     return 'exists'
   end
+end
+
+-- The field that says how many members a part has that begins at this index.
+local function part_field(first)
+  return 'part:' .. first
+end
+
+-- Notes that a part is whole. The note goes with the flow's core, or with what a failover loses, so that a flow never
+-- starts without some of its members.
+function ff.flow.note_part(core, first, count)
+  redis.call('HSET', core, part_field(first), ff.base.int(count))
+end
+
+-- Notes that a part is being written, perhaps again.
+function ff.flow.forget_part(core, first)
+  redis.call('HDEL', core, part_field(first))
+end
+
+-- The fields that note parts, and how many members these have together.
+function ff.flow.parts(core)
+  local fields, count = {}, 0
+  for _, name in ipairs(redis.call('HKEYS', core)) do
+    if string.find(name, 'part:', 1, true) == 1 then
+      fields[#fields + 1] = name
+      count = count + ff.base.num(redis.call('HGET', core, name))
+    end
+  end
+  return fields, count
 end
 
 -- Notes that a flow is being submitted in parts. It expires unless the next part comes in time: then its members are
@@ -38,8 +66,8 @@ function ff.flow.start(call, core, flow)
     'created_at', call.now_text, 'members', flow.members)
 end
 
--- Whether a flow lists a member that has this index, as far as the list can be read. A submission that was interrupted and
--- then made with other content leaves members behind that its flow does not know.
+-- Whether a flow lists a member. A submission that was interrupted and then made with other content leaves members behind
+-- that its flow does not list.
 function ff.flow.lists(flow, execution)
   if not flow.members then
     flow.members = redis.call('HGET', flow.core, 'members') or ''
@@ -97,10 +125,10 @@ function ff.flow.of(call, execution)
   return flow_id and (call.flows[flow_id] or ff.flow.load(call, flow_id, execution.index))
 end
 
--- Whether an execution belongs to a flow that is not submitted as a whole yet.
-function ff.flow.is_submitting(call, execution)
+-- Whether an execution was written by a submission that its flow does not come from, or not yet.
+function ff.flow.is_of_another(call, execution)
   local flow = ff.flow.of(call, execution)
-  return flow and flow.state == 'submitting'
+  return flow and (flow.state == 'submitting' or not ff.flow.lists(flow, execution))
 end
 
 -- Whether a member was counted, as it is stored.

@@ -56,16 +56,16 @@ local function postpone(partition, uuid, score)
   return 0
 end
 
--- Members stay as long as their flow does, and a flow as long as its youngest completion.
+-- Members stay at least as long as their flow does, and a flow as long as its youngest completion.
 local function remove_flow(call, uuid, flow_id, cutoff)
   local core = ff.keys.flow(call.partition.tag, flow_id)
   local flow = redis.pcall('HMGET', core, 'state', 'completed_at', 'members')
   if flow.err then
     return postpone(call.partition, uuid, call.now)
+  elseif flow[1] == 'running' or flow[1] == 'submitting' then
+    return postpone(call.partition, uuid, call.now)
   elseif not flow[3] then
     return remove_executions(call, { uuid })
-  elseif flow[1] == 'running' then
-    return postpone(call.partition, uuid, call.now)
   elseif ff.base.num(flow[2]) >= cutoff then
     return postpone(call.partition, uuid, ff.base.num(flow[2]))
   end

@@ -17,7 +17,7 @@ use crate::{
 /// Leases renewed by one call of a function.
 const RENEWED_AT_ONCE: usize = 48;
 /// Leases given back by one call of a function.
-const RELEASED_AT_ONCE: usize = 40;
+const RELEASED_AT_ONCE: usize = 24;
 
 impl<H: ScriptHost> Operations<H> {
     /// See [`ff_core::backend::WorkBackend::await_work`].
