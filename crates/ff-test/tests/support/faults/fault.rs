@@ -160,7 +160,10 @@ pub(crate) async fn inject(fault: Fault, run: &mut Run, rng: &mut Rng) -> Result
             let killed_before = killed_by_buffer(run).await?;
             limit("pubsub 16kb 8kb 1").await?;
             let killed = async {
+                // Completions alone may never come in such a burst. Subscribers pass over what is no completion.
+                let burst = "x".repeat(256 << 10);
                 while killed_by_buffer(run).await? == killed_before {
+                    stage.command(&["PUBLISH", ff_script::keys::FLOW_CHANNEL, &burst]).await?;
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 Ok::<_, Failure>(())
