@@ -8,19 +8,21 @@
 
 -- Unmet needs of one execution that are looked up in a call.
 local NEEDS_AT_ONCE = 16
--- What a call reads: executions, and pieces of lists of needs, which take as long.
+-- What a call reads: executions, and pieces of lists of uuids, which take as long.
 local READS_AT_ONCE, PIECE = 48, 8192
--- A flow's list of its members, in such pieces at most.
-local LISTS_COST = 4
 
 -- Where the look at an execution's needs begins. Drawn, so that all of a long list come to be looked at.
 local drawn = 1
+
+local function charge_list(call, list)
+  call.reads_left = call.reads_left - math.floor(#list / PIECE)
+end
 
 -- A need that was met without being counted: its execution ended, recorded its completion, and is not pending.
 local function missed_needs(call, execution)
   local stored = redis.call('HGET', execution.core, 'needs') or ''
   local count, seen = ff.uuids.count(stored), 0
-  call.reads_left = call.reads_left - math.floor(#stored / PIECE)
+  charge_list(call, stored)
   drawn = drawn * 16807 % 2147483647
   for turn = 0, math.min(count, 4 * NEEDS_AT_ONCE) - 1 do
     local uuid = ff.uuids.at(stored, (drawn + turn) % count + 1)
@@ -46,10 +48,12 @@ local function missed_needs(call, execution)
 end
 
 local function is_listed(call, flow, execution)
-  if not flow.members then
-    call.reads_left = call.reads_left - LISTS_COST
+  local is_first = not flow.members
+  local listed = ff.flow.lists(flow, execution)
+  if is_first then
+    charge_list(call, flow.members)
   end
-  return ff.flow.lists(flow, execution)
+  return listed
 end
 
 local function examine_open(call, execution)

@@ -99,7 +99,8 @@ impl<H: ScriptHost> Operations<H> {
     ) -> Result<Accepted, EngineError> {
         let members = members.map(Member::written).collect::<Result<Vec<_>, _>>()?;
         let fingerprint = fingerprint(head, &members);
-        if let [_] = parts(&members)[..] {
+        let parts = parts(&members);
+        if let [_] = parts[..] {
             let reply = self.run(self.part(head, &fingerprint, "whole", &members, 0)).await?;
             return match accepted(&reply)? {
                 Some(accepted) => Ok(accepted),
@@ -107,7 +108,7 @@ impl<H: ScriptHost> Operations<H> {
             };
         }
         for _ in 0..TRIES {
-            if let Some(accepted) = self.submit_parts(head, &fingerprint, &members).await? {
+            if let Some(accepted) = self.submit_parts(head, &fingerprint, &members, &parts).await? {
                 return Ok(accepted);
             }
         }
@@ -123,8 +124,8 @@ impl<H: ScriptHost> Operations<H> {
         head: &Head<'_>,
         fingerprint: &Bytes,
         members: &[Written],
+        parts: &[Range<usize>],
     ) -> Result<Option<Accepted>, EngineError> {
-        let parts = parts(members);
         let call_of =
             |name, part: &Range<usize>| self.part(head, fingerprint, name, &members[part.clone()], part.start);
         // The first part says whose flow this is; the others may then come in any order.
