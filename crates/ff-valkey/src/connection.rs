@@ -34,7 +34,7 @@ use tokio::{
         watch,
     },
     task::AbortHandle,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use crate::{
@@ -265,6 +265,7 @@ impl Router {
 pub(crate) async fn drive(client: &Client, limit: Duration) -> Option<Result<Router, Error>> {
     let awaited = client.clone();
     let outcome = awaited.wait_for_connect();
+    let deadline = Instant::now() + limit;
     tokio::pin!(outcome);
     // The library tells the outcome to who is waiting, and the first poll begins to wait: an outcome that comes
     // before it is lost.
@@ -272,12 +273,14 @@ pub(crate) async fn drive(client: &Client, limit: Duration) -> Option<Result<Rou
     let router = Router(client.connect());
     let config = client.client_config();
     let outcome = tokio::select! {
-        outcome = timeout(limit, outcome) => outcome.ok()?,
-        otherwise = mismatch::soon(&config) => Err(otherwise),
+        outcome = timeout_at(deadline, outcome) => outcome.ok()?,
+        otherwise = mismatch::soon(&config, deadline) => Err(otherwise),
     };
     match outcome {
         Ok(()) => Some(Ok(router)),
-        Err(error) if concerns_the_line(&error) => Some(Err(mismatch::found(&config).await.unwrap_or(error))),
+        Err(error) if concerns_the_line(&error) => {
+            Some(Err(mismatch::found(&config, deadline).await.unwrap_or(error)))
+        }
         Err(error) => Some(Err(error)),
     }
 }

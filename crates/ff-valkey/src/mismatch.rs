@@ -10,7 +10,7 @@ use fred::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::timeout,
+    time::{Instant, timeout_at},
 };
 
 use crate::tls;
@@ -20,27 +20,29 @@ const HANDSHAKE: u8 = 0x16;
 const ALERT: u8 = 0x15;
 /// How long a connection may take before the server is looked at.
 const PATIENCE: Duration = Duration::from_millis(300);
-/// How long the look may take.
-const LOOK: Duration = Duration::from_millis(700);
+/// How long the probe of the server may take at least. A busy server takes longer to answer a TLS handshake.
+const SHORTEST_PROBE: Duration = Duration::from_millis(700);
 
 /// Returns only when the connection takes long and the server is found to speak otherwise.
-pub(crate) async fn soon(config: &Config) -> Error {
+pub(crate) async fn soon(config: &Config, deadline: Instant) -> Error {
     tokio::time::sleep(PATIENCE).await;
-    match found(config).await {
+    match found(config, deadline).await {
         Some(error) => error,
         None => std::future::pending().await,
     }
 }
 
-/// Asks the server over a connection of its own, without any credentials, what it speaks.
-pub(crate) async fn found(config: &Config) -> Option<Error> {
+/// Asks the server over a separate connection, without credentials, which protocol it speaks. The answer is awaited
+/// until `deadline`, and for [`SHORTEST_PROBE`] in any case.
+pub(crate) async fn found(config: &Config, deadline: Instant) -> Option<Error> {
     let ServerConfig::Centralized { server } = &config.server else { return None };
     // No server has this address; it stands for the one that sentinels name.
     if &*server.host == "0.0.0.0" {
         return None;
     }
     let question = if config.tls.is_some() { b"PING\r\n".to_vec() } else { tls::hello()? };
-    let answer = timeout(LOOK, first_byte(&server.host, server.port, &question)).await.ok()?.ok()?;
+    let deadline = deadline.max(Instant::now() + SHORTEST_PROBE);
+    let answer = timeout_at(deadline, first_byte(&server.host, server.port, &question)).await.ok()?.ok()?;
     let text = match (config.tls.is_some(), answer) {
         (true, b'+' | b'-') => "the server does not speak TLS on this port; write redis:// in place of rediss://",
         (false, HANDSHAKE | ALERT) => "the server speaks TLS on this port; write rediss:// in place of redis://",
