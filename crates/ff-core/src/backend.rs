@@ -86,7 +86,8 @@ pub trait WorkBackend: Send + Sync + 'static {
     /// order of `leases`; repeating the call gives the same, unless the execution was claimed meanwhile.
     ///
     /// # Errors
-    /// Transport errors; some leases may have been given back.
+    /// Transport errors, where no lease could be looked at; some may have been given back. Those that could not be looked
+    /// at beside others are [`ReleaseOutcome::Unknown`].
     async fn release(&self, leases: &[Lease]) -> Result<Vec<ReleaseOutcome>, EngineError>;
 
     /// Ends an execution with success. `result` is kept with it, up to 1 MiB.

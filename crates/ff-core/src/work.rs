@@ -110,6 +110,8 @@ pub enum ReleaseOutcome {
     Released,
     /// It was void already.
     LeaseLost,
+    /// It could not be read, so nothing was given back: it runs on until it expires. A later call may succeed.
+    Unknown,
 }
 
 /// Why an attempt failed, and whether another may be made.

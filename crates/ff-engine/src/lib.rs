@@ -22,7 +22,7 @@
 //! | `ff_worker_leases_lost` | counter | executions stopped because their lease was lost, or found lost at the report |
 //! | `ff_worker_released` | counter | executions given back: at shutdown, because renewals were not answered, or because they were refused |
 //! | `ff_worker_refused` | counter | executions that `accept` refused |
-//! | `ff_worker_reports_abandoned` | counter | results that could not be reported before their lease was surely over |
+//! | `ff_worker_reports_abandoned` | counter | results that could not be reported before their lease was surely over, and leases that could not be given back |
 //! | `ff_worker_wakes_passed_on` | counter | signals handed to another waiting worker because this one was full |
 //! | `ff_worker_rescans` | counter | times all partitions were asked for work |
 //! | `ff_dispatcher_marked` | counter | completions that left dependents pending |
@@ -36,6 +36,8 @@
 //! | `ff_engine_parts_ended` | counter | parts that ended although nobody stopped them, by `part` |
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod counting;
 mod dispatcher;
 mod engine;
 mod membership;

@@ -49,6 +49,7 @@ pub(crate) struct Script {
     pub(crate) work: HashMap<u16, VecDeque<ClaimedExecution>>,
     pub(crate) lost: HashSet<Lease>,
     pub(crate) timed_out: HashSet<Lease>,
+    pub(crate) unreadable: HashSet<Lease>,
     /// Comes with the next claim, beyond what that asks for.
     pub(crate) surplus: Vec<ClaimedExecution>,
     pub(crate) resolve_takes: Duration,
@@ -269,7 +270,13 @@ impl WorkBackend for Scripted {
 
     async fn release(&self, leases: &[Lease]) -> Result<Vec<ReleaseOutcome>, EngineError> {
         let called = self.called(Call::Release(leases.to_vec()), "release", None);
-        called.map(|_| vec![ReleaseOutcome::Released; leases.len()])
+        let state = called?;
+        let outcome = |lease: &Lease| match lease {
+            lease if state.script.lost.contains(lease) => ReleaseOutcome::LeaseLost,
+            lease if state.script.unreadable.contains(lease) => ReleaseOutcome::Unknown,
+            _ => ReleaseOutcome::Released,
+        };
+        Ok(leases.iter().map(outcome).collect())
     }
 
     async fn complete(&self, lease: &Lease, result: Bytes) -> Result<(), EngineError> {

@@ -129,6 +129,7 @@ macro_rules! all_cases {
                 leases_exhausted_end_an_execution
                 a_repeated_completion_by_its_owner_gives_the_same_answer
                 a_lost_lease_is_reported_at_renewal
+                a_lost_lease_is_reported_when_it_is_given_back
                 a_lease_that_no_worker_confirmed_runs_out_without_being_counted
                 a_repeated_claim_gives_the_same_executions_and_no_others
                 a_released_execution_goes_to_another_worker_at_once_and_nothing_is_counted

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ff_core::{
     EngineError, ExecutionId, ExecutionSpec, ExecutionSubmission, FlowState, LogId, Namespace, Outcome, Partition,
-    PublicState, RenewOutcome, Scope, SweepPolicy,
+    PublicState, ReleaseOutcome, RenewOutcome, Scope, SweepPolicy,
 };
 use ff_script::keys;
 use ff_test::Fixture;
@@ -173,6 +173,38 @@ async fn one_overwritten_record_costs_no_other_lease() {
     overwrite(&stand, &keys::execution_core(flow.executions[0].1)).await;
     let renewed = fixture.backend.renew(&leases, Duration::from_secs(60)).await.unwrap();
     assert_eq!(renewed, [RenewOutcome::Unknown, RenewOutcome::Renewed]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_whose_record_or_flow_cannot_be_read_is_not_given_back_and_not_called_lost() {
+    let (stand, fixture) = start().await;
+    let flow = fixture.submit_members(&[("a", &[]), ("b", &[]), ("c", &[])]).await;
+    let mut leases = Vec::new();
+    for (_, id) in &flow.executions {
+        leases.push(fixture.claim(*id).await.lease);
+    }
+    overwrite(&stand, &keys::execution_core(flow.executions[0].1)).await;
+    fixture.backend.cancel_execution(flow.executions[1].1, "enough").await.unwrap();
+    let released = fixture.backend.release(&leases).await.unwrap();
+    assert_eq!(released, [ReleaseOutcome::Unknown, ReleaseOutcome::LeaseLost, ReleaseOutcome::Released]);
+    let held = fixture.claim(flow.executions[2].1).await.lease;
+    overwrite(&stand, &keys::flow_core(held.execution_id.partition(), flow.flow_id)).await;
+    assert_eq!(fixture.backend.release(&[held]).await.unwrap(), [ReleaseOutcome::Unknown]);
+    assert_eq!(stand.field(held.execution_id, "public_state").await, "active", "the lease runs on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_of_a_partition_that_cannot_be_reached_are_not_called_lost() {
+    let (stand, fixture) = start().await;
+    let mut leases = Vec::new();
+    for partition in [3, 4] {
+        let id = solos(&fixture, Partition::new(partition), 1).await[0];
+        leases.push(fixture.claim(id).await.lease);
+    }
+    stand.command(&["FUNCTION", "LOAD", "REPLACE", ff_script::SOURCE]).await;
+    overwrite(&stand, &format!("ff:part:{}:deadlines", Partition::new(3))).await;
+    let released = fixture.backend.release(&leases).await.unwrap();
+    assert_eq!(released, [ReleaseOutcome::Unknown, ReleaseOutcome::Released]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -278,9 +278,7 @@ pub(crate) async fn drive(client: &Client, limit: Duration) -> Option<Result<Rou
     };
     match outcome {
         Ok(()) => Some(Ok(router)),
-        Err(error) if concerns_the_line(&error) => {
-            Some(Err(mismatch::found(&config, deadline).await.unwrap_or(error)))
-        }
+        Err(error) if concerns_the_line(&error) => Some(Err(mismatch::found(&config, deadline).await.unwrap_or(error))),
         Err(error) => Some(Err(error)),
     }
 }

@@ -1,7 +1,7 @@
 //! Tells the backend how an attempt went, until it answers or the lease is surely over.
 
 use backon::Retryable;
-use ff_core::{EngineError, FailOutcome, Failure, Lease, WorkBackend};
+use ff_core::{EngineError, FailOutcome, Failure, Lease, ReleaseOutcome, WorkBackend};
 use tokio::time::Instant;
 
 use super::{execute::Report, shared::Shared};
@@ -45,10 +45,20 @@ async fn fail<B: WorkBackend + ?Sized>(
 pub(super) async fn release<B: WorkBackend + ?Sized>(shared: &Shared<B>, lease: &Lease) {
     let leases = [*lease];
     match until_answered(shared, lease, "release", || async { shared.backend.release(&leases).await }).await {
-        Ok(_) => {
-            shared.meters.released.increment(1);
-            tracing::info!("given back to other workers");
-        }
+        Ok(outcomes) => match outcomes.first() {
+            Some(ReleaseOutcome::Released) => {
+                shared.meters.released.increment(1);
+                tracing::info!("given back to other workers");
+            }
+            Some(ReleaseOutcome::LeaseLost) => {
+                shared.meters.leases_lost.increment(1);
+                tracing::info!("the execution is no longer ours; there is nothing to give back");
+            }
+            Some(ReleaseOutcome::Unknown) | None => {
+                shared.meters.reports_abandoned.increment(1);
+                tracing::warn!("the record could not be read; the execution returns when its lease runs out");
+            }
+        },
         Err(error) => tracing::warn!(%error, "could not be given back; it returns when its lease runs out"),
     }
 }

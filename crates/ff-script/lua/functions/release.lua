@@ -2,12 +2,12 @@
 -- KEYS   1..12 partition block, then the core of each execution
 -- ARGV   1 policy, then per execution: uuid, lease epoch, attempt
 -- reply  per execution '1' it is back in the queue, or ended because its flow is being cancelled, by this call or by an
---        earlier one; '0' lease lost, or not readable: then it ends when its time is over
+--        earlier one; '0' lease lost; '?' it or its flow is not readable: the lease stays as it is
 -- errors WRONGTYPE
 -- flags  allow-oom
 local FIRST = 2
 
--- Plans for an execution that a worker gives back. Returns whether the lease was its own.
+-- Plans for an execution that a worker gives back. Returns whether the lease was the worker's.
 local function give_back(call, execution, epoch, attempt)
   if ff.execution.holds_lease(execution, epoch, attempt) then
     execution.by_holder = true
@@ -32,12 +32,12 @@ local function release(KEYS, ARGV)
   for at = FIRST, #ARGV, 3 do
     local execution, problem = ff.execution.load(call, ARGV[at])
     local _, flow_problem = ff.flow.try(call, execution or {})
-    problem = problem or flow_problem
-    if problem and not ff.base.is_overwritten(problem) then
-      return redis.error_reply(problem)
+    if problem or flow_problem then
+      reply[#reply + 1] = '?'
+    else
+      local own = execution and give_back(call, execution, ARGV[at + 1], ARGV[at + 2])
+      reply[#reply + 1] = own and '1' or '0'
     end
-    local own = execution and not problem and give_back(call, execution, ARGV[at + 1], ARGV[at + 2])
-    reply[#reply + 1] = own and '1' or '0'
   end
   for _, execution in ipairs(call.released) do
     ff.queue.push(call, execution)

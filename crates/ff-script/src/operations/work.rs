@@ -105,14 +105,16 @@ impl<H: ScriptHost> Operations<H> {
     /// # Errors
     /// As there.
     pub async fn release(&self, leases: &[Lease]) -> Result<Vec<ReleaseOutcome>, EngineError> {
-        let read = |reader: &mut Reader<'_>| match reader.flag()? {
-            true => Ok(ReleaseOutcome::Released),
-            false => Ok(ReleaseOutcome::LeaseLost),
+        let read = |reader: &mut Reader<'_>| match reader.text()? {
+            "0" => Ok(ReleaseOutcome::LeaseLost),
+            "1" => Ok(ReleaseOutcome::Released),
+            "?" => Ok(ReleaseOutcome::Unknown),
+            other => Err(reader.malformed(other)),
         };
         let first = self.policy.argument();
         let batches = Batches::new("ff1_release", leases, RELEASED_AT_ONCE, &first);
         let replies = self.host.fcall_many(batches.calls()).await;
-        batches.read(replies, ReleaseOutcome::LeaseLost, read)
+        batches.read(replies, ReleaseOutcome::Unknown, read)
     }
 
     /// See [`ff_core::backend::WorkBackend::complete`].

@@ -72,6 +72,15 @@ pub async fn a_lost_lease_is_reported_at_renewal(backend: Backend) {
     assert_eq!(fixture.describe(a.lease.execution_id).await.outcome, Some(Outcome::Cancelled));
 }
 
+pub async fn a_lost_lease_is_reported_when_it_is_given_back(backend: Backend) {
+    let fixture = Fixture::new(backend);
+    let flow = fixture.submit_members(&[("a", &[]), ("b", &[])]).await;
+    let (a, b) = (fixture.claim(flow.executions[0].1).await, fixture.claim(flow.executions[1].1).await);
+    fixture.backend.cancel_execution(a.lease.execution_id, "enough").await.expect("cancelled");
+    let outcomes = fixture.backend.release(&[a.lease, b.lease]).await.expect("answered");
+    assert_eq!(outcomes, [ReleaseOutcome::LeaseLost, ReleaseOutcome::Released]);
+}
+
 pub async fn a_lease_that_no_worker_confirmed_runs_out_without_being_counted(backend: Backend) {
     let fixture = Fixture::new(backend);
     let mut flow = fixture.flow(&[("a", &[])]);

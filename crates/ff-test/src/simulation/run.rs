@@ -372,7 +372,7 @@ impl<'a, S: Stage> Run<'a, S> {
             Op::Release { lease } => self.as_owner(*lease, |world, model, id, lease| {
                 let real = world.stage.wait(world.stage.backend().release(&[*lease]));
                 let expected = model.give_back(id, lease.attempt);
-                (real.map(|outcomes| released(outcomes[0])), expected)
+                (real.and_then(|outcomes| released(outcomes[0])), expected)
             }),
             Op::CancelExecution { execution } => self.cancel_execution(*execution),
             Op::CancelFlow { flow } => self.cancel_flow(*flow),
@@ -583,9 +583,10 @@ fn renewed(outcome: RenewOutcome) -> Result<Answer, EngineError> {
     }
 }
 
-const fn released(outcome: ReleaseOutcome) -> Answer {
+fn released(outcome: ReleaseOutcome) -> Result<Answer, EngineError> {
     match outcome {
-        ReleaseOutcome::Released => Answer::Done,
-        ReleaseOutcome::LeaseLost => Answer::LeaseLost,
+        ReleaseOutcome::Released => Ok(Answer::Done),
+        ReleaseOutcome::LeaseLost => Ok(Answer::LeaseLost),
+        ReleaseOutcome::Unknown => Err(EngineError::transport("release", "the lease could not be read")),
     }
 }

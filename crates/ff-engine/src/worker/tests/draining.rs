@@ -1,6 +1,7 @@
 //! How a worker stops.
 
 use super::*;
+use crate::counting::Counters;
 
 #[tokio::test(start_paused = true)]
 async fn shutdown_lets_running_executions_finish_and_claims_nothing_more() {
@@ -83,4 +84,21 @@ async fn a_success_in_the_last_moment_of_the_shutdown_is_reported() {
     backend.settle().await;
     let calls = worker.stop().await;
     assert!(calls.contains(&Call::Complete(lease(1), Bytes::from_static(b"checkpoint"))), "{calls:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_could_not_be_given_back_is_not_counted_as_given_back() {
+    let counters = Counters::default();
+    let _recorder = metrics::set_default_local_recorder(&counters);
+    let backend = one_execution(1);
+    backend.script(|script| {
+        script.work([execution(lease(2), "two")]);
+        script.unreadable.insert(lease(1));
+    });
+    let builder = Worker::builder().concurrency(2).drain_grace(Duration::ZERO);
+    let worker = start(&backend, builder.handler(sleeps_for_an_hour)).await;
+    backend.settle().await;
+    assert_eq!(released(&worker.stop().await).len(), 2);
+    let counted = ["ff_worker_released", "ff_worker_reports_abandoned"].map(|name| counters.get(name));
+    assert_eq!(counted, [1, 1]);
 }
