@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '7', digest = 'deccfa781b91aea78a9d28660bb15516' }
+local ff = { version = '8', digest = '388c5edf48ac7e0fb85336246020baa9' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, and replies. Everything else builds on these.
@@ -2135,18 +2135,17 @@ local function describe(claim_id, chosen)
 end
 
 -- What an earlier call of this claim took and still holds, or was about to take; nil if there was none. Notes what is
--- chosen now if this is the first call. Comes before the first lease, so that whatever was leased is found here.
+-- chosen now if this is the first call. Comes before the first lease, so that whatever was leased is found here. A record
+-- of this claim is never replaced, also where a repetition is interrupted.
 local function taken_before(call, key, claim_id, chosen, lease_ms)
-  local stored
-  if #chosen > 0 then
-    stored = redis.call('SET', key, describe(claim_id, chosen), 'PX', lease_ms, 'GET')
-  else
-    stored = redis.call('GET', key)
-  end
+  local stored = redis.call('GET', key)
   if not stored or string.sub(stored, 1, #claim_id + 1) ~= claim_id .. ' ' then
+    if #chosen > 0 then
+      redis.call('SET', key, describe(claim_id, chosen), 'PX', lease_ms)
+    end
     return nil
   end
-  redis.call('SET', key, stored, 'PX', lease_ms)
+  redis.call('PEXPIRE', key, lease_ms)
   local taken = {}
   for uuid, epoch in string.gmatch(string.sub(stored, #claim_id + 2), '([^:,]+):(%d+)') do
     local execution = read_execution(call, uuid)
