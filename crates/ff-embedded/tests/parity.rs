@@ -130,7 +130,8 @@ async fn hashes_answer_as_on_the_server() {
     both.reads(
         "HGET hash a; HGET hash b; HGET hash x; HGET none a; HGET set a; HGET hash; HMGET hash a x c b; \
          HMGET none a b; HMGET log a; HMGET hash; HEXISTS hash a; HEXISTS hash x; HEXISTS none a; \
-         HEXISTS set a; HLEN hash; HLEN none; HLEN set; HKEYS none; HKEYS set; hget hash a",
+         HEXISTS set a; HSTRLEN hash a; HSTRLEN hash x; HSTRLEN none a; \
+         HSTRLEN set a; HLEN hash; HLEN none; HLEN set; HKEYS none; HKEYS set; hget hash a",
     )
     .await;
     both.commands(

@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '8', digest = '388c5edf48ac7e0fb85336246020baa9' }
+local ff = { version = '9', digest = '2511b1038a277e2da5940f4e53ec68ff' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, and replies. Everything else builds on these.
@@ -319,8 +319,9 @@ local function body(execution, inline)
   elseif tags ~= '{}' then
     more = more .. ',"tags":' .. tags
   end
-  if not inline and execution.result and execution.result ~= '' then
-    more = more .. ',"result_len":' .. #execution.result
+  if not inline then
+    local len = execution.result_len or execution.result and #execution.result or 0
+    more = len > 0 and more .. ',"result_len":' .. ff.base.int(len) or more
   end
   if execution.leaves_pending then
     more = more .. ',"pending":true'
@@ -556,6 +557,9 @@ local FIELDS = {
 }
 local TO_END, ALL = 21, #FIELDS
 
+-- Bytes of results that a call reads to complete interrupted ends, unless the last of them has more.
+local RESUMED_BYTES = 65536
+
 local PHASES = { blocked = 'submitted', delayed = 'submitted', waiting = 'runnable', active = 'active' }
 
 -- An execution from the values of its fields, `values[2]` the first of them; false where there is none. Spelled out,
@@ -708,14 +712,29 @@ function ff.execution.cancelled_with_flow(call, execution, fields)
   return true
 end
 
+-- Reads the result of an execution that has ended as far as its completion needs it: its length, and the result itself
+-- only where it may travel with the event. A call plans no further ends once it has read RESUMED_BYTES of results.
+local function read_result(call, execution)
+  local len = redis.call('HSTRLEN', execution.core, 'result')
+  execution.result_len = len
+  if len == 0 or len > call.inline_limit then
+    return
+  end
+  local stored = redis.call('HMGET', execution.core, 'result', 'result_text')
+  execution.result, execution.result_text = stored[1] or nil, stored[2] or nil
+  call.resumed_bytes = (call.resumed_bytes or 0) + len
+  if call.resumed_bytes >= RESUMED_BYTES then
+    call.ends_left = 0
+  end
+end
+
 -- Plans to complete an end that an earlier call left unfinished.
 function ff.execution.resume_end(call, execution)
-  local result = redis.call('HMGET', execution.core, 'result', 'result_text')
-  execution.result, execution.result_text = result[1] or nil, result[2] or nil
+  call.ends_left = call.ends_left - 1
+  read_result(call, execution)
   execution.ending = true
   execution.resumed = true
   call.ends[#call.ends + 1] = execution
-  call.ends_left = call.ends_left - 1
   ff.flow.member_ended(call, execution)
   ff.dependents.plan(call, execution)
 end

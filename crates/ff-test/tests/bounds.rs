@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use ff_core::{
-    EngineBackend, EngineId, ExecutionSpec, ExecutionSubmission, Failure, FlowSubmission, Frame, LogId, Namespace,
-    Partition, PartitionCount, Scope, Start, SubmittedFlow, SubscribeOptions, SweepPolicy, Tags, limits,
+    EngineBackend, EngineId, ExecutionSpec, ExecutionSubmission, Failure, FlowSubmission, Frame, Lease, LogId,
+    Namespace, Partition, PartitionCount, Scope, Start, SubmittedFlow, SubscribeOptions, SweepPolicy, Tags, limits,
 };
 use ff_script::keys;
 use ff_test::Fixture;
@@ -116,6 +116,16 @@ impl Stage {
         }
     }
 
+    /// Makes completed ends look as if the calls that made them had stopped before their log entries.
+    async fn interrupt_ends(&self, leases: &[Lease]) {
+        for lease in leases {
+            let (id, flow) = (lease.execution_id, lease.flow_id.unwrap());
+            self.command(&["HDEL", &keys::execution_core(id), "log_pos", "log_expected"]).await;
+            self.command(&["ZADD", &format!("ff:part:{P0}:open"), "0", &format!("{}{flow}", id.uuid())]).await;
+        }
+        self.command(&["SLOWLOG", "RESET"]).await;
+    }
+
     async fn clear(&self) {
         self.command(&["FLUSHALL"]).await;
         self.backend().verify_deployment().await.unwrap();
@@ -175,6 +185,26 @@ async fn large_payloads(stage: &mut Stage) {
     stage.sweep_all(Duration::ZERO).await;
     stage.note("delete results of 1 MiB").await;
     stage.clear().await;
+}
+
+async fn interrupted_ends(stage: &mut Stage) {
+    // The longest result that travels with its event, and the longest that there is.
+    for (scenario, bytes) in [
+        ("complete interrupted ends with 4 KiB each", 4_096),
+        ("complete interrupted ends with 1 MiB each", limits::PAYLOAD_BYTES),
+    ] {
+        stage.submit((0..48).map(|n| stage.spec(n.to_string()))).await;
+        let leases: Vec<_> = stage.claim_all().await.iter().map(|claimed| claimed.lease).collect();
+        for lease in &leases {
+            stage.backend().complete(lease, big().slice(..bytes)).await.unwrap();
+        }
+        stage.interrupt_ends(&leases).await;
+        stage.reconcile_all().await;
+        stage.note(scenario).await;
+        let log = keys::completion_log(LogId { partition: P0, scope: Scope::Flows });
+        assert_eq!(stage.command(&["XLEN", &log]).await.int(), Some(96), "all were completed");
+        stage.clear().await;
+    }
 }
 
 async fn fan_out(stage: &mut Stage) {
@@ -273,6 +303,7 @@ async fn every_scenario() -> Table {
     let mut stage = Stage::start().await;
     many_members(&mut stage).await;
     large_payloads(&mut stage).await;
+    interrupted_ends(&mut stage).await;
     fan_out(&mut stage).await;
     joins(&mut stage).await;
     timers(&mut stage).await;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use ff_core::{ExecutionId, FlowState, Outcome, Partition, PublicState, Scope, SubmittedFlow};
 use ff_script::keys;
 use ff_test::Fixture;
+use futures::StreamExt;
 use support::Stand;
 
 /// A flow `a <- b` whose `a` is being run by a worker that has just been interrupted within its terminal call.
@@ -109,6 +110,34 @@ async fn an_end_recorded_but_not_followed_up_is_completed_without_a_second_entry
     interrupted.stand.command(&["DEL", &format!("ff:part:{partition}:ready")]).await;
     interrupted.stand.backend.complete(&interrupted.lease, Bytes::new()).await.unwrap();
     interrupted.assert_whole().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_completion_of_an_interrupted_end_has_its_result_or_the_length_of_it() {
+    let stand = Stand::start().await;
+    let fixture = Fixture::new(stand.backend.clone());
+    for result in ["short".to_owned(), "long".repeat(2_000)] {
+        let flow = fixture.submit_members(&[("a", &[])]).await;
+        let a = flow.executions[0].1;
+        let lease = fixture.claim(a).await.lease;
+        stand.backend.complete(&lease, Bytes::from(result.clone())).await.unwrap();
+        // As if the call had stopped before the log entry.
+        stand.command(&["HDEL", &keys::execution_core(a), "log_pos", "log_expected"]).await;
+        stand
+            .command(&[
+                "ZADD",
+                &format!("ff:part:{}:open", a.partition()),
+                "0",
+                &format!("{}{}", a.uuid(), flow.flow_id),
+            ])
+            .await;
+        let mut completions = fixture.backend.subscribe_completions().await.unwrap();
+        assert_eq!(reconcile(&stand, a.partition()).await, 1);
+        let seen = completions.next().await.unwrap();
+        let travelled = (result.len() <= 4_096).then(|| Bytes::from(result.clone()));
+        assert_eq!((seen.execution_id, seen.payload_bytes), (a, travelled));
+        assert_eq!(seen.result_len, (result.len() > 4_096).then_some(result.len() as u64));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -69,6 +69,11 @@ pub(super) fn hexists<'a>(keys: &'a mut Keyspace, args: &[&[u8]]) -> Answer<'a> 
     Ok(Value::Integer(hash.is_some_and(|hash| hash.get(args[2]).is_some()).into()))
 }
 
+pub(super) fn hstrlen<'a>(keys: &'a mut Keyspace, args: &[&[u8]]) -> Answer<'a> {
+    let hash = keys.get::<Hash>(args[1])?;
+    Ok(Value::count(hash.and_then(|hash| hash.get(args[2])).map_or(0, |value| value.len())))
+}
+
 pub(super) fn hlen<'a>(keys: &'a mut Keyspace, args: &[&[u8]]) -> Answer<'a> {
     Ok(Value::count(keys.get::<Hash>(args[1])?.map_or(0, |hash| hash.0.len())))
 }
@@ -105,6 +110,7 @@ mod tests {
         assert_eq!(bed.run("HMGET h a x c"), array([bulk("3"), Value::Nil, bulk("4")]));
         assert_eq!((bed.run("HGET h b"), bed.run("HGET none b")), (bulk("2"), Value::Nil));
         assert_eq!((bed.run("HEXISTS h c"), bed.run("HEXISTS h x"), bed.run("HLEN h")), (int(1), int(0), int(3)));
+        assert_eq!((bed.run("HSTRLEN h c"), bed.run("HSTRLEN h x"), bed.run("HSTRLEN x c")), (int(1), int(0), int(0)));
         assert_eq!(bed.run("HDEL h a b x"), int(2));
         assert_eq!(bed.run("HDEL h c"), int(1));
         assert_eq!(bed.run("EXISTS h"), int(0), "an empty hash is gone");

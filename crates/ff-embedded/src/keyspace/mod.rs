@@ -88,6 +88,7 @@ commands! {
     EXISTS: -2 reads generic::exists;
     TYPE: 2 reads generic::key_type;
     HEXISTS: 3 reads hash::hexists;
+    HSTRLEN: 3 reads hash::hstrlen;
     HLEN: 2 reads hash::hlen;
     HKEYS: 2 reads hash::hkeys;
     HDEL: -3 writes hash::hdel;

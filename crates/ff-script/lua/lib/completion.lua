@@ -34,8 +34,9 @@ local function body(execution, inline)
   elseif tags ~= '{}' then
     more = more .. ',"tags":' .. tags
   end
-  if not inline and execution.result and execution.result ~= '' then
-    more = more .. ',"result_len":' .. #execution.result
+  if not inline then
+    local len = execution.result_len or execution.result and #execution.result or 0
+    more = len > 0 and more .. ',"result_len":' .. ff.base.int(len) or more
   end
   if execution.leaves_pending then
     more = more .. ',"pending":true'
