@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '9', digest = '2511b1038a277e2da5940f4e53ec68ff' }
+local ff = { version = '10', digest = 'c82998e9acb4da285a1beb1c2808a0c5' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, and replies. Everything else builds on these.
@@ -938,8 +938,8 @@ local FIELDS = {
 -- For how long the parts of a submission are kept until the next of them comes (ms).
 ff.flow.parts_kept_for = '60000'
 
--- The answer to a submission of a flow that is there, whole or in part; nil where it is to be written. `part` is 'whole',
--- 'first' or 'further'.
+-- The answer to a submission of a flow that is there; nil where it is to be written, and whether parts of it are there
+-- then. `part` is 'whole', 'first' or 'further'.
 function ff.flow.known(core, fingerprint, part)
   local stored = redis.call('HMGET', core, 'fingerprint', 'state')
   local known, submitting = stored[1], stored[2] == 'submitting'
@@ -947,9 +947,10 @@ function ff.flow.known(core, fingerprint, part)
     return part == 'further' and 'restart' or nil
   elseif known ~= fingerprint then
     return 'conflict'
-  elseif not (submitting and part ~= 'whole') then
+  elseif not submitting then
     return 'exists'
   end
+  return nil, true
 end
 
 -- The field that says how many members a part has that begins at this index.
@@ -966,6 +967,11 @@ end
 -- Notes that a part is being written, perhaps again.
 function ff.flow.forget_part(core, first)
   redis.call('HDEL', core, part_field(first))
+end
+
+-- Notes that all members are being written again, in one call.
+function ff.flow.forget_parts(core)
+  ff.base.chunked('HDEL', core, (ff.flow.parts(core)))
 end
 
 -- The fields that note parts, and how many members these have together.
@@ -3073,7 +3079,8 @@ end
 
 do -- functions/submit.lua
 -- ff1_submit: accepts a flow, or one solo execution, or writes a part of the members of a flow that is too large for one
--- call. Nobody sees such a flow before ff1_start_flow, and its parts may be written again until then.
+-- call. Nobody sees such a flow before ff1_start_flow, and its parts may be written again until then. A flow of which parts
+-- are there may be accepted as a whole too: programs differ in what they send at once.
 -- KEYS   1..12 partition block, 13 flow core (of a solo execution: its own core), then per member: core, tags
 -- ARGV   1 policy, 2 flow id ('' for a solo execution), 3 namespace, 4 flow name, 5 fingerprint, 6 index in the flow of
 --        the first member, 7 'whole' | 'first' (part of a flow) | 'further', then per member: uuid, name, lane, priority, tags as JSON, payload, max attempts, backoff ms, longest backoff ms,
@@ -3236,7 +3243,7 @@ local function submit(KEYS, ARGV)
   local head = KEYS[ff.keys.block + 1]
   local flow_id, fingerprint, first, part = ARGV[2], ARGV[5], ARGV[6], ARGV[7]
   local call = ff.call.look(KEYS)
-  local answer = ff.flow.known(head, fingerprint, part)
+  local answer, in_parts = ff.flow.known(head, fingerprint, part)
   if answer then
     return { answer }
   end
@@ -3245,6 +3252,8 @@ local function submit(KEYS, ARGV)
   if part ~= 'whole' then
     ff.flow.keep_submitting(head, flow_id, fingerprint)
     ff.flow.forget_part(head, first)
+  elseif in_parts then
+    ff.flow.forget_parts(head)
   end
   for _, member in ipairs(members) do
     write_member(call, ARGV, member)
@@ -3252,7 +3261,11 @@ local function submit(KEYS, ARGV)
   if part ~= 'whole' then
     ff.flow.note_part(head, first, #members)
     return { 'ok' }
-  elseif flow_id ~= '' then
+  elseif in_parts then
+    -- First, as in ff1_start_flow.
+    redis.call('PERSIST', head)
+  end
+  if flow_id ~= '' then
     write_flow(call, head, ARGV, members)
   end
   index_members(call, members)

@@ -158,6 +158,23 @@ async fn parts_may_be_written_again_until_the_flow_is_started() {
 }
 
 #[tokio::test]
+async fn a_flow_of_which_parts_are_there_can_be_accepted_as_a_whole() {
+    let this = Interrupted::after_the_first_part().await;
+    assert_eq!(this.write_part("whole", "yet another content").await, "conflict");
+    assert_eq!(this.write_part("whole", "another content").await, "ok");
+    let core = keys::flow_core(this.partition(), this.id);
+    assert_eq!(this.stand.command(&["PTTL", &core]).await.int(), Some(-1));
+    let fields = this.stand.command(&["HKEYS", &core]).await;
+    assert!(!fields.items().iter().any(|field| field.text().starts_with("part:")), "{fields:?}");
+    assert_eq!(this.write_part("further", "another content").await, "exists");
+    for name in ["old-a", "old-b"] {
+        this.fixture.complete(this.member(name)).await;
+    }
+    let found = this.stand.backend.describe_flow(this.id).await.unwrap();
+    assert_eq!(found.state, ff_core::FlowState::Success);
+}
+
+#[tokio::test]
 async fn a_flow_does_not_start_while_a_part_of_it_is_missing() {
     let this = Interrupted::after_the_first_part().await;
     let start = async |members: String| {

@@ -1,5 +1,6 @@
 -- ff1_submit: accepts a flow, or one solo execution, or writes a part of the members of a flow that is too large for one
--- call. Nobody sees such a flow before ff1_start_flow, and its parts may be written again until then.
+-- call. Nobody sees such a flow before ff1_start_flow, and its parts may be written again until then. A flow of which parts
+-- are there may be accepted as a whole too: programs differ in what they send at once.
 -- KEYS   1..12 partition block, 13 flow core (of a solo execution: its own core), then per member: core, tags
 -- ARGV   1 policy, 2 flow id ('' for a solo execution), 3 namespace, 4 flow name, 5 fingerprint, 6 index in the flow of
 --        the first member, 7 'whole' | 'first' (part of a flow) | 'further', then per member: uuid, name, lane, priority, tags as JSON, payload, max attempts, backoff ms, longest backoff ms,
@@ -162,7 +163,7 @@ local function submit(KEYS, ARGV)
   local head = KEYS[ff.keys.block + 1]
   local flow_id, fingerprint, first, part = ARGV[2], ARGV[5], ARGV[6], ARGV[7]
   local call = ff.call.look(KEYS)
-  local answer = ff.flow.known(head, fingerprint, part)
+  local answer, in_parts = ff.flow.known(head, fingerprint, part)
   if answer then
     return { answer }
   end
@@ -171,6 +172,8 @@ local function submit(KEYS, ARGV)
   if part ~= 'whole' then
     ff.flow.keep_submitting(head, flow_id, fingerprint)
     ff.flow.forget_part(head, first)
+  elseif in_parts then
+    ff.flow.forget_parts(head)
   end
   for _, member in ipairs(members) do
     write_member(call, ARGV, member)
@@ -178,7 +181,11 @@ local function submit(KEYS, ARGV)
   if part ~= 'whole' then
     ff.flow.note_part(head, first, #members)
     return { 'ok' }
-  elseif flow_id ~= '' then
+  elseif in_parts then
+    -- First, as in ff1_start_flow.
+    redis.call('PERSIST', head)
+  end
+  if flow_id ~= '' then
     write_flow(call, head, ARGV, members)
   end
   index_members(call, members)

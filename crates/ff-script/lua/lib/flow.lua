@@ -9,8 +9,8 @@ local FIELDS = {
 -- For how long the parts of a submission are kept until the next of them comes (ms).
 ff.flow.parts_kept_for = '60000'
 
--- The answer to a submission of a flow that is there, whole or in part; nil where it is to be written. `part` is 'whole',
--- 'first' or 'further'.
+-- The answer to a submission of a flow that is there; nil where it is to be written, and whether parts of it are there
+-- then. `part` is 'whole', 'first' or 'further'.
 function ff.flow.known(core, fingerprint, part)
   local stored = redis.call('HMGET', core, 'fingerprint', 'state')
   local known, submitting = stored[1], stored[2] == 'submitting'
@@ -18,9 +18,10 @@ function ff.flow.known(core, fingerprint, part)
     return part == 'further' and 'restart' or nil
   elseif known ~= fingerprint then
     return 'conflict'
-  elseif not (submitting and part ~= 'whole') then
+  elseif not submitting then
     return 'exists'
   end
+  return nil, true
 end
 
 -- The field that says how many members a part has that begins at this index.
@@ -37,6 +38,11 @@ end
 -- Notes that a part is being written, perhaps again.
 function ff.flow.forget_part(core, first)
   redis.call('HDEL', core, part_field(first))
+end
+
+-- Notes that all members are being written again, in one call.
+function ff.flow.forget_parts(core)
+  ff.base.chunked('HDEL', core, (ff.flow.parts(core)))
 end
 
 -- The fields that note parts, and how many members these have together.
