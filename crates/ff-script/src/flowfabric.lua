@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '10', digest = 'c82998e9acb4da285a1beb1c2808a0c5' }
+local ff = { version = '11', digest = '2543e9c5b284085fa63bf70b4c528286' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, and replies. Everything else builds on these.
@@ -451,6 +451,10 @@ local function needs(dependent, parent)
 end
 
 local function promote(call, dependent)
+  local counted = ff.execution.count_from_start(call, dependent)
+  if counted then
+    ff.execution.touch(call, dependent, counted)
+  end
   if ff.base.num(dependent.eligible_at) > call.now then
     ff.execution.move(call, dependent, 'delayed', ff.base.num(dependent.eligible_at))
   else
@@ -553,7 +557,7 @@ local FIELDS = {
   'ready_member', 'dependents_done', 'log_pos', 'log_expected', 'failure_reason', 'ended_by', 'has_payload',
   'failed_epoch', 'priority', 'lease_expires_at', 'timeout_at', 'eligible_at', 'unmet_needs', 'max_attempts',
   'failures', 'max_lease_expiries', 'lease_expiries', 'backoff_ms', 'backoff_max_ms', 'lease_listener', 'lease_seen',
-  'lease_unseen', 'lease_ms',
+  'lease_unseen', 'lease_ms', 'times_from',
 }
 local TO_END, ALL = 21, #FIELDS
 
@@ -577,7 +581,7 @@ local function from_values(uuid, core, values)
     eligible_at = values[27], unmet_needs = values[28], max_attempts = values[29], failures = values[30],
     max_lease_expiries = values[31], lease_expiries = values[32], backoff_ms = values[33],
     backoff_max_ms = values[34], lease_listener = values[35], lease_seen = values[36], lease_unseen = values[37],
-    lease_ms = values[38],
+    lease_ms = values[38], times_from = values[39],
   }
 end
 
@@ -746,8 +750,34 @@ function ff.execution.move(call, execution, state, due, fields)
   ff.execution.touch(call, execution, fields)
 end
 
--- Notes in `call.missing` the indexes that an execution which has not ended belongs to and is not in.
+-- The delay and the deadline of a member of a flow that was submitted in parts count from the time of its part
+-- (`times_from`). Counts them from the start of its flow instead; returns the fields that say so, or nil where they do.
+function ff.execution.count_from_start(call, execution)
+  local from = ff.base.num(execution.times_from)
+  local flow = from > 0 and ff.flow.of(call, execution)
+  if not flow then
+    return nil
+  end
+  local by, fields = ff.flow.started_at(flow) - from, { 'times_from', '0' }
+  for _, name in ipairs({ 'eligible_at', 'deadline_at' }) do
+    local time = ff.base.num(execution[name])
+    if time > 0 then
+      execution[name] = ff.base.int(time + by)
+      fields[#fields + 1] = name
+      fields[#fields + 1] = execution[name]
+    end
+  end
+  execution.times_from = '0'
+  return fields
+end
+
+-- Notes in `call.missing` the indexes that an execution which has not ended belongs to and is not in, and in its field
+-- `counted` what `count_from_start` changes.
 function ff.execution.note_missing(call, execution)
+  local counted = ff.execution.count_from_start(call, execution)
+  if counted then
+    call.missing.counted[#call.missing.counted + 1] = { execution.core, counted }
+  end
   local partition, uuid, state = call.partition, execution.uuid, execution.public_state
   local index, score, member
   if state == 'waiting' then
@@ -765,8 +795,11 @@ function ff.execution.note_missing(call, execution)
   end
 end
 
--- Puts executions into the indexes that they were missing in.
+-- Puts executions into the indexes that they were missing in. Their times come first, by which the indexes go.
 function ff.execution.add_missing(call)
+  for _, entry in ipairs(call.missing.counted) do
+    redis.call('HSET', entry[1], unpack(entry[2]))
+  end
   for _, entry in ipairs(call.missing) do
     redis.call('ZADD', entry[1], entry[2], entry[3])
     if entry[4] then
@@ -1008,6 +1041,12 @@ function ff.flow.lists(flow, execution)
     flow.members = redis.call('HGET', flow.core, 'members') or ''
   end
   return ff.uuids.at(flow.members, ff.base.num(execution.index) + 1) == execution.uuid
+end
+
+-- When a flow was accepted (ms).
+function ff.flow.started_at(flow)
+  flow.started_at = flow.started_at or ff.base.num(redis.call('HGET', flow.core, 'created_at'))
+  return flow.started_at
 end
 
 -- The field that says that a member was counted as ended.
@@ -2441,7 +2480,7 @@ end
 
 do -- functions/enqueue.lua
 -- ff1_enqueue: puts members of a flow that was submitted in parts where they wait: into the queue, or among the delays and
--- deadlines. One that has gone on meanwhile stays where it is, and so does one whose flow is not there or does not list it.
+-- deadlines, which count from the start of the flow. One that has gone on meanwhile stays where it is, and so does one whose flow is not there or does not list it.
 -- KEYS   1..12 partition block
 -- ARGV   uuids
 -- reply  'ok'
@@ -2449,7 +2488,7 @@ do -- functions/enqueue.lua
 -- flags  allow-oom (what was accepted must go on when the server is full)
 local function enqueue(KEYS, ARGV)
   local call = ff.call.look(KEYS)
-  call.missing, call.flows, call.flow_list = {}, {}, {}
+  call.missing, call.flows, call.flow_list = { counted = {} }, {}, {}
   for index = 1, #ARGV do
     local execution, problem = ff.execution.load(call, ARGV[index])
     local flow, flow_problem = ff.flow.try(call, execution or {})
@@ -2678,7 +2717,7 @@ end
 local function reconcile(KEYS, ARGV)
   local policy, after, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
   local call = ff.call.begin(KEYS, policy)
-  call.repaired, call.missing, call.suspects, call.unreadable, call.unreadable_count = 0, {}, {}, '', 0
+  call.repaired, call.missing, call.suspects, call.unreadable, call.unreadable_count = 0, { counted = {} }, {}, '', 0
   call.reads_left, call.submitting = READS_AT_ONCE, {}
   -- A member continues its uuid with digits and '-' only, so that 'g' comes after it.
   local from = after == '' and '-' or '(' .. after .. 'g'
@@ -3133,7 +3172,8 @@ local function begin_member(call, member)
 end
 
 -- The fields that not every execution has, and how many texts these are.
-local function further_fields(member, flow_id, fingerprint)
+local function further_fields(call, member, ARGV)
+  local flow_id, fingerprint, part = ARGV[2], ARGV[5], ARGV[7]
   -- Room for what most executions have, so that the table need not grow.
   local fields, count = { nil, nil, nil, nil, nil, nil, nil, nil }, 0
   local function set(name, value)
@@ -3170,6 +3210,9 @@ local function further_fields(member, flow_id, fingerprint)
   if member.deadline_at then
     set('deadline_at', member.deadline_at)
   end
+  if part ~= 'whole' and (member.eligible_at or member.deadline_at) then
+    set('times_from', call.now_text)
+  end
   if member.ready_member then
     set('ready_member', member.ready_member)
   end
@@ -3177,9 +3220,9 @@ local function further_fields(member, flow_id, fingerprint)
 end
 
 local function write_member(call, ARGV, member)
-  local flow_id, namespace, fingerprint = ARGV[2], ARGV[3], ARGV[5]
+  local namespace = ARGV[3]
   begin_member(call, member)
-  local further, count = further_fields(member, flow_id, fingerprint)
+  local further, count = further_fields(call, member, ARGV)
   redis.call('DEL', member.core, member.tags_key)
   if member.first_tag <= member.last_tag then
     redis.call('HSET', member.tags_key, unpack(ARGV, member.first_tag, member.last_tag))

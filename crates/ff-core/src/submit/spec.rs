@@ -49,9 +49,9 @@ pub struct ExecutionSpec {
     pub backoff: Backoff,
     /// How many leases may run out (a worker died or hung) before it fails, at least 1. Default 3.
     pub max_lease_expiries: u32,
-    /// The earliest start, counted from the submission.
+    /// The earliest start, counted from the time at which the whole submission was accepted.
     pub delay: Duration,
-    /// When it expires whatever it does, counted from the submission.
+    /// When it expires whatever it does, counted from the time at which the whole submission was accepted.
     pub deadline: Option<Duration>,
     /// How long one attempt may take before it counts as failed.
     pub timeout: Option<Duration>,

@@ -1,5 +1,5 @@
 -- ff1_enqueue: puts members of a flow that was submitted in parts where they wait: into the queue, or among the delays and
--- deadlines. One that has gone on meanwhile stays where it is, and so does one whose flow is not there or does not list it.
+-- deadlines, which count from the start of the flow. One that has gone on meanwhile stays where it is, and so does one whose flow is not there or does not list it.
 -- KEYS   1..12 partition block
 -- ARGV   uuids
 -- reply  'ok'
@@ -7,7 +7,7 @@
 -- flags  allow-oom (what was accepted must go on when the server is full)
 local function enqueue(KEYS, ARGV)
   local call = ff.call.look(KEYS)
-  call.missing, call.flows, call.flow_list = {}, {}, {}
+  call.missing, call.flows, call.flow_list = { counted = {} }, {}, {}
   for index = 1, #ARGV do
     local execution, problem = ff.execution.load(call, ARGV[index])
     local flow, flow_problem = ff.flow.try(call, execution or {})

@@ -107,7 +107,7 @@ end
 local function reconcile(KEYS, ARGV)
   local policy, after, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
   local call = ff.call.begin(KEYS, policy)
-  call.repaired, call.missing, call.suspects, call.unreadable, call.unreadable_count = 0, {}, {}, '', 0
+  call.repaired, call.missing, call.suspects, call.unreadable, call.unreadable_count = 0, { counted = {} }, {}, '', 0
   call.reads_left, call.submitting = READS_AT_ONCE, {}
   -- A member continues its uuid with digits and '-' only, so that 'g' comes after it.
   local from = after == '' and '-' or '(' .. after .. 'g'

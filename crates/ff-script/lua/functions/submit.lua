@@ -53,7 +53,8 @@ local function begin_member(call, member)
 end
 
 -- The fields that not every execution has, and how many texts these are.
-local function further_fields(member, flow_id, fingerprint)
+local function further_fields(call, member, ARGV)
+  local flow_id, fingerprint, part = ARGV[2], ARGV[5], ARGV[7]
   -- Room for what most executions have, so that the table need not grow.
   local fields, count = { nil, nil, nil, nil, nil, nil, nil, nil }, 0
   local function set(name, value)
@@ -90,6 +91,9 @@ local function further_fields(member, flow_id, fingerprint)
   if member.deadline_at then
     set('deadline_at', member.deadline_at)
   end
+  if part ~= 'whole' and (member.eligible_at or member.deadline_at) then
+    set('times_from', call.now_text)
+  end
   if member.ready_member then
     set('ready_member', member.ready_member)
   end
@@ -97,9 +101,9 @@ local function further_fields(member, flow_id, fingerprint)
 end
 
 local function write_member(call, ARGV, member)
-  local flow_id, namespace, fingerprint = ARGV[2], ARGV[3], ARGV[5]
+  local namespace = ARGV[3]
   begin_member(call, member)
-  local further, count = further_fields(member, flow_id, fingerprint)
+  local further, count = further_fields(call, member, ARGV)
   redis.call('DEL', member.core, member.tags_key)
   if member.first_tag <= member.last_tag then
     redis.call('HSET', member.tags_key, unpack(ARGV, member.first_tag, member.last_tag))

@@ -24,6 +24,10 @@ local function needs(dependent, parent)
 end
 
 local function promote(call, dependent)
+  local counted = ff.execution.count_from_start(call, dependent)
+  if counted then
+    ff.execution.touch(call, dependent, counted)
+  end
   if ff.base.num(dependent.eligible_at) > call.now then
     ff.execution.move(call, dependent, 'delayed', ff.base.num(dependent.eligible_at))
   else

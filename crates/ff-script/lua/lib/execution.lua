@@ -13,7 +13,7 @@ local FIELDS = {
   'ready_member', 'dependents_done', 'log_pos', 'log_expected', 'failure_reason', 'ended_by', 'has_payload',
   'failed_epoch', 'priority', 'lease_expires_at', 'timeout_at', 'eligible_at', 'unmet_needs', 'max_attempts',
   'failures', 'max_lease_expiries', 'lease_expiries', 'backoff_ms', 'backoff_max_ms', 'lease_listener', 'lease_seen',
-  'lease_unseen', 'lease_ms',
+  'lease_unseen', 'lease_ms', 'times_from',
 }
 local TO_END, ALL = 21, #FIELDS
 
@@ -37,7 +37,7 @@ local function from_values(uuid, core, values)
     eligible_at = values[27], unmet_needs = values[28], max_attempts = values[29], failures = values[30],
     max_lease_expiries = values[31], lease_expiries = values[32], backoff_ms = values[33],
     backoff_max_ms = values[34], lease_listener = values[35], lease_seen = values[36], lease_unseen = values[37],
-    lease_ms = values[38],
+    lease_ms = values[38], times_from = values[39],
   }
 end
 
@@ -206,8 +206,34 @@ function ff.execution.move(call, execution, state, due, fields)
   ff.execution.touch(call, execution, fields)
 end
 
--- Notes in `call.missing` the indexes that an execution which has not ended belongs to and is not in.
+-- The delay and the deadline of a member of a flow that was submitted in parts count from the time of its part
+-- (`times_from`). Counts them from the start of its flow instead; returns the fields that say so, or nil where they do.
+function ff.execution.count_from_start(call, execution)
+  local from = ff.base.num(execution.times_from)
+  local flow = from > 0 and ff.flow.of(call, execution)
+  if not flow then
+    return nil
+  end
+  local by, fields = ff.flow.started_at(flow) - from, { 'times_from', '0' }
+  for _, name in ipairs({ 'eligible_at', 'deadline_at' }) do
+    local time = ff.base.num(execution[name])
+    if time > 0 then
+      execution[name] = ff.base.int(time + by)
+      fields[#fields + 1] = name
+      fields[#fields + 1] = execution[name]
+    end
+  end
+  execution.times_from = '0'
+  return fields
+end
+
+-- Notes in `call.missing` the indexes that an execution which has not ended belongs to and is not in, and in its field
+-- `counted` what `count_from_start` changes.
 function ff.execution.note_missing(call, execution)
+  local counted = ff.execution.count_from_start(call, execution)
+  if counted then
+    call.missing.counted[#call.missing.counted + 1] = { execution.core, counted }
+  end
   local partition, uuid, state = call.partition, execution.uuid, execution.public_state
   local index, score, member
   if state == 'waiting' then
@@ -225,8 +251,11 @@ function ff.execution.note_missing(call, execution)
   end
 end
 
--- Puts executions into the indexes that they were missing in.
+-- Puts executions into the indexes that they were missing in. Their times come first, by which the indexes go.
 function ff.execution.add_missing(call)
+  for _, entry in ipairs(call.missing.counted) do
+    redis.call('HSET', entry[1], unpack(entry[2]))
+  end
   for _, entry in ipairs(call.missing) do
     redis.call('ZADD', entry[1], entry[2], entry[3])
     if entry[4] then

@@ -81,6 +81,12 @@ function ff.flow.lists(flow, execution)
   return ff.uuids.at(flow.members, ff.base.num(execution.index) + 1) == execution.uuid
 end
 
+-- When a flow was accepted (ms).
+function ff.flow.started_at(flow)
+  flow.started_at = flow.started_at or ff.base.num(redis.call('HGET', flow.core, 'created_at'))
+  return flow.started_at
+end
+
 -- The field that says that a member was counted as ended.
 local function mark_of(index)
   return 'ended:' .. index

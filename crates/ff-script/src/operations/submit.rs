@@ -149,10 +149,10 @@ impl<H: ScriptHost> Operations<H> {
         Ok(started)
     }
 
-    /// Queues the members that wait for no other. Where that fails the reconciler does it: the flow is accepted.
+    /// Queues the members that wait for no other, and lets delays and deadlines count from the start. Where that fails the reconciler does it: the flow is accepted.
     async fn enqueue(&self, partition: Partition, members: &[Written]) {
         let waiting: Vec<Bytes> =
-            members.iter().filter(|member| member.is_indexed).map(|member| member.args[0].clone()).collect();
+            members.iter().filter(|member| member.is_placed).map(|member| member.args[0].clone()).collect();
         let call = |uuids: &[Bytes]| call("ff1_enqueue", keys::partition_block(partition), uuids.to_vec());
         let calls = waiting.chunks(ENQUEUED_AT_ONCE).map(call).collect();
         for error in self.host.fcall_many(calls).await.into_iter().filter_map(Result::err) {
@@ -232,8 +232,8 @@ struct Member<'a> {
 /// A member as its arguments say it.
 struct Written {
     id: ExecutionId,
-    /// Whether it is in an index from the beginning.
-    is_indexed: bool,
+    /// Whether it is in an index from the beginning, or its delay counts from there.
+    is_placed: bool,
     /// The first is its uuid.
     args: Vec<Bytes>,
 }
@@ -249,7 +249,7 @@ impl Member<'_> {
         let spec = self.spec;
         let tags = serde_json::to_string(&spec.tags)
             .map_err(|error| EngineError::invalid(format!("tags of `{}`", spec.name), error.to_string()))?;
-        let is_indexed = self.need_count == 0 || spec.deadline.is_some();
+        let is_placed = self.need_count == 0 || spec.deadline.is_some() || !spec.delay.is_zero();
         let mut args = Vec::with_capacity(17 + 2 * spec.tags.iter().count());
         args.extend([
             arg(self.id.uuid()),
@@ -273,7 +273,7 @@ impl Member<'_> {
         for (key, value) in spec.tags.iter() {
             args.extend([arg(key), arg(value)]);
         }
-        Ok(Written { id: self.id, is_indexed, args })
+        Ok(Written { id: self.id, is_placed, args })
     }
 }
 
