@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '11', digest = '2543e9c5b284085fa63bf70b4c528286' }
+local ff = { version = '12', digest = 'ace5216338a740419bf516f8dcd92d3a' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, and replies. Everything else builds on these.
@@ -236,11 +236,12 @@ local function leapt_ahead(now)
   end
 end
 
+-- A leap ahead that is taken back in part is a shorter one: leases that ran out within it ran out by the clock only.
 local function went_back(now)
   local kept = {}
   for _, leap in ipairs(leaps) do
-    if leap.to <= now then
-      kept[#kept + 1] = leap
+    if leap.from < now then
+      kept[#kept + 1] = { from = leap.from, to = math.min(leap.to, now) }
     end
   end
   leaps, since, turns = kept, now, turns + 1

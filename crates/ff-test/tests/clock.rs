@@ -66,6 +66,33 @@ async fn a_lease_runs_for_no_longer_than_it_was_given_when_the_clock_is_set_back
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_keeps_its_rest_when_the_clock_is_set_ahead_and_then_a_part_of_it_back() {
+    let stand = Stand::start().await;
+    let id = stand.claimed().await;
+    let hour = 3_600_000;
+    // A call sees the leap that looks at no lease.
+    stand.server.set_clock(BEGIN + hour).unwrap();
+    assert!(stand.fixture.claim_some(id.partition(), 1, LEASE).await.is_empty());
+    let half = i64::try_from(hour).unwrap() / 2;
+    for after in [0, 10_000, 20_000, 29_000] {
+        assert_eq!(stand.state_at(half + after, id).await, PublicState::Active, "{after} ms after both");
+    }
+    assert_eq!(stand.state_at(half + 30_001, id).await, PublicState::Waiting);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_was_given_after_both_leaps_of_the_clock_runs_out_in_its_time() {
+    let stand = Stand::start().await;
+    stand.claimed().await;
+    stand.server.set_clock(BEGIN + 3_600_000).unwrap();
+    stand.fixture.end_one().await;
+    stand.server.set_clock(BEGIN + 1_800_000).unwrap();
+    let id = stand.claimed().await;
+    assert_eq!(stand.state_at(1_829_999, id).await, PublicState::Active);
+    assert_eq!(stand.state_at(1_830_001, id).await, PublicState::Waiting);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clock_that_is_a_day_ahead_for_a_moment_deletes_nothing() {
     let stand = Stand::start().await;
     let id = stand.fixture.end_one().await;

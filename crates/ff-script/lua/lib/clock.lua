@@ -28,11 +28,12 @@ local function leapt_ahead(now)
   end
 end
 
+-- A leap ahead that is taken back in part is a shorter one: leases that ran out within it ran out by the clock only.
 local function went_back(now)
   local kept = {}
   for _, leap in ipairs(leaps) do
-    if leap.to <= now then
-      kept[#kept + 1] = leap
+    if leap.from < now then
+      kept[#kept + 1] = { from = leap.from, to = math.min(leap.to, now) }
     end
   end
   leaps, since, turns = kept, now, turns + 1
