@@ -44,6 +44,8 @@
 //! | a task of the hub ends, by a panic | its subscriptions end, new ones are refused, health names it |
 //! | a stream is dropped | it is removed under the lock; its catching up is aborted |
 
+mod trouble;
+
 use std::{
     collections::BTreeSet,
     num::NonZeroUsize,
@@ -59,7 +61,10 @@ use bytes::Bytes;
 use ff_core::{
     CompletionPayload, EngineError, LogCursor, LogId, PartitionCount, ScannerFilter, Scope, SubscribeOptions,
 };
-use ff_script::wire::Decoder;
+use ff_script::{
+    operations::{Appended, Head},
+    wire::Decoder,
+};
 use futures::FutureExt;
 use tokio::{
     sync::{Notify, Semaphore},
@@ -74,11 +79,12 @@ use crate::{
     fanout::{Fanout, Joining, SubscriptionId},
     queue::Queue,
     quiet::Quiet,
-    source::{LogSource, PageRead},
+    source::{LogSource, OfEach, PageRead},
     tasks::{self, Tasks},
     telemetry,
-    vector::{Shown, Vector, Work},
+    vector::{Comparison, Shown, Vector, Work},
 };
+use trouble::Trouble;
 
 /// How many logs the hub reads with one round trip, and how many entries of each.
 const LOGS_AT_ONCE: usize = 8;
@@ -88,6 +94,8 @@ const CATCH_UPS_AT_ONCE: usize = 8;
 /// The pause before a log is read again that did not show what was pushed.
 const LATER: Duration = Duration::from_millis(50);
 
+/// How long a push may be on its way that the server has sent before it answered a comparison.
+const ON_ITS_WAY: Duration = Duration::from_millis(500);
 /// How often heads are compared.
 const COMPARE_EVERY: Duration = Duration::from_secs(2);
 /// How often subscriptions are told where they stand.
@@ -281,11 +289,14 @@ impl Hub {
     /// whether one lies beyond what was heard of.
     async fn compare(self: &Arc<Self>, all: bool, tally: &mut String) -> Result<bool, EngineError> {
         let mut asked = self.lock().vector.compare(all);
-        let appended = self.source.appended(self.scope, if all { "" } else { tally }).await?;
-        if let Some(logs) = appended.logs {
-            self.lock().vector.narrow(&mut asked, logs);
-        }
-        let heads = if asked.logs.is_empty() { Vec::new() } else { self.source.heads(&asked.logs).await? };
+        let since = if all { "" } else { tally.as_str() };
+        let (appended, heads) = match self.ask_heads(&mut asked, since).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                self.lock().vector.not_compared(&asked);
+                return Err(error);
+            }
+        };
         let beyond = self.with_state(|State { vector, .. }| {
             let beyond = vector.heads(&asked, appended.at_ms, heads);
             vector.wake_unreadable();
@@ -293,6 +304,19 @@ impl Hub {
         });
         *tally = appended.tally;
         Ok(beyond)
+    }
+
+    /// Asks to which logs the server has appended since it gave the tally `since`, and for the heads that this leaves to
+    /// be compared.
+    async fn ask_heads(&self, asked: &mut Comparison, since: &str) -> Result<(Appended, OfEach<Head>), EngineError> {
+        let mut appended = self.source.appended(self.scope, since).await?;
+        match appended.logs.take() {
+            Some(logs) => self.lock().vector.narrow(asked, logs),
+            None if !since.is_empty() => self.lock().vector.widen(asked),
+            None => {}
+        }
+        let heads = if asked.logs.is_empty() { Vec::new() } else { self.source.heads(&asked.logs).await? };
+        Ok((appended, heads))
     }
 
     /// The task that reads logs for the hub.
@@ -304,7 +328,7 @@ impl Hub {
         loop {
             let done = match rounds.next(&self) {
                 Some(all) => self.compare_round(&mut rounds, all).await,
-                None => self.read_some(&mut last_later, rounds.at).await,
+                None => self.read_some(&mut last_later, &rounds).await,
             };
             trouble.tell(self.scope, self.lock().vector.unreadable());
             match done {
@@ -330,6 +354,7 @@ impl Hub {
         }
         let compared = self.compare(all, &mut rounds.tally).await;
         rounds.at = Instant::now() + COMPARE_EVERY;
+        rounds.overdue_at = Instant::now() + ON_ITS_WAY;
         match compared {
             Ok(beyond) => {
                 rounds.unheard = beyond.then_some(heard);
@@ -344,14 +369,18 @@ impl Hub {
     }
 
     /// Reads what is to be read now, or waits until something is or it is time to compare.
-    async fn read_some(self: &Arc<Self>, last_later: &mut Instant, compare_at: Instant) -> Result<(), EngineError> {
-        let (work, later) = {
+    async fn read_some(self: &Arc<Self>, last_later: &mut Instant, rounds: &Rounds) -> Result<(), EngineError> {
+        let (work, later, wake_at) = {
             let vector = &mut self.lock().vector;
             if last_later.elapsed() >= LATER {
                 vector.wake_later();
                 *last_later = Instant::now();
             }
-            (vector.work(LOGS_AT_ONCE), vector.has_later())
+            if Instant::now() >= rounds.overdue_at {
+                vector.read_overdue();
+            }
+            let wake_at = if vector.has_overdue() { rounds.overdue_at } else { rounds.at };
+            (vector.work(LOGS_AT_ONCE), vector.has_later(), wake_at)
         };
         match (work.is_empty(), later) {
             (false, _) => self.read(&work).await,
@@ -360,7 +389,7 @@ impl Hub {
                 Ok(())
             }
             (true, false) => {
-                let _ = tokio::time::timeout_at(compare_at, self.reader.notified()).await;
+                let _ = tokio::time::timeout_at(wake_at, self.reader.notified()).await;
                 Ok(())
             }
         }
@@ -486,6 +515,8 @@ impl Hub {
 /// When heads are compared, and what the comparison before has left.
 struct Rounds {
     at: Instant,
+    /// When pushes are late that were on their way.
+    overdue_at: Instant,
     tally: String,
     /// How much was heard when the last comparison found something unheard of.
     unheard: Option<u64>,
@@ -494,7 +525,8 @@ struct Rounds {
 
 impl Rounds {
     fn new() -> Self {
-        Self { at: Instant::now() + COMPARE_EVERY, tally: String::new(), unheard: None, has_compared: false }
+        let at = Instant::now() + COMPARE_EVERY;
+        Self { at, overdue_at: at, tally: String::new(), unheard: None, has_compared: false }
     }
 
     /// Whether it is time to compare, and if so, whether all logs. What a comparison found is read before the next one,
@@ -502,47 +534,6 @@ impl Rounds {
     fn next(&mut self, hub: &Hub) -> Option<bool> {
         let all = !std::mem::take(&mut self.has_compared) && hub.compare_heads.swap(false, Ordering::AcqRel);
         (all || Instant::now() >= self.at).then_some(all)
-    }
-}
-
-/// What is wrong with reading, told once when it begins and once when it is over.
-#[derive(Debug, Default)]
-struct Trouble {
-    has_failed: bool,
-    unreadable: usize,
-}
-
-impl Trouble {
-    fn tell<'a>(&mut self, scope: Scope, unreadable: impl Iterator<Item = (LogId, &'a str)>) {
-        let mut unreadable = unreadable.peekable();
-        let first = unreadable.peek().copied();
-        let before = std::mem::replace(&mut self.unreadable, unreadable.count());
-        if before == self.unreadable {
-            return;
-        }
-        telemetry::unreadable(scope, self.unreadable);
-        match first {
-            Some((log, why)) if before == 0 => {
-                tracing::warn!(%log, why, logs = self.unreadable, "completion logs cannot be read; the others go on");
-            }
-            None => tracing::info!(?scope, "all completion logs can be read again"),
-            Some(_) => {}
-        }
-    }
-
-    fn failed(&mut self, error: &EngineError) {
-        // While a server comes and goes, one of several reads succeeds now and then.
-        static LINES: Quiet = Quiet::new();
-        if std::mem::replace(&mut self.has_failed, true) {
-            return;
-        }
-        if let Some(left_out) = LINES.turn() {
-            tracing::warn!(%error, left_out, "reading completion logs failed; it is tried until it succeeds");
-        }
-    }
-
-    fn over(&mut self) {
-        self.has_failed = false;
     }
 }
 

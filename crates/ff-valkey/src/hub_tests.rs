@@ -1,3 +1,5 @@
+#[path = "hub_tests/comparisons.rs"]
+mod comparisons;
 #[path = "hub_tests/witness.rs"]
 mod witness;
 
@@ -10,7 +12,7 @@ use ff_core::{
     Cursor, EntryId, Frame, Lag, LagProbe, LogCursor, LogId, Partition, Predecessor, Start, Subscription,
     reader::EpochEnds,
 };
-use ff_script::operations::{Appended, Head, Newest};
+use ff_script::operations::Newest;
 use futures::StreamExt;
 use proptest::prelude::*;
 use serde_json::json;
@@ -19,7 +21,6 @@ use super::*;
 use crate::{
     page::Page,
     simulated::{self, Account, Server, compared, number},
-    source::OfEach,
     stream::{Completions, Frames},
 };
 
@@ -34,13 +35,16 @@ struct Logs {
     fail_every: u64,
     /// A log that cannot be read.
     refused: Mutex<Option<usize>>,
+    /// Nothing can be read.
+    is_away: AtomicBool,
 }
 
 impl Logs {
     fn new(fail_every: u64) -> Arc<Self> {
         let log = |n| LogId { partition: Partition::new(n), scope: Scope::Flows };
         let servers = (0..PARTITIONS).map(|n| Server::numbered(log(n), u64::from(n), u64::from(PARTITIONS))).collect();
-        Arc::new(Self { servers: Mutex::new(servers), reads: AtomicU64::new(0), fail_every, refused: Mutex::default() })
+        let (servers, refused, is_away) = (Mutex::new(servers), Mutex::default(), AtomicBool::default());
+        Arc::new(Self { servers, reads: AtomicU64::new(0), fail_every, refused, is_away })
     }
 
     fn on<T>(&self, log: usize, act: impl FnOnce(&mut Server) -> T) -> T {
@@ -52,7 +56,8 @@ impl Logs {
         tokio::time::sleep(Duration::from_micros(300)).await;
         let read = self.reads.fetch_add(1, Ordering::Relaxed) + 1;
         // Scattered: failures in step with what is read would let the same read fail for ever.
-        if (read.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40).is_multiple_of(self.fail_every) {
+        let fails = (read.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40).is_multiple_of(self.fail_every);
+        if fails || self.is_away.load(Ordering::Relaxed) {
             return Err(EngineError::transport("reading", "the simulation says no"));
         }
         Ok(())
@@ -366,8 +371,9 @@ async fn play(
     Ok(())
 }
 
-/// The clock moves only when everybody waits.
+/// The clock moves only when everybody waits, and pauses vary in the same way each time.
 fn in_simulated_time(future: impl Future<Output = Result<(), TestCaseError>>) -> Result<(), TestCaseError> {
+    fastrand::seed(0);
     tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(future)
 }
 

@@ -154,6 +154,9 @@ pub(crate) struct Vector {
     complete_as_of: Vec<u64>,
     /// The logs of which a push was delivered since the heads were last compared.
     confirmed: Vec<bool>,
+    /// Entries that the server has appended and whose pushes were still on their way when the heads were compared, with
+    /// its time (ms) then.
+    overdue: Vec<(usize, EntryId, u64)>,
     /// The logs that were seen to be empty, and why is known.
     empty: Vec<bool>,
     /// The latest pushes of each log that were delivered.
@@ -173,6 +176,8 @@ pub(crate) struct Comparison {
     before: Arc<[LogCursor]>,
     /// The logs of which a push was delivered since the comparison before.
     confirmed: Vec<bool>,
+    /// The first of the logs that had their turn.
+    turn: usize,
     /// The logs to which the server has appended since the comparison before, and to no others, if it knows.
     appended: Option<Vec<(LogId, Newest)>>,
 }
@@ -188,6 +193,7 @@ impl Vector {
             held: 0,
             complete_as_of: vec![0; logs],
             confirmed: vec![false; logs],
+            overdue: Vec::new(),
             empty: vec![false; logs],
             pushed: vec![VecDeque::new(); logs],
             unreadable: BTreeMap::new(),
@@ -242,10 +248,7 @@ impl Vector {
                     }
                     out.duplicate();
                 }
-                Verdict::Deliver => {
-                    self.confirmed[index] = true;
-                    self.deliver_push(index, &shown, out);
-                }
+                Verdict::Deliver => self.deliver_push(index, &shown, out),
                 Verdict::ReadLog => {
                     self.start_reading(index, Want::Page);
                     self.hold(index, shown);
@@ -364,6 +367,7 @@ impl Vector {
 
     /// Delivers what only a push has told so far.
     fn deliver_push(&mut self, index: usize, shown: &Shown, out: &mut impl Deliver) {
+        self.confirmed[index] = true;
         if let Some(event) = &shown.event {
             let pushed = &mut self.pushed[index];
             if pushed.len() == REMEMBERED_PUSHES {

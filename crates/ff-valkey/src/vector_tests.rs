@@ -1,3 +1,6 @@
+#[path = "vector_tests/comparison.rs"]
+mod comparison;
+
 use ff_core::EngineError;
 use proptest::prelude::*;
 

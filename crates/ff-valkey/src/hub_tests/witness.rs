@@ -22,6 +22,7 @@ impl Witness {
         let task = crate::connection::Task::spawn(async move {
             loop {
                 tokio::select! {
+                    biased;
                     frame = subscription.next() => noted.lock().unwrap().extend(frame),
                     Some(()) = resumes.recv() => {
                         // By way of its text, as another process would.
@@ -74,16 +75,24 @@ impl Witness {
         accounts.iter().enumerate().try_for_each(|(log, account)| logs.on(log, |server| account.settle(server)))
     }
 
-    pub(super) async fn check(&self, logs: &Logs) -> Result<(), TestCaseError> {
-        let (mut idle, mut count) = (0, 0);
-        while idle < 400 && self.judge(logs).is_err() {
+    /// Waits until everything is accounted for, or nothing has come for so long.
+    async fn wait(&self, logs: &Logs, longest: Duration) {
+        const STEP: Duration = Duration::from_millis(50);
+        let (mut idle, mut count) = (Duration::ZERO, 0);
+        while idle < longest && self.judge(logs).is_err() {
             let frames = self.frames.lock().unwrap().len();
-            idle = if frames > count { 0 } else { idle + 1 };
+            idle = if frames > count { Duration::ZERO } else { idle + STEP };
             count = frames;
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(STEP).await;
         }
-        // Time for what should not come, and for the hub to find what a late push of something undone has brought.
+    }
+
+    pub(super) async fn check(&self, logs: &Logs) -> Result<(), TestCaseError> {
+        self.wait(logs, Duration::from_secs(20)).await;
+        // Time for what should not come. A late push of something undone comes too, and is taken back by the comparison
+        // that follows; with failing reads that may be the one after many that fail.
         tokio::time::sleep(COMPARE_EVERY * 3).await;
+        self.wait(logs, COMPARE_EVERY * 30).await;
         let frames = self.frames.lock().unwrap().clone();
         let shown: Vec<String> = frames.iter().map(shown).collect();
         prop_assert_eq!(

@@ -5,10 +5,25 @@ use super::*;
 impl Vector {
     /// Which heads to compare: of all logs, or of those of which nothing was heard since the last time.
     pub(crate) fn compare(&mut self, all: bool) -> Comparison {
+        self.read_overdue();
         let confirmed = std::mem::replace(&mut self.confirmed, vec![false; self.cursors.len()]);
         let logs = (0..self.cursors.len()).filter(|index| all || !confirmed[*index]);
         let logs = logs.map(|index| self.known(index)).collect();
-        Comparison { logs, before: self.snapshot(), confirmed, appended: None }
+        Comparison { logs, before: self.snapshot(), confirmed, turn: self.turn, appended: None }
+    }
+
+    /// Extends a comparison to all logs: another server process has answered than before. What was heard came from the
+    /// process before, and the log may have lost it since.
+    pub(crate) fn widen(&self, comparison: &mut Comparison) {
+        comparison.logs = (0..self.cursors.len()).map(|index| self.known(index)).collect();
+    }
+
+    /// A comparison has failed: the next one takes its place, for the same logs.
+    pub(crate) fn not_compared(&mut self, comparison: &Comparison) {
+        for (confirmed, before) in self.confirmed.iter_mut().zip(&comparison.confirmed) {
+            *confirmed |= before;
+        }
+        self.turn = comparison.turn;
     }
 
     /// Narrows a comparison down when the server has told to which logs it has appended: beside these, some others have
@@ -52,10 +67,12 @@ impl Vector {
                 beyond |= self.head(index, asked, Head::At(*newest), at_ms);
                 continue;
             }
-            // It goes on while it is compared: what is not here yet is on its way.
+            // It goes on while it is compared: what is not here yet is on its way, or lost.
             self.check(index, *newest);
             if self.cursors[index].has(newest.entry) {
                 self.complete_up_to(index, at_ms);
+            } else {
+                self.overdue.push((index, newest.entry, at_ms));
             }
         }
         for ((log, _), head) in asked.logs.iter().zip(heads) {
@@ -75,6 +92,25 @@ impl Vector {
             (0..is_told.len()).filter(|index| !is_told[*index]).for_each(|index| self.complete_up_to(index, at_ms));
         }
         beyond
+    }
+
+    /// Whether pushes were on their way when the heads were compared.
+    pub(crate) const fn has_overdue(&self) -> bool {
+        !self.overdue.is_empty()
+    }
+
+    /// Reads the logs whose pushes were on their way and have not come: the server tells of each entry once.
+    pub(crate) fn read_overdue(&mut self) {
+        for (index, entry, at_ms) in std::mem::take(&mut self.overdue) {
+            if self.cursors[index].has(entry) {
+                self.complete_up_to(index, at_ms);
+                continue;
+            }
+            if matches!(self.modes[index], Mode::Live) {
+                self.start_reading(index, Want::Page);
+            }
+            self.claim(index, Claim::Head(entry, at_ms));
+        }
     }
 
     /// Takes the head of one log.
