@@ -98,7 +98,8 @@ fn main() -> Result<(), std::num::ParseIntError> {
     println!("stalled one  grown by (MiB)  others done (s)  it caught up (s)");
     for run in 0..2 * runs {
         // Flows differ in which partition they are of: the fullest log is to keep all of its entries.
-        let bench = Bench::keeping(LogPolicy { flow_entries: count as u64, ..LogPolicy::default() });
+        let everything = LogPolicy { flow_entries: count as u64, flow_bytes: 256 << 20, ..LogPolicy::default() };
+        let bench = Bench::keeping(everything);
         let measured = bench.runtime.block_on(measure(&bench, count, run % 2 == 1));
         let caught_up = measured.caught_up.map_or_else(|| "-".into(), |took| format!("{:.1}", took.as_secs_f64()));
         let with = if run % 2 == 1 { "yes" } else { "no" };

@@ -245,6 +245,23 @@ async fn the_doctor_finds_dangers_and_is_content_without_them() {
 }
 
 #[tokio::test]
+async fn the_doctor_names_a_log_that_cannot_be_read_and_measures_the_others() {
+    let server = TestServer::start().await.unwrap();
+    ff(&["run", &example("hello.yaml"), "--url", server.url()]).await.ok();
+    let free = "ff:part:{fp:0}:completions:solo";
+    server.command(&["SET", free, "x"]).await.unwrap();
+    let told = ff(&["doctor", "--json", "--sample", "10ms", "--url", server.url()]).await;
+    let findings = told.json();
+    let says = |topic: &str, text: &str| {
+        let finding = findings.iter().find(|f| f["topic"] == topic && f["says"].as_str().unwrap().contains(text));
+        finding.unwrap_or_else(|| panic!("{text}: {findings:?}"))["level"].clone()
+    };
+    assert_eq!(says("logs", &format!("1 log cannot be read: {free}")), "bad");
+    assert_eq!(says("logs: flows", "2 completions"), "ok");
+    assert_eq!(told.code, 1);
+}
+
+#[tokio::test]
 async fn the_doctor_names_a_cluster_that_is_down() {
     let server = TestServer::builder().process().arg("--cluster-enabled").arg("yes").build().await.unwrap();
     let sick = ff(&["doctor", "--sample", "10ms", "--url", server.url()]).await;

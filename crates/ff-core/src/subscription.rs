@@ -16,8 +16,8 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::{
-    CompletionBackend, CompletionPayload, Cursor, EngineError, ExecutionId, Gap, Partition, ScannerFilter, Scope,
-    error::shown, limits,
+    CompletionBackend, CompletionPayload, Cursor, EngineError, ExecutionId, Gap, LogId, Partition, ScannerFilter,
+    Scope, error::shown, limits,
 };
 
 /// Opens extended subscriptions.
@@ -250,7 +250,7 @@ pub struct SubscriptionStats {
 }
 
 /// How far a subscription is behind what is committed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Lag {
     /// Log entries after its cursor, those that its filter rejects included.
@@ -259,6 +259,8 @@ pub struct Lag {
     pub oldest_unread: Option<Duration>,
     /// When the log will remove the oldest of them, if it grows as it does now. `None` when nothing is unread.
     pub until_forgotten: Option<Duration>,
+    /// Logs that cannot be read, and why. What they hold is in no other figure.
+    pub unreadable: Vec<(LogId, String)>,
 }
 
 /// What a backend provides behind a [`Subscription`].

@@ -97,7 +97,7 @@ impl Builder {
         Self { seed, ..self }
     }
 
-    /// How many completions the logs keep, and which results travel with them.
+    /// How many completions the logs keep, in entries and in bytes, and which results travel with them.
     pub fn log_policy(self, log_policy: LogPolicy) -> Self {
         Self { log_policy, ..self }
     }

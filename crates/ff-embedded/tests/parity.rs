@@ -229,7 +229,9 @@ async fn streams_answer_as_on_the_server() {
         "XDEL log 5-1 5-9; XDEL log x; XDEL none 5-1; XDEL none x; XDEL hash 1-1; XDEL log 5; XDEL log 7-3 8-0; \
          XLEN log; XRANGE log - +; XREVRANGE log + - COUNT 1; EXISTS log; TYPE log; XADD log 8-* a 1; \
          XTRIM log MAXLEN 0; XTRIM none MAXLEN 0; XTRIM hash MAXLEN 0; XTRIM log MAXLEN; XTRIM log MINID x; \
-         XTRIM log MINID 5; XTRIM log NONSENSE 1; XTRIM log MAXLEN x; XTRIM log MAXLEN -5",
+         XTRIM log MINID 5; XTRIM log NONSENSE 1; XTRIM log MAXLEN x; XTRIM log MAXLEN -5; \
+         XTRIM log MAXLEN 1 LIMIT 5; XTRIM log MAXLEN ~ 1 LIMIT -5; XTRIM log MAXLEN ~ 1 LIMIT x; \
+         XTRIM log MAXLEN ~ 1 LIMIT; XTRIM log MAXLEN ~ 1 LIMIT 5; XTRIM log MAXLEN ~ 1 LIMIT 0; XADD log LIMIT 5 9-* a 1",
     )
     .await;
     both.call("FCALL", "information", &[b"log"], &[]).await;
@@ -250,7 +252,8 @@ async fn approximate_trims_leave_as_much_as_on_the_server() {
         let key = format!("log-{max}-{size}");
         both.call("FCALL", "fill", &[key.as_bytes()], &[max.as_bytes(), entries.as_bytes(), size.as_bytes()]).await;
         both.commands(&format!(
-            "XRANGE {key} - + COUNT 1; XTRIM {key} MINID ~ 1700000000000-{entries}; XRANGE {key} - + COUNT 1; \
+            "XRANGE {key} - + COUNT 1; XTRIM {key} MINID ~ 1700000000000-{entries} LIMIT 15; XRANGE {key} - + COUNT 1; \
+         XTRIM {key} MINID ~ 1700000000000-{entries}; XRANGE {key} - + COUNT 1; \
          XDEL {key} 1700000000000-29 1700000000000-28; XTRIM {key} MAXLEN ~ 12; XLEN {key}; \
          XTRIM {key} MAXLEN 7; XRANGE {key} - + COUNT 1; XTRIM {key} MAXLEN 0; XLEN {key}"
         ))

@@ -110,3 +110,22 @@ async fn what_is_dropped_spans_no_two_histories() {
 fn completion(frame: &Frame) -> Option<&ff_core::CompletionPayload> {
     if let Frame::Completion(ended) = frame { Some(ended) } else { None }
 }
+
+#[tokio::test]
+async fn the_lag_names_a_log_that_cannot_be_read_and_tells_of_the_others() {
+    let two = PartitionCount::new(2).unwrap();
+    let backend = EmbeddedBackend::builder().partitions(two).build().unwrap();
+    let subscription = backend.subscribe(&SubscribeOptions::new()).await.unwrap();
+    let id = loop {
+        let id = submit(&backend).await;
+        backend.cancel_execution(id, "of no use").await.unwrap();
+        if id.partition() == Partition::new(1) {
+            break id;
+        }
+    };
+    backend.host().command(&["DEL", LOG]).unwrap();
+    backend.host().command(&["SET", LOG, "x"]).unwrap();
+    let lag = subscription.lag().await.unwrap();
+    assert!(lag.events == 1 && lag.oldest_unread.is_some(), "{id}: {lag:?}");
+    assert_eq!(lag.unreadable.iter().map(|(log, _)| log.partition).collect::<Vec<_>>(), [Partition::new(0)]);
+}

@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '12', digest = 'ace5216338a740419bf516f8dcd92d3a' }
+local ff = { version = '13', digest = '9db1a7ca682df2e83b79a92149bf07db' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, and replies. Everything else builds on these.
@@ -74,6 +74,139 @@ function ff.base.refuse(code, text)
 end
 end
 
+do -- lib/bytes.lua
+-- How many bytes a completion log holds, and which of its entries may go when these are too many.
+--
+-- The count is a running offset: the bytes of all entries that were appended. Marks say at which offset some of the
+-- entries begin, about a sixteenth of the limit apart. What stands before a mark goes when what follows it has reached
+-- the limit, so that a log keeps at least its newest `limit` bytes and at most one piece and one entry more.
+--
+-- Both live in this library's memory, and are saved as one field beside the log's epochs four times per piece. A new tenure
+-- takes them from there. What was appended after they were saved counts for nothing then, and so does what the log held
+-- before there was such a field: it goes with the entries before the next mark. So a log may be trimmed too late, and never
+-- too early, because the bytes that count after a mark are bytes of entries after it.
+
+ff.bytes = {}
+
+-- Beside the value and the result: ids, lengths and names as a stream keeps them.
+local OVERHEAD = 40
+-- Pieces of a limit, the most bytes of one piece, and how often the count is saved per piece.
+local PIECES, LONGEST_PIECE, SAVES = 16, 1048576, 4
+-- How many entries an append trims, and how many a node of a stream has: a trim that stops for the first has taken more than
+-- their difference.
+local AT_ONCE, NODE = 120, 100
+-- A log of programs without a limit keeps no more marks.
+local MOST_MARKS = 300
+
+local FIELD = 'bytes'
+
+-- log key -> `offset`, the id `upto` which it counts, `saved` as it stood when it was saved, `last_at` of the last mark,
+-- and the marks, oldest first: `ids` and where they begin (`ats`).
+local logs = {}
+
+-- Whether an entry stands behind another one.
+local function is_behind(id, other)
+  local epoch, seq = string.match(id, '^(%d+)-(%d+)$')
+  local other_epoch, other_seq = string.match(other, '^(%d+)-(%d+)$')
+  epoch, other_epoch = tonumber(epoch), tonumber(other_epoch)
+  return epoch > other_epoch or epoch == other_epoch and tonumber(seq) > tonumber(other_seq)
+end
+
+local function text_of(held)
+  local words = { held.upto, ff.base.int(held.offset) }
+  for index, id in ipairs(held.ids) do
+    words[#words + 1] = id
+    words[#words + 1] = ff.base.int(held.ats[index])
+  end
+  return table.concat(words, ' ')
+end
+
+-- What counts of a saved text: the marks of entries up to `prev`, and its offset if it counts no others.
+local function read(held, text, prev)
+  local upto, offset, marks = string.match(text, '^(%d+%-%d+) (%d+)(.*)$')
+  if not upto then
+    return
+  end
+  for id, at in string.gmatch(marks, ' (%d+%-%d+) (%d+)') do
+    if is_behind(id, prev) then
+      break
+    end
+    held.ids[#held.ids + 1], held.ats[#held.ats + 1] = id, tonumber(at)
+  end
+  held.last_at = held.ats[#held.ats] or 0
+  held.offset = is_behind(upto, prev) and held.last_at or tonumber(offset)
+end
+
+-- How much a log keeps: so many entries (a text), and so many bytes, in pieces of so many.
+function ff.bytes.keep(entries, limit)
+  return { entries = entries, bytes = limit, piece = math.min(limit / PIECES, LONGEST_PIECE) }
+end
+
+-- How many bytes an entry takes with this event and this result, if any.
+function ff.bytes.of(event, result)
+  return #event + (result and #result or 0) + OVERHEAD
+end
+
+-- Begins to count for a tenure whose log ends with `prev` ('none' if it holds nothing). Returns what is to be saved: a
+-- field beside the log's epochs, and its value.
+function ff.bytes.begin(log, epochs_key, prev)
+  local held = { offset = 0, upto = '0-0', last_at = 0, ids = {}, ats = {} }
+  if prev ~= 'none' then
+    held.upto = prev
+    read(held, redis.call('HGET', epochs_key, FIELD) or '', prev)
+  end
+  held.saved = held.offset
+  logs[log] = held
+  return FIELD, text_of(held)
+end
+
+-- Whether a field beside the epochs is one of this file.
+function ff.bytes.is_field(name)
+  return name == FIELD
+end
+
+-- Takes the entries before the last mark that what follows allows to begin the log, at most `AT_ONCE` of them: what is left
+-- goes with the next appends. Where this is refused, as where a field cannot be saved, the log is trimmed later.
+local function trim(log, held, beyond)
+  local ids, ats, first = held.ids, held.ats, 2
+  while ats[first + 1] and ats[first + 1] <= beyond do
+    first = first + 1
+  end
+  local taken = redis.pcall('XTRIM', log, 'MINID', '~', ids[first], 'LIMIT', AT_ONCE)
+  if type(taken) ~= 'number' or taken > AT_ONCE - NODE then
+    return
+  end
+  redis.pcall('XTRIM', log, 'MINID', '=', ids[first])
+  for _ = 2, first do
+    table.remove(ids, 1)
+    table.remove(ats, 1)
+  end
+end
+
+-- Counts an entry that was appended, behind all others that were counted.
+function ff.bytes.count(log, epochs_key, id, length, keep)
+  local held = logs[log]
+  local offset, ats = held.offset, held.ats
+  if not ats[1] or offset - held.last_at >= keep.piece then
+    held.ids[#held.ids + 1], ats[#ats + 1], held.last_at = id, offset, offset
+    if #ats > MOST_MARKS then
+      table.remove(held.ids, 1)
+      table.remove(ats, 1)
+    end
+  end
+  offset = offset + length
+  held.offset, held.upto = offset, id
+  if (offset - held.saved) * SAVES >= keep.piece then
+    held.saved = offset
+    redis.pcall('HSET', epochs_key, FIELD, text_of(held))
+  end
+  local beyond = offset - keep.bytes
+  if ats[2] and ats[2] <= beyond then
+    trim(log, held, beyond)
+  end
+end
+end
+
 do -- lib/call.lua
 -- What one call of a function knows and intends. Functions first read and plan, then `ff.call.commit` writes: a
 -- script's error does not roll back, so nothing may be found out after the first write.
@@ -87,12 +220,15 @@ local MAX_DEPENDENTS = 32
 local NOTHING = {}
 
 -- The policy of the last call, which is most often that of the next.
-local last_policy, max_flow_log, max_solo_log, inline_limit
+local last_policy, keep_of_flows, keep_of_solo, inline_limit
 
 local function read_policy(policy)
+  local max_flow_log, max_solo_log, inline, more = string.match(policy, '^(%d+) (%d+) (%d+)(.*)$')
+  local flow_bytes, solo_bytes = string.match(more, '^ (%d+) (%d+)')
+  keep_of_flows = ff.bytes.keep(max_flow_log, tonumber(flow_bytes) or math.huge)
+  keep_of_solo = ff.bytes.keep(max_solo_log, tonumber(solo_bytes) or math.huge)
+  inline_limit = tonumber(inline)
   last_policy = policy
-  max_flow_log, max_solo_log, inline_limit = string.match(policy, '^(%d+) (%d+) (%d+)$')
-  inline_limit = tonumber(inline_limit)
 end
 
 -- A call that plans no end: it looks at executions and writes by itself. `lanes` got work.
@@ -101,8 +237,9 @@ function ff.call.look(KEYS)
   return { partition = ff.keys.partition(KEYS), now = now, now_text = ff.base.int(now), loaded = {}, lanes = {} }
 end
 
--- `policy` is 'max_flow_log max_solo_log inline_limit': entries kept per log, bytes of a result that travels with its
--- event. `declared` are the uuids of dependents whose core is in KEYS: for them an absent core is a fact.
+-- `policy` is 'max_flow_log max_solo_log inline_limit flow_bytes solo_bytes': entries kept per log, bytes of a result that
+-- travels with its event, bytes kept per log. Earlier programs name no bytes, and then there is no such limit; what further
+-- numbers mean is known to later versions. `declared` are the uuids of dependents whose core is in KEYS: for them an absent core is a fact.
 function ff.call.begin(KEYS, policy, declared)
   if policy ~= last_policy then
     read_policy(policy)
@@ -111,7 +248,7 @@ function ff.call.begin(KEYS, policy, declared)
   return {
     partition = ff.keys.partition(KEYS),
     now = now, now_text = ff.base.int(now),
-    max_flow_log = max_flow_log, max_solo_log = max_solo_log, inline_limit = inline_limit,
+    keep_of_flows = keep_of_flows, keep_of_solo = keep_of_solo, inline_limit = inline_limit,
     declared = declared or NOTHING,
     ends_left = MAX_ENDS, dependents_left = MAX_DEPENDENTS,
     loaded = {},      -- uuid -> execution
@@ -341,13 +478,13 @@ local function travels(call, execution)
     and #result <= LONGEST_RESULT
 end
 
--- The log of an execution, its epochs, how many entries it keeps, and the channel.
+-- The log of an execution, its epochs, how much it keeps, and the channel.
 local function destination(call, execution)
   local partition = call.partition
   if execution.flow_id then
-    return partition.flow_log, partition.flow_epochs, call.max_flow_log, ff.keys.flow_channel
+    return partition.flow_log, partition.flow_epochs, call.keep_of_flows, ff.keys.flow_channel
   end
-  return partition.solo_log, partition.solo_epochs, call.max_solo_log, ff.keys.solo_channel
+  return partition.solo_log, partition.solo_epochs, call.keep_of_solo, ff.keys.solo_channel
 end
 
 -- Where the completion of an execution that ends now is expected to stand, if that is known. The core says so before it
@@ -389,13 +526,15 @@ end
 function ff.completion.record(call, execution)
   local inline = travels(call, execution)
   local text = body(execution, inline)
-  local fields = inline and { 'e', '{' .. text .. '}', 'result', execution.result } or { 'e', '{' .. text .. '}' }
-  local log, epochs, max_len, channel = destination(call, execution)
+  local event = '{' .. text .. '}'
+  local fields = inline and { 'e', event, 'result', execution.result } or { 'e', event }
+  local log, epochs, keep, channel = destination(call, execution)
   local id, prev = execution.log_pos, nil
   if not id then
     id = unnoted_position(log, execution)
     if not id then
-      id, prev = ff.log.append(log, epochs, max_len, call.now, fields, note_expected, execution)
+      local length = ff.bytes.of(event, inline and execution.result)
+      id, prev = ff.log.append(log, epochs, keep, call.now, fields, length, note_expected, execution)
     end
     redis.call('HSET', execution.core, 'log_pos', id)
   end
@@ -1408,10 +1547,14 @@ local function oldest_epoch(log, epochs)
 end
 
 local function forget_old_epochs(log, epochs_key)
-  if redis.call('HLEN', epochs_key) <= KEPT_EPOCHS then
+  -- One field is not an epoch.
+  if redis.call('HLEN', epochs_key) <= KEPT_EPOCHS + 1 then
     return
   end
-  local epochs = redis.call('HKEYS', epochs_key)
+  local epochs = {}
+  for _, name in ipairs(redis.call('HKEYS', epochs_key)) do
+    epochs[#epochs + 1] = not ff.bytes.is_field(name) and name or nil
+  end
   table.sort(epochs, function(a, b) return tonumber(a) < tonumber(b) end)
   local oldest, forgotten = oldest_epoch(log, epochs), {}
   for index = 1, #epochs - KEPT_EPOCHS do
@@ -1431,7 +1574,7 @@ local function begin_epoch(log, epochs_key, max_len, now, fields, taken_back, an
     first[#first + 1] = fields[index]
   end
   announce(whose, epoch_text .. '-0')
-  redis.call('HSET', epochs_key, epoch_text, prev)
+  redis.call('HSET', epochs_key, epoch_text, prev, ff.bytes.begin(log, epochs_key, prev))
   forget_old_epochs(log, epochs_key)
   local id = redis.call('XADD', log, 'MAXLEN', '~', max_len, epoch_text .. '-*', unpack(first))
   local given, seq = parts(id)
@@ -1449,13 +1592,15 @@ function ff.log.expected_id(log)
   return own.next_id
 end
 
--- Appends an entry with these fields. Returns its id, and on an epoch's first entry what stood before it. `announce` is
--- told the id beforehand where it is not the expected one, behind `whose` entry it is.
-function ff.log.append(log, epochs_key, max_len, now, fields, announce, whose)
-  local id, prev = continue_epoch(log, max_len, fields)
+-- Appends an entry with these fields, which takes `length` bytes. Returns its id, and on an epoch's first entry what stood
+-- before it. `keep` is what `ff.bytes.keep` made. `announce` is told the id beforehand where it is not the expected one, and
+-- `whose` entry it is.
+function ff.log.append(log, epochs_key, keep, now, fields, length, announce, whose)
+  local id, prev = continue_epoch(log, keep.entries, fields)
   if not id then
-    id, prev = begin_epoch(log, epochs_key, max_len, now, fields, prev, announce, whose)
+    id, prev = begin_epoch(log, epochs_key, keep.entries, now, fields, prev, announce, whose)
   end
+  ff.bytes.count(log, epochs_key, id, length, keep)
   ff.tally.note(log, mine[log], whose.uuid)
   return id, prev
 end

@@ -5,7 +5,7 @@
 mod support;
 
 use ff_core::{EntryId, ExecutionId, LogId, Scope};
-use ff_script::keys;
+use ff_script::{keys, operations::LogBytes};
 use ff_test::Fixture;
 use support::Stand;
 
@@ -214,7 +214,8 @@ impl Feed {
 
     async fn kept_epochs(&self) -> Vec<u64> {
         let reply = self.stand.command(&["HKEYS", &keys::log_epochs(self.log_id())]).await;
-        let mut epochs: Vec<u64> = reply.items().iter().map(|epoch| epoch.text().parse().unwrap()).collect();
+        let names = reply.items().iter().map(|name| name.text()).filter(|name| name != LogBytes::FIELD);
+        let mut epochs: Vec<u64> = names.map(|epoch| epoch.parse().unwrap()).collect();
         epochs.sort_unstable();
         epochs
     }

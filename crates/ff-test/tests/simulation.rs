@@ -102,7 +102,7 @@ fn a_lease_that_was_given_before_a_leap_keeps_its_rest_although_the_clock_was_ad
 
 #[test]
 fn every_call_that_fails_at_any_command_amounts_to_the_whole_or_to_nothing() {
-    let stage = InProcess::new(0, Uuid::nil());
+    let stage = InProcess::new(0, [Uuid::nil(); 2]);
     for (name, before, call) in calls() {
         for stop in [false, true] {
             for command in 0.. {

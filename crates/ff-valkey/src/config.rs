@@ -68,7 +68,7 @@ pub struct ValkeyConfig {
     pub subscription_capacity: usize,
     /// How many subscriptions this process may have at once.
     pub max_subscriptions: usize,
-    /// How many completions the logs keep, and which results travel with them.
+    /// How many completions the logs keep, in entries and in bytes, and which results travel with them.
     pub log_policy: LogPolicy,
 }
 
@@ -184,7 +184,7 @@ impl ValkeyConfig {
         self
     }
 
-    /// Keeps this many completions in the logs, and lets results of this size travel with them.
+    /// Keeps this many completions and bytes of them in the logs, and lets results of this size travel with them.
     #[must_use]
     pub const fn with_log_policy(mut self, policy: LogPolicy) -> Self {
         self.log_policy = policy;
@@ -332,11 +332,13 @@ mod tests {
     fn a_setting_beyond_its_range_is_refused_by_name() {
         let config = || ValkeyConfig::from_url("redis://db").unwrap();
         let policy = LogPolicy { flow_entries: 0, ..LogPolicy::default() };
+        let bytes = LogPolicy { solo_bytes: 1_000, ..LogPolicy::default() };
         for (refused, what, range) in [
             (config().with_command_timeout(Duration::MAX), "command timeout", "expected 1ms to ten years"),
             (config().with_connect_timeout(Duration::ZERO), "connect timeout 0ns", "expected 1ms to ten years"),
             (config().with_subscription_capacity(usize::MAX), "subscription capacity", "expected 1 to 1000000"),
             (config().with_log_policy(policy), "log entries of flows 0", "expected 1 to 10000000"),
+            (config().with_log_policy(bytes), "log bytes of solo executions 1000", "expected 1024 to 268435456"),
         ] {
             let error = refused.check().unwrap_err().to_string();
             assert!(error.contains(what) && error.contains(range), "{error}");

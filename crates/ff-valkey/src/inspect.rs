@@ -10,7 +10,7 @@ use fred::{
     types::{ClusterHash, CustomCommand, Value},
 };
 
-use crate::{ValkeyHost, together::Together, value};
+use crate::{ValkeyHost, error::concerns_one_command, together::Together, value};
 
 /// What one completion log holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,15 @@ pub struct LogSize {
     pub appended: u64,
     /// What it takes of the server's memory.
     pub bytes: u64,
+}
+
+/// What was found of several completion logs.
+#[derive(Debug, Default)]
+pub struct LogSizes {
+    /// Those that hold or have held anything.
+    pub sizes: Vec<LogSize>,
+    /// Those that cannot be read: another program has overwritten the key, or a right is missing.
+    pub unreadable: Vec<(LogId, EngineError)>,
 }
 
 impl ValkeyHost {
@@ -119,16 +128,16 @@ impl ValkeyHost {
         text(0).zip(text(1)).map(|(partitions, abi)| Deployment::recorded(&partitions, &abi)).transpose()
     }
 
-    /// The sizes of all completion logs that hold or have held anything.
+    /// The sizes of all completion logs. One that cannot be read hides no other.
     ///
     /// # Errors
-    /// Transport errors; [`EngineError::PermissionDenied`].
-    pub async fn log_sizes(&self, partitions: PartitionCount) -> Result<Vec<LogSize>, EngineError> {
+    /// Transport errors, and what the server refuses for all logs alike.
+    pub async fn log_sizes(&self, partitions: PartitionCount) -> Result<LogSizes, EngineError> {
         const OP: &str = "measuring the completion logs";
         let scopes = [Scope::Flows, Scope::Solo];
         let logs: Vec<LogId> =
             partitions.partitions().flat_map(|partition| scopes.map(|scope| LogId { partition, scope })).collect();
-        let mut sizes = Vec::new();
+        let mut found = LogSizes::default();
         // Bounded, so that the server is never held up for long.
         for some in logs.chunks(256) {
             let questions = some.iter().flat_map(|log| {
@@ -137,24 +146,17 @@ impl ValkeyHost {
                     .map(|(name, subcommand)| (name, vec![subcommand.into(), key.as_str().into()]))
             });
             let answers = Together::new(self, OP).ask(questions.collect()).await?;
-            for (log, answer) in some.iter().zip(answers.chunks(2)) {
-                sizes.extend(self.log_size(*log, answer, OP)?);
+            for (log, answer) in some.iter().zip(answers.chunks_exact(2)) {
+                match log_size(*log, &answer[0], &answer[1]) {
+                    Ok(size) => found.sizes.extend(size),
+                    Err(error) if concerns_one_command(error) => {
+                        found.unreadable.push((*log, self.doing(OP).failed(error.clone())));
+                    }
+                    Err(error) => return Err(self.doing(OP).failed(error.clone())),
+                }
             }
         }
-        Ok(sizes)
-    }
-
-    fn log_size(&self, log: LogId, answers: &[Result<Value, Error>], op: &str) -> Result<Option<LogSize>, EngineError> {
-        let [info, bytes] = answers else { return Ok(None) };
-        let info = match info {
-            Ok(info) => info,
-            Err(error) if error.details().contains("no such key") => return Ok(None),
-            Err(error) => return Err(self.doing(op).failed(error.clone())),
-        };
-        let field = |name| number_in(info, name).unwrap_or(0);
-        // Where MEMORY is not permitted the entries still count.
-        let bytes = bytes.as_ref().ok().and_then(number).unwrap_or(0);
-        Ok(Some(LogSize { log, entries: field("length"), appended: field("entries-added"), bytes }))
+        Ok(found)
     }
 
     /// Fields of the deployment's record, of a primary.
@@ -171,6 +173,23 @@ impl ValkeyHost {
         let op = args.first().map_or_else(|| name.to_owned(), |first| format!("{name} {first}"));
         answer.map_err(|error| self.doing(&op).failed(error))
     }
+}
+
+/// What one log holds, by XINFO and MEMORY USAGE; nothing if it is not there.
+fn log_size<'a>(
+    log: LogId,
+    info: &'a Result<Value, Error>,
+    bytes: &Result<Value, Error>,
+) -> Result<Option<LogSize>, &'a Error> {
+    let info = match info {
+        Ok(info) => info,
+        Err(error) if error.details().contains("no such key") => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let field = |name| number_in(info, name).unwrap_or(0);
+    // Where MEMORY is not permitted the entries still count.
+    let bytes = bytes.as_ref().ok().and_then(number).unwrap_or(0);
+    Ok(Some(LogSize { log, entries: field("length"), appended: field("entries-added"), bytes }))
 }
 
 fn number(value: &Value) -> Option<u64> {

@@ -32,14 +32,20 @@ impl ServerLag {
             let now = self.logs.appended(*scope, "").await?.at_ms;
             let has = |cursor: &LogCursor| cursor.last().map(|entry| Newest { entry, execution: None });
             let known: Vec<_> = logs.iter().zip(&**cursors).map(|(log, cursor)| (*log, has(cursor))).collect();
-            let heads: Result<Vec<Head>, EngineError> = self.logs.heads(&known).await?.into_iter().collect();
-            let is_behind =
-                |(cursor, head): (&LogCursor, Head)| matches!(head, Head::At(newest) if !cursor.has(newest.entry));
-            let differ = cursors.iter().zip(heads?).map(is_behind).enumerate();
-            let behind: Vec<usize> = differ.filter(|(_, behind)| *behind).map(|(at, _)| at).collect();
+            let mut behind = Vec::new();
+            for (at, head) in self.logs.heads(&known).await?.into_iter().enumerate() {
+                match head {
+                    Ok(Head::At(newest)) if !cursors[at].has(newest.entry) => behind.push(at),
+                    Ok(_) => {}
+                    Err(error) => lag.unreadable.push((logs[at], error.to_string())),
+                }
+            }
             let asked: Vec<_> = behind.iter().map(|at| (logs[*at], cursors[*at].last())).collect();
             for (at, facts) in behind.into_iter().zip(self.logs.facts(&asked).await?) {
-                lag.include(&cursors[at], &facts, now, self.policy.entries(*scope), retention);
+                match facts {
+                    Ok(facts) => lag.include(&cursors[at], &facts, now, self.policy.limits(*scope), retention),
+                    Err(error) => lag.unreadable.push((logs[at], error.to_string())),
+                }
             }
         }
         Ok(lag)

@@ -60,4 +60,4 @@ pub use address::{Address, Endpoint};
 pub use backend::{Health, ValkeyBackend};
 pub use config::ValkeyConfig;
 pub use host::ValkeyHost;
-pub use inspect::LogSize;
+pub use inspect::{LogSize, LogSizes};

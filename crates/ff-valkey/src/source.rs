@@ -10,7 +10,7 @@ use ff_core::{
 use ff_script::{
     host::Call,
     keys,
-    operations::{Appended, Head, Newest, appended_answered, appended_call, head_answered, heads_call},
+    operations::{Appended, Head, LogBytes, Newest, appended_answered, appended_call, head_answered, heads_call},
     wire::{self, Decoder},
 };
 use fred::{
@@ -105,35 +105,36 @@ impl ServerLogs {
         numbers.map(|number| LogId { partition: Partition::new(number), scope }).collect()
     }
 
-    /// What logs tell about themselves, and about the entry after a position in each.
-    pub(crate) async fn facts(&self, of: &[(LogId, Option<EntryId>)]) -> Result<Vec<LogFacts>, EngineError> {
+    /// What each of several logs tells about itself, and about the entry after a position in it.
+    pub(crate) async fn facts(&self, of: &[(LogId, Option<EntryId>)]) -> Result<OfEach<LogFacts>, EngineError> {
         const OP: &str = "reading what the completion logs hold";
-        if of.is_empty() {
-            return Ok(Vec::new());
-        }
+        let together = self.together(OP);
         let commands = |(log, after): &(LogId, Option<EntryId>)| {
             let page = |after| page_command(&PageRead { log: *log, after, up_to: None, limit: 1 });
             let length = ("XLEN", vec![keys::completion_log(*log).into()]);
             [head_command(*log), epochs_command(*log), page(None), page(*after), length]
         };
-        let answers = self.together(OP).ask_all(of.iter().flat_map(commands).collect()).await?;
-        let mut answers = answers.into_iter();
-        let mut next = || answers.next().unwrap_or(Value::Null);
-        let mut facts = |log: LogId| {
-            let at = |value: Value| -> Option<(Option<EntryId>, Option<u64>)> {
-                let entry = value::entries(value)?.into_iter().next();
-                let shown =
-                    entry.map(|(id, fields)| value::shown(&mut Decoder::default(), log, id, fields.as_slice().into()));
-                let at = shown.as_ref().and_then(|shown| shown.event.as_ref()?.produced_at_ms);
-                Some((shown.map(|shown| shown.entry), at))
-            };
-            let (head, last_at) = at(next())?;
-            let ends = EpochEnds::of(&value::epochs(next())?, head);
-            let ((_, first_at), (_, unread_at)) = (at(next())?, at(next())?);
-            let len = std::str::from_utf8(&value::string(next())?).ok()?.parse().ok()?;
-            Some(LogFacts { ends, len, first_at, last_at, unread_at })
+        let mut answers = ask(&together, of.iter().flat_map(commands).collect()).await?.into_iter();
+        let mut facts = |log: LogId, after: Option<EntryId>| {
+            // All answers of this log are taken, whatever becomes of one.
+            let [head, epochs, first, next, len] = std::array::from_fn(|_| answers.next());
+            let entry = |answer| read(&together, OP, answer, |value| entry_in(value, log));
+            let (last, epochs) = (entry(head)?, read(&together, OP, epochs, value::pairs)?);
+            let bytes = epochs.iter().find(|(name, _)| name == LogBytes::FIELD);
+            let bytes = bytes.map(|(_, value)| LogBytes::read(value)).unwrap_or_default();
+            let ends = EpochEnds::of(&value::epochs_in(&epochs), last.map(|(head, _)| head));
+            let at = |entry: Option<(EntryId, Option<u64>)>| entry.and_then(|(_, at)| at);
+            Ok(LogFacts {
+                ends,
+                len: read(&together, OP, len, |value| std::str::from_utf8(&value::string(value)?).ok()?.parse().ok())?,
+                bytes: bytes.held(),
+                unread_bytes: bytes.after(after),
+                first_at: at(entry(first)?),
+                last_at: at(last),
+                unread_at: at(entry(next)?),
+            })
         };
-        of.iter().map(|(log, _)| facts(*log)).collect::<Option<_>>().ok_or_else(|| malformed(OP))
+        Ok(of.iter().map(|(log, after)| facts(*log, *after)).collect())
     }
 
     /// The server's time, and where each log stands, by one server.
@@ -212,6 +213,13 @@ const HEADS: &str = "reading the heads of the completion logs";
 fn newest_of(value: Value) -> Option<Option<Newest>> {
     let newest = value::entries(value)?.into_iter().next();
     Some(newest.map(|(entry, fields)| Newest { entry, execution: wire::execution_of(&fields).map(|id| id.uuid()) }))
+}
+
+/// The first of these entries, and when it was committed.
+fn entry_in(value: Value, log: LogId) -> Option<Option<(EntryId, Option<u64>)>> {
+    let entry = value::entries(value)?.into_iter().next();
+    let shown = entry.map(|(id, fields)| value::shown(&mut Decoder::default(), log, id, fields.as_slice().into()));
+    Some(shown.map(|shown| (shown.entry, shown.event.as_ref().and_then(|event| event.produced_at_ms))))
 }
 
 fn malformed(op: &str) -> EngineError {

@@ -109,12 +109,12 @@ pub(crate) fn shown(decoder: &mut Decoder, log: LogId, entry: EntryId, fields: E
 
 /// The hash of a log's epochs; what is no epoch is left out.
 pub(crate) fn epochs(value: Value) -> Option<Vec<(u64, Predecessor)>> {
+    pairs(value).map(|fields| epochs_in(&fields))
+}
+
+/// The epochs among these fields.
+pub(crate) fn epochs_in(fields: &Fields) -> Vec<(u64, Predecessor)> {
     let text = |bytes: &Bytes| std::str::from_utf8(bytes).ok().map(str::to_owned);
-    let pairs = pairs(value)?;
-    Some(
-        pairs
-            .iter()
-            .filter_map(|(epoch, prev)| Some((text(epoch)?.parse().ok()?, text(prev)?.parse().ok()?)))
-            .collect(),
-    )
+    let epoch = |(epoch, prev): &(Bytes, Bytes)| Some((text(epoch)?.parse().ok()?, text(prev)?.parse().ok()?));
+    fields.iter().filter_map(epoch).collect()
 }

@@ -454,6 +454,34 @@ async fn one_log_that_cannot_be_read_stops_no_other_and_health_names_it() {
 }
 
 #[tokio::test]
+async fn the_lag_tells_of_the_other_logs_where_one_or_its_epochs_cannot_be_read() {
+    let mut stage = Stage::open().await;
+    let subscription = stage.subscribe(SubscribeOptions::new()).await;
+    stage.end(3).await;
+    let bad = LogId { partition: Partition::new(5), ..LOG };
+    stage.writer.command(&["SET", "ff:part:{fp:5}:completions", "x"]).await;
+    let lag = subscription.lag().await.unwrap();
+    assert_eq!((lag.events, lag.unreadable.len()), (3, 1), "{lag:?}");
+    assert!(lag.unreadable[0].0 == bad && lag.unreadable[0].1.contains("WRONGTYPE"), "{lag:?}");
+    // A log that is behind, and beside it something else than its epochs.
+    stage.writer.command(&["SET", "ff:part:{fp:3}:completions:epochs", "x"]).await;
+    let lag = subscription.lag().await.unwrap();
+    let named: Vec<_> = lag.unreadable.iter().map(|(log, _)| *log).collect();
+    assert_eq!((lag.events, named), (0, vec![bad, LOG]), "{lag:?}");
+}
+
+#[tokio::test]
+async fn the_sizes_of_the_other_logs_are_told_where_one_cannot_be_read() {
+    let mut stage = Stage::open().await;
+    stage.end(3).await;
+    let bad = LogId { partition: Partition::new(5), ..LOG };
+    stage.writer.command(&["SET", "ff:part:{fp:5}:completions", "x"]).await;
+    let found = stage.backend.host().log_sizes(partitions()).await.unwrap();
+    assert_eq!(found.sizes.iter().map(|size| (size.log, size.entries)).collect::<Vec<_>>(), [(LOG, 3)]);
+    assert!(found.unreadable.len() == 1 && found.unreadable[0].0 == bad, "{found:?}");
+}
+
+#[tokio::test]
 async fn what_the_library_appended_and_could_not_announce_comes_within_two_seconds() {
     let stage = Stage::open().await;
     let mut subscription = stage.subscribe(SubscribeOptions::new()).await;

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use ff_core::LogId;
 use ff_script::{
+    keys,
     loader::{self, LibraryState},
     permissions::Role,
 };
@@ -311,18 +313,60 @@ fn permissions(permissions: &Told<Permissions>) -> Vec<Finding> {
 }
 
 fn logs(logs: &Told<Logs>, partitions: u16, limit: Option<u64>) -> Vec<Finding> {
-    match logs {
-        Ok(logs) => {
-            let both = logs.flows.full_bytes(partitions) + logs.solo.full_bytes(partitions);
-            let mut findings =
-                vec![log("logs: flows", &logs.flows, partitions), log("logs: solo", &logs.solo, partitions)];
-            if let Some(limit) = limit.filter(|limit| both > limit / 2) {
-                let says = format!("full logs would take {} of the limit of {}", text::bytes(both), text::bytes(limit));
-                findings.push(Finding::warn("logs", says, "raise maxmemory, or keep shorter logs"));
-            }
-            findings
-        }
-        Err(why) => vec![Finding::unknown("logs", why, "grant ~ff:* +@read +memory|usage")],
+    const GRANT: &str = "grant ~ff:* +@read +memory|usage";
+    let logs = match logs {
+        Ok(logs) => logs,
+        Err(why) => return vec![Finding::unknown("logs", why, GRANT)],
+    };
+    let mut findings = vec![
+        log("logs: flows", &logs.flows, partitions),
+        log("logs: solo", &logs.solo, partitions),
+        all_logs(logs, partitions, limit),
+    ];
+    let (overwritten, refused): (Vec<_>, Vec<_>) =
+        logs.unreadable.iter().partition(|(_, why)| why.contains("WRONGTYPE"));
+    if !overwritten.is_empty() {
+        let says = format!("{}; they deliver nothing", named("cannot be read", &overwritten));
+        findings.push(Finding::bad("logs", says, "another program has overwritten these keys: move them away"));
+    }
+    if !refused.is_empty() {
+        findings.push(Finding::unknown("logs", &named("were not shown", &refused), GRANT));
+    }
+    findings
+}
+
+/// The first few of these logs, and why the first of them is among them.
+fn named(what: &str, logs: &[&(LogId, String)]) -> String {
+    const SHOWN: usize = 5;
+    let names = logs.iter().take(SHOWN).map(|(log, _)| keys::completion_log(*log)).collect::<Vec<_>>().join(", ");
+    let more = if logs.len() > SHOWN { ", …" } else { "" };
+    let why = logs.first().map_or("", |(_, why)| why);
+    format!("{} {what}: {names}{more} ({why})", text::count(logs.len(), "log"))
+}
+
+/// What all logs take together, and may take at most, beside what the server has.
+fn all_logs(logs: &Logs, partitions: u16, limit: Option<u64>) -> Finding {
+    let both = [&logs.flows, &logs.solo];
+    let now = both.iter().map(|totals| totals.bytes).sum();
+    let full: u64 = both.iter().map(|totals| totals.full_bytes(partitions)).sum();
+    let most = both.iter().map(|totals| totals.most_memory.saturating_mul(partitions.into())).sum();
+    let says = format!(
+        "{} now, {} when all are full of entries as these; never more than {} by this program's policy ({} for flows and \
+         {} for solo executions in each of {} partitions)",
+        text::bytes(now),
+        text::bytes(full),
+        text::bytes(most),
+        text::bytes(logs.flows.most_memory),
+        text::bytes(logs.solo.most_memory),
+        partitions,
+    );
+    match limit {
+        Some(limit) if full > limit / 2 || most > limit => Finding::warn(
+            "logs",
+            format!("{says}; the server's limit is {}", text::bytes(limit)),
+            "raise maxmemory, or keep less: fewer entries or bytes per log, or smaller results in them (LogPolicy)",
+        ),
+        _ => Finding::ok("logs", says),
     }
 }
 
@@ -331,8 +375,13 @@ impl LogTotals {
         self.bytes.checked_div(self.entries).filter(|bytes| *bytes > 0).unwrap_or(USUAL_ENTRY_BYTES)
     }
 
+    /// How many entries like these one log keeps.
+    fn kept_entries(&self) -> u64 {
+        self.capacity.min(self.capacity_bytes / self.entry_bytes())
+    }
+
     fn full_bytes(&self, partitions: u16) -> u64 {
-        self.entry_bytes() * self.capacity * u64::from(partitions)
+        self.entry_bytes() * self.kept_entries() * u64::from(partitions)
     }
 }
 
@@ -341,14 +390,14 @@ fn log(topic: &'static str, totals: &LogTotals, partitions: u16) -> Finding {
         "{} in {}; when full {} in {}",
         text::count(totals.entries as usize, "completion"),
         text::bytes(totals.bytes),
-        totals.capacity * u64::from(partitions),
+        totals.kept_entries() * u64::from(partitions),
         text::bytes(totals.full_bytes(partitions)),
     );
     if totals.busiest_rate <= 0.0 {
         return Finding::ok(topic, format!("{now}; none came during the sample"));
     }
     // The busiest log is the first to drop what a subscriber may still want.
-    let reach = (totals.capacity as f64 / totals.busiest_rate).min(RETENTION.as_secs_f64());
+    let reach = (totals.kept_entries() as f64 / totals.busiest_rate).min(RETENTION.as_secs_f64());
     let reach_text = text::span(std::time::Duration::from_secs_f64(reach));
     let says = format!("{now}; {:.1}/s now, at which the busiest log reaches back {reach_text}", totals.rate);
     if reach < 600.0 {

@@ -1,12 +1,22 @@
 use std::collections::BTreeMap;
 
-use ff_core::PartitionCount;
-use ff_script::host::ServerVersion;
+use ff_core::{Partition, PartitionCount, Scope};
+use ff_script::{host::ServerVersion, operations::LogPolicy};
 
 use super::{super::finding::Level, *};
 
 fn map(fields: &[(&str, &str)]) -> BTreeMap<String, String> {
     fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn capacity(scope: Scope) -> LogTotals {
+    let policy = LogPolicy::default();
+    LogTotals {
+        capacity: policy.entries(scope),
+        capacity_bytes: policy.bytes(scope),
+        most_memory: policy.most_memory(scope),
+        ..LogTotals::default()
+    }
 }
 
 /// A server as one would wish it.
@@ -28,8 +38,9 @@ fn good() -> Facts {
         permissions: Ok(lacking([&[]; 4])),
         partitions: Ok(Some(PartitionCount::DEFAULT)),
         logs: Ok(Logs {
-            flows: LogTotals { entries: 10, bytes: 3_000, logs: 2, capacity: 10_000, ..LogTotals::default() },
-            solo: LogTotals { capacity: 1_000, ..LogTotals::default() },
+            flows: LogTotals { entries: 10, bytes: 3_000, logs: 2, ..capacity(Scope::Flows) },
+            solo: capacity(Scope::Solo),
+            unreadable: Vec::new(),
         }),
         engines: Ok(vec!["engine-1".into()]),
     }
@@ -211,6 +222,53 @@ fn logs_that_reach_back_for_minutes_only_or_would_not_fit_are_told() {
         facts.memory = Ok(map(&[("maxmemory", "100000000"), ("maxmemory_policy", "noeviction")]));
     };
     assert!(matches!(one(small), (Level::Warn, text) if text.contains("95.4 MiB")));
+}
+
+#[test]
+fn what_all_logs_may_take_is_compared_with_the_servers_limit() {
+    let most =
+        256 * [Scope::Flows, Scope::Solo].map(|scope| LogPolicy::default().most_memory(scope)).iter().sum::<u64>();
+    let limited = |limit: u64| {
+        move |facts: &mut Facts| {
+            let limit = limit.to_string();
+            facts.memory = Ok(map(&[("maxmemory", &limit), ("maxmemory_policy", "noeviction")]));
+        }
+    };
+    assert_eq!(trouble(limited(most)), []);
+    let (level, text) = one(limited(most - 1));
+    assert!(level == Level::Warn && text.contains(&crate::text::bytes(most)), "{text}");
+    assert!(
+        text.contains("never more than") && text.contains("256 partitions") && text.contains("2.9 KiB now"),
+        "{text}"
+    );
+}
+
+#[test]
+fn full_logs_count_no_more_entries_than_their_bytes_allow() {
+    let large = LogTotals { entries: 10, bytes: 10 << 20, ..capacity(Scope::Flows) };
+    assert_eq!((large.kept_entries(), large.full_bytes(2)), (16, 32 << 20));
+}
+
+#[test]
+fn logs_that_cannot_be_read_are_named_beside_the_figures_of_the_others() {
+    let log = |number| LogId { partition: Partition::new(number), scope: Scope::Flows };
+    let found = |why: &'static str| {
+        trouble(move |facts| {
+            if let Ok(logs) = &mut facts.logs {
+                logs.unreadable = (0..7).map(|number| (log(number), why.to_owned())).collect();
+            }
+        })
+    };
+    let overwritten = found("reading: WRONGTYPE Operation against a key");
+    assert!(overwritten.len() == 1 && overwritten[0].level == Level::Bad, "{overwritten:?}");
+    let says = &overwritten[0].says;
+    assert!(
+        says.contains(&format!("7 logs cannot be read: {}, ", keys::completion_log(log(0)))) && says.contains(", … ("),
+        "{says}"
+    );
+    let refused = found("NOPERM no permissions");
+    assert!(refused.len() == 1 && refused[0].level == Level::Warn, "{refused:?}");
+    assert!(refused[0].to_text().contains("grant ~ff:* +@read"), "{refused:?}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use ff_core::{EngineError, LogId, PartitionCount, Scope};
 use ff_script::{
     host::{ScriptHost, ServerVersion},
     loader::{self, LibraryState},
+    operations::LogPolicy,
     permissions::{EXCESSIVE, Role},
 };
 use ff_valkey::{Endpoint, LogSize, ValkeyHost};
@@ -53,10 +54,12 @@ pub(super) struct Permissions {
 }
 
 /// What the completion logs hold, added up per scope.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Logs {
     pub(super) flows: LogTotals,
     pub(super) solo: LogTotals,
+    /// Those that cannot be read, and why.
+    pub(super) unreadable: Vec<(LogId, String)>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -67,8 +70,11 @@ pub(super) struct LogTotals {
     pub(super) logs: u64,
     /// Appended per second during the sample.
     pub(super) rate: f64,
-    /// Capacity of one log, in entries.
+    /// Capacity of one log, in entries and in bytes.
     pub(super) capacity: u64,
+    pub(super) capacity_bytes: u64,
+    /// The most that one log may take of the server's memory.
+    pub(super) most_memory: u64,
     /// Appended per second to the busiest log.
     pub(super) busiest_rate: f64,
 }
@@ -144,16 +150,19 @@ async fn logs(host: &ValkeyHost, count: PartitionCount, sample: Duration) -> Res
     tokio::time::sleep(sample).await;
     let after = host.log_sizes(count).await?;
     let elapsed = started.elapsed();
-    let config = host.config();
-    Ok(Logs {
-        flows: totals(Scope::Flows, config.log_policy.flow_entries, &before, &after, elapsed),
-        solo: totals(Scope::Solo, config.log_policy.solo_entries, &before, &after, elapsed),
-    })
+    let of = |scope| totals(scope, host.config().log_policy, &before.sizes, &after.sizes, elapsed);
+    let unreadable = after.unreadable.iter().map(|(log, error)| (*log, error.to_string())).collect();
+    Ok(Logs { flows: of(Scope::Flows), solo: of(Scope::Solo), unreadable })
 }
 
-fn totals(scope: Scope, capacity: u64, before: &[LogSize], after: &[LogSize], elapsed: Duration) -> LogTotals {
+fn totals(scope: Scope, policy: LogPolicy, before: &[LogSize], after: &[LogSize], elapsed: Duration) -> LogTotals {
     let appended_before: BTreeMap<LogId, u64> = before.iter().map(|size| (size.log, size.appended)).collect();
-    let mut totals = LogTotals { capacity, ..LogTotals::default() };
+    let mut totals = LogTotals {
+        capacity: policy.entries(scope),
+        capacity_bytes: policy.bytes(scope),
+        most_memory: policy.most_memory(scope),
+        ..LogTotals::default()
+    };
     for size in after.iter().filter(|size| size.log.scope == scope) {
         let appended = size.appended.saturating_sub(appended_before.get(&size.log).copied().unwrap_or(0));
         let rate = appended as f64 / elapsed.as_secs_f64().max(0.001);
@@ -179,7 +188,7 @@ mod tests {
         let flow = log(0, Scope::Flows);
         let before = [size(flow, 10, 50), size(log(0, Scope::Solo), 1, 1)];
         let after = [size(flow, 10, 70), size(log(1, Scope::Flows), 4, 4), size(log(0, Scope::Solo), 1, 1)];
-        let totals = totals(Scope::Flows, 10, &before, &after, Duration::from_secs(2));
+        let totals = totals(Scope::Flows, LogPolicy::default(), &before, &after, Duration::from_secs(2));
         assert_eq!((totals.entries, totals.bytes, totals.logs), (14, 1_400, 2));
         assert_eq!((totals.rate, totals.busiest_rate), (12.0, 10.0));
     }

@@ -12,6 +12,10 @@ pub struct LogFacts {
     pub ends: EpochEnds,
     /// How many entries it holds.
     pub len: u64,
+    /// How many bytes, as far as they were counted.
+    pub bytes: u64,
+    /// How many of them are behind the reader's cursor.
+    pub unread_bytes: u64,
     /// When its first entry was committed (server, ms).
     pub first_at: Option<u64>,
     /// When its last entry was committed.
@@ -20,10 +24,19 @@ pub struct LogFacts {
     pub unread_at: Option<u64>,
 }
 
+/// How much a log keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogLimits {
+    /// So many of its newest entries.
+    pub entries: u64,
+    /// So many bytes of its newest entries.
+    pub bytes: u64,
+}
+
 impl Lag {
-    /// Adds what `cursor` has not read of one log, which keeps `limit` entries and none older than `retention`; `now` is
-    /// the server's time (ms).
-    pub fn include(&mut self, cursor: &LogCursor, facts: &LogFacts, now: u64, limit: u64, retention: Duration) {
+    /// Adds what `cursor` has not read of one log, which keeps what its limits say and nothing older than `retention`; `now`
+    /// is the server's time (ms).
+    pub fn include(&mut self, cursor: &LogCursor, facts: &LogFacts, now: u64, limits: LogLimits, retention: Duration) {
         let unread = cursor.unread(&facts.ends).min(facts.len);
         if unread == 0 {
             return;
@@ -32,16 +45,18 @@ impl Lag {
         let age = facts.unread_at.map(|at| Duration::from_millis(now.saturating_sub(at)));
         self.oldest_unread = self.oldest_unread.max(age);
         let by_age = age.map(|age| retention.saturating_sub(age));
-        let until = [by_age, by_count(facts, unread, limit)].into_iter().flatten().min();
+        let by_count = growth(facts, facts.len, limits.entries.saturating_sub(unread));
+        let by_bytes = growth(facts, facts.bytes, limits.bytes.saturating_sub(facts.unread_bytes));
+        let until = [by_age, by_count, by_bytes].into_iter().flatten().min();
         self.until_forgotten = [self.until_forgotten, until].into_iter().flatten().min();
     }
 }
 
-/// When so much has been appended that the oldest unread entry is beyond the limit, at the rate from the log's first entry
-/// to its last.
-fn by_count(facts: &LogFacts, unread: u64, limit: u64) -> Option<Duration> {
+/// How long it takes until so much more (`left`) is appended, at the rate at which `held` came between the log's first entry
+/// and its last.
+fn growth(facts: &LogFacts, held: u64, left: u64) -> Option<Duration> {
     let span = facts.last_at?.checked_sub(facts.first_at?).filter(|span| *span > 0)?;
-    let until = u128::from(limit.saturating_sub(unread)) * u128::from(span) / u128::from(facts.len.max(1));
+    let until = (u128::from(left) * u128::from(span)).checked_div(u128::from(held))?;
     Some(Duration::from_millis(u64::try_from(until).unwrap_or(u64::MAX)))
 }
 
@@ -60,7 +75,7 @@ mod tests {
 
     fn measured(cursor: &LogCursor, facts: &LogFacts) -> Lag {
         let mut lag = Lag::default();
-        lag.include(cursor, facts, 10_000, 1_000, Duration::from_secs(3600));
+        lag.include(cursor, facts, 10_000, LogLimits { entries: 1_000, bytes: 1_000_000 }, Duration::from_secs(3600));
         lag
     }
 
@@ -73,7 +88,8 @@ mod tests {
     #[test]
     fn what_is_unread_is_forgotten_when_the_log_has_grown_past_it() {
         let (first_at, last_at) = (Some(5_000), Some(10_000));
-        let facts = LogFacts { ends: ends(499), len: 500, first_at, last_at, unread_at: Some(9_000) };
+        let unread_at = Some(9_000);
+        let facts = LogFacts { ends: ends(499), len: 500, first_at, last_at, unread_at, ..LogFacts::default() };
         let lag = measured(&LogCursor::after(Some(id(399))), &facts);
         // 100 a second come; 900 more until the oldest of 100 unread is the 1,001st.
         assert_eq!((lag.events, lag.oldest_unread), (100, Some(Duration::from_secs(1))));
@@ -81,9 +97,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_unread_is_forgotten_when_the_bytes_after_it_reach_the_limit() {
+        let (first_at, last_at) = (Some(5_000), Some(10_000));
+        let unread_at = Some(9_000);
+        let (bytes, unread_bytes) = (500_000, 200_000);
+        let facts = LogFacts { ends: ends(49), len: 50, bytes, unread_bytes, first_at, last_at, unread_at };
+        let lag = measured(&LogCursor::after(Some(id(39))), &facts);
+        // 100,000 a second come; 800,000 more until those after the oldest unread are a million.
+        assert_eq!(lag.until_forgotten, Some(Duration::from_secs(8)));
+    }
+
+    #[test]
     fn a_quiet_log_forgets_by_age() {
-        let facts =
-            LogFacts { ends: ends(0), len: 1, first_at: Some(4_000), last_at: Some(4_000), unread_at: Some(4_000) };
+        let at = Some(4_000);
+        let facts = LogFacts { ends: ends(0), len: 1, first_at: at, last_at: at, unread_at: at, ..LogFacts::default() };
         let lag = measured(&LogCursor::default(), &facts);
         assert_eq!(lag.until_forgotten, Some(Duration::from_secs(3600 - 6)));
     }

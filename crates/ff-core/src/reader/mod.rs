@@ -26,7 +26,7 @@ mod reading;
 use std::sync::Arc;
 
 pub use ends::EpochEnds;
-pub use lag::LogFacts;
+pub use lag::{LogFacts, LogLimits};
 pub use reading::{LogReading, Step};
 
 use crate::{EntryId, Predecessor};

@@ -1,5 +1,7 @@
 //! A subscription as its reader holds it, and how it asks for its lag.
 
+use ff_script::operations::LogBytes;
+
 use super::*;
 
 /// An extended subscription.
@@ -64,21 +66,39 @@ impl LagProbe for EmbeddedLag {
         let mut lag = Lag::default();
         self.host.read(|keys, _| {
             for name in self.logs.of(cursor.scope()) {
-                let (log, Some(stream)) = (name.0, stream(keys, &name.1)) else { continue };
+                let log = name.0;
+                let stream = match keys.get::<Stream>(&name.1) {
+                    Ok(Some(stream)) => stream,
+                    Ok(None) => continue,
+                    Err(error) => {
+                        lag.unreadable.push((log, error.to_string()));
+                        continue;
+                    }
+                };
                 let Some(cursors) = cursor.logs(log.scope) else { continue };
                 let cursor = &cursors[usize::from(log.partition.number())];
                 let at = |entry: &Entry| wire::decode_entry(log, entry.id, &entry.fields).ok()?.payload.produced_at_ms;
                 let unread = stream.iter().find(|entry| !cursor.has(entry.id));
+                let bytes = bytes(keys, log);
                 let facts = LogFacts {
                     ends: ends(keys, name),
                     len: stream.len() as u64,
+                    bytes: bytes.held(),
+                    unread_bytes: bytes.after(cursor.last()),
                     first_at: stream.iter().next().and_then(at),
                     last_at: stream.iter().next_back().and_then(at),
                     unread_at: unread.and_then(at),
                 };
-                lag.include(cursor, &facts, now, self.logs.policy.entries(log.scope), retention);
+                lag.include(cursor, &facts, now, self.logs.policy.limits(log.scope), retention);
             }
         });
         Ok(lag)
     }
+}
+
+/// How many bytes a log holds, as the library has saved it.
+fn bytes(keys: &Keyspace, log: LogId) -> LogBytes {
+    let fields = keys.get::<Hash>(keys::log_epochs(log).as_bytes()).ok().flatten();
+    let saved = fields.and_then(|fields| fields.iter().find(|(name, _)| *name == LogBytes::FIELD.as_bytes()));
+    saved.map(|(_, value)| LogBytes::read(value)).unwrap_or_default()
 }

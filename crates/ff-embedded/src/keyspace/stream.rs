@@ -13,7 +13,7 @@ use super::{
 /// The server's defaults for when a node is full.
 const NODE_ENTRIES: usize = 100;
 const NODE_BYTES: usize = 4096;
-/// Entries that an approximate trim removes at most.
+/// Entries that an approximate trim removes at most where nothing else is said.
 const TRIMMED_AT_ONCE: usize = 100 * NODE_ENTRIES;
 
 pub(crate) type Fields = Box<[(Bytes, Bytes)]>;
@@ -107,6 +107,21 @@ pub(super) enum Trim {
     MinId(EntryId),
 }
 
+/// How much of it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Exactness {
+    /// All of it.
+    Exact,
+    /// Whole nodes, with so many entries together.
+    Nodes { at_most: usize },
+}
+
+impl Default for Exactness {
+    fn default() -> Self {
+        Self::Nodes { at_most: TRIMMED_AT_ONCE }
+    }
+}
+
 impl Stream {
     pub(crate) const fn len(&self) -> usize {
         self.length
@@ -177,8 +192,9 @@ impl Stream {
         self.nodes.range(from..).flat_map(|node| &node.entries).skip_while(move |entry| entry.serial <= serial)
     }
 
-    /// Trims, and returns how many entries were removed. An approximate trim removes whole nodes only.
-    pub(super) fn trim(&mut self, trim: Trim, approximate: bool) -> usize {
+    /// Trims, and returns how many entries were removed.
+    pub(super) fn trim(&mut self, trim: Trim, exactness: Exactness) -> usize {
+        let at_most = if let Exactness::Nodes { at_most } = exactness { at_most } else { usize::MAX };
         let before = self.length;
         while let Some(node) = self.nodes.front() {
             let size = node.entries.len();
@@ -186,13 +202,13 @@ impl Stream {
                 Trim::MaxLength(max) => self.length > max && self.length - size >= max,
                 Trim::MinId(min) => node.entries.back().is_none_or(|entry| entry.id < min),
             };
-            if !whole || (approximate && before - self.length + size > TRIMMED_AT_ONCE) {
+            if !whole || before - self.length + size > at_most {
                 break;
             }
             self.length -= size;
             self.nodes.pop_front();
         }
-        if !approximate {
+        if exactness == Exactness::Exact {
             self.trim_first_node(trim);
         }
         before - self.length

@@ -5,7 +5,7 @@ use ff_core::EntryId;
 
 use super::{
     CommandError, Keyspace, Value, number,
-    stream::{Entry, Stream, Trim},
+    stream::{Entry, Exactness, Stream, Trim},
 };
 
 type Answer<'a> = Result<Value<'a>, CommandError>;
@@ -57,7 +57,7 @@ impl Wanted {
 #[derive(Debug, Default)]
 struct Options {
     no_create: bool,
-    trim: Option<(Trim, bool)>,
+    trim: Option<(Trim, Exactness)>,
 }
 
 impl Options {
@@ -80,8 +80,25 @@ impl Options {
                         [sign, rest @ ..] if *sign == b"=" && !rest.is_empty() => (false, rest),
                         _ => (false, rest),
                     };
-                    options.trim = Some((threshold(word, rest[0])?, approximate));
+                    let exactness = if approximate { Exactness::default() } else { Exactness::Exact };
+                    options.trim = Some((threshold(word, rest[0])?, exactness));
                     args = &rest[1..];
+                }
+                [word, number, rest @ ..] if word.eq_ignore_ascii_case(b"LIMIT") => {
+                    let limit = number::integer(number)?;
+                    let limit = usize::try_from(limit)
+                        .map_err(|_| CommandError::fixed("ERR The LIMIT argument must be >= 0."))?;
+                    let needs = |what| Err(CommandError::fixed(what));
+                    let exactness = match &mut options.trim {
+                        Some((_, exactness @ Exactness::Nodes { .. })) => exactness,
+                        Some(_) => return needs("ERR syntax error, LIMIT cannot be used without the special ~ option"),
+                        None => {
+                            let text = "ERR syntax error, LIMIT cannot be used without specifying a trimming strategy";
+                            return needs(text);
+                        }
+                    };
+                    *exactness = Exactness::Nodes { at_most: if limit == 0 { usize::MAX } else { limit } };
+                    args = rest;
                 }
                 _ => return Ok((options, args)),
             }
@@ -125,8 +142,8 @@ pub(super) fn xadd<'a>(keys: &'a mut Keyspace, args: &[&[u8]]) -> Answer<'a> {
     ))?;
     let pair = |pair: &[&[u8]]| (Bytes::copy_from_slice(pair[0]), Bytes::copy_from_slice(pair[1]));
     stream.push(id, fields.chunks_exact(2).map(pair).collect());
-    if let Some((trim, approximate)) = options.trim {
-        stream.trim(trim, approximate);
+    if let Some((trim, exactness)) = options.trim {
+        stream.trim(trim, exactness);
     }
     keys.appended_to(args[1]);
     Ok(Value::text(id))
@@ -145,11 +162,11 @@ pub(super) fn xlen<'a>(keys: &'a mut Keyspace, args: &[&[u8]]) -> Answer<'a> {
 
 pub(super) fn xtrim<'a>(keys: &'a mut Keyspace, args: &[&[u8]]) -> Answer<'a> {
     let (options, rest) = Options::parse(&args[2..])?;
-    let Some((trim, approximate)) = options.trim.filter(|_| rest.is_empty() && !options.no_create) else {
+    let Some((trim, exactness)) = options.trim.filter(|_| rest.is_empty() && !options.no_create) else {
         return Err(CommandError::SYNTAX);
     };
     let stream = keys.get_mut::<Stream>(args[1])?;
-    Ok(Value::count(stream.map_or(0, |stream| stream.trim(trim, approximate))))
+    Ok(Value::count(stream.map_or(0, |stream| stream.trim(trim, exactness))))
 }
 
 /// What the library reads of the server's answer.

@@ -10,12 +10,15 @@ local MAX_DEPENDENTS = 32
 local NOTHING = {}
 
 -- The policy of the last call, which is most often that of the next.
-local last_policy, max_flow_log, max_solo_log, inline_limit
+local last_policy, keep_of_flows, keep_of_solo, inline_limit
 
 local function read_policy(policy)
+  local max_flow_log, max_solo_log, inline, more = string.match(policy, '^(%d+) (%d+) (%d+)(.*)$')
+  local flow_bytes, solo_bytes = string.match(more, '^ (%d+) (%d+)')
+  keep_of_flows = ff.bytes.keep(max_flow_log, tonumber(flow_bytes) or math.huge)
+  keep_of_solo = ff.bytes.keep(max_solo_log, tonumber(solo_bytes) or math.huge)
+  inline_limit = tonumber(inline)
   last_policy = policy
-  max_flow_log, max_solo_log, inline_limit = string.match(policy, '^(%d+) (%d+) (%d+)$')
-  inline_limit = tonumber(inline_limit)
 end
 
 -- A call that plans no end: it looks at executions and writes by itself. `lanes` got work.
@@ -24,8 +27,9 @@ function ff.call.look(KEYS)
   return { partition = ff.keys.partition(KEYS), now = now, now_text = ff.base.int(now), loaded = {}, lanes = {} }
 end
 
--- `policy` is 'max_flow_log max_solo_log inline_limit': entries kept per log, bytes of a result that travels with its
--- event. `declared` are the uuids of dependents whose core is in KEYS: for them an absent core is a fact.
+-- `policy` is 'max_flow_log max_solo_log inline_limit flow_bytes solo_bytes': entries kept per log, bytes of a result that
+-- travels with its event, bytes kept per log. Earlier programs name no bytes, and then there is no such limit; what further
+-- numbers mean is known to later versions. `declared` are the uuids of dependents whose core is in KEYS: for them an absent core is a fact.
 function ff.call.begin(KEYS, policy, declared)
   if policy ~= last_policy then
     read_policy(policy)
@@ -34,7 +38,7 @@ function ff.call.begin(KEYS, policy, declared)
   return {
     partition = ff.keys.partition(KEYS),
     now = now, now_text = ff.base.int(now),
-    max_flow_log = max_flow_log, max_solo_log = max_solo_log, inline_limit = inline_limit,
+    keep_of_flows = keep_of_flows, keep_of_solo = keep_of_solo, inline_limit = inline_limit,
     declared = declared or NOTHING,
     ends_left = MAX_ENDS, dependents_left = MAX_DEPENDENTS,
     loaded = {},      -- uuid -> execution

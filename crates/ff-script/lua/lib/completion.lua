@@ -55,13 +55,13 @@ local function travels(call, execution)
     and #result <= LONGEST_RESULT
 end
 
--- The log of an execution, its epochs, how many entries it keeps, and the channel.
+-- The log of an execution, its epochs, how much it keeps, and the channel.
 local function destination(call, execution)
   local partition = call.partition
   if execution.flow_id then
-    return partition.flow_log, partition.flow_epochs, call.max_flow_log, ff.keys.flow_channel
+    return partition.flow_log, partition.flow_epochs, call.keep_of_flows, ff.keys.flow_channel
   end
-  return partition.solo_log, partition.solo_epochs, call.max_solo_log, ff.keys.solo_channel
+  return partition.solo_log, partition.solo_epochs, call.keep_of_solo, ff.keys.solo_channel
 end
 
 -- Where the completion of an execution that ends now is expected to stand, if that is known. The core says so before it
@@ -103,13 +103,15 @@ end
 function ff.completion.record(call, execution)
   local inline = travels(call, execution)
   local text = body(execution, inline)
-  local fields = inline and { 'e', '{' .. text .. '}', 'result', execution.result } or { 'e', '{' .. text .. '}' }
-  local log, epochs, max_len, channel = destination(call, execution)
+  local event = '{' .. text .. '}'
+  local fields = inline and { 'e', event, 'result', execution.result } or { 'e', event }
+  local log, epochs, keep, channel = destination(call, execution)
   local id, prev = execution.log_pos, nil
   if not id then
     id = unnoted_position(log, execution)
     if not id then
-      id, prev = ff.log.append(log, epochs, max_len, call.now, fields, note_expected, execution)
+      local length = ff.bytes.of(event, inline and execution.result)
+      id, prev = ff.log.append(log, epochs, keep, call.now, fields, length, note_expected, execution)
     end
     redis.call('HSET', execution.core, 'log_pos', id)
   end

@@ -111,10 +111,14 @@ local function oldest_epoch(log, epochs)
 end
 
 local function forget_old_epochs(log, epochs_key)
-  if redis.call('HLEN', epochs_key) <= KEPT_EPOCHS then
+  -- One field is not an epoch.
+  if redis.call('HLEN', epochs_key) <= KEPT_EPOCHS + 1 then
     return
   end
-  local epochs = redis.call('HKEYS', epochs_key)
+  local epochs = {}
+  for _, name in ipairs(redis.call('HKEYS', epochs_key)) do
+    epochs[#epochs + 1] = not ff.bytes.is_field(name) and name or nil
+  end
   table.sort(epochs, function(a, b) return tonumber(a) < tonumber(b) end)
   local oldest, forgotten = oldest_epoch(log, epochs), {}
   for index = 1, #epochs - KEPT_EPOCHS do
@@ -134,7 +138,7 @@ local function begin_epoch(log, epochs_key, max_len, now, fields, taken_back, an
     first[#first + 1] = fields[index]
   end
   announce(whose, epoch_text .. '-0')
-  redis.call('HSET', epochs_key, epoch_text, prev)
+  redis.call('HSET', epochs_key, epoch_text, prev, ff.bytes.begin(log, epochs_key, prev))
   forget_old_epochs(log, epochs_key)
   local id = redis.call('XADD', log, 'MAXLEN', '~', max_len, epoch_text .. '-*', unpack(first))
   local given, seq = parts(id)
@@ -152,13 +156,15 @@ function ff.log.expected_id(log)
   return own.next_id
 end
 
--- Appends an entry with these fields. Returns its id, and on an epoch's first entry what stood before it. `announce` is
--- told the id beforehand where it is not the expected one, behind `whose` entry it is.
-function ff.log.append(log, epochs_key, max_len, now, fields, announce, whose)
-  local id, prev = continue_epoch(log, max_len, fields)
+-- Appends an entry with these fields, which takes `length` bytes. Returns its id, and on an epoch's first entry what stood
+-- before it. `keep` is what `ff.bytes.keep` made. `announce` is told the id beforehand where it is not the expected one, and
+-- `whose` entry it is.
+function ff.log.append(log, epochs_key, keep, now, fields, length, announce, whose)
+  local id, prev = continue_epoch(log, keep.entries, fields)
   if not id then
-    id, prev = begin_epoch(log, epochs_key, max_len, now, fields, prev, announce, whose)
+    id, prev = begin_epoch(log, epochs_key, keep.entries, now, fields, prev, announce, whose)
   end
+  ff.bytes.count(log, epochs_key, id, length, keep)
   ff.tally.note(log, mine[log], whose.uuid)
   return id, prev
 end

@@ -4,6 +4,7 @@
 
 mod control;
 mod heads;
+mod log_policy;
 mod maintenance;
 mod reply;
 mod submit;
@@ -12,7 +13,7 @@ mod work;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ff_core::{EngineError, ExecutionId, FlowId, Partition, PartitionCount, Scope, limits};
+use ff_core::{EngineError, ExecutionId, FlowId, Partition, PartitionCount};
 use uuid::Uuid;
 
 use crate::{
@@ -21,50 +22,8 @@ use crate::{
     keys,
 };
 pub use heads::{Appended, Head, Newest, appended_answered, appended_call, head_answered, heads_call};
+pub use log_policy::{LogBytes, LogPolicy};
 use reply::Reader;
-
-/// How much of the completions is kept and carried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogPolicy {
-    /// Entries kept per log of flows.
-    pub flow_entries: u64,
-    /// Entries kept per log of solo executions.
-    pub solo_entries: u64,
-    /// The largest result, in bytes, that travels with its event.
-    pub inline_result_bytes: u64,
-}
-
-impl Default for LogPolicy {
-    /// 10,000 and 1,000 entries; 4 KiB.
-    fn default() -> Self {
-        Self { flow_entries: 10_000, solo_entries: 1_000, inline_result_bytes: 4_096 }
-    }
-}
-
-impl LogPolicy {
-    /// How many entries a log of this scope keeps.
-    #[must_use]
-    pub const fn entries(self, scope: Scope) -> u64 {
-        match scope {
-            Scope::Flows => self.flow_entries,
-            Scope::Solo => self.solo_entries,
-        }
-    }
-
-    /// Checks what the types leave open; every host calls it.
-    ///
-    /// # Errors
-    /// [`EngineError::InvalidInput`] that names the setting and its range.
-    pub fn check(self) -> Result<(), EngineError> {
-        limits::check_number("log entries of flows", self.flow_entries, 1..=10_000_000)?;
-        limits::check_number("log entries of solo executions", self.solo_entries, 1..=10_000_000)?;
-        limits::check_number("inline result bytes", self.inline_result_bytes, 0..=limits::PAYLOAD_BYTES as u64)
-    }
-
-    fn argument(self) -> Bytes {
-        Bytes::from(format!("{} {} {}", self.flow_entries, self.solo_entries, self.inline_result_bytes))
-    }
-}
 
 /// What is fixed for the lifetime of a deployment, as its record says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -91,9 +91,12 @@ impl Renumbering {
     }
 
     fn pair(&self, name: &Bytes, value: &Bytes) -> (Bytes, Bytes) {
-        let position = text(value).parse().map(|id| Bytes::from(self.id(id).to_string()));
+        // A position, or several with numbers between them.
+        let word = |word: &str| word.parse().map_or_else(|_| word.to_owned(), |id| self.id(id).to_string());
+        let are_positions = text(value).split(' ').next().is_some_and(|first| first.parse::<EntryId>().is_ok());
+        let position = are_positions.then(|| text(value).split(' ').map(word).collect::<Vec<_>>().join(" "));
         let epoch = text(name).parse().ok().and_then(|epoch: u64| self.0.get(&epoch)).map(|number| number.to_string());
-        (epoch.map_or_else(|| name.clone(), Bytes::from), position.unwrap_or_else(|_| value.clone()))
+        (epoch.map_or_else(|| name.clone(), Bytes::from), position.map_or_else(|| value.clone(), Bytes::from))
     }
 }
 

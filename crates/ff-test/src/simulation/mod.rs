@@ -4,7 +4,9 @@
 //! - Each execution ends once and has one completion; it is promoted exactly when its needs allow; nothing is stuck
 //!   once the sweeps ran; indexes and flows agree with states; retention leaves no key.
 //! - Nothing is due before the sweep that the announced and reported timers ask for.
-//! - A reader can prove of each log entry that it follows the one before it.
+//! - A reader can prove of each log entry that it follows the one before it. One that comes now and then gets every entry
+//!   once, and what a log has lost is one gap with exactly these positions.
+//! - A log keeps the bytes that its policy says, and no more than a piece, an entry and what restarts left uncounted beyond.
 //! - What is submitted again is there once. No call creates a key beyond its KEYS (the host fails one that does).
 //! - A member whose record is deleted ends as failed, and its flow goes on.
 //! - Leases keep their length when the clock is set, retention waits until it has stood, and what was submitted is known
@@ -19,6 +21,7 @@
 mod epochs;
 mod model;
 mod op;
+mod reader;
 mod run;
 mod stage;
 mod timers;
@@ -32,7 +35,7 @@ use std::{
 };
 
 pub use op::{Member, Op};
-pub use stage::{Contents, InProcess, Stage};
+pub use stage::{Contents, InProcess, Stage, little};
 
 use epochs::Renumbering;
 use op::Generator;
@@ -95,7 +98,7 @@ impl fmt::Display for Counterexample {
 /// # Errors
 /// The first [`Counterexample`].
 pub fn simulate(first_seed: u64, count: u64, limit: Duration) -> Result<Report, Box<Counterexample>> {
-    let stage = InProcess::new(first_seed, Uuid::nil());
+    let stage = InProcess::new(first_seed, [Uuid::nil(); 2]);
     let seeds = first_seed..first_seed.saturating_add(count);
     over(
         seeds,
@@ -118,7 +121,7 @@ pub fn simulate_beside(
     count: u64,
     limit: Duration,
 ) -> Result<Report, Box<Counterexample>> {
-    let in_process = InProcess::new(first_seed, stage.listener());
+    let in_process = InProcess::new(first_seed, stage.listeners());
     let seeds = first_seed..first_seed.saturating_add(count);
     let drawn = |seed| {
         let mut history = Generator::new(seed).history();
@@ -181,7 +184,7 @@ pub fn replay(history: &str) {
 /// # Panics
 /// When library and model disagree.
 pub fn check(history: &[Op]) {
-    if let Err(what) = try_on(&InProcess::new(0, Uuid::nil()), history) {
+    if let Err(what) = try_on(&InProcess::new(0, [Uuid::nil(); 2]), history) {
         panic!("{what}\n{history:#?}");
     }
 }

@@ -82,6 +82,12 @@ pub enum Op {
     Trim {
         keep: u32,
     },
+    /// The calls that follow come from a program whose logs keep little by bytes, or from one whose logs keep much.
+    Keep {
+        little: bool,
+    },
+    /// A reader comes back, reads to the end, and goes.
+    Read,
     Forget,
     /// Deletes the record of a member that has not ended, and lets the reconciler find it.
     Lose {
@@ -109,7 +115,11 @@ impl Generator {
         let length = self.rng.usize(5..40);
         let faults = self.rng.u8(0..3) == 0;
         let failovers = self.rng.u8(0..4) == 0;
-        let mut history = vec![Op::SubmitFlow(self.members())];
+        let mut history = vec![];
+        if self.rng.u8(0..2) == 0 {
+            history.push(Op::Keep { little: true });
+        }
+        history.push(Op::SubmitFlow(self.members()));
         while history.len() < length {
             let op = self.op();
             if faults && self.rng.u8(0..6) == 0 {
@@ -140,12 +150,14 @@ impl Generator {
             72..74 => Op::CancelFlow { flow: pick },
             74..84 => Op::Advance { millis: rng.u64(1..150) },
             84..86 => Op::StepBack { millis: rng.u64(1..100) },
-            86..92 => Op::Sweep,
+            86..90 => Op::Sweep,
+            90..92 => Op::Read,
             92..94 => Op::Resubmit { submission: pick },
             94..96 => Op::Reconcile,
             96..98 => Op::Resolve,
             98 => Op::Trim { keep: rng.u32(0..10) },
             _ if rng.u8(0..8) == 0 => Op::Forget,
+            _ if rng.u8(0..4) == 0 => Op::Keep { little: rng.bool() },
             _ if rng.u8(0..4) == 0 => Op::Leap { millis: rng.u64(20_000..100_000_000) },
             _ if rng.u8(0..4) == 0 => Op::LeapBack { millis: rng.u64(2_000..60_000) },
             _ if rng.u8(0..3) == 0 => Op::Lose { execution: pick },

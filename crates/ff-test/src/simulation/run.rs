@@ -15,6 +15,7 @@ use super::{
     epochs::Tenures,
     model::{Answer, Model},
     op::{Member, Op},
+    reader::Reader,
     stage::{Contents, Stage},
     timers::Engine,
     world::{EPOCH, Entry, Seen, World, answer},
@@ -59,6 +60,9 @@ pub(super) struct Run<'a, S> {
     /// Whether a call was interrupted: what it left is put right later, so that some orders are no longer fixed.
     interrupted: bool,
     trimmed: bool,
+    /// How much the logs keep, and since when.
+    keeps: keeps::Keeps,
+    reader: Option<Reader>,
     /// Whether a record was deleted, whose entry may stay in the queue until a claim meets it.
     lost: bool,
     tenures: Tenures,
@@ -86,16 +90,6 @@ struct LastClaim {
     trying: Vec<usize>,
 }
 
-/// How things stood when a replica was cut off.
-struct Replica {
-    contents: Contents,
-    model: Model,
-    ids: Vec<ExecutionId>,
-    flows: Vec<FlowId>,
-    leases: Vec<(usize, Lease)>,
-    submissions: Vec<Submission>,
-}
-
 /// What was submitted, and what became of it.
 #[derive(Clone)]
 struct Submission {
@@ -114,15 +108,21 @@ macro_rules! ensure {
 }
 
 mod agreement;
+mod keeps;
+mod replica;
+
+use replica::Replica;
 
 impl<'a, S: Stage> Run<'a, S> {
     pub(super) fn new(stage: &'a S, tag: u64) -> Self {
         let world = World { stage, last_sweep: Cell::default() };
+        stage.keep_little(false);
         world.wipe();
         // As an engine does that starts; what earlier histories announced is forgotten.
         let _ = world.sweep(RETENTION);
         let signals = stage.host().and_then(|_| stage.wait(stage.backend().timer_signals()).ok());
         let model = Model::at(EPOCH);
+        let reader = Reader::start(&world);
         Self {
             world,
             tag,
@@ -137,6 +137,8 @@ impl<'a, S: Stage> Run<'a, S> {
             unmet_faults: 0,
             interrupted: false,
             trimmed: false,
+            keeps: keeps::Keeps::default(),
+            reader,
             lost: false,
             tenures: Tenures::default(),
             replica: None,
@@ -154,12 +156,13 @@ impl<'a, S: Stage> Run<'a, S> {
     /// Runs a history to its end, and then until nothing is left.
     pub(super) fn whole(mut self, history: &[Op]) -> Result<Record, Disagreement> {
         for (number, op) in history.iter().enumerate() {
-            let stepped = self.step(op).and_then(|()| self.timers_agree());
+            let stepped = self.step(op).and_then(|()| self.timers_agree()).and_then(|()| self.bytes_agree());
             stepped.map_err(|what| format!("operation {number} ({op:?}): {what}"))?;
         }
         self.executions_agree(|id| self.world.described(id)).map_err(|what| format!("as described: {what}"))?;
         self.agree().map_err(|what| format!("after the last operation: {what}"))?;
         self.look_at_epochs()?;
+        self.read()?;
         self.record();
         self.wind_up().map_err(|what| format!("winding up: {what}"))?;
         Ok(Record { looks: self.looks.unwrap_or_default(), unmet_faults: self.unmet_faults })
@@ -179,13 +182,16 @@ impl<'a, S: Stage> Run<'a, S> {
             Op::LeapBack { millis } => return self.leap(self.model.now - millis),
             Op::Trim { keep } => {
                 self.world.trim(*keep);
-                self.trimmed = true;
+                (self.trimmed, self.keeps.cut) = (true, true);
             }
+            Op::Keep { little } => self.keep(*little),
+            Op::Read => self.read()?,
             Op::Forget => {
                 self.look_at_epochs()?;
                 self.world.stage.forget();
                 let held = self.positions();
                 self.tenures.change(held);
+                self.keeps.tenures += 1;
             }
             Op::CutOff => self.cut_off(),
             Op::FailOver => self.fail_over()?,
@@ -193,43 +199,6 @@ impl<'a, S: Stage> Run<'a, S> {
             _ => return self.call(op),
         }
         Ok(())
-    }
-
-    /// From here on the replica is given nothing more.
-    fn cut_off(&mut self) {
-        self.replica = Some(Replica {
-            contents: self.world.stage.snapshot(),
-            model: self.model.clone(),
-            ids: self.ids.clone(),
-            flows: self.flows.clone(),
-            leases: self.leases.clone(),
-            submissions: self.submissions.clone(),
-        });
-    }
-
-    /// A server takes over that has what the replica had, and a library that remembers nothing. What was done since is
-    /// undone. There may be several such replicas, so the same can happen again.
-    fn fail_over(&mut self) -> Result<(), Disagreement> {
-        self.look_at_epochs()?;
-        let Some(replica) = &self.replica else { return Ok(()) };
-        self.world.restore(self.model.now, &replica.contents);
-        self.world.stage.forget();
-        let now = self.model.now;
-        self.model = replica.model.clone();
-        self.model.now = now;
-        self.last_claim = None;
-        (self.ids, self.flows) = (replica.ids.clone(), replica.flows.clone());
-        (self.leases, self.submissions) = (replica.leases.clone(), replica.submissions.clone());
-        let cut_at = replica.model.now;
-        let held = self.positions();
-        self.tenures.change(held);
-        if self.model.now + STEP_BACK < cut_at {
-            // The server that takes over finds leases that run for too long by its clock.
-            self.model.leapt(cut_at);
-        }
-        // Engines may have missed announcements while they connected anew, and sweep at once.
-        self.model.sweep();
-        self.world.sweep(RETENTION).map(drop).map_err(|error| format!("a sweep was refused: {error}"))
     }
 
     fn move_clock(&mut self, to: u64) {
@@ -278,6 +247,7 @@ impl<'a, S: Stage> Run<'a, S> {
             return outcome.map_err(|error| format!("it was refused: {error}"));
         }
         self.interrupted = true;
+        self.keeps.tenures += 1;
         self.heal()?;
         let mut possible = vec![std::mem::replace(&mut self.model, before.clone())];
         if *op == Op::Sweep {
@@ -390,6 +360,7 @@ impl<'a, S: Stage> Run<'a, S> {
             Op::Lose { execution } => self.lose(*execution),
             Op::Advance { .. } | Op::StepBack { .. } | Op::Leap { .. } | Op::LeapBack { .. } => Ok(Ok(())),
             Op::Trim { .. } | Op::Forget | Op::CutOff | Op::FailOver | Op::Fault { .. } => Ok(Ok(())),
+            Op::Keep { .. } | Op::Read => Ok(Ok(())),
         }
     }
 

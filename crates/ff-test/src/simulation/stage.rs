@@ -1,10 +1,11 @@
 //! What a history runs on: the library in process, or a server whose clock can be set.
 
-use std::collections::BTreeMap;
+use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use ff_core::{EngineBackend, PartitionCount};
 use ff_embedded::{Clock, EmbeddedBackend, EmbeddedHost, KeyValue, Value, VirtualClock};
+use ff_script::operations::LogPolicy;
 use futures::FutureExt;
 use uuid::Uuid;
 
@@ -19,8 +20,11 @@ pub trait Stage {
     /// The backend, as a user holds it.
     fn backend(&self) -> &Self::Backend;
 
-    /// The name under which the backend notes that it waits for work.
-    fn listener(&self) -> Uuid;
+    /// Whether the backend is from now on one whose logs keep little ([`little`]).
+    fn keep_little(&self, little: bool);
+
+    /// The names under which the two backends note that they wait for work, first the one whose logs keep much.
+    fn listeners(&self) -> [Uuid; 2];
 
     /// Waits for what a call answers.
     fn wait<T>(&self, call: impl Future<Output = T>) -> T;
@@ -44,23 +48,34 @@ pub trait Stage {
     }
 }
 
+/// A policy by which a log keeps few completions, by their bytes.
+#[must_use]
+pub fn little() -> LogPolicy {
+    LogPolicy { flow_bytes: 2_048, solo_bytes: 2_048, ..LogPolicy::default() }
+}
+
 /// The library in this process.
 #[derive(Debug)]
 pub struct InProcess {
-    backend: EmbeddedBackend,
+    backends: [EmbeddedBackend; 2],
+    little: Cell<bool>,
     clock: VirtualClock,
-    listener: Uuid,
+    listeners: [Uuid; 2],
 }
 
 impl InProcess {
     /// A fresh one. The seed decides in which order hashes are iterated.
     #[must_use]
-    pub fn new(seed: u64, listener: Uuid) -> Self {
+    pub fn new(seed: u64, listeners: [Uuid; 2]) -> Self {
         let clock = VirtualClock::at_millis(0);
         let one = PartitionCount::new(1).expect("one partition is allowed");
-        let builder = EmbeddedBackend::builder().partitions(one).seed(seed).listener(listener);
-        let backend = builder.clock(Clock::Virtual(clock.clone())).build();
-        Self { backend: backend.expect("a fresh host has no other partition count"), clock, listener }
+        let host = Arc::new(EmbeddedHost::new(Clock::Virtual(clock.clone()), seed));
+        let backend = |(policy, listener)| {
+            let builder = EmbeddedBackend::builder().host(host.clone()).partitions(one).listener(listener);
+            builder.log_policy(policy).build().expect("a fresh host has no other partition count")
+        };
+        let backends = [(LogPolicy::default(), listeners[0]), (little(), listeners[1])].map(backend);
+        Self { backends, little: Cell::new(false), clock, listeners }
     }
 }
 
@@ -68,11 +83,15 @@ impl Stage for InProcess {
     type Backend = EmbeddedBackend;
 
     fn backend(&self) -> &EmbeddedBackend {
-        &self.backend
+        &self.backends[usize::from(self.little.get())]
     }
 
-    fn listener(&self) -> Uuid {
-        self.listener
+    fn keep_little(&self, little: bool) {
+        self.little.set(little);
+    }
+
+    fn listeners(&self) -> [Uuid; 2] {
+        self.listeners
     }
 
     fn wait<T>(&self, call: impl Future<Output = T>) -> T {
@@ -84,18 +103,18 @@ impl Stage for InProcess {
     }
 
     fn command(&self, args: &[&str]) -> Value<'static> {
-        self.backend.host().command(args).unwrap_or_else(|error| panic!("{args:?}: {error}"))
+        self.backends[0].host().command(args).unwrap_or_else(|error| panic!("{args:?}: {error}"))
     }
 
     fn snapshot(&self) -> Contents {
-        self.backend.host().snapshot()
+        self.backends[0].host().snapshot()
     }
 
     fn forget(&self) {
-        self.backend.host().forget_variables();
+        self.backends[0].host().forget_variables();
     }
 
     fn host(&self) -> Option<&EmbeddedHost> {
-        Some(self.backend.host())
+        Some(self.backends[0].host())
     }
 }

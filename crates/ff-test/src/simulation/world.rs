@@ -23,6 +23,8 @@ use super::{
 
 /// The only partition.
 const PARTITION: Partition = Partition::new(0);
+/// What the library counts of an entry beside event and result.
+const OVERHEAD: u64 = 40;
 /// When every history begins (ms).
 pub(super) const EPOCH: u64 = 1_700_000_000_000;
 
@@ -372,6 +374,8 @@ pub(super) struct Entry {
     prev: Option<String>,
     /// The uuid of the execution that ended.
     pub(super) uuid: String,
+    /// As many as the library counts.
+    pub(super) bytes: u64,
 }
 
 impl Entry {
@@ -379,12 +383,15 @@ impl Entry {
         let Value::Array(entry) = entry else { panic!("a log holds entries, not {entry:?}") };
         let [id, Value::Array(fields)] = &entry[..] else { panic!("an entry has an id and fields: {entry:?}") };
         let field = |name: &[u8]| fields.chunks_exact(2).find(|pair| bytes_of(&pair[0]) == name).map(|pair| &pair[1]);
+        let counted =
+            [b"e".as_slice(), b"result"].map(|name| field(name).map_or(0, |value| bytes_of(value).len() as u64));
         let event = field(b"e").and_then(|event| serde_json::from_slice::<serde_json::Value>(bytes_of(event)).ok());
         let event = event.expect("an entry holds an event");
         Self {
             id: text(bytes_of(id)).parse().expect("an entry has an id"),
             prev: field(b"prev").map(|prev| text(bytes_of(prev)).to_owned()),
             uuid: uuid_in(event["execution_id"].as_str().expect("an event names its execution").as_bytes()),
+            bytes: counted.iter().sum::<u64>() + OVERHEAD,
         }
     }
 
@@ -395,9 +402,16 @@ impl Entry {
 
     /// Whether a reader who has this entry can tell that `next` follows it.
     pub(super) fn leads_to(&self, next: &Self) -> bool {
-        match &next.prev {
-            Some(prev) => *prev == self.id.to_string(),
-            None => (next.id.epoch, next.id.seq) == (self.id.epoch, self.id.seq + 1),
+        next.follows(Some(self.id))
+    }
+
+    /// Whether a reader who has this entry, or nothing, can tell that it follows.
+    pub(super) fn follows(&self, last: Option<EntryId>) -> bool {
+        match (&self.prev, last) {
+            (Some(prev), Some(last)) => *prev == last.to_string(),
+            (Some(prev), None) => prev == "none",
+            (None, Some(last)) => (self.id.epoch, self.id.seq) == (last.epoch, last.seq + 1),
+            (None, None) => false,
         }
     }
 }

@@ -1,18 +1,23 @@
 //! A server as a stage of the simulation: its clock is set by a library that it preloads.
 
-use std::{borrow::Cow, cell::RefCell, collections::BTreeMap};
+use std::{
+    borrow::Cow,
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+};
 
 use bytes::Bytes;
 use ff_core::{EntryId, PartitionCount};
 use ff_embedded::{KeyValue, StreamEntry, Value};
-use ff_test::simulation::Stage;
+use ff_test::simulation::{Stage, little};
 use ff_testserver::{RawClient, Reply, TestServer};
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
 use tokio::runtime::{Builder, Runtime};
 use uuid::Uuid;
 
 pub(crate) struct OnServer {
-    backend: ValkeyBackend,
+    backends: [ValkeyBackend; 2],
+    little: Cell<bool>,
     client: RefCell<RawClient>,
     server: TestServer,
     runtime: Runtime,
@@ -21,14 +26,15 @@ pub(crate) struct OnServer {
 impl OnServer {
     pub(crate) fn start() -> Result<Self, Box<dyn std::error::Error>> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let (server, backend, client) = runtime.block_on(async {
+        let (server, backends, client) = runtime.block_on(async {
             let server = TestServer::builder().clock_at(0).build().await?;
             let config = ValkeyConfig::from_url(server.url())?.with_partition_count(PartitionCount::new(1)?);
-            let backend = ValkeyBackend::connect_with(config).await?;
+            let keeps_little = ValkeyBackend::connect_with(config.clone().with_log_policy(little())).await?;
+            let backends = [ValkeyBackend::connect_with(config).await?, keeps_little];
             let client = server.client().await?;
-            Ok::<_, Box<dyn std::error::Error>>((server, backend, client))
+            Ok::<_, Box<dyn std::error::Error>>((server, backends, client))
         })?;
-        Ok(Self { backend, client: RefCell::new(client), server, runtime })
+        Ok(Self { backends, little: Cell::new(false), client: RefCell::new(client), server, runtime })
     }
 
     fn ask<A: AsRef<[u8]>>(&self, args: &[A]) -> Reply {
@@ -68,11 +74,15 @@ impl Stage for OnServer {
     type Backend = ValkeyBackend;
 
     fn backend(&self) -> &ValkeyBackend {
-        &self.backend
+        &self.backends[usize::from(self.little.get())]
     }
 
-    fn listener(&self) -> Uuid {
-        self.backend.listener()
+    fn keep_little(&self, little: bool) {
+        self.little.set(little);
+    }
+
+    fn listeners(&self) -> [Uuid; 2] {
+        [self.backends[0].listener(), self.backends[1].listener()]
     }
 
     fn wait<T>(&self, call: impl Future<Output = T>) -> T {

@@ -1,0 +1,53 @@
+//! A replica that is cut off, and takes over later.
+
+use super::*;
+
+/// How things stood when a replica was cut off.
+pub(super) struct Replica {
+    contents: Contents,
+    model: Model,
+    ids: Vec<ExecutionId>,
+    flows: Vec<FlowId>,
+    leases: Vec<(usize, Lease)>,
+    submissions: Vec<Submission>,
+}
+
+impl<S: Stage> Run<'_, S> {
+    /// From here on the replica is given nothing more.
+    pub(super) fn cut_off(&mut self) {
+        self.replica = Some(Replica {
+            contents: self.world.stage.snapshot(),
+            model: self.model.clone(),
+            ids: self.ids.clone(),
+            flows: self.flows.clone(),
+            leases: self.leases.clone(),
+            submissions: self.submissions.clone(),
+        });
+    }
+
+    /// A server takes over that has what the replica had, and a library that remembers nothing. What was done since is
+    /// undone. There may be several such replicas, so the same can happen again.
+    pub(super) fn fail_over(&mut self) -> Result<(), Disagreement> {
+        self.look_at_epochs()?;
+        let Some(replica) = &self.replica else { return Ok(()) };
+        self.world.restore(self.model.now, &replica.contents);
+        self.world.stage.forget();
+        let now = self.model.now;
+        self.model = replica.model.clone();
+        self.model.now = now;
+        self.last_claim = None;
+        (self.ids, self.flows) = (replica.ids.clone(), replica.flows.clone());
+        (self.leases, self.submissions) = (replica.leases.clone(), replica.submissions.clone());
+        let cut_at = replica.model.now;
+        let held = self.positions();
+        self.tenures.change(held);
+        self.keeps.tenures += 1;
+        if self.model.now + STEP_BACK < cut_at {
+            // The server that takes over finds leases that run for too long by its clock.
+            self.model.leapt(cut_at);
+        }
+        // Engines may have missed announcements while they connected anew, and sweep at once.
+        self.model.sweep();
+        self.world.sweep(RETENTION).map(drop).map_err(|error| format!("a sweep was refused: {error}"))
+    }
+}
