@@ -32,7 +32,7 @@
 //! | `ff_sweeper_released`, `_reclaimed`, `_ended`, `_resolved`, `_removed` | counter | what the sweeper did |
 //! | `ff_engine_partitions` | gauge | partitions that this process serves |
 //! | `ff_engine_peers` | gauge | engines at work that share the partitions, this one included; 0 while that is not known |
-//! | `ff_engine_errors` | counter | failed calls, by `op` |
+//! | `ff_engine_errors` | counter | failed calls, by `op`; `execute` and `task` are panics of the worker beside its handler |
 //! | `ff_engine_parts_ended` | counter | parts that ended although nobody stopped them, by `part` |
 #![forbid(unsafe_code)]
 

@@ -4,10 +4,11 @@
 //! soon as it is. A handler that cannot be dropped, because it computes without awaiting, is waited for; its lease bounds
 //! what others have to wait.
 
-use std::{any::Any, future::pending, sync::Arc, time::Duration};
+use std::{any::Any, future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use ff_core::{ClaimedExecution, Failure, WorkBackend, limits};
+use ff_core::{ClaimedExecution, Failure, Lease, WorkBackend, limits};
+use futures::FutureExt;
 use tokio::{task::JoinError, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
@@ -18,7 +19,7 @@ use super::{
     report::{release, report},
     shared::{Held, Shared},
 };
-use crate::retry::Delays;
+use crate::{meters, retry::Delays};
 
 pub(super) type HandlerResult = Result<Bytes, Failure>;
 
@@ -49,7 +50,9 @@ enum Stop {
     ShutDown,
 }
 
-/// Runs the handler under a held lease and reports. Ends when the slot is free again.
+/// Runs the handler under a held lease and reports. Ends when the slot is free again. A panic beside the handler, such as
+/// one of the backend, of the metrics recorder or of the subscriber of the log, fails the attempt; where that cannot be
+/// reported either, the execution returns when its lease runs out.
 pub(super) async fn execute<B: WorkBackend + ?Sized>(
     shared: Arc<Shared<B>>,
     execution: ClaimedExecution,
@@ -63,18 +66,32 @@ pub(super) async fn execute<B: WorkBackend + ?Sized>(
         lane = %shared.config.lane,
     );
     async {
-        let verdict = match confirm(&shared, &execution, &held).await {
-            Some(stop) => stop.verdict(None),
-            None => supervise(&shared, execution, &held).await,
-        };
-        match verdict {
-            Verdict::Report(outcome) => report(&shared, &lease, outcome).await,
-            Verdict::Release => release(&shared, &lease).await,
-            Verdict::Nothing => tracing::info!("stopped without a report; the execution is no longer ours"),
+        let Err(panic) = AssertUnwindSafe(run(&shared, execution, &held)).catch_unwind().await else { return };
+        let failure = Failure::retryable(format!("the worker panicked: {}", panic_text(&*panic)));
+        if AssertUnwindSafe(fail_panicked(&shared, &lease, failure)).catch_unwind().await.is_err() {
+            tracing::error!("the worker panicked again when it reported that; the lease runs out");
         }
     }
     .instrument(span)
     .await;
+}
+
+async fn run<B: WorkBackend + ?Sized>(shared: &Shared<B>, execution: ClaimedExecution, held: &Held<B>) {
+    let verdict = match confirm(shared, &execution, held).await {
+        Some(stop) => stop.verdict(None),
+        None => supervise(shared, execution, held).await,
+    };
+    match verdict {
+        Verdict::Report(outcome) => report(shared, &held.lease, outcome).await,
+        Verdict::Release => release(shared, &held.lease).await,
+        Verdict::Nothing => tracing::info!("stopped without a report; the execution is no longer ours"),
+    }
+}
+
+async fn fail_panicked<B: WorkBackend + ?Sized>(shared: &Shared<B>, lease: &Lease, failure: Failure) {
+    tracing::error!(reason = failure.reason, "an attempt is failed, because the worker panicked beside its handler");
+    meters::failed("execute");
+    report(shared, lease, Report::Fail(failure)).await;
 }
 
 /// Where leases of this execution ran out and nobody knows whether a worker had them, confirms this one before the

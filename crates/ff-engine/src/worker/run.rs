@@ -12,7 +12,7 @@ use ff_core::{
 };
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -27,7 +27,7 @@ use super::{
     shared::Shared,
 };
 use crate::{
-    meters::Outage,
+    meters::{self, Outage},
     retry::{self, Delays},
 };
 
@@ -150,8 +150,8 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
         tokio::select! {
             signal = next_signal(&mut self.signals) => Event::Signal(signal),
             Some(answer) = self.claims.next() => Event::Claimed(answer),
-            Some(_) = self.running.join_next() => Event::Ended,
-            Some(_) = self.returning.join_next() => Event::GivenBack,
+            Some(ended) = self.running.join_next() => ended_by(ended, Event::Ended),
+            Some(ended) = self.returning.join_next() => ended_by(ended, Event::GivenBack),
             Some(answer) = self.scan.next() => Event::Scanned(answer),
             () = at(self.next_scan) => Event::ScanDue,
             () = at(self.paused_until) => Event::PauseOver,
@@ -343,6 +343,15 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
             }
         }
     }
+}
+
+/// The event of a task's end. A panic of the task is not silent; the lease that it had runs out.
+fn ended_by(ended: Result<(), JoinError>, event: Event) -> Event {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a task of the worker ended early; the lease that it had runs out");
+        meters::failed("task");
+    }
+    event
 }
 
 /// Waits for a backend that is away; an error that waiting cannot heal ends it.

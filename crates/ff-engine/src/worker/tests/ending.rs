@@ -1,6 +1,7 @@
 //! How executions end, and what is reported of them.
 
 use super::*;
+use crate::counting::Counters;
 
 #[tokio::test(start_paused = true)]
 async fn a_failure_is_reported_as_the_handler_gave_it() {
@@ -251,4 +252,47 @@ async fn an_attempt_beyond_its_timeout_is_cancelled_and_fails() {
     assert!((3..4).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
     let failures = failures(&backend.calls());
     assert!(failures[0].0.contains("timeout of 3s") && failures[0].1, "{failures:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_beside_the_handler_fails_the_attempt_and_costs_no_slot() {
+    let counters = Counters::default();
+    let _recorder = metrics::set_default_local_recorder(&counters);
+    let backend = one_execution(1);
+    backend.script(|script| {
+        script.work([execution(lease(2), "two")]);
+        script.panics.insert("complete");
+    });
+    let worker = start(&backend, Worker::builder().concurrency(1).handler(done)).await;
+    backend.until(|calls| failures(calls).len() == 2).await;
+    let expected = ("the worker panicked: scripted".to_owned(), true);
+    assert_eq!(failures(&worker.stop().await), [expected.clone(), expected]);
+    assert_eq!(counters.get("ff_engine_errors"), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_that_cannot_be_reported_costs_no_slot_either() {
+    let backend = one_execution(1);
+    backend.script(|script| {
+        script.work([execution(lease(2), "two")]);
+        script.panics.extend(["complete", "fail"]);
+    });
+    let worker = start(&backend, Worker::builder().concurrency(1).handler(done)).await;
+    backend.until(|calls| failures(calls).len() == 2).await;
+    worker.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_when_a_lease_is_given_back_is_counted() {
+    let counters = Counters::default();
+    let _recorder = metrics::set_default_local_recorder(&counters);
+    let backend = one_execution(1);
+    backend.script(|script| {
+        script.panics.insert("release");
+    });
+    let builder = Worker::builder().accept(|_| false);
+    let worker = start(&backend, builder.handler(done)).await;
+    backend.until(|calls| !released(calls).is_empty()).await;
+    worker.stop().await;
+    assert_eq!(counters.get("ff_engine_errors"), 1);
 }
