@@ -8,6 +8,7 @@ use ff_core::{ExecutionSnapshot, FlowSnapshot};
 use serde::Serialize;
 
 use crate::{
+    cause,
     cli::DescribeArgs,
     connect::ConnectArgs,
     failure::{CliError, one_line},
@@ -40,11 +41,12 @@ pub(crate) async fn describe(args: &DescribeArgs, connect: &ConnectArgs) -> Resu
     Ok(ExitCode::SUCCESS)
 }
 
-/// A snapshot with its result, which it does not serialise itself: text when it is text, otherwise its length alone.
+/// A snapshot with its cause in words and its result, which it does not serialise itself: text when it is text, otherwise its length alone.
 #[derive(Serialize)]
 struct WithResult<'a> {
     #[serde(flatten)]
     execution: &'a ExecutionSnapshot,
+    cause: Option<String>,
     result: Option<&'a str>,
     result_len: Option<usize>,
 }
@@ -54,10 +56,17 @@ impl<'a> WithResult<'a> {
         let result = execution.result.as_deref();
         Self {
             execution,
+            cause: cause(execution),
             result: result.and_then(|bytes| std::str::from_utf8(bytes).ok()),
             result_len: result.map(<[u8]>::len),
         }
     }
+}
+
+/// Why it did not succeed, as `ff run` says it.
+fn cause(execution: &ExecutionSnapshot) -> Option<String> {
+    let (end, said) = (execution.reason.as_deref()?, execution.last_error.as_deref());
+    Some(cause::in_words(end, said, execution.max_attempts, execution.attempt))
 }
 
 struct Fields(Table);
@@ -87,8 +96,10 @@ fn execution_text(execution: &ExecutionSnapshot) -> String {
         let tags: Vec<_> = execution.tags.iter().map(|(key, value)| format!("{key}={value}")).collect();
         fields.add("tags", tags.join(" "));
     }
-    fields.add_some("reason", execution.reason.as_deref().map(one_line));
-    fields.add_some("last error", execution.last_error.as_deref().map(one_line));
+    match cause(execution) {
+        Some(cause) => fields.add("cause", one_line(&cause)),
+        None => fields.add_some("last error", execution.last_error.as_deref().map(one_line)),
+    }
     let failures =
         format!("{} ({} of at most {} failed)", execution.attempt, execution.failures, execution.max_attempts);
     fields.add("attempts", failures);
@@ -138,6 +149,18 @@ mod tests {
         let id = ExecutionId::generate_solo(PartitionCount::DEFAULT);
         let (namespace, lane) = (Namespace::default_namespace(), LaneId::default_lane());
         ExecutionSnapshot::new(id, "fetch".into(), namespace, lane, LifecyclePhase::Terminal, PublicState::Success)
+    }
+
+    #[test]
+    fn the_cause_is_told_in_the_words_of_a_run_and_names_attempts_only_where_there_could_be_more() {
+        let mut execution = execution();
+        (execution.reason, execution.last_error) = (Some("attempts_exhausted".into()), Some("exit status 3".into()));
+        (execution.attempt, execution.max_attempts) = (1, 1);
+        let shown = execution_text(&execution);
+        assert!(shown.contains("exit status 3") && !shown.contains("attempts_exhausted"), "{shown}");
+        assert_eq!(serde_json::to_value(WithResult::of(&execution)).unwrap()["cause"], "exit status 3");
+        (execution.attempt, execution.max_attempts) = (3, 3);
+        assert!(execution_text(&execution).contains("exit status 3 (after 3 attempts)"));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod cancel;
+mod cause;
 mod cli;
 mod connect;
 mod crew;

@@ -44,32 +44,55 @@ pub(super) struct Live {
     screen: MultiProgress,
     lines: Vec<ProgressBar>,
     bar: ProgressBar,
+    longest_name: usize,
     name_width: usize,
-    /// Whether every execution has its line.
-    all_fit: bool,
+    /// Rows and columns of the terminal that the lines were made for.
+    size: (u16, u16),
 }
 
 impl Live {
     pub(super) fn new(tracker: &Tracker) -> Self {
-        let (rows, columns) = Term::stdout().size();
-        let rows = usize::from(rows).saturating_sub(RESERVED_ROWS).max(3);
-        let screen = MultiProgress::with_draw_target(ProgressDrawTarget::stdout_with_hz(12));
-        let line_style =
-            ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
-        let new_line = || {
-            let line = screen.add(ProgressBar::new_spinner());
-            line.set_style(line_style.clone());
-            line
-        };
-        let lines = (0..tracker.members.len().min(rows)).map(|_| new_line()).collect();
-        let bar = screen.add(ProgressBar::new(tracker.members.len() as u64));
         let longest = tracker.members.iter().map(|member| console::measure_text_width(&member.name)).max();
-        let widths = Widths::of(columns.into(), longest.unwrap_or(0), tracker.members.len());
-        let bar_style =
-            ProgressStyle::with_template(&format!("{{bar:{}.green/dim}} {{pos}}/{{len}}  {{msg}}", widths.bar));
-        bar.set_style(bar_style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        log::above(Some(screen.clone()));
-        Self { screen, lines, bar, name_width: widths.name, all_fit: tracker.members.len() <= rows }
+        let target = ProgressDrawTarget::stdout_with_hz(12);
+        let mut live = Self::on(target, tracker.members.len(), longest.unwrap_or(0));
+        live.fit(Term::stdout().size(), tracker.members.len());
+        log::above(Some(live.screen.clone()));
+        live
+    }
+
+    fn on(target: ProgressDrawTarget, members: usize, longest_name: usize) -> Self {
+        let screen = MultiProgress::with_draw_target(target);
+        let bar = screen.add(ProgressBar::new(members as u64));
+        Self { screen, lines: Vec::new(), bar, longest_name, name_width: 0, size: (0, 0) }
+    }
+
+    /// Follows the size of the terminal, rows and columns.
+    fn fit(&mut self, size: (u16, u16), members: usize) {
+        if self.size == size {
+            return;
+        }
+        self.size = size;
+        let (rows, columns) = (usize::from(size.0), usize::from(size.1));
+        let count = members.min(rows.saturating_sub(RESERVED_ROWS).max(3));
+        for line in self.lines.drain(count.min(self.lines.len())..) {
+            self.screen.remove(&line);
+        }
+        while self.lines.len() < count {
+            let line = self.screen.insert_before(&self.bar, ProgressBar::new_spinner());
+            line.set_style(
+                ProgressStyle::with_template("{wide_msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
+            );
+            self.lines.push(line);
+        }
+        let widths = Widths::of(columns, self.longest_name, members);
+        self.name_width = widths.name;
+        let style = ProgressStyle::with_template(&format!("{{bar:{}.green/dim}} {{pos}}/{{len}}  {{msg}}", widths.bar));
+        self.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    }
+
+    /// Whether every execution has its line.
+    fn all_fit(&self) -> bool {
+        self.bar.length() == Some(self.lines.len() as u64)
     }
 
     /// A line above what moves.
@@ -79,13 +102,18 @@ impl Live {
     }
 
     pub(super) fn arrived(&self, member: &Member) {
-        if !self.all_fit && member.state != MemberState::Ended(Outcome::Success) {
+        if !self.all_fit() && member.state != MemberState::Ended(Outcome::Success) {
             self.say(&self.line(member, member.stopped.unwrap_or_default()));
         }
     }
 
-    pub(super) fn render(&self, tracker: &Tracker, now: Duration) {
-        if self.all_fit {
+    pub(super) fn render(&mut self, tracker: &Tracker, now: Duration) {
+        self.fit(Term::stdout().size(), tracker.members.len());
+        self.show(tracker, now);
+    }
+
+    fn show(&self, tracker: &Tracker, now: Duration) {
+        if self.all_fit() {
             for (line, member) in self.lines.iter().zip(&tracker.members) {
                 line.set_message(self.line(member, now));
             }
@@ -103,8 +131,8 @@ impl Live {
 
     pub(super) fn end(&self, tracker: &Tracker, now: Duration) {
         log::above(None);
-        self.render(tracker, now);
-        if self.all_fit {
+        self.show(tracker, now);
+        if self.all_fit() {
             for line in &self.lines {
                 line.abandon();
             }
@@ -133,6 +161,17 @@ impl Live {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_and_their_parts_follow_the_size_of_the_terminal() {
+        let mut live = Live::on(ProgressDrawTarget::hidden(), 10, 23);
+        let mut seen = Vec::new();
+        for size in [(40, 120), (10, 120), (10, 24), (40, 120)] {
+            live.fit(size, 10);
+            seen.push((live.lines.len(), live.name_width, live.all_fit()));
+        }
+        assert_eq!(seen, [(10, 23, true), (6, 23, false), (6, 13, false), (10, 23, true)]);
+    }
 
     #[test]
     fn state_and_bar_fit_into_a_narrow_terminal() {

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 
 use ff_core::{CompletionPayload, ExecutionId, FlowSnapshot, FlowTopology, Outcome, SubmittedFlow};
 
-use crate::{failure::one_line, work::Exit};
+use crate::{cause, failure::one_line, work::Exit};
 
 /// How an attempt ended here.
 #[derive(Debug, Clone, Default)]
@@ -78,16 +78,7 @@ impl Member {
 
     /// Why it did not succeed, from what its last attempt said and the reason of its end.
     fn explain(&self, said: Option<&str>, end: Option<&str>, attempts: u32) -> Option<String> {
-        let said = said.map(in_words);
-        match (end?, said) {
-            // That there are no further attempts is news only where there could have been some.
-            ("attempts_exhausted", Some(said)) if self.max_attempts > 1 || attempts > 1 => {
-                Some(format!("{said} (after {attempts} attempts)"))
-            }
-            ("attempts_exhausted", said) => Some(said.unwrap_or_else(|| "its last attempt failed".to_owned())),
-            (end, Some(said)) if in_words(end) != said => Some(format!("{} ({said})", in_words(end))),
-            (end, _) => Some(in_words(end)),
-        }
+        Some(cause::in_words(end?, said, self.max_attempts, attempts))
     }
 
     /// From the first attempt's begin to the last one's end, or to `now` while it is not over.
@@ -98,19 +89,6 @@ impl Member {
             (None, _) => Duration::ZERO,
         }
     }
-}
-
-/// The reasons that a server gives by a word.
-fn in_words(reason: &str) -> String {
-    match reason {
-        "timeout" => "the attempt took longer than its timeout",
-        "lease_expired" => "its worker was lost too often",
-        "dependency_failed" => "what it needs did not succeed",
-        "record_lost" => "its record on the server is gone",
-        "deadline_exceeded" => "its deadline passed",
-        other => other,
-    }
-    .to_owned()
 }
 
 /// What an arriving completion is to this run.

@@ -182,8 +182,8 @@ impl View {
     }
 
     /// Time has passed.
-    pub(super) fn tick(&self, tracker: &Tracker, now: Duration) {
-        if let Place::Live(live) = &self.place {
+    pub(super) fn tick(&mut self, tracker: &Tracker, now: Duration) {
+        if let Place::Live(live) = &mut self.place {
             live.render(tracker, now);
         }
     }
