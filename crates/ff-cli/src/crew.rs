@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ff_core::{EngineBackend, EngineError, LaneId};
-use ff_engine::{Engine, Worker, WorkerBuilder, worker::WithHandler};
+use ff_engine::{Engine, Worker, WorkerBuilder};
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -47,7 +47,7 @@ impl Crew {
     }
 
     /// Starts the worker.
-    pub(crate) fn work(&mut self, worker: WorkerBuilder<WithHandler>, grace: Duration) -> Result<(), CliError> {
+    pub(crate) fn work(&mut self, worker: WorkerBuilder, grace: Duration) -> Result<(), CliError> {
         let worker = worker.build(Arc::clone(&self.backend))?;
         self.grace = grace;
         self.worker = Some(tokio::spawn(worker.run(self.shutdown.clone())));

@@ -39,11 +39,11 @@ pub use partition::{Partition, PartitionCount};
 pub use payload::CompletionPayload;
 pub use position::{EntryId, LogId, Position, Predecessor, Scope};
 pub use reader::{LogCursor, Verdict};
-pub use snapshot::{ExecutionSnapshot, FlowSnapshot, MemberSnapshot};
+pub use snapshot::{ExecutionSnapshot, FlowSnapshot, MemberSnapshot, ResultError};
 pub use state::{FlowState, LifecyclePhase, Outcome, PublicState};
 pub use submit::{
-    Backoff, ExecutionSpec, ExecutionSubmission, FlowSubmission, FlowTopology, SubmittedExecution, SubmittedFlow,
-    limits,
+    Backoff, ExecutionSpec, ExecutionSubmission, FlowSubmission, FlowTopology, KIND_TAG, SubmittedExecution,
+    SubmittedFlow, limits,
 };
 pub use subscription::{
     Frame, Lag, LagProbe, Overflow, Start, SubscribeBackend, SubscribeOptions, Subscription, SubscriptionScope,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{ExecutionId, FlowId, FlowState, LaneId, LifecyclePhase, Namespace, Outcome, PublicState, Tags, WorkerId};
 
@@ -94,6 +94,54 @@ impl ExecutionSnapshot {
             result: None,
         }
     }
+
+    /// The result as a value of JSON; an empty result is `null`.
+    ///
+    /// # Errors
+    /// [`ResultError`] where the execution has not ended, did not succeed, or has a result of another form.
+    pub fn result_json<T: DeserializeOwned>(&self) -> Result<T, ResultError> {
+        let id = self.execution_id;
+        match self.outcome {
+            Some(Outcome::Success) => {}
+            Some(outcome) => {
+                let cause = self.last_error.as_deref().or(self.reason.as_deref()).unwrap_or("no reason is recorded");
+                return Err(ResultError::NotSuccessful { id, outcome, cause: cause.to_owned() });
+            }
+            None => return Err(ResultError::NotEnded { id }),
+        }
+        let bytes = self.result.as_deref().filter(|bytes| !bytes.is_empty()).unwrap_or(b"null");
+        serde_json::from_slice(bytes).map_err(|error| ResultError::Unreadable { id, reason: error.to_string() })
+    }
+}
+
+/// Why an execution has no result of the type that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResultError {
+    /// It has not ended.
+    #[error("execution {id} has not ended")]
+    NotEnded {
+        /// The execution.
+        id: ExecutionId,
+    },
+    /// It ended without a result.
+    #[error("execution {id} ended as {outcome}: {cause}")]
+    NotSuccessful {
+        /// The execution.
+        id: ExecutionId,
+        /// How it ended.
+        outcome: Outcome,
+        /// What its last attempt reported, or the rule that ended it.
+        cause: String,
+    },
+    /// The result has another form than the type.
+    #[error("the result of execution {id} does not fit: {reason}")]
+    Unreadable {
+        /// The execution.
+        id: ExecutionId,
+        /// What does not fit, and where.
+        reason: String,
+    },
 }
 
 /// One member within a [`FlowSnapshot`].
@@ -143,5 +191,36 @@ impl FlowSnapshot {
             completed_at_ms: None,
             members: Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(outcome: Option<Outcome>, result: &'static [u8]) -> ExecutionSnapshot {
+        let id = "{fp:7}:0192f0c1-2b3c-7d4e-8f50-617283940a1b".parse().unwrap();
+        let (namespace, lane) = (Namespace::default_namespace(), LaneId::default_lane());
+        let mut snapshot =
+            ExecutionSnapshot::new(id, "a".into(), namespace, lane, LifecyclePhase::Terminal, PublicState::Success);
+        snapshot.outcome = outcome;
+        snapshot.result = Some(Bytes::from_static(result));
+        snapshot
+    }
+
+    #[test]
+    fn a_result_is_read_as_the_type_that_is_asked_for() {
+        assert_eq!(ended(Some(Outcome::Success), b"[1,2]").result_json(), Ok(vec![1, 2]));
+        assert_eq!(ended(Some(Outcome::Success), b"").result_json(), Ok(()));
+    }
+
+    #[test]
+    fn an_execution_without_a_result_names_the_cause() {
+        let mut failed = ended(Some(Outcome::Failed), b"");
+        failed.last_error = Some("the disk is full".into());
+        assert!(failed.result_json::<u8>().unwrap_err().to_string().ends_with("ended as failed: the disk is full"));
+        assert!(matches!(ended(None, b"").result_json::<u8>(), Err(ResultError::NotEnded { .. })));
+        let unreadable = ended(Some(Outcome::Success), b"\"x\"").result_json::<u8>().unwrap_err();
+        assert!(unreadable.to_string().contains("expected u8"), "{unreadable}");
     }
 }

@@ -26,6 +26,13 @@ pub struct WaitOptions {
     pub may_be_missing: bool,
 }
 
+impl Default for WaitOptions {
+    /// Waits at most 30 s.
+    fn default() -> Self {
+        Self::within(Duration::from_secs(30))
+    }
+}
+
 impl WaitOptions {
     /// Waits at most so long from now. What does not exist is an error at once.
     #[must_use]

@@ -115,7 +115,7 @@ pub enum ReleaseOutcome {
 }
 
 /// Why an attempt failed, and whether another may be made.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Failure {
     /// For people; cut at [`limits::REASON_BYTES`] when it is reported.

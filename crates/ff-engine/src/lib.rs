@@ -57,4 +57,4 @@ pub use dispatcher::Dispatcher;
 pub use engine::{Engine, EngineBuilder, EngineHealth};
 pub use reconciler::DependencyReconciler;
 pub use sweeper::Sweeper;
-pub use worker::{WorkContext, Worker, WorkerBuilder};
+pub use worker::{HandlerError, PermanentExt, WorkContext, Worker, WorkerBuilder, WorkerHandle};

@@ -23,14 +23,17 @@
 //! | the lease is lost: the backend says so, or somebody else ended the execution | the token is cancelled; nothing |
 //! | renewals are not answered | the token is cancelled before the lease ends; complete if it still returns `Ok`, else release |
 //! | shutdown, and the grace is over | the same |
-//! | [`WorkerBuilder::accept`] refuses it | release; the handler never sees it |
+//! | [`WorkerBuilder::accept`] refuses it, or it has no handler | release; the handler never sees it |
 //!
 //! Whatever is reported is reported after the handler has ended or was dropped. A release costs neither an attempt nor a
 //! lease expiry.
 
 mod builder;
 mod context;
+mod error;
 mod execute;
+mod handle;
+mod handler;
 mod lease;
 mod plan;
 mod refusals;
@@ -46,8 +49,10 @@ use std::{fmt, sync::Arc};
 use ff_core::{EngineError, MaintenanceBackend, WorkBackend, WorkerId};
 use tokio_util::sync::CancellationToken;
 
-pub use builder::{NoHandler, WithHandler, WorkerBuilder};
+pub use builder::WorkerBuilder;
 pub use context::WorkContext;
+pub use error::{HandlerError, PermanentExt};
+pub use handle::WorkerHandle;
 
 /// Runs a handler on the executions of one lane.
 ///
@@ -75,13 +80,13 @@ pub struct Worker<B: ?Sized> {
     backend: Arc<B>,
     config: builder::Config,
     worker_id: WorkerId,
-    handler: builder::Handler,
+    handlers: handler::Handlers,
 }
 
 impl Worker<()> {
-    /// Begins a worker. What must be set is the handler.
+    /// Begins a worker. It needs at least one handler.
     pub fn builder() -> WorkerBuilder {
-        WorkerBuilder::new()
+        WorkerBuilder::default()
     }
 }
 
@@ -106,6 +111,18 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Worker<B> {
     /// run out. Cancel `shutdown` instead and wait.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), EngineError> {
         run::Runner::new(self).run(shutdown).await
+    }
+
+    /// Starts [`Worker::run`] on a task of its own.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(self) -> WorkerHandle
+    where
+        B: 'static,
+    {
+        let shutdown = CancellationToken::new();
+        WorkerHandle::new(tokio::spawn(self.run(shutdown.clone())), shutdown)
     }
 }
 

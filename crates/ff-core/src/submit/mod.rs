@@ -6,7 +6,7 @@ pub mod limits;
 mod spec;
 mod topology;
 
-pub use spec::{Backoff, ExecutionSpec};
+pub use spec::{Backoff, ExecutionSpec, KIND_TAG};
 pub use topology::FlowTopology;
 
 use crate::{EngineError, ExecutionId, FlowId, Namespace, error::shown};

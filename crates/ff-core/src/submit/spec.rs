@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::Serialize;
 
 use super::{check_text, limits};
 use crate::{EngineError, LaneId, Tags, error::shown};
@@ -24,6 +25,9 @@ impl Default for Backoff {
         Self { initial: Duration::from_secs(1), max: Duration::from_secs(300) }
     }
 }
+
+/// The tag that names the kind of an execution; see [`ExecutionSpec::kind`].
+pub const KIND_TAG: &str = "kind";
 
 /// One execution: what to run, where, when and how often.
 ///
@@ -110,6 +114,31 @@ impl ExecutionSpec {
     pub fn payload(mut self, payload: impl Into<Bytes>) -> Self {
         self.payload = payload.into();
         self
+    }
+
+    /// Gives the worker this value, as JSON.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] for a value that JSON cannot hold, such as a map whose keys are no texts.
+    pub fn payload_json<T: Serialize + ?Sized>(self, value: &T) -> Result<Self, EngineError> {
+        match serde_json::to_vec(value) {
+            Ok(bytes) => Ok(self.payload(bytes)),
+            Err(error) => {
+                let what = format!("the payload of execution `{}`", shown(&self.name));
+                Err(EngineError::invalid(what, format!("it is not JSON: {error}")))
+            }
+        }
+    }
+
+    /// Names the kind of work, by which a worker chooses the handler. It is the tag [`KIND_TAG`]; without it the name of
+    /// the execution is its kind.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] for a kind beyond the limits of [`Tags`].
+    pub fn kind(mut self, kind: &str) -> Result<Self, EngineError> {
+        let others = self.tags.iter().filter(|(key, _)| *key != KIND_TAG);
+        self.tags = Tags::new(others.chain([(KIND_TAG, kind)]))?;
+        Ok(self)
     }
 
     /// Runs up to `max_attempts` times, waiting in between.

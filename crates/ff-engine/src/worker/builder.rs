@@ -1,54 +1,16 @@
 //! How a worker is put together.
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use ff_core::{ClaimedExecution, EngineError, Failure, LaneId, MaintenanceBackend, WorkBackend, WorkerId, limits};
-use futures::{FutureExt, future::BoxFuture};
-use tokio::task::JoinHandle;
-use tracing::Instrument;
+use serde::{Serialize, de::DeserializeOwned};
 
-use super::{WorkContext, Worker, execute::HandlerResult};
-
-/// A handler behind one type, so that a worker has no type parameter for it.
-#[derive(Clone)]
-pub(super) enum Handler {
-    Async(Arc<dyn Fn(WorkContext) -> BoxFuture<'static, HandlerResult> + Send + Sync>),
-    Blocking(Arc<dyn Fn(WorkContext) -> HandlerResult + Send + Sync>),
-}
-
-impl Handler {
-    /// Starts it in a task of its own, so that neither a panic nor a computation without awaits reaches what watches
-    /// over it.
-    pub(super) fn start(&self, context: WorkContext) -> JoinHandle<HandlerResult> {
-        match self {
-            Self::Async(handler) => {
-                let handler = Arc::clone(handler);
-                tokio::spawn(async move { handler(context).await }.in_current_span())
-            }
-            Self::Blocking(handler) => {
-                let (handler, span) = (Arc::clone(handler), tracing::Span::current());
-                tokio::task::spawn_blocking(move || span.in_scope(|| handler(context)))
-            }
-        }
-    }
-}
-
-/// Says which executions a worker takes.
-#[derive(Clone)]
-pub(super) struct Accept(Arc<dyn Fn(&ClaimedExecution) -> bool + Send + Sync>);
-
-impl Accept {
-    pub(super) fn takes(&self, execution: &ClaimedExecution) -> bool {
-        (self.0)(execution)
-    }
-}
-
-impl fmt::Debug for Accept {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Accept")
-    }
-}
+use super::{
+    WorkContext, Worker,
+    error::HandlerError,
+    handler::{Handler, Handlers},
+};
 
 /// A lease shorter than this would run out between two renewals on a busy machine.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
@@ -63,8 +25,6 @@ pub(super) struct Config {
     pub(super) rescan_interval: Duration,
     pub(super) drain_grace: Duration,
     pub(super) cancel_grace: Duration,
-    /// Absent where everything is taken.
-    pub(super) accept: Option<Accept>,
 }
 
 impl Default for Config {
@@ -77,7 +37,6 @@ impl Default for Config {
             rescan_interval: Duration::from_secs(60),
             drain_grace: Duration::from_secs(30),
             cancel_grace: Duration::from_secs(5),
-            accept: None,
         }
     }
 }
@@ -93,35 +52,15 @@ impl Config {
     }
 }
 
-/// Marks a [`WorkerBuilder`] that has no handler yet, and so cannot be built.
-#[derive(Debug, Clone, Copy)]
-pub struct NoHandler(());
-
-/// Marks a [`WorkerBuilder`] that has its handler.
-#[derive(Clone)]
-pub struct WithHandler(Handler);
-
 /// Puts a [`Worker`] together; begin with [`Worker::builder`].
-#[derive(Clone)]
+#[derive(Debug, Clone, Default)]
 #[must_use]
-pub struct WorkerBuilder<H = NoHandler> {
+pub struct WorkerBuilder {
     config: Config,
-    handler: H,
-}
-
-impl<H> fmt::Debug for WorkerBuilder<H> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WorkerBuilder").field("config", &self.config).finish_non_exhaustive()
-    }
+    handlers: Handlers,
 }
 
 impl WorkerBuilder {
-    pub(super) fn new() -> Self {
-        Self { config: Config::default(), handler: NoHandler(()) }
-    }
-}
-
-impl<H> WorkerBuilder<H> {
     /// The lane whose executions it claims. Default: `default`.
     pub fn lane(mut self, lane: LaneId) -> Self {
         self.config.lane = lane;
@@ -197,19 +136,62 @@ impl<H> WorkerBuilder<H> {
     /// # }
     /// ```
     pub fn accept(mut self, accept: impl Fn(&ClaimedExecution) -> bool + Send + Sync + 'static) -> Self {
-        self.config.accept = Some(Accept(Arc::new(accept)));
+        self.handlers.accept = Some(Arc::new(accept));
         self
     }
 
-    /// What it runs: `Ok` completes the execution with these bytes as its result, `Err` fails the attempt. A panic
-    /// fails the attempt too, as one that a retry may heal.
-    pub fn handler<F, Fut>(self, handler: F) -> WorkerBuilder<WithHandler>
+    /// A handler for the executions of one kind, over values that travel as JSON: `input` is the payload, and what the
+    /// handler returns becomes the result. The kind of an execution is its tag [`KIND_TAG`](ff_core::KIND_TAG), or its
+    /// name where it has no such tag. A second handler for a kind replaces the first.
+    ///
+    /// A payload that does not parse fails the execution without a retry, and the reason names the field. An empty
+    /// payload is `null`. A worker that has no handler for an execution, and no fallback, gives it back as
+    /// [`WorkerBuilder::accept`] does, so that another worker of the lane can take it.
+    ///
+    /// ```
+    /// use ff_engine::{HandlerError, WorkContext, Worker};
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Order {
+    ///     cents: u64,
+    /// }
+    ///
+    /// async fn charge(_: WorkContext, order: Order) -> Result<String, HandlerError> {
+    ///     Ok(format!("charged {} cents", order.cents))
+    /// }
+    ///
+    /// let worker = Worker::builder().on("charge", charge).on("ship", |_, address: String| async move {
+    ///     Ok(format!("sent to {address}"))
+    /// });
+    /// # drop(worker);
+    /// ```
+    pub fn on<T, R, F, Fut>(mut self, kind: impl Into<String>, handler: F) -> Self
+    where
+        T: DeserializeOwned + Send + 'static,
+        R: Serialize + Send + 'static,
+        F: Fn(WorkContext, T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R, HandlerError>> + Send + 'static,
+    {
+        self.handlers.routes.insert(kind.into(), Handler::typed(handler));
+        self
+    }
+
+    /// A value that all handlers share; they get it from [`WorkContext::state`]. A second one replaces the first.
+    pub fn state<S: Send + Sync + 'static>(mut self, state: S) -> Self {
+        self.handlers.state = Some(Arc::new(state));
+        self
+    }
+
+    /// The handler of every execution that has none of its own by [`WorkerBuilder::on`]: `Ok` completes the execution
+    /// with these bytes as its result, `Err` fails the attempt. A panic fails the attempt too, as one that a retry may
+    /// heal.
+    pub fn handler<F, Fut>(mut self, handler: F) -> Self
     where
         F: Fn(WorkContext) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Bytes, Failure>> + Send + 'static,
     {
-        let handler = Handler::Async(Arc::new(move |context| handler(context).boxed()));
-        WorkerBuilder { config: self.config, handler: WithHandler(handler) }
+        self.handlers.fallback = Some(Handler::bytes(handler));
+        self
     }
 
     /// As [`WorkerBuilder::handler`], for work that computes or waits without `.await`: it runs on a thread for such
@@ -227,29 +209,31 @@ impl<H> WorkerBuilder<H> {
     /// });
     /// # drop(worker);
     /// ```
-    pub fn handler_blocking<F>(self, handler: F) -> WorkerBuilder<WithHandler>
+    pub fn handler_blocking<F>(mut self, handler: F) -> Self
     where
         F: Fn(WorkContext) -> Result<Bytes, Failure> + Send + Sync + 'static,
     {
-        WorkerBuilder { config: self.config, handler: WithHandler(Handler::Blocking(Arc::new(handler))) }
+        self.handlers.fallback = Some(Handler::Blocking(Arc::new(handler)));
+        self
     }
-}
 
-impl WorkerBuilder<WithHandler> {
     /// The worker, over this backend.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] for a setting beyond its range: a concurrency of 1 to a million, a lease of at least
-    /// 100 ms, a rescan interval of at least 1 ms, and no duration above ten years.
+    /// [`EngineError::InvalidInput`] where there is no handler, and for a setting beyond its range: a concurrency of 1 to
+    /// a million, a lease of at least 100 ms, a rescan interval of at least 1 ms, and no duration above ten years.
     pub fn build<B>(self, backend: Arc<B>) -> Result<Worker<B>, EngineError>
     where
         B: WorkBackend + MaintenanceBackend + ?Sized,
     {
+        if self.handlers.is_empty() {
+            return Err(EngineError::invalid("a worker without a handler", "give it one with `on` or `handler`"));
+        }
         let config = self.config.checked()?;
         let worker_id = match &config.worker_id {
             Some(worker_id) => worker_id.clone(),
             None => WorkerId::new(&format!("worker-{}-{:08x}", std::process::id(), fastrand::u32(..)))?,
         };
-        Ok(Worker { backend, config, worker_id, handler: self.handler.0 })
+        Ok(Worker { backend, config, worker_id, handlers: self.handlers })
     }
 }

@@ -1,21 +1,43 @@
 //! What a handler is given.
 
+use std::{any::type_name, fmt, sync::Arc};
+
 use bytes::Bytes;
 use ff_core::{ClaimedExecution, ExecutionId, FlowId, Namespace, Tags};
+use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
+use super::{error::HandlerError, handler::State};
+
 /// One attempt of one execution, as its handler sees it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct WorkContext {
     execution: ClaimedExecution,
     cancellation: CancellationToken,
+    state: Option<State>,
+}
+
+impl fmt::Debug for WorkContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkContext").field("execution", &self.execution).finish_non_exhaustive()
+    }
 }
 
 impl WorkContext {
     /// What the worker passes to a handler; public so that a handler can be tested without a worker.
     #[must_use]
     pub const fn new(execution: ClaimedExecution, cancellation: CancellationToken) -> Self {
-        Self { execution, cancellation }
+        Self { execution, cancellation, state: None }
+    }
+
+    /// The same attempt with a value for [`WorkContext::state`].
+    #[must_use]
+    pub fn with_state<S: Send + Sync + 'static>(self, state: S) -> Self {
+        Self { state: Some(Arc::new(state)), ..self }
+    }
+
+    pub(super) fn sharing(self, state: Option<State>) -> Self {
+        Self { state, ..self }
     }
 
     /// Everything that came with the claim.
@@ -58,6 +80,33 @@ impl WorkContext {
     #[must_use]
     pub const fn payload(&self) -> &Bytes {
         &self.execution.payload
+    }
+
+    /// The payload as a value of JSON; an empty payload is `null`.
+    ///
+    /// # Errors
+    /// A permanent failure that names the field which does not fit.
+    pub fn payload_json<T: DeserializeOwned>(&self) -> Result<T, HandlerError> {
+        let bytes: &[u8] = if self.payload().is_empty() { b"null" } else { self.payload() };
+        let mut reader = serde_json::Deserializer::from_slice(bytes);
+        let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+            let field = match error.path().to_string() {
+                path if path == "." => String::new(),
+                path => format!(" at `{path}`"),
+            };
+            HandlerError::permanent(format!("the payload does not fit{field}: {}", error.inner()))
+        })?;
+        reader.end().map_err(|error| HandlerError::permanent(format!("the payload is not one JSON value: {error}")))?;
+        Ok(value)
+    }
+
+    /// The value that [`WorkerBuilder::state`](super::WorkerBuilder::state) was given.
+    ///
+    /// # Errors
+    /// A permanent failure that names the type, where the worker has no state of it.
+    pub fn state<S: Send + Sync + 'static>(&self) -> Result<&S, HandlerError> {
+        let state = self.state.as_deref().and_then(|state| state.downcast_ref());
+        state.ok_or_else(|| HandlerError::permanent(format!("the worker has no state of type {}", type_name::<S>())))
     }
 
     /// The number of this attempt, from 1.

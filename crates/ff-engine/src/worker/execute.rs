@@ -131,10 +131,12 @@ async fn stopped<B: ?Sized>(shared: &Shared<B>, time_allowed: Option<Duration>, 
 
 /// Waits for the handler or for a reason to stop it; then it has ended.
 async fn supervise<B: ?Sized>(shared: &Shared<B>, execution: ClaimedExecution, held: &Held<B>) -> Verdict {
+    // Executions without a handler were refused before.
+    let Some(handler) = shared.handlers.of(&execution) else { return Verdict::Release };
     let time_allowed = execution.timeout;
     let cancellation = held.fate.lost.child_token();
-    let context = WorkContext::new(execution, cancellation.clone());
-    let mut running = AbortOnDropHandle::new(shared.handler.start(context));
+    let context = WorkContext::new(execution, cancellation.clone()).sharing(shared.handlers.state.clone());
+    let mut running = AbortOnDropHandle::new(handler.start(context));
     let stop = tokio::select! {
         biased;
         // First, since a handler that obeys its token may return before this task runs.

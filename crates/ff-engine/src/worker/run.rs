@@ -249,10 +249,7 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
 
     /// What is taken and what is refused.
     fn sorted(&self, executions: Vec<ClaimedExecution>) -> (Vec<ClaimedExecution>, Vec<ClaimedExecution>) {
-        match &self.shared.config.accept {
-            Some(accept) => executions.into_iter().partition(|execution| accept.takes(execution)),
-            None => (executions, Vec::new()),
-        }
+        executions.into_iter().partition(|execution| self.shared.handlers.take(execution))
     }
 
     /// Gives back what is not to be done here. That takes no slot, so it holds nothing else up.

@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Worker,
-    builder::{Config, Handler},
+    builder::Config,
+    handler::Handlers,
     lease::{Fate, LeaseTable, Timing},
 };
 use crate::meters::WorkerMeters;
@@ -16,7 +17,7 @@ use crate::meters::WorkerMeters;
 pub(super) struct Shared<B: ?Sized> {
     pub(super) config: Config,
     pub(super) worker_id: WorkerId,
-    pub(super) handler: Handler,
+    pub(super) handlers: Handlers,
     pub(super) meters: WorkerMeters,
     pub(super) timing: Timing,
     /// Cancelled when nothing more is claimed.
@@ -39,7 +40,7 @@ impl<B: ?Sized> Shared<B> {
             meters: WorkerMeters::new(&worker.config.lane),
             config: worker.config,
             worker_id: worker.worker_id,
-            handler: worker.handler,
+            handlers: worker.handlers,
             timing,
             closing: CancellationToken::new(),
             abandon: CancellationToken::new(),

@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{WithHandler, WorkContext, Worker, WorkerBuilder};
+use super::{WorkContext, Worker, WorkerBuilder};
 use crate::testing::{Call, Scripted, execution, lease, lease_in, transport};
 
 const LEASE: Duration = Duration::from_secs(30);
@@ -34,7 +34,7 @@ struct Running {
 }
 
 /// A worker that has subscribed and asked for work once.
-async fn start(backend: &Arc<Scripted>, builder: WorkerBuilder<WithHandler>) -> Running {
+async fn start(backend: &Arc<Scripted>, builder: WorkerBuilder) -> Running {
     let shutdown = CancellationToken::new();
     let worker = builder.build(Arc::clone(backend)).unwrap();
     let task = tokio::spawn(worker.run(shutdown.clone()));

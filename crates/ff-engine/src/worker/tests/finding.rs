@@ -189,7 +189,7 @@ fn a_running_worker_can_be_spawned(worker: Worker<dyn EngineBackend>) -> JoinHan
 }
 
 /// A worker that takes `one` only.
-fn takes_one() -> WorkerBuilder<WithHandler> {
+fn takes_one() -> WorkerBuilder {
     let handler = |context: WorkContext| async move {
         assert_eq!(context.name(), "one", "the handler is never given what is refused");
         Ok(Bytes::new())
