@@ -279,8 +279,3 @@ mod tests {
         }
     }
 }
-
-/// The example of the project's README, which must run.
-#[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
-struct Readme;

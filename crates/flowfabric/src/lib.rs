@@ -60,3 +60,8 @@ pub mod prelude {
     pub use ff_engine::PermanentExt;
     pub use futures::StreamExt;
 }
+
+/// The examples of the project's README, which must run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -1,5 +1,7 @@
 //! A backend by its URL.
 
+#![allow(clippy::unwrap_used, reason = "tests and their helpers")]
+
 use ff_testserver::TestServer;
 use flowfabric::{EngineError, ExecutionSpec, FlowSubmission, Namespace, connect};
 

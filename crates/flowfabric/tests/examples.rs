@@ -1,5 +1,6 @@
-#![allow(clippy::unwrap_used)]
 //! Every example runs and prints what its text says.
+
+#![allow(clippy::unwrap_used, reason = "tests and their helpers")]
 
 use std::{collections::BTreeSet, env, fs, path::PathBuf};
 

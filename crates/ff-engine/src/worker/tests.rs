@@ -3,6 +3,7 @@
 mod draining;
 mod ending;
 mod finding;
+mod typed;
 
 use std::{
     sync::{
