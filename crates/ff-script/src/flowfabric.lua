@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '13', digest = '9db1a7ca682df2e83b79a92149bf07db' }
+local ff = { version = '14', digest = '8492e0366506a2f5100c611ade41a955' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, and replies. Everything else builds on these.
@@ -1137,26 +1137,40 @@ function ff.flow.note_part(core, first, count)
   redis.call('HSET', core, part_field(first), ff.base.int(count))
 end
 
--- Notes that a part is being written, perhaps again.
-function ff.flow.forget_part(core, first)
-  redis.call('HDEL', core, part_field(first))
+-- The fields that note parts, and of each the index of its first member and the number of its members.
+local function read_parts(core)
+  local fields, firsts = {}, {}
+  for _, name in ipairs(redis.call('HKEYS', core)) do
+    local first = string.match(name, '^part:(%d+)$')
+    if first then
+      fields[#fields + 1] = name
+      firsts[#firsts + 1] = tonumber(first)
+    end
+  end
+  return fields, firsts, #fields > 0 and redis.call('HMGET', core, unpack(fields)) or {}
 end
 
--- Notes that all members are being written again, in one call.
-function ff.flow.forget_parts(core)
-  ff.base.chunked('HDEL', core, (ff.flow.parts(core)))
+-- Notes that `count` members from the index `first` on are being written, perhaps again. Programs may divide a flow into
+-- different parts: a part replaces all that it shares members with, so that the notes never overlap.
+function ff.flow.forget_parts(core, first, count)
+  local fields, firsts, counts = read_parts(core)
+  local replaced = {}
+  for index, field in ipairs(fields) do
+    if firsts[index] < first + count and firsts[index] + ff.base.num(counts[index]) > first then
+      replaced[#replaced + 1] = field
+    end
+  end
+  ff.base.chunked('HDEL', core, replaced)
 end
 
 -- The fields that note parts, and how many members these have together.
 function ff.flow.parts(core)
-  local fields, count = {}, 0
-  for _, name in ipairs(redis.call('HKEYS', core)) do
-    if string.find(name, 'part:', 1, true) == 1 then
-      fields[#fields + 1] = name
-      count = count + ff.base.num(redis.call('HGET', core, name))
-    end
+  local fields, _, counts = read_parts(core)
+  local total = 0
+  for _, count in ipairs(counts) do
+    total = total + ff.base.num(count)
   end
-  return fields, count
+  return fields, total
 end
 
 -- Notes that a flow is being submitted in parts. It expires unless the next part comes in time: then its members are
@@ -3440,9 +3454,9 @@ local function submit(KEYS, ARGV)
   open_members(call, flow_id, members)
   if part ~= 'whole' then
     ff.flow.keep_submitting(head, flow_id, fingerprint)
-    ff.flow.forget_part(head, first)
-  elseif in_parts then
-    ff.flow.forget_parts(head)
+  end
+  if in_parts then
+    ff.flow.forget_parts(head, tonumber(first), #members)
   end
   for _, member in ipairs(members) do
     write_member(call, ARGV, member)

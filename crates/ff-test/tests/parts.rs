@@ -1,4 +1,5 @@
-//! The times of a flow that is submitted in parts, under a clock that moves when told.
+//! A flow that is submitted in parts: its times, under a clock that moves when told, and programs that divide it
+//! differently.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -14,7 +15,7 @@ const PARTITION: Partition = Partition::new(0);
 const WRITTEN: u64 = 1_000_000;
 const STARTED: u64 = WRITTEN + 40_000;
 
-/// A flow `a <- b`: `a` begins after 1 s and ends by 5 s, `b` begins after 2 s.
+/// A flow that is submitted in parts.
 struct Parts {
     backend: Arc<EmbeddedBackend>,
     clock: VirtualClock,
@@ -23,36 +24,55 @@ struct Parts {
 }
 
 impl Parts {
-    /// Written in one part and started, but not queued.
-    fn started() -> Self {
+    fn none() -> Self {
         let clock = VirtualClock::at_millis(WRITTEN);
         let one = PartitionCount::new(1).unwrap();
         let builder = EmbeddedBackend::builder().partitions(one).clock(Clock::Virtual(clock.clone()));
         let backend = Arc::new(builder.build().unwrap());
         let fixture = Fixture::new(backend.clone());
         let flow = FlowId::from_idempotency_key(&fixture.namespace, "key");
-        let this = Self { backend, clock, fixture, flow };
+        Self { backend, clock, fixture, flow }
+    }
+
+    /// A flow `a <- b`: `a` begins after 1 s and ends by 5 s, `b` begins after 2 s. Written in one part and started, but
+    /// not queued.
+    fn started() -> Self {
+        let this = Self::none();
         let (a, b) = (this.uuid("a"), this.uuid("b"));
-        let flow = flow.to_string();
-        let mut args = vec!["10000 1000 4096", &flow, this.fixture.namespace.as_str(), "", "content", "0", "first"];
-        let lane = this.fixture.lane.as_str();
-        for (uuid, name, times, needs) in
-            [(&a, "a", ["1000", "5000", "0"], ["0", "", &*b]), (&b, "b", ["2000", "0", "0"], ["1", &*a, ""])]
-        {
-            args.extend([uuid, name, lane, "0", "{}", "", "1", "0", "0", "3"]);
+        let members = [("a", ["1000", "5000", "0"], ["0", "", &*b]), ("b", ["2000", "0", "0"], ["1", &*a, ""])];
+        assert_eq!(this.write("first", 0, &members), "ok");
+        this.clock.set_millis(STARTED);
+        assert_eq!(this.start(&["a", "b"]), "ok");
+        this
+    }
+
+    /// Writes a part from the index `first` on: of each member its name, its times, and its needs and dependents.
+    fn write(&self, part: &str, first: usize, members: &[(&str, [&str; 3], [&str; 3])]) -> String {
+        let (flow, first) = (self.flow.to_string(), first.to_string());
+        let mut args = vec!["10000 1000 4096", &*flow, self.fixture.namespace.as_str(), "", "content", &*first, part];
+        let uuids: Vec<_> = members.iter().map(|(name, ..)| self.uuid(name)).collect();
+        for (uuid, (name, times, needs)) in uuids.iter().zip(members) {
+            args.extend([uuid.as_str(), name, self.fixture.lane.as_str(), "0", "{}", "", "1", "0", "0", "3"]);
             args.extend(times);
             args.extend(needs);
             args.push("0");
         }
-        let head = || keys::flow_core(PARTITION, this.flow);
-        let cores = ["a", "b"].map(|name| this.member(name));
-        let cores = cores.into_iter().flat_map(|id| [keys::execution_core(id), keys::execution_tags(id)]);
-        assert_eq!(this.call("ff1_submit", std::iter::once(head()).chain(cores), &args), "ok");
-        this.clock.set_millis(STARTED);
-        let members = format!("{a},{b}");
-        let args = [&*flow, this.fixture.namespace.as_str(), "", "content", &members];
-        assert_eq!(this.call("ff1_start_flow", [head()], &args), "ok");
-        this
+        let cores = members.iter().map(|(name, ..)| self.member(name));
+        let cores = cores.flat_map(|id| [keys::execution_core(id), keys::execution_tags(id)]);
+        self.call("ff1_submit", std::iter::once(keys::flow_core(PARTITION, self.flow)).chain(cores), &args)
+    }
+
+    /// Writes a part of members that need nothing and wait for nothing.
+    fn write_plain(&self, part: &str, first: usize, names: &[&str]) -> String {
+        let members: Vec<_> = names.iter().map(|name| (*name, ["0"; 3], ["0", "", ""])).collect();
+        self.write(part, first, &members)
+    }
+
+    fn start(&self, names: &[&str]) -> String {
+        let members: Vec<_> = names.iter().map(|name| self.uuid(name)).collect();
+        let (flow, members) = (self.flow.to_string(), members.join(","));
+        let args = [&*flow, self.fixture.namespace.as_str(), "", "content", &*members];
+        self.call("ff1_start_flow", [keys::flow_core(PARTITION, self.flow)], &args)
     }
 
     fn member(&self, name: &str) -> ExecutionId {
@@ -124,4 +144,30 @@ async fn a_member_that_is_promoted_before_its_delay_was_put_right_waits_from_the
     let parts = Parts::started();
     parts.enqueue("a");
     parts.both_wait_from_the_start_of_the_flow().await;
+}
+
+#[tokio::test]
+async fn a_flow_that_two_programs_divide_differently_starts_when_one_of_them_has_written_all() {
+    let parts = Parts::none();
+    let names = ["a", "b", "c", "d"];
+    assert_eq!(parts.write_plain("first", 0, &names[..2]), "ok");
+    assert_eq!(parts.write_plain("further", 2, &names[2..]), "ok");
+    // Another program takes other members together.
+    assert_eq!(parts.write_plain("first", 0, &names[..3]), "ok");
+    assert_eq!(parts.start(&names), "restart", "a part was replaced, and its rest is not written yet");
+    assert_eq!(parts.write_plain("further", 3, &names[3..]), "ok");
+    assert_eq!(parts.start(&names), "ok");
+    for name in names {
+        parts.enqueue(name);
+        parts.fixture.complete(parts.member(name)).await;
+    }
+}
+
+#[tokio::test]
+async fn parts_that_overlap_do_not_stand_for_a_member_that_is_missing() {
+    let parts = Parts::none();
+    let names = ["a", "b", "c", "d"];
+    assert_eq!(parts.write_plain("first", 0, &names[..2]), "ok");
+    assert_eq!(parts.write_plain("further", 1, &names[1..3]), "ok");
+    assert_eq!(parts.start(&names), "restart");
 }

@@ -175,9 +175,9 @@ local function submit(KEYS, ARGV)
   open_members(call, flow_id, members)
   if part ~= 'whole' then
     ff.flow.keep_submitting(head, flow_id, fingerprint)
-    ff.flow.forget_part(head, first)
-  elseif in_parts then
-    ff.flow.forget_parts(head)
+  end
+  if in_parts then
+    ff.flow.forget_parts(head, tonumber(first), #members)
   end
   for _, member in ipairs(members) do
     write_member(call, ARGV, member)
