@@ -18,15 +18,19 @@ use uuid::Uuid;
 
 use crate::{
     ValkeyConfig, ValkeyHost,
-    bare::{self, ServerAttributes},
-    connection::{Connection, Task},
-    hub::{Hub, Joined},
-    lag::ServerLag,
-    source::ServerLogs,
-    stream::{Completions, Frames},
-    subscriber::{Listener, Subscriber, SubscriberHandle},
+    completions::{
+        hub::{Hub, Joined},
+        lag::ServerLag,
+        source::ServerLogs,
+        stream::{Completions, Frames},
+        unpositioned::{self, ServerAttributes},
+    },
+    net::{
+        connection::{Connection, Task},
+        subscriber::{MessageSink, Subscriber, SubscriberHandle},
+        value,
+    },
     tasks::Tasks,
-    value,
     wake::WakeUps,
 };
 
@@ -56,14 +60,14 @@ pub struct ValkeyBackend {
 struct Inner {
     host: Arc<ValkeyHost>,
     operations: Arc<Operations<ValkeyHost>>,
-    receiver: Arc<Receiver>,
-    /// The other end of [`Receiver::not_taken`], until something takes from it.
+    router: Arc<MessageRouter>,
+    /// The other end of [`MessageRouter::not_taken`], until something takes from it.
     to_pass_on: Mutex<Option<mpsc::Receiver<(LaneId, Partition)>>>,
-    running: OnceCell<Arc<Running>>,
+    running: OnceCell<Arc<SubscriberSession>>,
 }
 
 /// What takes the subscriber's messages.
-struct Receiver {
+struct MessageRouter {
     listener: Uuid,
     wake_channel: String,
     flows: Arc<Hub>,
@@ -77,7 +81,7 @@ struct Receiver {
 /// Signals to be passed on that wait; what exceeds that is left to the sweep.
 const NOT_TAKEN: usize = 256;
 
-impl Receiver {
+impl MessageRouter {
     fn woken(&self, message: &[u8]) {
         if let Some(signal) = self.wake_ups.woken(message) {
             let _ = self.not_taken.try_send(signal);
@@ -101,7 +105,7 @@ impl Receiver {
 }
 
 /// The subscriber's connection and the tasks that live with it, until backend and streams are gone.
-struct Running {
+struct SubscriberSession {
     subscribed: Arc<AtomicBool>,
     connection: Connection,
     subscriber: SubscriberHandle,
@@ -207,7 +211,7 @@ impl ValkeyBackend {
         let logs = Arc::new(ServerLogs(host.clone()));
         let tasks = host.primary().tasks();
         let hub = |scope| Arc::new(Hub::new(scope, partitions, host.config(), logs.clone()).watched(tasks.clone()));
-        let receiver = Arc::new(Receiver {
+        let router = Arc::new(MessageRouter {
             listener,
             wake_channel: keys::wake_channel(listener),
             flows: hub(Scope::Flows),
@@ -217,7 +221,7 @@ impl ValkeyBackend {
             timers: TimerFeed::default(),
         });
         let to_pass_on = Mutex::new(Some(to_pass_on));
-        Self { inner: Arc::new(Inner { host, operations, receiver, to_pass_on, running: OnceCell::new() }) }
+        Self { inner: Arc::new(Inner { host, operations, router, to_pass_on, running: OnceCell::new() }) }
     }
 
     /// The server, as the typed calls use it.
@@ -229,18 +233,19 @@ impl ValkeyBackend {
     /// The name under which partitions note this process, to wake it when work arrives.
     #[must_use]
     pub fn listener(&self) -> Uuid {
-        self.inner.receiver.listener
+        self.inner.router.listener
     }
 
     /// How this backend is, without asking the server.
     #[must_use]
     pub fn health(&self) -> Health {
         let running = self.inner.running.get();
-        let Receiver { flows, solo, .. } = &*self.inner.receiver;
+        let MessageRouter { flows, solo, .. } = &*self.inner.router;
         let (subscriptions, lagging) = flows.counts();
         let (_, lagging_solo) = solo.counts();
-        let subscribed =
-            |running: &Arc<Running>| running.subscribed.load(Ordering::Relaxed) && running.connection.is_connected();
+        let subscribed = |running: &Arc<SubscriberSession>| {
+            running.subscribed.load(Ordering::Relaxed) && running.connection.is_connected()
+        };
         Health {
             connected: self.inner.host.is_connected(),
             subscribed: running.is_some_and(subscribed),
@@ -248,7 +253,7 @@ impl ValkeyBackend {
             subscriptions,
             lagging: lagging + lagging_solo,
             unreadable_logs: [flows.unreadable(), solo.unreadable()].concat(),
-            held: flows.bare().len(),
+            held: flows.unpositioned().len(),
             complete_as_of_ms: flows.complete_as_of(),
             ended_tasks: self.inner.host.ended_tasks(),
         }
@@ -261,48 +266,48 @@ impl ValkeyBackend {
     async fn signals(&self, lane: &LaneId) -> Result<WorkSignals, EngineError> {
         let running = self.running().await?;
         self.inner.host.primary().tasks().check("listening for work")?;
-        Ok(self.inner.receiver.wake_ups.listen(lane, running))
+        Ok(self.inner.router.wake_ups.listen(lane, running))
     }
 
     async fn timers(&self) -> Result<TimerSignals, EngineError> {
         let running = self.running().await?;
         self.inner.host.primary().tasks().check("listening for timers")?;
         // Listening begins first, so that nothing is missed from the moment of the subscription.
-        let signals = self.inner.receiver.timers.listen(running.clone());
+        let signals = self.inner.router.timers.listen(running.clone());
         running.timers.get_or_try_init(|| running.subscriber.add_channel(keys::TIMERS_CHANNEL)).await?;
         Ok(signals)
     }
 
     /// The subscriber, started with the first one who needs it. A failed start is tried again by the next one.
-    async fn running(&self) -> Result<Arc<Running>, EngineError> {
+    async fn running(&self) -> Result<Arc<SubscriberSession>, EngineError> {
         self.inner.running.get_or_try_init(|| self.start()).await.cloned()
     }
 
-    async fn start(&self) -> Result<Arc<Running>, EngineError> {
-        let Inner { host, receiver, .. } = &*self.inner;
-        let channels = vec![keys::FLOW_CHANNEL.to_owned(), receiver.wake_channel.clone()];
+    async fn start(&self) -> Result<Arc<SubscriberSession>, EngineError> {
+        let Inner { host, router, .. } = &*self.inner;
+        let channels = vec![keys::FLOW_CHANNEL.to_owned(), router.wake_channel.clone()];
         let subscriber = Subscriber::open(host.primary(), channels).await?;
         let subscribed = subscriber.subscribed();
         let handle = subscriber.handle();
-        let (connection, run) = subscriber.run(receiver.clone());
+        let (connection, run) = subscriber.run(router.clone());
         // From here on messages are taken, so that what is published while the heads are read is not missed.
         let supervised = host.primary().tasks();
         let fail = || {
-            let receiver = receiver.clone();
-            move || receiver.fail()
+            let router = router.clone();
+            move || router.fail()
         };
         let [pump, keep] = run;
         let mut tasks =
             vec![supervised.spawn_or("messages", pump, fail()), supervised.spawn_or("resubscription", keep, fail())];
-        receiver.flows.start().await?;
-        tasks.extend(hub_tasks(supervised, &receiver.flows, &handle));
+        router.flows.start().await?;
+        tasks.extend(hub_tasks(supervised, &router.flows, &handle));
         let attributes = Arc::new(ServerAttributes(host.clone()));
         let to_pass_on = self.inner.to_pass_on.lock().unwrap_or_else(PoisonError::into_inner).take();
         let pass_on = |signals| pass_on(self.inner.operations.clone(), signals);
         tasks.extend(to_pass_on.map(|signals| supervised.spawn_or("passing on of signals", pass_on(signals), fail())));
-        let decide = bare::decide(receiver.flows.clone(), attributes);
-        tasks.push(supervised.spawn_or("bare events", decide, fail()));
-        Ok(Arc::new(Running {
+        let decide = unpositioned::decide(router.flows.clone(), attributes);
+        tasks.push(supervised.spawn_or("unpositioned events", decide, fail()));
+        Ok(Arc::new(SubscriberSession {
             subscribed,
             connection,
             subscriber: handle,
@@ -313,10 +318,10 @@ impl ValkeyBackend {
     }
 
     /// Everything that subscriptions to this scope need, started with the first of them.
-    async fn listening(&self, scope: Scope) -> Result<Arc<Running>, EngineError> {
+    async fn listening(&self, scope: Scope) -> Result<Arc<SubscriberSession>, EngineError> {
         let running = self.running().await?;
         if scope == Scope::Solo {
-            let solo = &self.inner.receiver.solo;
+            let solo = &self.inner.router.solo;
             let start = async || {
                 running.subscriber.add_channel(keys::SOLO_CHANNEL).await?;
                 solo.start().await?;
@@ -335,7 +340,7 @@ impl ValkeyBackend {
         from: Option<Arc<[LogCursor]>>,
     ) -> Result<Joined, EngineError> {
         let running = self.listening(scope).await?;
-        self.inner.receiver.hub(scope).subscribe(options, framed, from, running)
+        self.inner.router.hub(scope).subscribe(options, framed, from, running)
     }
 }
 
@@ -351,7 +356,7 @@ impl std::fmt::Debug for ValkeyBackend {
     }
 }
 
-impl Listener for Receiver {
+impl MessageSink for MessageRouter {
     fn messages(&self, messages: &mut dyn Iterator<Item = Message>) {
         let mut solo = Vec::new();
         let flows = messages.filter_map(|message| {

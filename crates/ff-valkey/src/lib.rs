@@ -2,62 +2,30 @@
 //!
 //! [`ValkeyBackend`] is what a user holds. Below it, from the socket inwards:
 //!
-//! | module | what it is for |
+//! | folder or file | what it is for |
 //! | --- | --- |
-//! | `config`, `address`, `tls`, `connection`, `error`, `wording`, `mismatch` | reaching a server, and saying clearly why not |
-//! | `outage`, `quiet` | few lines in the log where much goes wrong |
-//! | `primary`, `sentinel` | which server that is, and that it is a primary |
-//! | `host`, `value` | running functions of the library, and the shapes of replies |
-//! | `together` | reads whose answers must be of one primary |
-//! | `subscriber` | the one connection that receives |
-//! | `hub` | where pushes and log pages meet; start reading here |
-//! | `vector` | how far this process is in every log (pure) |
-//! | `fanout`, `ring`, `queue` | from one event to many queues (pure) |
-//! | `catchup`, `stream` | a subscription that is behind, and one as its owner polls it |
-//! | `bare` | events of other publishers |
+//! | `config` | the settings of a connection: values only |
+//! | `net` | reaching a server: addresses, TLS, connections that lead to a primary, reasons where that fails |
+//! | `host` | running functions of the library, and what an operator asks a server about itself |
+//! | `completions` | from pushes and logs to subscriptions; start reading in `completions/hub.rs` |
 //! | `wake` | signals that work has come |
-//! | `tasks` | what becomes of an internal task that ends |
-//! | `inspect` | what an operator asks a server about itself |
+//! | `tasks`, `telemetry` | what becomes of an internal task that ends; metrics |
+//! | `backend` | what users hold: the traits, over the parts above |
+//!
+//! The parts use each other downwards only: `completions` the `host`, the `host` the `net`, the `net` the `config`.
 #![forbid(unsafe_code)]
 
-mod address;
-mod apart;
 mod backend;
-mod backoff;
-mod bare;
-mod catchup;
+mod completions;
 mod config;
-mod connection;
-mod error;
-mod fanout;
 mod host;
-mod hub;
-mod inspect;
-mod lag;
-mod mismatch;
-mod outage;
-mod page;
-mod primary;
-mod queue;
-mod quiet;
-mod ring;
-mod sentinel;
-#[cfg(test)]
-mod simulated;
-mod source;
-mod stream;
-mod subscriber;
+mod net;
 mod tasks;
 pub mod telemetry;
-mod tls;
-mod together;
-mod value;
-mod vector;
 mod wake;
-mod wording;
 
-pub use address::{Address, Endpoint};
 pub use backend::{Health, ValkeyBackend};
 pub use config::ValkeyConfig;
 pub use host::ValkeyHost;
-pub use inspect::{LogSize, LogSizes};
+pub use host::inspect::{LogSize, LogSizes};
+pub use net::address::{Address, Endpoint};

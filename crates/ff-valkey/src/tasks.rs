@@ -13,7 +13,7 @@ use std::{
 use ff_core::EngineError;
 use futures::FutureExt;
 
-use crate::{connection::Task, telemetry};
+use crate::{net::connection::Task, telemetry};
 
 /// Which tasks of a backend have ended.
 #[derive(Debug, Clone, Default)]

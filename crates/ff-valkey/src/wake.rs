@@ -19,18 +19,18 @@ use ff_script::wake::WakeMessage;
 use futures::Stream;
 use tokio::sync::mpsc;
 
-use crate::quiet::Quiet;
+use crate::net::quiet::Quiet;
 
 /// Signals that wait for one listener; beyond that it scans all partitions once.
 const QUEUE: usize = 256;
 
 #[derive(Debug, Clone)]
-struct Listener {
+struct Waiter {
     queue: mpsc::Sender<WorkSignal>,
     missed: Arc<AtomicBool>,
 }
 
-impl Listener {
+impl Waiter {
     /// Whether anybody listens.
     fn signal(&self, signal: WorkSignal) -> bool {
         match self.queue.try_send(signal) {
@@ -47,7 +47,7 @@ impl Listener {
 /// All listeners of this process.
 #[derive(Debug, Default)]
 pub(crate) struct WakeUps {
-    listeners: Mutex<HashMap<LaneId, Vec<Listener>>>,
+    listeners: Mutex<HashMap<LaneId, Vec<Waiter>>>,
 }
 
 impl WakeUps {
@@ -58,7 +58,7 @@ impl WakeUps {
         let mut listeners = self.lock();
         let of_lane = listeners.entry(lane.clone()).or_default();
         of_lane.retain(|listener| !listener.queue.is_closed());
-        of_lane.push(Listener { queue, missed: missed.clone() });
+        of_lane.push(Waiter { queue, missed: missed.clone() });
         Box::pin(Signals { signals, missed, _keep: keep })
     }
 
@@ -113,7 +113,7 @@ impl WakeUps {
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<LaneId, Vec<Listener>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<LaneId, Vec<Waiter>>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,0 +1,518 @@
+//! A subscription that is behind reads the log by itself, at the pace of whoever polls it, and goes live.
+//!
+//! It starts from a cursor, or from the hub's frontier as it stood before the event that found no room, and reads up to
+//! where the hub stands, never beyond: so it cannot overtake the hub, and once its frontier is the hub's it has
+//! everything. Room in the queue is reserved before anything is asked for, so what is read goes straight into it: no page
+//! waits in memory for a reader that does not poll, and nothing is read for one.
+//!
+//! While one round's pages are decoded the server prepares the next: they are asked for beforehand, one round ahead and
+//! no more, and only if there is room for them at once. A page that turns out to have been asked for after another entry
+//! than the reading has come to is thrown away and read again.
+//!
+//! Meeting a live end by reading alone would take until the log is quiet. So when half of the queue is free and the
+//! ring of recent events holds what is missing, that is put into the queue under the hub's lock and the subscription
+//! is live. Half a queue of room keeps it from falling back at the next event.
+//!
+//! # Where it and the hub differ in one log
+//!
+//! | the subscription | the log | what it does |
+//! | --- | --- | --- |
+//! | is behind | holds what lies between | takes it |
+//! | is behind | no longer holds what lies between | a gap, trimmed, up to the hub |
+//! | is behind | has lost what the subscription has | a gap, rewritten; it goes back and reads on |
+//! | is behind | does not know where the hub stands | waits: the hub finds that out itself |
+//! | has passed where the hub stands | has lost what the subscription has | a gap, rewritten; it goes back |
+//! | has passed where the hub stands | knows it | waits: the hub has yet to come there |
+//! | is behind | cannot be read | reads all others, and tries again |
+//! | has a completion that was found to be forged | holds another there | a gap, forged; it goes back |
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ff_core::{
+    EngineError, EntryId, Gap, GapCause, LogCursor, LogId, Partition, SubscribeOptions,
+    reader::{EpochEnds, LogReading, Step},
+};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, MaybeDone, maybe_done},
+};
+
+use crate::{
+    completions::{
+        fanout::{Lagged, SubscriptionId, warn_gap},
+        hub::{Hub, State},
+        page::Page,
+        queue::{Item, Queue, Room},
+        source::{OfEach, PageRead},
+    },
+    net::backoff::Backoff,
+    telemetry,
+};
+
+/// How many logs one subscription reads with one round trip, at most how many entries of each, and of all of them.
+const LOGS_AT_ONCE: usize = 16;
+const PAGE: usize = 256;
+const ENTRIES_AT_ONCE: usize = 2048;
+/// Fewer entries than this are not asked for ahead. The small queues of the properties are to go through it too.
+const LEAST_AHEAD: usize = if cfg!(test) { 1 } else { 64 };
+/// When a log is tried again that could not be read.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
+/// How often it tells how far it has come.
+const CHECKPOINTS: Duration = Duration::from_secs(1);
+
+struct CatchUp {
+    hub: Arc<Hub>,
+    id: SubscriptionId,
+    options: Arc<SubscribeOptions>,
+    framed: bool,
+    queue: Arc<Queue>,
+    frontier: Vec<LogCursor>,
+    /// Where it stood when the hub left it to itself, and how many forged completions had been taken back by then.
+    left_at: Arc<[LogCursor]>,
+    taken_back: u64,
+    /// Logs that could not be read, and when to try again.
+    unreadable: HashMap<usize, Instant>,
+    /// Logs in the middle of a look-up.
+    readings: HashMap<usize, LogReading>,
+    /// Where the next round begins, so that every log has its turn.
+    turn: usize,
+    /// What was asked for ahead, and not taken yet.
+    asked: Option<Asked>,
+    /// The last round came near the hub in all it read: what is missing may be recent.
+    near: bool,
+    waiting: Backoff,
+    told: Instant,
+}
+
+/// What became of a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PageOutcome {
+    /// There may be more of the log.
+    More,
+    Done,
+    /// The log's epochs must be looked up first.
+    LookUp,
+    /// The log holds nothing between here and where the hub stands; its epochs tell why.
+    Nothing,
+}
+
+/// One log to read, and where the hub stood in it.
+struct Target {
+    index: usize,
+    read: PageRead,
+    hub: LogCursor,
+}
+
+/// What is being read, and the room for it.
+struct Asked {
+    targets: Vec<Target>,
+    /// Logs in which the hub has yet to come to where the subscription is; they are not read.
+    ahead: Vec<Target>,
+    pages: Pin<Box<Pages>>,
+    room: Room,
+}
+
+type Pages = MaybeDone<BoxFuture<'static, Result<OfEach<Page>, EngineError>>>;
+
+/// Runs until the subscription is live or gone.
+pub(crate) async fn run(hub: Arc<Hub>, lagged: Lagged) {
+    let mut catch_up = CatchUp::new(hub, lagged);
+    let mut backoff = Backoff::reconnect();
+    let mut has_failed = false;
+    loop {
+        match catch_up.round().await {
+            Ok(true) => return,
+            Ok(false) => (backoff, has_failed) = (Backoff::reconnect(), false),
+            Err(error) => {
+                if !std::mem::replace(&mut has_failed, true) {
+                    tracing::warn!(%error, id = ?catch_up.id, "catching up from the log failed; it is tried until it succeeds");
+                }
+                catch_up.asked = None;
+                backoff.pause().await;
+            }
+        }
+    }
+}
+
+impl CatchUp {
+    fn new(hub: Arc<Hub>, lagged: Lagged) -> Self {
+        let Lagged { id, options, framed, queue, frontier, taken_back } = lagged;
+        Self {
+            hub,
+            id,
+            options,
+            framed,
+            queue,
+            frontier: frontier.to_vec(),
+            left_at: frontier,
+            taken_back,
+            unreadable: HashMap::new(),
+            readings: HashMap::new(),
+            turn: 0,
+            asked: None,
+            near: true,
+            waiting: Backoff::reconnect(),
+            told: Instant::now(),
+        }
+    }
+
+    /// Reads once. `true` when the subscription is live or gone.
+    async fn round(&mut self) -> Result<bool, EngineError> {
+        let asked = match self.asked.take() {
+            Some(asked) => asked,
+            None => {
+                let room = self.queue.reserve(self.wanted()).await;
+                let Some(asked) = self.join_or_ask(room) else { return Ok(true) };
+                asked
+            }
+        };
+        self.checkpoint();
+        let Asked { targets, mut pages, mut room, ahead } = asked;
+        pages.as_mut().await;
+        let pages = pages.as_mut().take_output().unwrap_or_else(|| Ok(Vec::new()))?;
+        let readable = |(target, page): (Target, _)| self.readable(target.index, page).map(|page| (target, page));
+        let (targets, pages): (Vec<Target>, Vec<Page>) = targets.into_iter().zip(pages).filter_map(readable).unzip();
+        let asks_anything = !targets.is_empty() || !ahead.is_empty();
+        self.ask_ahead(&targets, &pages);
+        let mut progress = false;
+        let mut look_up = Vec::new();
+        self.near = true;
+        for (target, page) in targets.iter().zip(pages) {
+            let taken = self.take(target, page, &mut room);
+            self.near &= taken != PageOutcome::More;
+            match taken {
+                PageOutcome::More | PageOutcome::Done => progress = true,
+                PageOutcome::LookUp | PageOutcome::Nothing => look_up.push((target, taken)),
+            }
+        }
+        drop(room);
+        let asked = look_up.iter().map(|(target, _)| *target).chain(&ahead).map(|target| target.read.log);
+        let mut ends = self.epochs(asked.collect()).await?.into_iter();
+        let mut empty = Vec::new();
+        for ((target, taken), ends) in look_up.into_iter().zip(&mut ends) {
+            let Some(ends) = self.readable(target.index, ends) else { continue };
+            let undone = self.resolve(target, &ends);
+            progress |= undone || taken == PageOutcome::LookUp;
+            if !undone && taken == PageOutcome::Nothing {
+                empty.extend(self.readings.remove(&target.index).map(|reading| (target, reading)));
+            }
+        }
+        for (target, ends) in ahead.iter().zip(ends) {
+            let Some(ends) = self.readable(target.index, ends) else { continue };
+            progress |= self.resolve(target, &ends);
+            self.readings.remove(&target.index);
+        }
+        progress |= self.pass_trimmed(&empty).await?;
+        if progress {
+            self.waiting = Backoff::reconnect();
+        } else {
+            self.asked = None;
+            if asks_anything {
+                self.hub.missed();
+            }
+            self.waiting.pause().await;
+        }
+        Ok(false)
+    }
+
+    /// For how many entries room is made before any is read: with half of the queue free it may go live.
+    fn wanted(&self) -> usize {
+        (self.queue.capacity() / 2).clamp(1, ENTRIES_AT_ONCE)
+    }
+
+    /// Goes live if that is possible now (`None`), or asks for what to read.
+    fn join_or_ask(&mut self, mut room: Room) -> Option<Asked> {
+        let hub = self.hub.clone();
+        let targets = hub.with_state(|state| {
+            self.take_back(state);
+            if self.join(state, &mut room) {
+                return None;
+            }
+            Some(self.plan(state, room.left(), &HashMap::new()))
+        })?;
+        let (ahead, targets) = targets.into_iter().partition(|target| self.is_ahead(target));
+        Some(self.ask(targets, ahead, room))
+    }
+
+    /// What was read of a log, unless it could not be.
+    fn readable<T>(&mut self, index: usize, read: Result<T, EngineError>) -> Option<T> {
+        match read {
+            Ok(read) => {
+                self.unreadable.remove(&index);
+                Some(read)
+            }
+            Err(error) => {
+                tracing::debug!(%error, id = ?self.id, "a log cannot be read; the others go on");
+                self.unreadable.insert(index, Instant::now() + TRY_AGAIN);
+                self.readings.remove(&index);
+                None
+            }
+        }
+    }
+
+    /// Goes back behind what it was given before it was left to itself and was found to be forged since.
+    fn take_back(&mut self, state: &State) {
+        let (forged, count) = state.fanout.taken_back(self.taken_back);
+        for gap in forged {
+            let index = usize::from(gap.log.partition.number());
+            let left_at = &self.left_at[index];
+            let had = left_at.last().is_some_and(|last| Some(last) != gap.after)
+                && gap.after.is_none_or(|after| left_at.has(after));
+            let cursor = &mut self.frontier[index];
+            let Some(through) = cursor.last().filter(|last| had && Some(*last) != gap.after) else { continue };
+            tell(&self.queue, self.framed, &Gap { through, ..*gap });
+            cursor.retract(gap.after);
+            Arc::make_mut(&mut self.left_at)[index] = cursor.clone();
+            self.readings.remove(&index);
+        }
+        self.taken_back = count;
+    }
+
+    /// Asks for what follows these pages before they are decoded, if there is much of it, and room for that at once.
+    fn ask_ahead(&mut self, targets: &[Target], pages: &[Page]) {
+        let count = (self.queue.capacity() / 4).min(ENTRIES_AT_ONCE);
+        if count < LEAST_AHEAD {
+            return;
+        }
+        let Some(room) = self.queue.try_reserve(count) else { return };
+        // What will have been read of these logs. One that turned out shorter than expected has its next turn later.
+        let read = |(target, page): (&Target, &Page)| {
+            let is_full = page.len() == target.read.limit;
+            (target.index, if is_full { page.end() } else { target.read.up_to })
+        };
+        let read: HashMap<usize, Option<EntryId>> = targets.iter().zip(pages).map(read).collect();
+        let (hub, turn) = (self.hub.clone(), self.turn);
+        let mut targets = hub.with_state(|state| self.plan(state, count, &read));
+        targets.retain(|target| !self.is_ahead(target));
+        // Whoever has nearly all is to go live, and not to run after the hub.
+        if targets.iter().map(|target| target.read.limit).sum::<usize>() < count {
+            self.turn = turn;
+            return;
+        }
+        let mut asked = self.ask(targets, Vec::new(), room);
+        // Sent now, and awaited when these pages are dealt with.
+        let _ = asked.pages.as_mut().now_or_never();
+        self.asked = Some(asked);
+    }
+
+    fn ask(&self, targets: Vec<Target>, ahead: Vec<Target>, room: Room) -> Asked {
+        let reads: Vec<PageRead> = targets.iter().map(|target| target.read).collect();
+        let hub = self.hub.clone();
+        let pages = async move {
+            if reads.is_empty() {
+                return Ok(Vec::new());
+            }
+            let _turn = hub.catch_up_turn().await;
+            hub.source().pages(&reads).await
+        };
+        Asked { targets, ahead, room, pages: Box::pin(maybe_done(pages.boxed())) }
+    }
+
+    /// After which entry of a log it reads on.
+    fn after(&self, index: usize) -> Option<EntryId> {
+        self.readings.get(&index).map_or_else(|| self.frontier[index].last(), LogReading::after)
+    }
+
+    /// Whether the subscription has passed where the hub stood.
+    fn is_ahead(&self, target: &Target) -> bool {
+        match target.hub.last() {
+            Some(last) => self.frontier[target.index].has(last),
+            None => true,
+        }
+    }
+
+    /// Tells now and then how far it has come, room or not: whoever filters may see nothing else for long.
+    fn checkpoint(&mut self) {
+        if self.framed && self.told.elapsed() >= CHECKPOINTS {
+            self.told = Instant::now();
+            self.queue.push_always(Item::Checkpoint(self.frontier.as_slice().into()));
+        }
+    }
+
+    /// The logs that matter to it and in which it does not stand where the hub stands, in the order of their turns.
+    fn behind(&self, hub: &[LogCursor]) -> Vec<usize> {
+        let logs = hub.len();
+        let turns = (0..logs).map(|offset| (self.turn + offset) % logs);
+        let differs = |index: &usize| self.frontier[*index].last() != hub[*index].last();
+        turns.filter(differs).filter(|index| self.concerns(*index)).collect()
+    }
+
+    fn concerns(&self, index: usize) -> bool {
+        u16::try_from(index).is_ok_and(|number| self.options.concerns(Partition::new(number)))
+    }
+
+    /// Goes live if the recent events hold all that is missing and it finds room.
+    fn join(&self, state: &mut State, room: &mut Room) -> bool {
+        let behind = self.behind(state.frontier.cursors());
+        if !self.near && !behind.is_empty() {
+            return false;
+        }
+        let Some(recent) = state.fanout.ring().after(&behind, &self.frontier) else { return false };
+        let recent: Vec<_> = recent.into_iter().filter(|event| self.options.wants(event)).cloned().collect();
+        if recent.len() > room.left() {
+            return false;
+        }
+        telemetry::count(telemetry::DELIVERED, recent.len() as u64);
+        room.push_all(recent.into_iter().map(Item::Event));
+        if self.framed {
+            self.queue.push_always(Item::Checkpoint(state.frontier.snapshot()));
+        }
+        // Before the next event comes, which would find the queue full.
+        room.give_back();
+        state.fanout.go_live(self.id);
+        true
+    }
+
+    /// Says what to read, at most `count` entries. Of the logs in `read` all up to there is on its way.
+    fn plan(&mut self, state: &State, count: usize, read: &HashMap<usize, Option<EntryId>>) -> Vec<Target> {
+        let hub = state.frontier.cursors();
+        let mut behind = self.behind(hub);
+        let now = Instant::now();
+        behind.retain(|index| self.unreadable.get(index).is_none_or(|again| *again <= now));
+        let unread = |index: &usize| hub[*index].last().map_or(0, |head| self.frontier[*index].unread(&[head]));
+        self.queue.set_unread(behind.iter().map(unread).fold(0, u64::saturating_add));
+        let mut left = count;
+        let mut targets = Vec::new();
+        for index in behind {
+            let up_to = hub[index].last();
+            let after = read.get(&index).copied().unwrap_or_else(|| self.after(index));
+            if read.contains_key(&index) && after == up_to {
+                continue;
+            }
+            let limit = entries_between(after, up_to).min(left);
+            left -= limit;
+            targets.push(Target {
+                index,
+                read: PageRead { log: state.frontier.log(index), after, up_to, limit },
+                hub: hub[index].clone(),
+            });
+            if left == 0 || targets.len() == LOGS_AT_ONCE {
+                break;
+            }
+        }
+        self.turn = targets.last().map_or(self.turn, |target| target.index + 1);
+        targets
+    }
+
+    /// Takes a page of one log.
+    fn take(&mut self, target: &Target, page: Page, room: &mut Room) -> PageOutcome {
+        // It was asked for before it was known that the reading goes on elsewhere.
+        if self.after(target.index) != target.read.after {
+            return PageOutcome::More;
+        }
+        let log = target.read.log;
+        let cursor = &mut self.frontier[target.index];
+        let mut reading = self.readings.remove(&target.index).unwrap_or_else(|| LogReading::from(log, cursor));
+        let len = page.len();
+        let mut items = Vec::with_capacity(len);
+        let mut follows = true;
+        for shown in page {
+            let before = cursor.last();
+            match reading.step(cursor, shown.entry, shown.prev) {
+                Step::Skip => {}
+                Step::LookUp => {
+                    follows = false;
+                    break;
+                }
+                Step::Deliver(gap) => {
+                    let after = gap.map_or(before, |gap| Some(gap.through));
+                    items.extend(gap.and_then(|gap| declared(self.framed, &gap)));
+                    match shown.event {
+                        Some(event) => items.extend(self.options.wants(&event).then_some(Item::Event(event))),
+                        None => {
+                            let gap = Gap { log, after, through: shown.entry, cause: GapCause::Unreadable };
+                            items.extend(declared(self.framed, &gap));
+                        }
+                    }
+                }
+            }
+        }
+        // There is as much room as entries were asked for.
+        telemetry::count(telemetry::DELIVERED, room.push_all(items) as u64);
+        self.readings.insert(target.index, reading);
+        if follows { self.end_of_page(target, len) } else { PageOutcome::LookUp }
+    }
+
+    /// What follows from having taken a page of so many entries.
+    fn end_of_page(&self, target: &Target, len: usize) -> PageOutcome {
+        let Some(hub) = target.hub.last() else { return PageOutcome::Done };
+        if self.frontier[target.index].last() == Some(hub) {
+            return PageOutcome::Done;
+        }
+        if len == target.read.limit { PageOutcome::More } else { PageOutcome::Nothing }
+    }
+
+    /// Declares what was trimmed up to where the hub stood, in logs that showed nothing of it and whose epochs were
+    /// looked up since; `true` if there was any. That the one showed nothing and the other tells of it proves nothing
+    /// together: in between the log may have lost it all, or got it back. So the log says once more, at one moment,
+    /// that it is empty, and which entry was its last. An epoch is one writer's, so if the epochs tell of both, what
+    /// led to that entry never changes. Where the log is not empty, only the hub can go on.
+    async fn pass_trimmed(&mut self, empty: &[(&Target, LogReading)]) -> Result<bool, EngineError> {
+        let had_hub = |(target, reading): &&(&Target, LogReading)| {
+            target.hub.last().is_some_and(|hub| reading.log_had(hub) && self.frontier[target.index].last() < Some(hub))
+        };
+        let told: Vec<_> = empty.iter().filter(had_hub).collect();
+        if told.is_empty() {
+            return Ok(false);
+        }
+        let logs: Vec<LogId> = told.iter().map(|(target, _)| target.read.log).collect();
+        let ends = self.hub.source().emptied(&logs).await?;
+        let mut passed = false;
+        for ((target, reading), end) in told.into_iter().zip(ends) {
+            let end = self.readable(target.index, end).flatten();
+            let (Some(hub), Some(end)) = (target.hub.last(), end) else { continue };
+            if end < hub || !reading.log_had(EntryId { seq: 0, ..end }) {
+                continue;
+            }
+            let cursor = &mut self.frontier[target.index];
+            if !cursor.is_earliest() {
+                let gap = Gap { log: target.read.log, after: cursor.last(), through: hub, cause: GapCause::Trimmed };
+                tell(&self.queue, self.framed, &gap);
+            }
+            cursor.advance(hub);
+            passed = true;
+        }
+        Ok(passed)
+    }
+
+    async fn epochs(&mut self, logs: Vec<LogId>) -> Result<OfEach<EpochEnds>, EngineError> {
+        if logs.is_empty() { Ok(Vec::new()) } else { self.hub.source().epochs(&logs).await }
+    }
+
+    /// Takes the ends of a log's epochs. Returns whether the subscription had something that the log has lost.
+    fn resolve(&mut self, target: &Target, ends: &EpochEnds) -> bool {
+        let cursor = &mut self.frontier[target.index];
+        let reading = self.readings.entry(target.index).or_insert_with(|| LogReading::from(target.read.log, cursor));
+        let undone = reading.resolve(cursor, ends);
+        if let Some(gap) = &undone {
+            tell(&self.queue, self.framed, gap);
+        }
+        undone.is_some()
+    }
+}
+
+/// How many entries to ask for: what lies between these two as far as their numbers tell, and no more than a page.
+fn entries_between(after: Option<EntryId>, up_to: Option<EntryId>) -> usize {
+    let Some(up_to) = up_to else { return PAGE };
+    let unread = LogCursor::after(after).unread(&[up_to]);
+    usize::try_from(unread).unwrap_or(PAGE).clamp(1, PAGE)
+}
+
+/// Says that completions are missing: to the subscription if it takes that, room or not, and to operators.
+fn tell(queue: &Queue, framed: bool, gap: &Gap) {
+    if let Some(item) = declared(framed, gap) {
+        queue.push_always(item);
+    }
+}
+
+/// Tells operators of a gap. Returns what the subscription is to learn of it.
+fn declared(framed: bool, gap: &Gap) -> Option<Item> {
+    telemetry::count_cause(telemetry::GAPS, gap.cause.as_str(), 1);
+    warn_gap(gap);
+    framed.then(|| Item::Gap(Arc::new(*gap)))
+}

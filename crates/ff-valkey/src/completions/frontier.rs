@@ -1,0 +1,545 @@
+//! How far this process has come in every log: judges pushes, says which logs to read, takes what was read. Pure.
+//!
+//! # States of a log
+//!
+//! ```text
+//! Starting --starts--> Live --push that does not follow, or a head that is not the cursor's--> Reading
+//!                       ^                                                                         |
+//!                       +------ end of the log reached, and every held push is accounted for -----+
+//! ```
+//!
+//! A head that lies beyond the cursor means that entries were not pushed; one that was passed long ago, or none at all,
+//! that the log may have lost what was delivered. Only the log's epochs tell, so they are looked up.
+//!
+//! While a log is read its pushes are held, not delivered: they would overtake what is being read. At the end of the
+//! log they are judged again in the order in which they came. What is known by then is dropped, what follows is
+//! delivered, and what still does not follow either came after the page was read (read on) or is not known to the log
+//! (look up the epochs, read again a few times, and give the push up: it was undone, or will be found by a later read).
+//! Those repeated reads count for all pushes that came before the first of them.
+//!
+//! # What a push says and the log does not
+//!
+//! Whoever may publish can announce a completion at exactly the next position. It is delivered, for nothing tells it from
+//! a true one. So of the latest pushes of each log it is kept of whom they told. Should another push, the newest entry of
+//! the log, or a page tell of somebody else at that position, then the log is read again from before it; and if it bears
+//! the suspicion out, all from there on is taken back, [`GapCause::Forged`], and what the log holds is delivered.
+//!
+//! # A log that cannot be read
+//!
+//! Its key holds something else, or the user lacks the right to it. Its pushes are delivered as long as they follow. One
+//! that has to be read waits until it can be, and is tried at each comparison; of its pushes only the newest is kept.
+
+mod comparison;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use ff_core::{
+    CompletionPayload, EntryId, Gap, GapCause, LogCursor, LogId, Partition, PartitionCount, Predecessor, Scope,
+    Verdict,
+    reader::{EpochEnds, LogReading, Step},
+};
+use ff_script::operations::{Head, Newest};
+use uuid::Uuid;
+
+use crate::completions::source::OfEach;
+
+/// How many pushes of logs that are being read are held; what exceeds it is read from the log.
+const HELD_PUSHES: usize = 4096;
+/// How often a log is read again for a push that it does not show: a reader and the subscriber may be connected to
+/// different servers during a failover.
+const UNKNOWN_RETRIES: u32 = 6;
+/// Of how many deliveries of pushes it is remembered, in each log, of whom they told.
+const REMEMBERED_PUSHES: usize = 32;
+/// In how many comparisons every log has its turn, also those of which the server says that nothing was appended.
+const ROUND: usize = 4;
+
+/// An entry of a log, pushed or read.
+#[derive(Debug, Clone)]
+pub(crate) struct LogEntry {
+    pub(crate) entry: EntryId,
+    pub(crate) prev: Option<Predecessor>,
+    /// `None` when the log's entry cannot be read.
+    pub(crate) event: Option<Arc<CompletionPayload>>,
+}
+
+/// Takes what is delivered, in the order of each log.
+pub(crate) trait Deliver {
+    /// `before` is the frontier up to and excluding this event.
+    fn deliver(&mut self, event: &Arc<CompletionPayload>, before: &[LogCursor]);
+    /// Entries are missing, or were undone. `before` is the frontier up to and excluding them.
+    fn gap(&mut self, gap: &Gap, before: &[LogCursor]);
+    fn duplicate(&mut self);
+    /// A push was given up.
+    fn unknown(&mut self, log: LogId, entry: EntryId);
+}
+
+/// What is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// The entries after this one.
+    Page(LogId, Option<EntryId>),
+    /// The log's epochs.
+    Epochs(LogId),
+}
+
+#[derive(Debug)]
+enum Mode {
+    Starting(Deferred),
+    Live,
+    Reading(Reading),
+}
+
+#[derive(Debug)]
+struct Reading {
+    at: LogReading,
+    held: Deferred,
+    want: Want,
+    retries: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Want {
+    Page,
+    Epochs,
+    Later,
+    /// It could not be read.
+    Unreadable,
+}
+
+/// A push that was delivered.
+#[derive(Debug, Clone, Copy)]
+struct Pushed {
+    entry: EntryId,
+    /// The entry before it.
+    before: Option<EntryId>,
+    execution: Uuid,
+}
+
+/// What waits for the end of a reading.
+#[derive(Debug, Default)]
+struct Deferred {
+    claims: VecDeque<Sighting>,
+    /// How many of them came before the read under way was issued.
+    seen_by_read: usize,
+    /// How many of them came before the first of the reads that are repeated for them.
+    seen_by_repeats: usize,
+    /// The newest push that found no room.
+    overflow: Option<EntryId>,
+}
+
+/// Something says that the log holds an entry.
+#[derive(Debug)]
+enum Sighting {
+    /// The entry itself, pushed.
+    Push(LogEntry),
+    /// Its id only: a push that was not kept.
+    Id(EntryId),
+    /// Its id only: the head of the log at this time of the server (ms).
+    Head(EntryId, u64),
+}
+
+/// The cursors of all logs of one scope.
+#[derive(Debug)]
+pub(crate) struct Frontier {
+    scope: Scope,
+    cursors: Vec<LogCursor>,
+    modes: Vec<Mode>,
+    /// Logs in [`Mode::Reading`], in the order in which they are served.
+    reading: VecDeque<usize>,
+    held: usize,
+    /// The time of the server (ms) up to which everything of each log has been delivered.
+    complete_as_of: Vec<u64>,
+    /// The logs of which a push was delivered since the heads were last compared.
+    confirmed: Vec<bool>,
+    /// Entries that the server has appended and whose pushes were still on their way when the heads were compared, with
+    /// its time (ms) then.
+    overdue: Vec<(usize, EntryId, u64)>,
+    /// The logs that were seen to be empty, and why is known.
+    empty: Vec<bool>,
+    /// The latest pushes of each log that were delivered.
+    pushed: Vec<VecDeque<Pushed>>,
+    /// The logs that cannot be read, and why.
+    unreadable: BTreeMap<usize, String>,
+    /// The log with which the next comparison begins of those that have their turn.
+    turn: usize,
+    snapshot: Option<Arc<[LogCursor]>>,
+}
+
+/// What the heads are compared with: where the cursors stood when they were asked for.
+#[derive(Debug)]
+pub(crate) struct Comparison {
+    /// The logs whose newest entry is to be asked for, and what is known of it.
+    pub(crate) logs: Vec<(LogId, Option<Newest>)>,
+    before: Arc<[LogCursor]>,
+    /// The logs of which a push was delivered since the comparison before.
+    confirmed: Vec<bool>,
+    /// The first of the logs that had their turn.
+    turn: usize,
+    /// The logs to which the server has appended since the comparison before, and to no others, if it knows.
+    appended: Option<Vec<(LogId, Newest)>>,
+}
+
+impl Frontier {
+    pub(crate) fn new(scope: Scope, count: PartitionCount) -> Self {
+        let logs = usize::from(count.get());
+        Self {
+            scope,
+            cursors: vec![LogCursor::default(); logs],
+            modes: (0..logs).map(|_| Mode::Starting(Deferred::default())).collect(),
+            reading: VecDeque::new(),
+            held: 0,
+            complete_as_of: vec![0; logs],
+            confirmed: vec![false; logs],
+            overdue: Vec::new(),
+            empty: vec![false; logs],
+            pushed: vec![VecDeque::new(); logs],
+            unreadable: BTreeMap::new(),
+            turn: 0,
+            snapshot: None,
+        }
+    }
+
+    /// The cursors as they stand, shared until one of them moves.
+    pub(crate) fn snapshot(&mut self) -> Arc<[LogCursor]> {
+        self.snapshot.get_or_insert_with(|| self.cursors.as_slice().into()).clone()
+    }
+
+    /// The time of the server (ms) up to which everything committed has been delivered; `None` before all logs were
+    /// read.
+    pub(crate) fn complete_as_of(&self) -> Option<u64> {
+        self.complete_as_of.iter().copied().min().filter(|at| *at > 0)
+    }
+
+    pub(crate) fn cursors(&self) -> &[LogCursor] {
+        &self.cursors
+    }
+
+    pub(crate) fn log(&self, index: usize) -> LogId {
+        // There are at most 16,384.
+        let number = u16::try_from(index).unwrap_or(u16::MAX);
+        LogId { partition: Partition::new(number), scope: self.scope }
+    }
+
+    pub(crate) fn logs(&self) -> Vec<LogId> {
+        (0..self.cursors.len()).map(|index| self.log(index)).collect()
+    }
+
+    /// The logs that are not live.
+    pub(crate) fn reading(&self) -> usize {
+        self.reading.len()
+    }
+
+    fn index(&self, log: LogId) -> Option<usize> {
+        let index = usize::from(log.partition.number());
+        (log.scope == self.scope && index < self.cursors.len()).then_some(index)
+    }
+
+    /// Takes a push. `false` if this deployment has no such log.
+    pub(crate) fn push(&mut self, log: LogId, shown: LogEntry, out: &mut impl Deliver) -> bool {
+        let Some(index) = self.index(log) else { return false };
+        match &mut self.modes[index] {
+            Mode::Live => match self.cursors[index].judge(shown.entry, shown.prev) {
+                Verdict::Duplicate => {
+                    if let Some(pushed) = self.contradicted(index, &shown) {
+                        self.read_again(index, pushed.before);
+                    }
+                    out.duplicate();
+                }
+                Verdict::Deliver => self.deliver_push(index, &shown, out),
+                Verdict::ReadLog => {
+                    self.start_reading(index, Want::Page);
+                    self.hold(index, shown);
+                }
+            },
+            Mode::Starting(_) | Mode::Reading(_) => self.hold(index, shown),
+        }
+        true
+    }
+
+    /// Takes where all logs stand, read after the subscription was acknowledged: there this process begins. Of a log that
+    /// could not be read it takes all that it holds when it can be.
+    pub(crate) fn starts(&mut self, at_ms: u64, starts: OfEach<LogCursor>, out: &mut impl Deliver) {
+        for (index, start) in starts.into_iter().enumerate().take(self.cursors.len()) {
+            let Mode::Starting(held) = &mut self.modes[index] else { continue };
+            let mut held = std::mem::take(held);
+            held.seen_by_read = 0;
+            match start {
+                Ok(start) => {
+                    self.modes[index] = Mode::Live;
+                    self.empty[index] = start.last().is_none();
+                    self.set(index, start);
+                    self.complete_as_of[index] = at_ms;
+                    let reading = self.reading_from(index, held, Want::Page);
+                    self.settle(index, reading, out);
+                }
+                Err(error) => {
+                    self.set(index, LogCursor::earliest());
+                    let reading = self.reading_from(index, held, Want::Page);
+                    self.put_back(index, reading);
+                    self.failed(self.log(index), error.to_string());
+                }
+            }
+        }
+    }
+
+    /// What to read now, at most `limit` things; each is asked for again until it is answered.
+    pub(crate) fn work(&mut self, limit: usize) -> Vec<Work> {
+        let mut work = Vec::new();
+        for index in self.reading.iter().copied() {
+            if work.len() == limit {
+                break;
+            }
+            let log = LogId { partition: self.log(index).partition, scope: self.scope };
+            let Mode::Reading(reading) = &mut self.modes[index] else { continue };
+            match reading.want {
+                Want::Page => {
+                    reading.held.seen_by_read = reading.held.claims.len();
+                    work.push(Work::Page(log, reading.at.after()));
+                }
+                Want::Epochs => work.push(Work::Epochs(log)),
+                Want::Later | Want::Unreadable => {}
+            }
+        }
+        work
+    }
+
+    /// Whether logs wait to be read again after a pause.
+    pub(crate) fn has_later(&self) -> bool {
+        self.reading.iter().any(|index| matches!(&self.modes[*index], Mode::Reading(r) if r.want == Want::Later))
+    }
+
+    /// The pause is over.
+    pub(crate) fn wake_later(&mut self) {
+        for index in &self.reading {
+            if let Mode::Reading(reading) = &mut self.modes[*index]
+                && reading.want == Want::Later
+            {
+                reading.want = Want::Page;
+            }
+        }
+    }
+
+    /// Takes a page of a log; `is_last` if the log held no more.
+    pub(crate) fn page(&mut self, log: LogId, page: &[LogEntry], is_last: bool, out: &mut impl Deliver) {
+        let Some((index, mut reading)) = self.take_reading(log) else { return };
+        self.unreadable.remove(&index);
+        for shown in page {
+            if let Some(forged) = self.contradicted(index, shown) {
+                self.take_back(index, forged, out);
+                reading.at = LogReading::from(log, &self.cursors[index]);
+            }
+            let mut moved = self.cursors[index].clone();
+            match reading.at.step(&mut moved, shown.entry, shown.prev) {
+                Step::Skip => {}
+                Step::LookUp => {
+                    reading.want = Want::Epochs;
+                    self.put_back(index, reading);
+                    return;
+                }
+                Step::Deliver(gap) => {
+                    if let Some(gap) = gap {
+                        self.pass_gap(index, &gap, out);
+                    }
+                    self.deliver(index, shown, out);
+                }
+            }
+        }
+        reading.want = Want::Page;
+        if is_last { self.settle(index, reading, out) } else { self.put_back(index, reading) }
+    }
+
+    /// Takes the ends of a log's epochs, newest first.
+    pub(crate) fn epochs(&mut self, log: LogId, ends: &EpochEnds, out: &mut impl Deliver) {
+        let Some((index, mut reading)) = self.take_reading(log) else { return };
+        self.unreadable.remove(&index);
+        let mut back = self.cursors[index].clone();
+        if let Some(undone) = reading.at.resolve(&mut back, ends) {
+            out.gap(&undone, &self.cursors);
+            self.set(index, back);
+            self.pushed[index].clear();
+        }
+        reading.want = Want::Page;
+        self.put_back(index, reading);
+    }
+
+    /// Delivers what only a push has told so far.
+    fn deliver_push(&mut self, index: usize, shown: &LogEntry, out: &mut impl Deliver) {
+        self.confirmed[index] = true;
+        if let Some(event) = &shown.event {
+            let pushed = &mut self.pushed[index];
+            if pushed.len() == REMEMBERED_PUSHES {
+                pushed.pop_front();
+            }
+            let (before, execution) = (self.cursors[index].last(), event.execution_id.uuid());
+            pushed.push_back(Pushed { entry: shown.entry, before, execution });
+        }
+        self.deliver(index, shown, out);
+    }
+
+    fn deliver(&mut self, index: usize, shown: &LogEntry, out: &mut impl Deliver) {
+        let Some(event) = &shown.event else {
+            let cause = GapCause::Unreadable;
+            let after = self.cursors[index].last();
+            return self.pass_gap(index, &Gap { log: self.log(index), after, through: shown.entry, cause }, out);
+        };
+        out.deliver(event, &self.cursors);
+        self.advance(index, shown.entry);
+        if let Some(at) = event.produced_at_ms {
+            let known = &mut self.complete_as_of[index];
+            *known = at.max(*known);
+        }
+    }
+
+    fn pass_gap(&mut self, index: usize, gap: &Gap, out: &mut impl Deliver) {
+        out.gap(gap, &self.cursors);
+        self.advance(index, gap.through);
+    }
+
+    fn advance(&mut self, index: usize, entry: EntryId) {
+        self.cursors[index].advance(entry);
+        self.empty[index] = false;
+        self.snapshot = None;
+    }
+
+    fn set(&mut self, index: usize, cursor: LogCursor) {
+        self.cursors[index] = cursor;
+        self.snapshot = None;
+    }
+
+    fn reading_from(&self, index: usize, held: Deferred, want: Want) -> Reading {
+        Reading { at: LogReading::from(self.log(index), &self.cursors[index]), held, want, retries: 0 }
+    }
+
+    fn start_reading(&mut self, index: usize, want: Want) {
+        self.modes[index] = Mode::Reading(self.reading_from(index, Deferred::default(), want));
+        self.reading.push_back(index);
+    }
+
+    fn take_reading(&mut self, log: LogId) -> Option<(usize, Reading)> {
+        let index = self.index(log)?;
+        if !matches!(self.modes[index], Mode::Reading(_)) {
+            return None;
+        }
+        self.reading.retain(|other| *other != index);
+        match std::mem::replace(&mut self.modes[index], Mode::Live) {
+            Mode::Reading(reading) => Some((index, reading)),
+            Mode::Live | Mode::Starting(_) => None,
+        }
+    }
+
+    /// At the end of the queue, so that other logs have their turn.
+    fn put_back(&mut self, index: usize, reading: Reading) {
+        self.modes[index] = Mode::Reading(reading);
+        self.reading.push_back(index);
+    }
+
+    fn hold(&mut self, index: usize, shown: LogEntry) {
+        let waits = matches!(&self.modes[index], Mode::Reading(reading) if reading.want == Want::Unreadable);
+        if self.held < HELD_PUSHES && !waits {
+            self.claim(index, Sighting::Push(shown));
+        } else if let Mode::Starting(held) | Mode::Reading(Reading { held, .. }) = &mut self.modes[index] {
+            held.overflow = Some(shown.entry);
+        }
+    }
+
+    fn claim(&mut self, index: usize, claim: Sighting) {
+        if let Mode::Starting(held) | Mode::Reading(Reading { held, .. }) = &mut self.modes[index] {
+            let later = held.claims.range_mut(held.seen_by_read.min(held.claims.len())..);
+            match (later.last(), claim) {
+                // The newer one says it all, and heads may be asked for more often than logs are read.
+                (Some(last @ Sighting::Head(..)), claim @ Sighting::Head(..)) => *last = claim,
+                (_, claim) => {
+                    held.claims.push_back(claim);
+                    self.held += 1;
+                }
+            }
+        }
+    }
+
+    /// The log was read to its end: judges what was held meanwhile, and goes live if all of it is accounted for.
+    fn settle(&mut self, index: usize, mut reading: Reading, out: &mut impl Deliver) {
+        if let Some(newest) = reading.held.overflow {
+            // What was not kept is older than the next read. That read must show the newest of it.
+            self.held -= reading.held.claims.len();
+            reading.held = Deferred::default();
+            self.put_back(index, reading);
+            self.claim(index, Sighting::Id(newest));
+            return;
+        }
+        while let Some(claim) = reading.held.claims.pop_front() {
+            self.held -= 1;
+            let (entry, prev) = match &claim {
+                Sighting::Push(shown) => (shown.entry, shown.prev),
+                Sighting::Id(entry) | Sighting::Head(entry, _) => (*entry, None),
+            };
+            let cursor = &self.cursors[index];
+            let verdict = match &claim {
+                // No push that may be late: the log ended with it.
+                Sighting::Head(..) if !cursor.has(entry) => Verdict::ReadLog,
+                _ => cursor.judge(entry, prev),
+            };
+            match (verdict, &claim) {
+                (Verdict::Duplicate, Sighting::Head(_, at_ms)) => {
+                    let known = &mut self.complete_as_of[index];
+                    *known = (*at_ms).max(*known);
+                }
+                (Verdict::Duplicate, Sighting::Push(shown)) => {
+                    if let Some(pushed) = self.contradicted(index, shown) {
+                        reading.at = LogReading::from(self.log(index), &LogCursor::after(pushed.before));
+                        reading.want = Want::Page;
+                        self.put_back(index, reading);
+                        return;
+                    }
+                }
+                (Verdict::Duplicate, Sighting::Id(_)) => {}
+                (Verdict::Deliver, Sighting::Push(shown)) => {
+                    self.deliver_push(index, shown, out);
+                    reading.at = LogReading::from(self.log(index), &self.cursors[index]);
+                }
+                (Verdict::ReadLog, _) | (Verdict::Deliver, Sighting::Id(_) | Sighting::Head(..)) => {
+                    match reading.next_want(entry) {
+                        Some(want) => {
+                            if want == Want::Later {
+                                reading.at = LogReading::from(self.log(index), &self.cursors[index]);
+                            }
+                            reading.want = want;
+                            reading.held.claims.push_front(claim);
+                            self.held += 1;
+                            self.put_back(index, reading);
+                            return;
+                        }
+                        None => out.unknown(self.log(index), entry),
+                    }
+                }
+            }
+            reading.held.seen_by_read = reading.held.seen_by_read.saturating_sub(1);
+            reading.held.seen_by_repeats = reading.held.seen_by_repeats.saturating_sub(1);
+        }
+    }
+}
+
+impl Reading {
+    /// What to do for a claim that the log, read to its end, does not bear out; `None` to give it up.
+    fn next_want(&mut self, claimed: EntryId) -> Option<Want> {
+        if self.held.seen_by_read == 0 {
+            // It came after the page was read.
+            return Some(Want::Page);
+        }
+        if !self.at.is_resolved_for(claimed) {
+            return Some(Want::Epochs);
+        }
+        if self.held.seen_by_repeats == 0 {
+            // All that wait have their reads together: in turn, they would keep the log from going live for minutes.
+            (self.retries, self.held.seen_by_repeats) = (0, self.held.seen_by_read);
+        }
+        self.retries += 1;
+        (self.retries <= UNKNOWN_RETRIES).then_some(Want::Later)
+    }
+}
+
+#[cfg(test)]
+#[path = "frontier_tests.rs"]
+mod tests;

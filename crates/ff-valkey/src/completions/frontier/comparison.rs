@@ -1,0 +1,236 @@
+//! Comparing where the logs stand with what a process has: which heads differ, what was forged, what cannot be read.
+
+use super::*;
+
+impl Frontier {
+    /// Which heads to compare: of all logs, or of those of which nothing was heard since the last time.
+    pub(crate) fn compare(&mut self, all: bool) -> Comparison {
+        self.read_overdue();
+        let confirmed = std::mem::replace(&mut self.confirmed, vec![false; self.cursors.len()]);
+        let logs = (0..self.cursors.len()).filter(|index| all || !confirmed[*index]);
+        let logs = logs.map(|index| self.known(index)).collect();
+        Comparison { logs, before: self.snapshot(), confirmed, turn: self.turn, appended: None }
+    }
+
+    /// Extends a comparison to all logs: another server process has answered than before. What was heard came from the
+    /// process before, and the log may have lost it since.
+    pub(crate) fn widen(&self, comparison: &mut Comparison) {
+        comparison.logs = (0..self.cursors.len()).map(|index| self.known(index)).collect();
+    }
+
+    /// A comparison has failed: the next one takes its place, for the same logs.
+    pub(crate) fn not_compared(&mut self, comparison: &Comparison) {
+        for (confirmed, before) in self.confirmed.iter_mut().zip(&comparison.confirmed) {
+            *confirmed |= before;
+        }
+        self.turn = comparison.turn;
+    }
+
+    /// Narrows a comparison down when the server has told to which logs it has appended: beside these, some others have
+    /// their turn, those of which something was heard that the server does not know of, and those that cannot be read.
+    pub(crate) fn narrow(&mut self, comparison: &mut Comparison, appended: Vec<(LogId, Newest)>) {
+        let count = self.cursors.len();
+        let mut is_told = vec![false; count];
+        for index in appended.iter().filter_map(|(log, _)| self.index(*log)) {
+            is_told[index] = true;
+        }
+        let turn = count.div_ceil(ROUND);
+        let mut has_turn = comparison.confirmed.clone();
+        for offset in 0..turn {
+            has_turn[(self.turn + offset) % count] = true;
+        }
+        self.turn = (self.turn + turn) % count;
+        let is_asked = |index: &usize| (has_turn[*index] && !is_told[*index]) || self.unreadable.contains_key(index);
+        let asked: Vec<usize> = (0..count).filter(is_asked).collect();
+        comparison.logs = asked.into_iter().map(|index| self.known(index)).collect();
+        comparison.appended = Some(appended);
+    }
+
+    /// What this process has of a log.
+    pub(super) fn known(&self, index: usize) -> (LogId, Option<Newest>) {
+        let has = |entry| {
+            let pushed = self.pushed[index].iter().rfind(|pushed| pushed.entry == entry);
+            Newest { entry, execution: pushed.map(|pushed| pushed.execution) }
+        };
+        (self.log(index), self.cursors[index].last().map(has))
+    }
+
+    /// Takes the heads that were asked for, `at_ms` the server's time (ms) before that. Returns whether one of them lies
+    /// beyond what was heard of.
+    pub(crate) fn heads(&mut self, asked: &Comparison, at_ms: u64, heads: OfEach<Head>) -> bool {
+        let mut beyond = false;
+        let mut is_told = vec![false; self.cursors.len()];
+        for (log, newest) in asked.appended.iter().flatten() {
+            let Some(index) = self.index(*log) else { continue };
+            is_told[index] = true;
+            if !asked.confirmed[index] {
+                beyond |= self.head(index, asked, Head::At(*newest), at_ms);
+                continue;
+            }
+            // It goes on while it is compared: what is not here yet is on its way, or lost.
+            self.check(index, *newest);
+            if self.cursors[index].has(newest.entry) {
+                self.complete_up_to(index, at_ms);
+            } else {
+                self.overdue.push((index, newest.entry, at_ms));
+            }
+        }
+        for ((log, _), head) in asked.logs.iter().zip(heads) {
+            let Some(index) = self.index(*log) else { continue };
+            is_told[index] = true;
+            match head {
+                Ok(head) => {
+                    if matches!(self.modes[index], Mode::Live) {
+                        self.unreadable.remove(&index);
+                    }
+                    beyond |= self.head(index, asked, head, at_ms);
+                }
+                Err(error) => self.failed(*log, error.to_string()),
+            }
+        }
+        if asked.appended.is_some() {
+            (0..is_told.len()).filter(|index| !is_told[*index]).for_each(|index| self.complete_up_to(index, at_ms));
+        }
+        beyond
+    }
+
+    /// Whether pushes were on their way when the heads were compared.
+    pub(crate) const fn has_overdue(&self) -> bool {
+        !self.overdue.is_empty()
+    }
+
+    /// Reads the logs whose pushes were on their way and have not come: the server tells of each entry once.
+    pub(crate) fn read_overdue(&mut self) {
+        for (index, entry, at_ms) in std::mem::take(&mut self.overdue) {
+            if self.cursors[index].has(entry) {
+                self.complete_up_to(index, at_ms);
+                continue;
+            }
+            if matches!(self.modes[index], Mode::Live) {
+                self.start_reading(index, Want::Page);
+            }
+            self.claim(index, Sighting::Head(entry, at_ms));
+        }
+    }
+
+    /// Takes the head of one log.
+    pub(super) fn head(&mut self, index: usize, asked: &Comparison, head: Head, at_ms: u64) -> bool {
+        let before = &asked.before[index];
+        if matches!(self.modes[index], Mode::Starting(_)) {
+            return false;
+        }
+        let head = match head {
+            Head::Known => before.last(),
+            Head::Empty => None,
+            Head::At(newest) => {
+                self.check(index, newest);
+                Some(newest.entry)
+            }
+        };
+        let was_empty = std::mem::replace(&mut self.empty[index], head.is_none());
+        match head {
+            Some(head) if before.last() == Some(head) => self.complete_up_to(index, at_ms),
+            // It was passed before it was asked for: the log has lost what followed.
+            Some(head) if before.has(head) => self.look_up(index),
+            Some(head) if self.cursors[index].has(head) => self.complete_up_to(index, at_ms),
+            Some(head) => {
+                let is_live = matches!(self.modes[index], Mode::Live);
+                if is_live {
+                    self.start_reading(index, Want::Page);
+                }
+                self.claim(index, Sighting::Head(head, at_ms));
+                return is_live;
+            }
+            None if before.last().is_none() || was_empty => self.complete_up_to(index, at_ms),
+            // Trimmed to nothing, or deleted.
+            None => self.look_up(index),
+        }
+        false
+    }
+
+    /// Reads again what a push told, if the log's newest entry tells otherwise.
+    pub(super) fn check(&mut self, index: usize, newest: Newest) {
+        let Some(execution) = newest.execution else { return };
+        let pushed = self.pushed[index].iter().rfind(|pushed| pushed.entry == newest.entry);
+        if let Some(pushed) = pushed.copied().filter(|pushed| pushed.execution != execution) {
+            self.read_again(index, pushed.before);
+        }
+    }
+
+    /// The push that told of another execution at the position of `shown`.
+    pub(super) fn contradicted(&self, index: usize, shown: &LogEntry) -> Option<Pushed> {
+        let execution = shown.event.as_ref()?.execution_id.uuid();
+        let pushed = self.pushed[index].iter().rfind(|pushed| pushed.entry == shown.entry)?;
+        (pushed.execution != execution).then_some(*pushed)
+    }
+
+    /// Reads a log from before a push that may be none of the log's.
+    pub(super) fn read_again(&mut self, index: usize, before: Option<EntryId>) {
+        if matches!(self.modes[index], Mode::Live) {
+            self.start_reading(index, Want::Page);
+        }
+        let at = LogReading::from(self.log(index), &LogCursor::after(before));
+        if let Mode::Reading(reading) = &mut self.modes[index]
+            && reading.want != Want::Unreadable
+        {
+            (reading.at, reading.want) = (at, Want::Page);
+        }
+    }
+
+    /// Takes back what was delivered from a forged push on.
+    pub(super) fn take_back(&mut self, index: usize, forged: Pushed, out: &mut impl Deliver) {
+        let Some(through) = self.cursors[index].last() else { return };
+        let gap = Gap { log: self.log(index), after: forged.before, through, cause: GapCause::Forged };
+        out.gap(&gap, &self.cursors);
+        let mut back = self.cursors[index].clone();
+        back.retract(forged.before);
+        self.set(index, back);
+        self.pushed[index].clear();
+    }
+
+    /// A log could not be read, for this reason.
+    pub(crate) fn failed(&mut self, log: LogId, why: String) {
+        let Some(index) = self.index(log) else { return };
+        if let Mode::Reading(reading) = &mut self.modes[index] {
+            reading.want = Want::Unreadable;
+            self.held -= reading.held.claims.len();
+            let newest = reading.held.claims.iter().rev().find_map(|claim| match claim {
+                Sighting::Push(shown) => Some(shown.entry),
+                Sighting::Id(entry) => Some(*entry),
+                Sighting::Head(..) => None,
+            });
+            let overflow = reading.held.overflow.or(newest);
+            reading.held = Deferred { overflow, ..Deferred::default() };
+        }
+        self.unreadable.insert(index, why);
+    }
+
+    /// The logs that cannot be read at present, and why.
+    pub(crate) fn unreadable(&self) -> impl Iterator<Item = (LogId, &str)> {
+        self.unreadable.iter().map(|(index, why)| (self.log(*index), why.as_str()))
+    }
+
+    /// Tries those logs again that could not be read.
+    pub(crate) fn wake_unreadable(&mut self) {
+        for index in self.unreadable.keys() {
+            if let Mode::Reading(reading) = &mut self.modes[*index]
+                && reading.want == Want::Unreadable
+            {
+                reading.want = Want::Page;
+            }
+        }
+    }
+
+    pub(super) fn complete_up_to(&mut self, index: usize, at_ms: u64) {
+        if matches!(self.modes[index], Mode::Live) {
+            let known = &mut self.complete_as_of[index];
+            *known = at_ms.max(*known);
+        }
+    }
+
+    pub(super) fn look_up(&mut self, index: usize) {
+        if matches!(self.modes[index], Mode::Live) {
+            self.start_reading(index, Want::Epochs);
+        }
+    }
+}

@@ -1,0 +1,570 @@
+//! Where everything meets: pushes and log pages come in, queues of subscriptions go out.
+//!
+//! # What is hard here
+//!
+//! One order must hold for each log in each queue, although its entries reach this process by two ways: pushed, which
+//! is fast and can miss some, and read, which misses none and is slow. And the slowest reader must not be anybody
+//! else's problem. Both are solved by the same two rules:
+//!
+//! 1. All decisions are taken under one lock, by pure code, and nothing is awaited under it.
+//! 2. At any moment each log has one way in, and each subscription has one way out.
+//!
+//! ```text
+//! log:           Starting -> Live (pushes) <-> Reading (pages; pushes are held)              frontier.rs
+//! subscription:  Live (fed by the hub)     <-> CatchingUp (reads for itself, own frontier)     fanout.rs, catchup.rs
+//! ```
+//!
+//! A subscription joins at the hub's frontier under the lock; between the two no time passes, so it gets everything
+//! committed from then on, by whichever way it comes. One that starts from a cursor begins as one that is behind.
+//!
+//! Pushes are not trusted to come. Every [`COMPARE_EVERY`] the server is asked to which logs it has appended, which the
+//! library remembers, and their newest entries are compared with the cursors. So the last event of a quiet log is not
+//! missed, and a connection that is alive and delivers nothing is found (and made anew). With a server process that is
+//! another than before all logs are compared, so what it has lost is found; and every log has its turn in a few rounds
+//! (`frontier.rs`), so that a log that somebody cut or deleted is found too. While nothing happens that is one short call
+//! for all logs, and a few more for those that have their turn.
+//!
+//! # When something fails
+//!
+//! | failure | what happens |
+//! | --- | --- |
+//! | the subscriber's connection is lost | it subscribes again, then all heads are compared; logs that went on are read |
+//! | messages overrun the pump | all heads are compared |
+//! | a push is repeated, or comes late | duplicate: it is counted and dropped |
+//! | a push does not follow | its log is read after the cursor |
+//! | a read fails | again after a pause, for ever; pushes of that log wait (bounded; beyond that it is read again) |
+//! | the connection is alive and nothing comes | the comparison finds heads beyond the cursors; their logs are read; if nothing at all was heard by the next comparison, the connection is made anew |
+//! | the log no longer holds what follows | a gap with the exact range; delivery goes on after it |
+//! | the log has lost what was delivered | the newest common entry is found by the log's epochs; a gap over what was undone; delivery goes on after the common entry |
+//! | an entry is no completion | a gap of one position |
+//! | a push tells of somebody else than the log | what was delivered from there on is taken back by a gap, and the log's own is delivered |
+//! | one log cannot be read: its key holds something else, or a right is missing | health and one line name it; it is tried at each comparison; all others go on |
+//! | a queue is full | that subscription catches up by itself (or drops its oldest, or ends, if it asked for that) |
+//! | nobody polls a stream | its queue stays full; nothing is read for it until there is room |
+//! | a task of the hub ends, by a panic | its subscriptions end, new ones are refused, health names it |
+//! | a stream is dropped | it is removed under the lock; its catching up is aborted |
+
+mod trouble;
+
+use std::{
+    collections::BTreeSet,
+    num::NonZeroUsize,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use ff_core::{
+    CompletionPayload, EngineError, LogCursor, LogId, PartitionCount, ScannerFilter, Scope, SubscribeOptions,
+};
+use ff_script::{
+    operations::{Appended, Head},
+    wire::Decoder,
+};
+use futures::FutureExt;
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
+
+use crate::{
+    ValkeyConfig,
+    completions::{
+        catchup,
+        fanout::{Fanout, Joining, SubscriptionId},
+        frontier::{Comparison, Frontier, LogEntry, Work},
+        queue::Queue,
+        source::{LogSource, OfEach, PageRead},
+        unpositioned::UnpositionedEvents,
+    },
+    net::{backoff::Backoff, quiet::Quiet},
+    tasks::{self, Tasks},
+    telemetry,
+};
+use trouble::Trouble;
+
+/// How many logs the hub reads with one round trip, and how many entries of each.
+const LOGS_AT_ONCE: usize = 8;
+const PAGE: usize = 256;
+/// How many subscriptions read for themselves at once.
+const CATCH_UPS_AT_ONCE: usize = 8;
+/// The pause before a log is read again that did not show what was pushed.
+const LATER: Duration = Duration::from_millis(50);
+
+/// How long a push may be on its way that the server has sent before it answered a comparison.
+const ON_ITS_WAY: Duration = Duration::from_millis(500);
+/// How often heads are compared.
+const COMPARE_EVERY: Duration = Duration::from_secs(2);
+/// How often subscriptions are told where they stand.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+
+/// The subscriptions to one scope of completions.
+pub(crate) struct Hub {
+    scope: Scope,
+    capacity: usize,
+    max_subscriptions: usize,
+    source: Arc<dyn LogSource>,
+    state: Mutex<State>,
+    /// The reader has something to do.
+    reader: Notify,
+    /// All heads are to be compared at once: something may have been missed.
+    compare_heads: AtomicBool,
+    /// Messages that came, of any kind.
+    heard: AtomicU64,
+    /// The connection delivers nothing although there is something.
+    deaf: Notify,
+    catch_up_turns: Semaphore,
+    unpositioned: UnpositionedEvents,
+    tasks: Tasks,
+}
+
+pub(crate) struct State {
+    pub(crate) frontier: Frontier,
+    pub(crate) fanout: Fanout,
+}
+
+impl Hub {
+    pub(crate) fn new(
+        scope: Scope,
+        partitions: PartitionCount,
+        config: &ValkeyConfig,
+        source: Arc<dyn LogSource>,
+    ) -> Self {
+        Self {
+            scope,
+            capacity: config.subscription_capacity.max(1),
+            max_subscriptions: config.max_subscriptions,
+            source,
+            state: Mutex::new(State { frontier: Frontier::new(scope, partitions), fanout: Fanout::default() }),
+            reader: Notify::new(),
+            compare_heads: AtomicBool::new(false),
+            heard: AtomicU64::new(0),
+            deaf: Notify::new(),
+            catch_up_turns: Semaphore::new(CATCH_UPS_AT_ONCE),
+            unpositioned: UnpositionedEvents::default(),
+            tasks: Tasks::default(),
+        }
+    }
+
+    /// Shares what is known of the backend's tasks.
+    pub(crate) fn watched(self, tasks: Tasks) -> Self {
+        Self { tasks, ..self }
+    }
+
+    /// A task that it needs has ended: its subscriptions end, in place of waiting for what never comes.
+    pub(crate) fn fail(&self) {
+        self.lock().fanout.close();
+    }
+
+    /// Runs `decide` under the lock, then sees to what follows from it.
+    pub(crate) fn with_state<T>(self: &Arc<Self>, decide: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.lock();
+        let decided = decide(&mut state);
+        for lagged in state.fanout.take_lagged() {
+            let id = lagged.id;
+            tracing::debug!(?id, "a subscription's queue is full; it reads the log by itself");
+            let (tasks, queue) = (self.tasks.clone(), lagged.queue.clone());
+            let run = AssertUnwindSafe(catchup::run(self.clone(), lagged)).catch_unwind();
+            let run = async move {
+                if let Err(panic) = run.await {
+                    tasks.note("catching up", tasks::said(&*panic));
+                    queue.close();
+                }
+            };
+            let task = tokio::spawn(run).abort_handle();
+            state.fanout.set_task(id, task);
+        }
+        if state.frontier.reading() > 0 {
+            self.reader.notify_one();
+        }
+        let counts = state.fanout.take_counts();
+        telemetry::level(telemetry::LAGGING, state.fanout.lagging());
+        drop(state);
+        counts.emit();
+        decided
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing under the lock leaves the state half-changed in a way that a reader of it could not bear.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes messages of the completion channel.
+    pub(crate) fn pushed(self: &Arc<Self>, messages: impl Iterator<Item = Bytes>) {
+        let mut positioned = Vec::new();
+        let mut unpositioned = Vec::new();
+        let mut decoder = Decoder::default();
+        for message in messages {
+            self.heard.fetch_add(1, Ordering::Relaxed);
+            match decoder.push(self.scope, &message) {
+                Ok(decoded) => match decoded.payload.position {
+                    Some(position) => {
+                        let event = Some(Arc::new(decoded.payload));
+                        positioned.push((position.log, LogEntry { entry: position.entry, prev: decoded.prev, event }));
+                    }
+                    None => unpositioned.push(Arc::new(decoded.payload)),
+                },
+                Err(error) => {
+                    telemetry::count(telemetry::MALFORMED, 1);
+                    static LINES: Quiet = Quiet::new();
+                    if let Some(left_out) = LINES.turn() {
+                        tracing::warn!(
+                            %error, bytes = message.len(), left_out,
+                            "a message on the completion channel is not a completion"
+                        );
+                    }
+                }
+            }
+        }
+        self.with_state(|State { frontier, fanout }| {
+            for (log, shown) in positioned {
+                if !frontier.push(log, shown, fanout) {
+                    telemetry::count(telemetry::MALFORMED, 1);
+                    static LINES: Quiet = Quiet::new();
+                    if let Some(left_out) = LINES.turn() {
+                        tracing::warn!(%log, left_out, "a completion names a partition that this deployment does not have");
+                    }
+                }
+            }
+            for event in unpositioned {
+                self.take_bare(fanout, event);
+            }
+        });
+    }
+
+    fn take_bare(&self, fanout: &mut Fanout, event: Arc<CompletionPayload>) {
+        let horizon = fanout.horizon();
+        fanout.deliver_bare(&event, horizon, ScannerFilter::is_noop);
+        if fanout.distinct_filters().any(|filter| !filter.is_noop()) {
+            self.unpositioned.hold(event, horizon);
+        }
+    }
+
+    pub(crate) const fn unpositioned(&self) -> &UnpositionedEvents {
+        &self.unpositioned
+    }
+
+    pub(crate) fn source(&self) -> &dyn LogSource {
+        &*self.source
+    }
+
+    /// Waits for one of the few places for reading on behalf of a subscription.
+    pub(crate) async fn catch_up_turn(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
+        self.catch_up_turns.acquire().await.ok()
+    }
+
+    /// Reads where all logs stand. To be called once, after the subscription is acknowledged and while messages are
+    /// already being taken.
+    ///
+    /// # Errors
+    /// As for a read.
+    pub(crate) async fn start(self: &Arc<Self>) -> Result<(), EngineError> {
+        let logs = self.lock().frontier.logs();
+        let (at_ms, mut starts) = self.source.starts(&logs).await?;
+        // A right that is missing for all of them is what the caller has to know.
+        if starts.iter().all(Result::is_err)
+            && let Some(Err(error)) = starts.pop()
+        {
+            return Err(error);
+        }
+        self.with_state(|State { frontier, fanout }| frontier.starts(at_ms, starts, fanout));
+        Ok(())
+    }
+
+    /// Messages may have been missed: the heads are compared as soon as the reader comes to it.
+    pub(crate) fn missed(&self) {
+        self.compare_heads.store(true, Ordering::Release);
+        self.reader.notify_one();
+    }
+
+    /// Returns when the connection was found to deliver nothing although there is something.
+    pub(crate) async fn deaf(&self) {
+        self.deaf.notified().await;
+    }
+
+    /// Compares heads with where the cursors stand. `tally` is what the server gave with the comparison before. Returns
+    /// whether one lies beyond what was heard of.
+    async fn compare(self: &Arc<Self>, all: bool, tally: &mut String) -> Result<bool, EngineError> {
+        let mut asked = self.lock().frontier.compare(all);
+        let since = if all { "" } else { tally.as_str() };
+        let (appended, heads) = match self.ask_heads(&mut asked, since).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                self.lock().frontier.not_compared(&asked);
+                return Err(error);
+            }
+        };
+        let beyond = self.with_state(|State { frontier, .. }| {
+            let beyond = frontier.heads(&asked, appended.at_ms, heads);
+            frontier.wake_unreadable();
+            beyond
+        });
+        *tally = appended.tally;
+        Ok(beyond)
+    }
+
+    /// Asks to which logs the server has appended since it gave the tally `since`, and for the heads that this leaves to
+    /// be compared.
+    async fn ask_heads(&self, asked: &mut Comparison, since: &str) -> Result<(Appended, OfEach<Head>), EngineError> {
+        let mut appended = self.source.appended(self.scope, since).await?;
+        match appended.logs.take() {
+            Some(logs) => self.lock().frontier.narrow(asked, logs),
+            None if !since.is_empty() => self.lock().frontier.widen(asked),
+            None => {}
+        }
+        let heads = if asked.logs.is_empty() { Vec::new() } else { self.source.heads(&asked.logs).await? };
+        Ok((appended, heads))
+    }
+
+    /// The task that reads logs for the hub.
+    pub(crate) async fn read_logs(self: Arc<Self>) {
+        let mut trouble = Trouble::default();
+        let mut backoff = Backoff::reconnect();
+        let mut last_later = Instant::now();
+        let mut rounds = Rounds::new();
+        loop {
+            let done = match rounds.next(&self) {
+                Some(all) => self.compare_round(&mut rounds, all).await,
+                None => self.read_some(&mut last_later, &rounds).await,
+            };
+            trouble.tell(self.scope, self.lock().frontier.unreadable());
+            match done {
+                Ok(()) => {
+                    backoff = Backoff::reconnect();
+                    trouble.over();
+                }
+                Err(error) => {
+                    trouble.failed(&error);
+                    backoff.pause().await;
+                }
+            }
+        }
+    }
+
+    /// One comparison, and what follows for the connection.
+    async fn compare_round(self: &Arc<Self>, rounds: &mut Rounds, all: bool) -> Result<(), EngineError> {
+        let heard = self.heard.load(Ordering::Relaxed);
+        if !all && rounds.unheard.take() == Some(heard) {
+            telemetry::count(telemetry::DEAF, 1);
+            tracing::warn!("the subscriber's connection delivers nothing; making it anew");
+            self.deaf.notify_one();
+        }
+        let compared = self.compare(all, &mut rounds.tally).await;
+        rounds.at = Instant::now() + COMPARE_EVERY;
+        rounds.overdue_at = Instant::now() + ON_ITS_WAY;
+        match compared {
+            Ok(beyond) => {
+                rounds.unheard = beyond.then_some(heard);
+                rounds.has_compared = true;
+                Ok(())
+            }
+            Err(error) => {
+                self.compare_heads.fetch_or(all, Ordering::AcqRel);
+                Err(error)
+            }
+        }
+    }
+
+    /// Reads what is to be read now, or waits until something is or it is time to compare.
+    async fn read_some(self: &Arc<Self>, last_later: &mut Instant, rounds: &Rounds) -> Result<(), EngineError> {
+        let (work, later, wake_at) = {
+            let frontier = &mut self.lock().frontier;
+            if last_later.elapsed() >= LATER {
+                frontier.wake_later();
+                *last_later = Instant::now();
+            }
+            if Instant::now() >= rounds.overdue_at {
+                frontier.read_overdue();
+            }
+            let wake_at = if frontier.has_overdue() { rounds.overdue_at } else { rounds.at };
+            (frontier.work(LOGS_AT_ONCE), frontier.has_later(), wake_at)
+        };
+        match (work.is_empty(), later) {
+            (false, _) => self.read(&work).await,
+            (true, true) => {
+                tokio::time::sleep(LATER).await;
+                Ok(())
+            }
+            (true, false) => {
+                let _ = tokio::time::timeout_at(wake_at, self.reader.notified()).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// The task that tells subscriptions where they stand, and operators how far they are behind.
+    pub(crate) async fn tell_checkpoints(self: Arc<Self>) {
+        let mut told: Option<Arc<[LogCursor]>> = None;
+        let mut named = BTreeSet::new();
+        loop {
+            tokio::time::sleep(CHECKPOINT_EVERY).await;
+            let (lags, complete_as_of) = self.with_state(|State { frontier, fanout }| {
+                let now = frontier.snapshot();
+                if told.as_ref().is_none_or(|told| !Arc::ptr_eq(told, &now)) {
+                    fanout.checkpoint(&now);
+                    told = Some(now);
+                }
+                (fanout.lags(), frontier.complete_as_of())
+            });
+            telemetry::complete_as_of(self.scope, complete_as_of);
+            // A name whose last subscription has gone is told of once more.
+            let gone: Vec<_> = named.iter().filter(|name| !lags.contains_key(*name)).cloned().collect();
+            for (name, lag) in lags.iter().map(|(name, lag)| (name, *lag)).chain(gone.iter().map(|name| (name, 0))) {
+                telemetry::lag(self.scope, name.as_ref(), lag);
+            }
+            named = lags.into_keys().collect();
+        }
+    }
+
+    async fn read(self: &Arc<Self>, work: &[Work]) -> Result<(), EngineError> {
+        let pages: Vec<PageRead> = work
+            .iter()
+            .filter_map(|work| match *work {
+                Work::Page(log, after) => Some(PageRead { log, after, up_to: None, limit: PAGE }),
+                Work::Epochs(_) => None,
+            })
+            .collect();
+        if !pages.is_empty() {
+            let read = self.source.pages(&pages).await?;
+            for (page, entries) in pages.iter().zip(read) {
+                let entries = match entries {
+                    Ok(entries) => entries,
+                    Err(error) => {
+                        self.lock().frontier.failed(page.log, error.to_string());
+                        continue;
+                    }
+                };
+                let is_last = entries.len() < PAGE;
+                let entries: Vec<LogEntry> = entries.collect();
+                self.with_state(|State { frontier, fanout }| frontier.page(page.log, &entries, is_last, fanout));
+                // Streams take what they were given before their queues get more.
+                tokio::task::yield_now().await;
+            }
+        }
+        let looked_up: Vec<LogId> = work
+            .iter()
+            .filter_map(|work| match *work {
+                Work::Epochs(log) => Some(log),
+                Work::Page(..) => None,
+            })
+            .collect();
+        if !looked_up.is_empty() {
+            let ends = self.source.epochs(&looked_up).await?;
+            self.with_state(|State { frontier, fanout }| {
+                for (log, ends) in looked_up.iter().zip(ends) {
+                    match ends {
+                        Ok(ends) => frontier.epochs(*log, &ends, fanout),
+                        Err(error) => frontier.failed(*log, error.to_string()),
+                    }
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Opens a subscription: at `from`, or where the hub stands. `keep` is kept for as long as the membership lives.
+    ///
+    /// # Errors
+    /// [`EngineError::ResourceExhausted`] at the configured number.
+    pub(crate) fn subscribe(
+        self: &Arc<Self>,
+        options: &Arc<SubscribeOptions>,
+        framed: bool,
+        from: Option<Arc<[LogCursor]>>,
+        keep: Arc<dyn Send + Sync>,
+    ) -> Result<Joined, EngineError> {
+        self.tasks.check("subscribing")?;
+        let queue = Queue::new(options.capacity.map_or(self.capacity, NonZeroUsize::get));
+        let joined = self.with_state(|State { fanout, frontier }| {
+            let room = fanout.subscriptions() < self.max_subscriptions;
+            room.then(|| {
+                let start = from.clone().unwrap_or_else(|| frontier.snapshot());
+                let id = fanout.join(Joining { options: options.clone(), framed, queue: queue.clone(), from });
+                (id, start, fanout.subscriptions())
+            })
+        });
+        let Some((id, start, subscriptions)) = joined else {
+            let reason =
+                format!("this process has {} of them; raise max_subscriptions or drop some", self.max_subscriptions);
+            return Err(EngineError::ResourceExhausted { resource: "subscriptions", reason });
+        };
+        telemetry::level(telemetry::SUBSCRIPTIONS, subscriptions);
+        Ok(Joined { queue, start, membership: Membership { hub: self.clone(), id, _keep: keep } })
+    }
+
+    /// The time of the server (ms) up to which all that was committed has been handed to the subscriptions.
+    pub(crate) fn complete_as_of(&self) -> Option<u64> {
+        self.lock().frontier.complete_as_of()
+    }
+
+    /// The logs that cannot be read at present, and why.
+    pub(crate) fn unreadable(&self) -> Vec<(LogId, String)> {
+        self.lock().frontier.unreadable().map(|(log, why)| (log, why.to_owned())).collect()
+    }
+
+    /// The number of subscriptions, and of those that read for themselves.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.fanout.subscriptions(), state.fanout.lagging())
+    }
+}
+
+/// When heads are compared, and what the comparison before has left.
+struct Rounds {
+    at: Instant,
+    /// When pushes are late that were on their way.
+    overdue_at: Instant,
+    tally: String,
+    /// How much was heard when the last comparison found something unheard of.
+    unheard: Option<u64>,
+    has_compared: bool,
+}
+
+impl Rounds {
+    fn new() -> Self {
+        let at = Instant::now() + COMPARE_EVERY;
+        Self { at, overdue_at: at, tally: String::new(), unheard: None, has_compared: false }
+    }
+
+    /// Whether it is time to compare, and if so, whether all logs. What a comparison found is read before the next one,
+    /// however often somebody asks for it.
+    fn next(&mut self, hub: &Hub) -> Option<bool> {
+        let all = !std::mem::take(&mut self.has_compared) && hub.compare_heads.swap(false, Ordering::AcqRel);
+        (all || Instant::now() >= self.at).then_some(all)
+    }
+}
+
+/// What a new subscription holds.
+pub(crate) struct Joined {
+    pub(crate) queue: Arc<Queue>,
+    /// Where it starts.
+    pub(crate) start: Arc<[LogCursor]>,
+    pub(crate) membership: Membership,
+}
+
+/// A place among the hub's subscriptions; dropping it gives the place back.
+pub(crate) struct Membership {
+    hub: Arc<Hub>,
+    id: SubscriptionId,
+    _keep: Arc<dyn Send + Sync>,
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let (left, lagging) = {
+            let mut state = self.hub.lock();
+            state.fanout.leave(self.id);
+            (state.fanout.subscriptions(), state.fanout.lagging())
+        };
+        telemetry::level(telemetry::SUBSCRIPTIONS, left);
+        telemetry::level(telemetry::LAGGING, lagging);
+    }
+}
+
+#[cfg(test)]
+#[path = "hub_tests.rs"]
+mod tests;

@@ -1,0 +1,46 @@
+//! What is wrong with reading logs, for operators: one line when it begins, and one when it is over.
+
+use ff_core::{EngineError, LogId, Scope};
+
+use crate::{net::quiet::Quiet, telemetry};
+
+/// What is wrong with reading, told once when it begins and once when it is over.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    has_failed: bool,
+    unreadable: usize,
+}
+
+impl Trouble {
+    pub(super) fn tell<'a>(&mut self, scope: Scope, unreadable: impl Iterator<Item = (LogId, &'a str)>) {
+        let mut unreadable = unreadable.peekable();
+        let first = unreadable.peek().copied();
+        let before = std::mem::replace(&mut self.unreadable, unreadable.count());
+        if before == self.unreadable {
+            return;
+        }
+        telemetry::unreadable(scope, self.unreadable);
+        match first {
+            Some((log, why)) if before == 0 => {
+                tracing::warn!(%log, why, logs = self.unreadable, "completion logs cannot be read; the others go on");
+            }
+            None => tracing::info!(?scope, "all completion logs can be read again"),
+            Some(_) => {}
+        }
+    }
+
+    pub(super) fn failed(&mut self, error: &EngineError) {
+        // While a server comes and goes, one of several reads succeeds now and then.
+        static LINES: Quiet = Quiet::new();
+        if std::mem::replace(&mut self.has_failed, true) {
+            return;
+        }
+        if let Some(left_out) = LINES.turn() {
+            tracing::warn!(%error, left_out, "reading completion logs failed; it is tried until it succeeds");
+        }
+    }
+
+    pub(super) fn over(&mut self) {
+        self.has_failed = false;
+    }
+}

@@ -1,0 +1,301 @@
+use std::task::Waker;
+
+use ff_core::{Frame, GapCause, Partition, Scope};
+use futures::FutureExt;
+use proptest::prelude::*;
+
+use super::*;
+use crate::completions::{simulated, stream::Place};
+
+const LOG: LogId = LogId { partition: Partition::new(0), scope: Scope::Flows };
+
+fn entry(number: u64) -> EntryId {
+    EntryId { epoch: 1, seq: number }
+}
+
+fn event(number: u64) -> Item {
+    Item::Event(simulated::event(LOG, Some(entry(number)), number))
+}
+
+fn poll(queue: &Queue) -> Poll<Option<Item>> {
+    queue.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn numbers(queue: &Queue) -> Vec<u64> {
+    let next = || match poll(queue) {
+        Poll::Ready(Some(Item::Event(event))) => Some(simulated::number(&event)),
+        _ => None,
+    };
+    std::iter::from_fn(next).collect()
+}
+
+#[test]
+fn a_full_queue_takes_nothing_and_gives_what_it_has_in_order() {
+    let queue = Queue::new(2);
+    assert_eq!([0, 1, 2].map(|number| queue.push(event(number))), [true, true, false]);
+    assert_eq!(numbers(&queue), [0, 1]);
+    assert!(queue.push(event(3)));
+    assert_eq!(numbers(&queue), [3]);
+}
+
+#[test]
+fn room_that_is_kept_is_nobody_elses_and_is_given_back() {
+    let queue = Queue::new(3);
+    let mut room = queue.reserve(2).now_or_never().expect("there is room");
+    assert_eq!([queue.push(event(0)), queue.push(event(1))], [true, false]);
+    assert!(queue.try_reserve(1).is_none());
+    assert_eq!([room.push_all([event(2)]), room.push_all([event(3), event(4)]), room.push_all([event(5)])], [1, 1, 0]);
+    assert_eq!(numbers(&queue), [0, 2, 3]);
+    let mut room = queue.reserve(3).now_or_never().expect("all of it is free again");
+    room.give_back();
+    assert!(queue.push(event(5)), "what was given back is free at once");
+    drop(room);
+    assert_eq!(numbers(&queue), [5]);
+    assert!(queue.push(event(5)));
+}
+
+#[test]
+fn what_must_not_be_lost_needs_no_room() {
+    let queue = Queue::new(1);
+    let mut room = queue.try_reserve(1).expect("there is room");
+    assert_eq!(room.push_all([event(0), Item::CaughtUp, event(1)]), 1);
+    assert!(matches!(poll(&queue), Poll::Ready(Some(Item::Event(_)))));
+    assert!(matches!(poll(&queue), Poll::Ready(Some(Item::CaughtUp))));
+    assert!(poll(&queue).is_pending());
+}
+
+#[tokio::test]
+async fn who_waits_for_room_gets_it_when_enough_was_taken() {
+    let queue = Queue::new(2);
+    assert!(queue.push(event(0)) && queue.push(event(1)));
+    let mut waiting = Box::pin(queue.reserve(2));
+    assert!(futures::poll!(&mut waiting).is_pending());
+    assert!(poll(&queue).is_ready());
+    assert!(futures::poll!(&mut waiting).is_pending(), "one place is not two");
+    assert!(poll(&queue).is_ready());
+    assert!(futures::poll!(&mut waiting).is_ready());
+}
+
+#[test]
+fn what_was_dropped_is_told_behind_the_gap_that_was_there_before_it() {
+    let queue = Queue::new(2);
+    let gap = Gap { log: LOG, after: Some(entry(0)), through: entry(1), cause: GapCause::HistoryRewritten };
+    assert!(queue.push(event(1)) && queue.push(Item::Gap(Arc::new(gap))));
+    for number in 2..5 {
+        queue.push_dropping(event(number));
+    }
+    assert!(matches!(poll(&queue), Poll::Ready(Some(Item::Dropped(LOG, through))) if through == entry(1)));
+    assert!(matches!(poll(&queue), Poll::Ready(Some(Item::Gap(kept))) if *kept == gap));
+    assert!(matches!(poll(&queue), Poll::Ready(Some(Item::Dropped(LOG, through))) if through == entry(3)));
+    assert_eq!(numbers(&queue), [4]);
+    assert_eq!(queue.counts().dropped, 3);
+}
+
+#[test]
+fn gaps_of_what_never_came_give_way_where_nothing_else_is_left_to_drop() {
+    let queue = Queue::new(2);
+    for number in 0..5 {
+        let gap = Gap { log: LOG, after: None, through: entry(number), cause: GapCause::Unreadable };
+        queue.push_dropping(Item::Gap(Arc::new(gap)));
+    }
+    assert_eq!(queue.counts().queued, 2);
+    assert!(matches!(poll(&queue), Poll::Ready(Some(Item::Dropped(LOG, through))) if through == entry(2)));
+    assert!(matches!(poll(&queue), Poll::Ready(Some(Item::Gap(kept))) if kept.through == entry(3)));
+}
+
+#[test]
+fn that_all_was_caught_up_with_does_not_give_way_to_events() {
+    let queue = Queue::new(2);
+    queue.push_always(Item::CaughtUp);
+    for number in 0..3 {
+        queue.push_dropping(event(number));
+    }
+    assert!(matches!(poll(&queue), Poll::Ready(Some(Item::CaughtUp))));
+    assert!(matches!(poll(&queue), Poll::Ready(Some(Item::Dropped(..)))));
+    assert_eq!(numbers(&queue), [2]);
+}
+
+#[test]
+fn a_closed_queue_gives_what_it_has_and_then_ends() {
+    let queue = Queue::new(2);
+    queue.push(event(0));
+    queue.close();
+    assert_eq!(numbers(&queue), [0]);
+    assert!(matches!(poll(&queue), Poll::Ready(None)));
+}
+
+#[tokio::test]
+async fn who_polls_is_woken_by_what_comes() {
+    let queue = Queue::new(2);
+    let polled = queue.clone();
+    let taken = tokio::spawn(async move { std::future::poll_fn(|context| polled.poll(context)).await });
+    tokio::task::yield_now().await;
+    queue.push(event(7));
+    assert!(matches!(taken.await.unwrap(), Some(Item::Event(event)) if simulated::number(&event) == 7));
+}
+
+/// What happens to two logs, and who polls.
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    /// The next entry of a log.
+    Append(usize),
+    /// This many entries of a log are undone, and it goes on in another epoch.
+    Rewrite(usize, usize),
+    /// An entry of a log is unreadable.
+    Unreadable(usize),
+    Checkpoint,
+    Poll(usize),
+}
+
+fn happenings() -> impl Strategy<Value = Vec<Event>> {
+    let log = 0..2usize;
+    let event = prop_oneof![
+        6 => log.clone().prop_map(Event::Append),
+        1 => (log.clone(), 0..4usize).prop_map(|(log, count)| Event::Rewrite(log, count)),
+        1 => log.prop_map(Event::Unreadable),
+        1 => Just(Event::Checkpoint),
+        2 => (1..4usize).prop_map(Event::Poll),
+    ];
+    prop::collection::vec(event, 0..80)
+}
+
+/// One log as its writer and a reader of everything know it.
+struct History {
+    log: LogId,
+    cursor: LogCursor,
+    entries: Vec<EntryId>,
+    epoch: u64,
+}
+
+impl History {
+    fn of(number: u16) -> Self {
+        let log = LogId { partition: Partition::new(number), scope: Scope::Flows };
+        Self { log, cursor: LogCursor::default(), entries: Vec::new(), epoch: 1 }
+    }
+
+    fn next(&mut self) -> EntryId {
+        let last = self.entries.last().filter(|last| last.epoch == self.epoch);
+        let entry = EntryId { epoch: self.epoch, seq: last.map_or(0, |last| last.seq + 1) };
+        self.entries.push(entry);
+        entry
+    }
+
+    fn item(&mut self, event: Event) -> Option<Item> {
+        let after = self.cursor.last();
+        match event {
+            Event::Append(_) => {
+                let entry = self.next();
+                self.cursor.advance(entry);
+                Some(Item::Event(simulated::event(self.log, Some(entry), entry.seq)))
+            }
+            Event::Unreadable(_) => {
+                let through = self.next();
+                self.cursor.advance(through);
+                Some(Item::Gap(Arc::new(Gap { log: self.log, after, through, cause: GapCause::Unreadable })))
+            }
+            Event::Rewrite(_, count) => {
+                self.epoch += 1;
+                let undone = self.entries.split_off(self.entries.len().saturating_sub(count));
+                let through = *undone.last()?;
+                let after = self.entries.last().copied();
+                self.cursor.rewind(after);
+                Some(Item::Gap(Arc::new(Gap { log: self.log, after, through, cause: GapCause::HistoryRewritten })))
+            }
+            Event::Checkpoint | Event::Poll(_) => None,
+        }
+    }
+}
+
+/// Lays the frames of one log beside those of a queue without bounds: an overflow stands for what the other one has up
+/// to its end, of one history.
+fn check(all: &[Frame], bounded: &[Frame], log: LogId) -> Result<(), TestCaseError> {
+    let of_log = |frame: &&Frame| match frame {
+        Frame::Completion(event) => event.position.is_some_and(|position| position.log == log),
+        Frame::Gap(gap) => gap.log == log,
+        _ => false,
+    };
+    let mut all = all.iter().filter(of_log);
+    let mut at = None;
+    for frame in bounded.iter().filter(of_log) {
+        let overflow = match frame {
+            Frame::Gap(gap) if gap.cause == GapCause::Overflow => Some(*gap),
+            _ => None,
+        };
+        let Some(overflow) = overflow else {
+            prop_assert_eq!(all.next(), Some(frame));
+            at = stands(frame, at);
+            continue;
+        };
+        prop_assert_eq!(overflow.after, at, "it begins where the subscription stands: {}", overflow);
+        while at != Some(overflow.through) {
+            let filled = all.next();
+            let undone = matches!(filled, Some(Frame::Gap(gap)) if gap.cause.is_undone());
+            prop_assert!(filled.is_some() && !undone, "{} spans {:?}", overflow, filled);
+            at = filled.and_then(|frame| stands(frame, at));
+        }
+    }
+    prop_assert_eq!(all.next(), None);
+    Ok(())
+}
+
+/// Where a subscription stands after a frame.
+fn stands(frame: &Frame, before: Option<EntryId>) -> Option<EntryId> {
+    match frame {
+        Frame::Completion(event) => event.position.map(|position| position.entry),
+        Frame::Gap(gap) if gap.cause.is_undone() => gap.after,
+        Frame::Gap(gap) => Some(gap.through),
+        _ => before,
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_frames_of_a_queue_that_drops_its_oldest_are_those_of_an_unbounded_one_with_the_gaps_filled_in(
+        events in happenings(), capacity in 1..5usize,
+    ) {
+        let (all, bounded) = (Queue::new(usize::MAX), Queue::new(capacity));
+        let mut histories = [History::of(0), History::of(1)];
+        let mut places = [0, 1].map(|_| Place(vec![LogCursor::default(); 2].into()));
+        let mut frames = [Vec::new(), Vec::new()];
+        let mut take = |place: usize, queue: &Queue| match poll(queue) {
+            Poll::Ready(Some(Item::Checkpoint(cursors))) => {
+                for (now, then) in cursors.iter().zip(places[place].0.iter()) {
+                    assert!(then.last().is_none_or(|then| now.had(then)), "{now:?} is before {then:?}");
+                }
+                places[place] = Place(cursors);
+                true
+            }
+            Poll::Ready(Some(item)) => {
+                frames[place].extend(places[place].frame(item));
+                true
+            }
+            _ => false,
+        };
+        for event in events {
+            let item = match event {
+                Event::Append(log) | Event::Rewrite(log, _) | Event::Unreadable(log) => histories[log].item(event),
+                Event::Checkpoint => {
+                    let cursors: Vec<LogCursor> = histories.iter().map(|history| history.cursor.clone()).collect();
+                    Some(Item::Checkpoint(cursors.into()))
+                }
+                Event::Poll(count) => {
+                    for _ in 0..count {
+                        take(1, &bounded);
+                    }
+                    None
+                }
+            };
+            if let Some(item) = item {
+                all.push_always(item.clone());
+                bounded.push_dropping(item);
+                prop_assert!(bounded.counts().queued <= capacity + histories.iter().map(|h| usize::try_from(h.epoch).unwrap()).sum::<usize>());
+            }
+        }
+        while take(0, &all) {}
+        while take(1, &bounded) {}
+        let [all, bounded] = frames;
+        for history in &histories {
+            check(&all, &bounded, history.log)?;
+        }
+    }
+}

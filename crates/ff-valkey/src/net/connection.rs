@@ -1,0 +1,497 @@
+//! One connection of the client library: made within a time limit or refused with a reason, and closed when dropped.
+//!
+//! It leads to a primary. Its server is asked for its role when the connection was made, every [`CHECK_EVERY`], and when
+//! somebody doubts it; the connection is made anew where the server is a replica, where the sentinels name another one,
+//! and where the other end is gone without a word.
+//!
+//! # When a silent connection is dead
+//!
+//! Silence alone proves nothing: the server may stand still, or the way be slow, and then a new connection helps nobody
+//! and costs what is under way. So after [`SILENCE`], in which neither an answer nor a message came, the same server is
+//! asked over a connection of its own. If it answers there and still nothing came here, this connection is dead. If it
+//! does not, this one is kept for as long as an answer may take, the command timeout. It is kept as long, too, while an
+//! answer or a payload is under way that may be large: the client library shows an answer only when it is complete.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use ff_core::EngineError;
+use fred::{
+    clients::Client,
+    error::{Error, ErrorKind},
+    interfaces::{ClientLike, EventInterface},
+    types::{ConnectHandle, config::Server},
+};
+use tokio::{
+    sync::{
+        Notify,
+        broadcast::{Receiver, error::RecvError},
+        watch,
+    },
+    task::AbortHandle,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    ValkeyConfig,
+    net::{
+        address::Address,
+        backoff::Backoff,
+        error::OpContext,
+        mismatch,
+        outage::Part,
+        primary::{Primary, ResolvedAddress, Role, SentinelResolver},
+        sentinel::OneShotClient,
+        wording::sentence,
+    },
+    telemetry,
+};
+
+/// How often a server is asked for its role, which shows too that it is there.
+const CHECK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long a connection may be silent before somebody looks whether its server answers elsewhere.
+const SILENCE: Duration = Duration::from_millis(1_500);
+
+/// How often a silent connection is looked at, and the pause before its server is asked elsewhere again.
+const LISTEN_EVERY: Duration = Duration::from_millis(50);
+const ELSEWHERE_EVERY: Duration = Duration::from_millis(500);
+
+/// Errors and reconnects that wait in this process for the tasks that look at them.
+const EVENT_CAPACITY: usize = 32;
+
+/// A task that ends with this value.
+#[derive(Debug)]
+pub(crate) struct Task(AbortHandle);
+
+impl Task {
+    pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(future).abort_handle())
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What shows that the other end of a connection is there, besides its answers to the question for its role.
+#[derive(Debug, Default)]
+pub(crate) struct Life {
+    /// Answers and messages that came.
+    heard: AtomicU64,
+    /// Calls under way of which question or answer may be large.
+    large: AtomicUsize,
+}
+
+impl Life {
+    /// Something came.
+    pub(crate) fn hear(&self) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An answer came, or an error of the client's own, which proves nothing.
+    pub(crate) fn hear_of<T>(&self, answer: &Result<T, Error>) {
+        if answer.as_ref().err().is_none_or(|error| !is_ours(error)) {
+            self.hear();
+        }
+    }
+
+    fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    /// Something large is under way until the value is dropped.
+    pub(crate) fn large(&self) -> Large<'_> {
+        self.large.fetch_add(1, Ordering::Relaxed);
+        Large(self)
+    }
+
+    fn is_large(&self) -> bool {
+        self.large.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// Whether the client made this error, and no server.
+fn is_ours(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::IO | ErrorKind::Timeout | ErrorKind::Canceled)
+}
+
+/// Something large is under way.
+pub(crate) struct Large<'a>(&'a Life);
+
+impl Drop for Large<'_> {
+    fn drop(&mut self) {
+        self.0.large.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A client that is not connected yet, so that its events can be listened to first.
+pub(crate) struct UnconnectedClient {
+    pub(crate) client: Client,
+    pub(crate) life: Arc<Life>,
+    primary: Arc<Primary>,
+    leads_to: Option<Arc<ResolvedAddress>>,
+    listens: bool,
+}
+
+impl UnconnectedClient {
+    /// For commands.
+    pub(crate) async fn to_ask(primary: &Arc<Primary>) -> Result<Self, EngineError> {
+        Self::new(primary, false, EVENT_CAPACITY).await
+    }
+
+    /// For messages, of which so many wait here.
+    pub(crate) async fn to_listen(primary: &Arc<Primary>, capacity: usize) -> Result<Self, EngineError> {
+        Self::new(primary, true, capacity).await
+    }
+
+    async fn new(primary: &Arc<Primary>, listens: bool, capacity: usize) -> Result<Self, EngineError> {
+        let config = primary.config();
+        let leads_to = primary.is_named().then(Arc::<ResolvedAddress>::default);
+        let client = Client::new(
+            config.client_config(leads_to.as_ref())?,
+            Some(config.performance_config(capacity)),
+            Some(config.connection_config()),
+            Some(ValkeyConfig::reconnect_policy()),
+        );
+        if let Some(leads_to) = &leads_to {
+            let guide = SentinelResolver { primary: primary.clone(), leads_to: leads_to.clone() };
+            client.set_resolver(Arc::new(guide)).await;
+        }
+        Ok(Self { client, life: Arc::default(), primary: primary.clone(), leads_to, listens })
+    }
+}
+
+/// A client with its connection, which reconnects by itself until this value is dropped.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    client: Client,
+    state: Arc<State>,
+    life: Arc<Life>,
+    leads_to: Option<Arc<ResolvedAddress>>,
+    /// What drives the client, and what watches over it.
+    _tasks: [Task; 3],
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The server was last seen to be a replica.
+    on_replica: AtomicBool,
+    doubted: Notify,
+}
+
+impl Connection {
+    /// Connects to a primary; what goes wrong later is noted as the last error.
+    pub(crate) async fn open(prepared: UnconnectedClient) -> Result<Self, EngineError> {
+        let UnconnectedClient { client, life, primary, leads_to, listens } = prepared;
+        let config = primary.config().clone();
+        let op = format!("connecting to {}", config.endpoint);
+        let until = Instant::now() + config.connect_timeout;
+        // Before the first connection, so that no later one is missed.
+        let (mut errors, reconnects) = (client.error_rx(), client.reconnect_rx());
+        let router = connect(&client, &op, &config).await?;
+        let state = Arc::<State>::default();
+        let part = Arc::new(primary.outage().part());
+        let guard = ConnectionMonitor {
+            part: part.clone(),
+            client: client.clone(),
+            primary: primary.clone(),
+            state: state.clone(),
+            leads_to: leads_to.clone(),
+            life: life.clone(),
+            listens,
+        };
+        guard.settle(&op, until).await?;
+        let tasks = primary.tasks().clone();
+        let router = tasks.spawn("connection", router.run());
+        // What went wrong before the connection was there is over.
+        while errors.try_recv().is_ok() {}
+        let noted = tasks.spawn("connection errors", note(errors, part));
+        Ok(Self {
+            client,
+            state,
+            life,
+            leads_to,
+            _tasks: [router, noted, tasks.spawn("connection guard", guard.keep(reconnects))],
+        })
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.client.is_connected() && !self.state.on_replica.load(Ordering::Relaxed)
+    }
+
+    pub(crate) const fn get(&self) -> &Client {
+        &self.client
+    }
+
+    /// What shows that the other end is there; whoever uses the client notes it there.
+    pub(crate) fn life(&self) -> &Life {
+        &self.life
+    }
+
+    /// The server's address, where sentinels name it.
+    pub(crate) fn leads_to(&self) -> Option<Address> {
+        self.leads_to.as_ref().and_then(|leads_to| leads_to.get())
+    }
+
+    /// The server is perhaps no primary any more: it is asked at once.
+    pub(crate) fn doubt(&self) {
+        self.state.doubted.notify_one();
+    }
+}
+
+/// What drives a client, until this value is dropped.
+pub(crate) struct ConnectionDriver(ConnectHandle);
+
+impl Drop for ConnectionDriver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl ConnectionDriver {
+    async fn run(mut self) {
+        // Its failure is among the client's errors.
+        let _ = (&mut self.0).await;
+    }
+}
+
+/// Connects a client, which lives as long as the task; `None` when that takes too long.
+pub(crate) async fn drive(client: &Client, limit: Duration) -> Option<Result<ConnectionDriver, Error>> {
+    let awaited = client.clone();
+    let outcome = awaited.wait_for_connect();
+    let deadline = Instant::now() + limit;
+    tokio::pin!(outcome);
+    // The library tells the outcome to who is waiting, and the first poll begins to wait: an outcome that comes
+    // before it is lost.
+    let _ = futures::poll!(outcome.as_mut());
+    let router = ConnectionDriver(client.connect());
+    let config = client.client_config();
+    let outcome = tokio::select! {
+        outcome = timeout_at(deadline, outcome) => outcome.ok()?,
+        otherwise = mismatch::soon(&config, deadline) => Err(otherwise),
+    };
+    match outcome {
+        Ok(()) => Some(Ok(router)),
+        Err(error) if concerns_the_line(&error) => Some(Err(mismatch::found(&config, deadline).await.unwrap_or(error))),
+        Err(error) => Some(Err(error)),
+    }
+}
+
+/// Whether it may come of a server that speaks TLS or does not, and not as expected.
+fn concerns_the_line(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Protocol | ErrorKind::Tls | ErrorKind::Parse | ErrorKind::Canceled => true,
+        ErrorKind::IO => !error.details().contains("ConnectionRefused"),
+        _ => false,
+    }
+}
+
+async fn connect(client: &Client, op: &str, config: &ValkeyConfig) -> Result<ConnectionDriver, EngineError> {
+    let limit = config.connect_timeout;
+    match drive(client, limit).await {
+        Some(outcome) => outcome.map_err(|error| refused(op, config, error)),
+        None => Err(EngineError::Timeout { op: op.to_owned(), after: limit }),
+    }
+}
+
+fn refused(op: &str, config: &ValkeyConfig, error: Error) -> EngineError {
+    match OpContext::connecting(op, config).failed(error) {
+        // The operation names the address already.
+        EngineError::Transport { source, .. } => EngineError::Transport { op: op.to_owned(), source },
+        other => other,
+    }
+}
+
+async fn note(mut errors: Receiver<(Error, Option<Server>)>, part: Arc<Part>) {
+    loop {
+        match errors.recv().await {
+            Ok((error, _)) => part.failed(&sentence(&error)),
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+fn names_a_replica(of: &str) -> String {
+    format!(
+        "the server is a replica of {of}; give the address of the primary, or of the sentinels that know it \
+         (redis-sentinel://host:26379,host:26379/service)"
+    )
+}
+
+/// Sees to it that a connection leads to a primary that answers.
+struct ConnectionMonitor {
+    client: Client,
+    primary: Arc<Primary>,
+    state: Arc<State>,
+    leads_to: Option<Arc<ResolvedAddress>>,
+    life: Arc<Life>,
+    /// Its part in an outage.
+    part: Arc<Part>,
+    /// It is a subscriber's.
+    listens: bool,
+}
+
+/// What the other end of a connection was found to be.
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    Primary,
+    Replica(String),
+    /// The sentinels name another server.
+    Replaced,
+    Silent,
+    /// It did not tell; a connection that is lost is made anew by the client library.
+    Unknown,
+}
+
+impl ConnectionMonitor {
+    /// Waits until a new connection leads to a primary.
+    async fn settle(&self, op: &str, until: Instant) -> Result<(), EngineError> {
+        let mut backoff = Backoff::reconnect();
+        loop {
+            let config = self.primary.config();
+            let role = match timeout_at(until, Role::ask(&self.client)).await {
+                Ok(role) => role.map_err(|error| refused(op, config, error))?,
+                Err(_) => return Err(EngineError::Timeout { op: op.to_owned(), after: config.connect_timeout }),
+            };
+            let Role::Replica { of } = role else { return Ok(()) };
+            backoff.pause().await;
+            let renewed = timeout_at(until, self.renew()).await;
+            if renewed.is_err() || Instant::now() >= until {
+                return Err(EngineError::Contention { op: op.to_owned(), reason: names_a_replica(&of) });
+            }
+        }
+    }
+
+    async fn keep(self, mut reconnects: Receiver<Server>) {
+        let mut named = self.primary.named();
+        let mut backoff = Backoff::reconnect();
+        // Connections before this task began.
+        while reconnects.try_recv().is_ok() {}
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(CHECK_EVERY) => {}
+                () = self.state.doubted.notified() => {}
+                Ok(()) = named.changed() => {}
+                reconnected = reconnects.recv() => match reconnected {
+                    Err(RecvError::Closed) => return,
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                },
+            }
+            if !self.client.is_connected() {
+                continue;
+            }
+            match self.look(&mut named).await {
+                Seen::Unknown => {}
+                Seen::Primary => {
+                    self.state.on_replica.store(false, Ordering::Relaxed);
+                    self.part.is_well();
+                    backoff = Backoff::reconnect();
+                }
+                Seen::Replica(of) => {
+                    self.on_replica(&of);
+                    backoff.pause().await;
+                    self.renew().await;
+                }
+                Seen::Replaced => {
+                    telemetry::count(telemetry::MOVED, 1);
+                    self.renew().await;
+                }
+                Seen::Silent => {
+                    telemetry::count(telemetry::DEAD, u64::from(self.listens));
+                    self.part.failed("it does not answer");
+                    self.renew().await;
+                }
+            }
+        }
+    }
+
+    async fn look(&self, named: &mut watch::Receiver<Option<Address>>) -> Seen {
+        if self.is_replaced(named) {
+            return Seen::Replaced;
+        }
+        tokio::select! {
+            biased;
+            role = Role::ask(&self.client) => match role {
+                Ok(Role::Primary) => Seen::Primary,
+                Ok(Role::Replica { of }) => Seen::Replica(of),
+                // Nothing came within the time for an answer; what was heard meanwhile decides at the next look.
+                Err(_) => Seen::Unknown,
+            },
+            seen = self.silence(named) => seen,
+        }
+    }
+
+    /// Returns when the connection has to be given up although it was not lost.
+    async fn silence(&self, named: &mut watch::Receiver<Option<Address>>) -> Seen {
+        let limit = self.primary.config().command_timeout.max(SILENCE);
+        let (mut heard, mut since) = (self.life.heard(), Instant::now());
+        let elsewhere = self.answers_elsewhere(since + SILENCE);
+        tokio::pin!(elsewhere);
+        let mut answers_elsewhere = false;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(LISTEN_EVERY) => {}
+                () = &mut elsewhere, if !answers_elsewhere => answers_elsewhere = true,
+                Ok(()) = named.changed() => if self.is_replaced(named) { return Seen::Replaced },
+            }
+            if self.life.heard() != heard {
+                (heard, since) = (self.life.heard(), Instant::now());
+                answers_elsewhere = false;
+                elsewhere.set(self.answers_elsewhere(since + SILENCE));
+            }
+            if answers_elsewhere && !self.life.is_large() || since.elapsed() >= limit {
+                return Seen::Silent;
+            }
+        }
+    }
+
+    /// Returns when the server has answered over a connection of its own, which is made at `at`.
+    async fn answers_elsewhere(&self, at: Instant) {
+        tokio::time::sleep_until(at).await;
+        let config = self.primary.config();
+        loop {
+            let of = match self.leads_to.as_ref().and_then(|leads_to| leads_to.get()) {
+                Some(address) => config.config_at(&address),
+                None => config.client_config(None),
+            };
+            let Ok(of) = of else { return std::future::pending().await };
+            let asked =
+                async { Role::ask(&OneShotClient::open(of, config, config.connect_timeout).await?.client).await };
+            match asked.await {
+                Err(error) if is_ours(&error) => {
+                    tokio::time::sleep(ELSEWHERE_EVERY).await;
+                }
+                // A refusal is an answer too.
+                _ => return,
+            }
+        }
+    }
+
+    fn is_replaced(&self, named: &watch::Receiver<Option<Address>>) -> bool {
+        let leads_to = self.leads_to.as_ref().and_then(|at| at.get());
+        leads_to.is_some() && leads_to != *named.borrow()
+    }
+
+    fn on_replica(&self, of: &str) {
+        let text = format!("{} is a replica of {of}", self.primary.config().endpoint);
+        if !self.state.on_replica.swap(true, Ordering::Relaxed) {
+            telemetry::count(telemetry::MOVED, 1);
+        }
+        self.part.failed(&text);
+    }
+
+    async fn renew(&self) {
+        if let Err(error) = self.client.force_reconnection().await {
+            tracing::debug!(%error, "dropping a connection failed");
+        }
+    }
+}

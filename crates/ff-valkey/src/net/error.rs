@@ -1,0 +1,194 @@
+//! What the client and the server say, as the kinds of error that callers decide by.
+
+use std::time::Duration;
+
+use ff_core::EngineError;
+use fred::error::{Error, ErrorKind};
+
+use crate::{
+    ValkeyConfig,
+    net::wording::{sentence, wrong_certificate},
+};
+
+/// What a server lacks that has no functions.
+const FUNCTION_COMMANDS: [&str; 2] = ["FUNCTION", "FCALL"];
+const SERVERS: &str = "Use Valkey 7.2 or later, or Redis 7.0 or later";
+
+/// Answers that the same call, made later, need not get again.
+const BUSY: [&str; 9] =
+    ["TRYAGAIN", "ASK", "MOVED", "CLUSTERDOWN", "LOADING", "READONLY", "MASTERDOWN", "BUSY", "NOREPLICAS"];
+
+/// What is being done where: names both in every error.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OpContext<'a> {
+    op: &'a str,
+    config: &'a ValkeyConfig,
+    timeout: Duration,
+}
+
+impl<'a> OpContext<'a> {
+    /// Running a command.
+    pub(crate) const fn command(op: &'a str, config: &'a ValkeyConfig) -> Self {
+        Self { op, config, timeout: config.command_timeout }
+    }
+
+    /// Making a connection.
+    pub(crate) const fn connecting(op: &'a str, config: &'a ValkeyConfig) -> Self {
+        Self { op, config, timeout: config.connect_timeout }
+    }
+
+    pub(crate) fn failed(self, error: Error) -> EngineError {
+        let text = sentence(&error);
+        let op = self.op.to_owned();
+        if let Some(reason) = wrong_certificate(&error) {
+            return EngineError::invalid(op, reason);
+        }
+        match error.kind() {
+            ErrorKind::Config => return EngineError::invalid(op, text),
+            ErrorKind::Timeout => return EngineError::Timeout { op, after: self.timeout },
+            ErrorKind::Auth => return self.denied(&text),
+            _ => {}
+        }
+        let code = text.split([' ', ':']).next().unwrap_or_default();
+        if code == "NOPERM" || code == "WRONGPASS" || code == "NOAUTH" || text.contains("ACL failure in script") {
+            return self.denied(&text);
+        }
+        if code == "OOM" {
+            let reason = format!("{text}. Raise maxmemory or free memory; {op} wrote nothing");
+            return EngineError::ResourceExhausted { resource: "memory of the server", reason };
+        }
+        if BUSY.contains(&code) || text.contains("non local key") {
+            return EngineError::Contention { op, reason: text };
+        }
+        if text.starts_with("ERR unknown command") && FUNCTION_COMMANDS.iter().any(|name| text.contains(name)) {
+            let what = format!("the server at {}", self.config.endpoint);
+            let reason =
+                format!("it has no functions ({text}). {SERVERS}, with FUNCTION, FCALL and FCALL_RO not renamed");
+            return EngineError::invalid(what, reason);
+        }
+        EngineError::transport(format!("{op} at {}", self.config.endpoint), text)
+    }
+
+    /// The server does not let this user do it.
+    pub(crate) fn denied(self, text: &str) -> EngineError {
+        let user = self.config.username.as_deref().unwrap_or("default");
+        EngineError::PermissionDenied {
+            op: self.op.to_owned(),
+            reason: format!("{text}. {}", remedy(self.op, text, user)),
+        }
+    }
+}
+
+/// Whether the server refused this command because of what it is about: its key, or a right that the user lacks. What
+/// concerns the connection or the state of the server befalls all commands alike.
+pub(crate) fn concerns_one_command(error: &Error) -> bool {
+    let text = error.details();
+    let code = text.split([' ', ':']).next().unwrap_or_default();
+    matches!(code, "WRONGTYPE" | "NOPERM" | "ERR") && !text.contains("non local key")
+}
+
+/// Whether the server has no such function.
+pub(crate) fn is_missing_function(error: &Error) -> bool {
+    error.details().contains("Function not found")
+}
+
+/// Whether the server refused because it is a replica. It has then executed nothing.
+pub(crate) fn is_replica(error: &Error) -> bool {
+    let code = error.details().split(' ').next();
+    matches!(code, Some("READONLY" | "MASTERDOWN"))
+}
+
+/// Whether the key holds something else than the command is for: an answer, and none that time will change.
+pub(crate) fn is_wrong_type(error: &Error) -> bool {
+    error.details().starts_with("WRONGTYPE")
+}
+
+/// The ACL rule or the setting that is missing, by the words of the server.
+fn remedy(op: &str, text: &str, user: &str) -> String {
+    if text.starts_with("WRONGPASS") || text.contains("invalid username-password") {
+        return "Check user and password".into();
+    }
+    if text.starts_with("NOAUTH") || text.contains("Authentication required") {
+        return "The server wants a password: write it into the URL, redis://user:password@host".into();
+    }
+    let command = text.split('\'').nth(1).unwrap_or("<command>");
+    if command.starts_with("function") || (op == "ff1_deployment" && command == "fcall") {
+        return "The deployment is not prepared: let an administrator run `ff script load --partitions 256` (or as many \
+                as it is to have)"
+            .into();
+    }
+    if text.contains("channel") {
+        return format!("Grant the channels: ACL SETUSER {user} &ff:*");
+    }
+    if text.contains(" key") {
+        return format!("Grant the keys: ACL SETUSER {user} ~ff:*");
+    }
+    // A function is granted by its name.
+    let function = if command.starts_with("fcall") && op.starts_with("ff") { format!("|{op}") } else { String::new() };
+    format!("Grant the command: ACL SETUSER {user} +{command}{function}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapped(kind: ErrorKind, text: &'static str) -> EngineError {
+        let config = ValkeyConfig::from_url("redis://ann@db:6379").unwrap();
+        OpContext::command("claim", &config).failed(Error::new(kind, text))
+    }
+
+    #[test]
+    fn a_refusal_says_which_rule_is_missing() {
+        for (text, fix) in [
+            ("WRONGPASS invalid username-password pair or user is disabled.", "user and password"),
+            ("NOAUTH Authentication required.", "redis://user:password@host"),
+            ("NOPERM User ann has no permissions to access one of the channels used as arguments", "ann &ff:*"),
+            ("NOPERM No permissions to access a channel", "ann &ff:*"),
+            ("NOPERM User ann has no permissions to access one of the keys used as arguments", "ann ~ff:*"),
+            ("NOPERM User ann has no permissions to run the 'fcall' command", "ann +fcall"),
+        ] {
+            let error = mapped(ErrorKind::Unknown, text);
+            assert!(
+                matches!(error, EngineError::PermissionDenied { .. }) && error.to_string().contains(fix),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_refused_function_is_granted_by_name_or_prepared_by_an_administrator() {
+        let config = ValkeyConfig::from_url("redis://ann@db:6379").unwrap();
+        let refused = |op: &str, command: &str| {
+            let text = format!("NOPERM User ann has no permissions to run the '{command}' command");
+            OpContext::command(op, &config).failed(Error::new(ErrorKind::Unknown, text)).to_string()
+        };
+        assert!(refused("ff1_claim", "fcall").contains("ann +fcall|ff1_claim"));
+        for (op, command) in [("ff1_deployment", "fcall"), ("loading the library", "function|load")] {
+            assert!(refused(op, command).contains("ff script load"), "{op}");
+        }
+    }
+
+    #[test]
+    fn what_time_can_heal_is_retryable() {
+        for text in [
+            "TRYAGAIN Multiple keys request during rehashing of slot",
+            "ASK 1 127.0.0.1:7001",
+            "CLUSTERDOWN The cluster is down",
+            "LOADING Valkey is loading the dataset in memory",
+            "READONLY You can't write against a read only replica.",
+            "BUSY Valkey is busy running a script.",
+            "ERR Script attempted to access a non local key in a cluster node script: f, on @user_function:1.",
+        ] {
+            assert!(matches!(mapped(ErrorKind::Unknown, text), EngineError::Contention { .. }), "{text}");
+        }
+        assert!(matches!(mapped(ErrorKind::Timeout, "Request timed out."), EngineError::Timeout { .. }));
+        let lost = mapped(ErrorKind::IO, "Connection refused");
+        assert!(lost.is_retryable() && lost.to_string().contains("db:6379"), "{lost}");
+    }
+
+    #[test]
+    fn a_full_server_is_no_transport_error() {
+        let error = mapped(ErrorKind::Unknown, "OOM command not allowed when used memory > 'maxmemory'.");
+        assert!(matches!(error, EngineError::ResourceExhausted { .. }) && !error.is_retryable());
+    }
+}
