@@ -22,6 +22,7 @@ impl Finding {
 pub(crate) const RULES: &[fn(&Source) -> Vec<Finding>] = &[
     core_names_no_transport,
     clients_stay_in_their_crate,
+    floors_use_lower_floors,
     keys_have_one_home,
     lua_publishes_in_lib,
     rust_never_publishes,
@@ -92,6 +93,27 @@ pub(crate) fn clients_stay_in_their_crate(source: &Source) -> Vec<Finding> {
         }));
     }
     findings
+}
+
+/// The folders of ff-valkey use each other in one direction: `completions` the `host`, and both the `net`.
+pub(crate) fn floors_use_lower_floors(source: &Source) -> Vec<Finding> {
+    const FLOORS: [(&str, &[&str]); 2] = [
+        ("crates/ff-valkey/src/net/", &["host", "completions", "backend", "wake"]),
+        ("crates/ff-valkey/src/host/", &["completions", "backend", "wake"]),
+    ];
+    let floor = FLOORS.iter().find(|(folder, _)| source.path.starts_with(folder));
+    let Some((folder, above)) = floor.filter(|_| source.is_rust() && !source.path.ends_with("_tests.rs")) else {
+        return Vec::new();
+    };
+    let upward = |line: &str| {
+        // The second form is a line of a group, `use crate::{ … }`.
+        let uses =
+            |name: &&&str| line.contains(&format!("crate::{name}::")) || line.starts_with(&format!("    {name}::"));
+        above.iter().find(uses).copied()
+    };
+    let found = source.code_lines().filter_map(|(number, line)| upward(line).map(|name| (number, name)));
+    let message = |name| format!("{folder} uses `{name}`, which is above it; move what both need down");
+    found.map(|(number, name)| Finding::new(source, number, message(name))).collect()
 }
 
 /// Keys and channels are spelled in one Rust file and in the Lua library.

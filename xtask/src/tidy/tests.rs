@@ -34,6 +34,16 @@ fn each_client_has_one_crate() {
 }
 
 #[test]
+fn a_folder_of_ff_valkey_uses_no_folder_above_it() {
+    let rule = floors_use_lower_floors;
+    let group = "use crate::{\n    completions::page::Page,\n    net::value,\n};";
+    assert_eq!(check(rule, "crates/ff-valkey/src/host/mod.rs", group), [2]);
+    assert_eq!(check(rule, "crates/ff-valkey/src/net/tls.rs", "let a = crate::host::arguments();"), [1]);
+    assert_eq!(check(rule, "crates/ff-valkey/src/completions/hub.rs", "use crate::host::ValkeyHost;"), NONE);
+    assert_eq!(check(rule, "crates/ff-valkey/src/host/together_tests.rs", group), NONE, "tests may use everything");
+}
+
+#[test]
 fn keys_are_spelled_at_home_only() {
     let rule = keys_have_one_home;
     assert_eq!(check(rule, "crates/ff-script/src/keys.rs", "let k = \"ff:exec:\";"), NONE);
