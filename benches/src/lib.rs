@@ -3,9 +3,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use ff_conformance::Fixture;
 use ff_core::{ClaimedExecution, EngineBackend, SubmittedFlow};
 use ff_script::operations::LogPolicy;
-use ff_test::Fixture;
 use ff_testserver::TestServer;
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
 use futures::StreamExt;

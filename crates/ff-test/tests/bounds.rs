@@ -7,12 +7,12 @@
 use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use ff_conformance::Fixture;
 use ff_core::{
     EngineBackend, EngineId, ExecutionSpec, ExecutionSubmission, Failure, FlowSubmission, Frame, Lease, LogId,
     Namespace, Partition, PartitionCount, Scope, Start, SubmittedFlow, SubscribeOptions, SweepPolicy, Tags, limits,
 };
 use ff_script::keys;
-use ff_test::Fixture;
 use ff_testserver::{Reply, TestServer};
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
 use futures::StreamExt;

@@ -4,8 +4,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use ff_conformance::Fixture;
 use ff_core::{EngineBackend, ExecutionId, PartitionCount, PublicState, SweepPolicy};
-use ff_test::Fixture;
 use ff_testserver::TestServer;
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
 

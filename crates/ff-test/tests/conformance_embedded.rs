@@ -9,4 +9,4 @@ async fn start() -> (Arc<dyn EngineBackend>, ()) {
     (Arc::new(EmbeddedBackend::new()), ())
 }
 
-ff_test::conformance_suite!(start);
+ff_conformance::conformance_suite!(start);

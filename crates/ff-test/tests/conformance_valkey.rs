@@ -11,4 +11,4 @@ async fn start() -> (Arc<dyn EngineBackend>, support::Stand) {
     (stand.backend.clone(), stand)
 }
 
-ff_test::conformance_suite!(start);
+ff_conformance::conformance_suite!(start);

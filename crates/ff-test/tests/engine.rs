@@ -14,13 +14,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use ff_conformance::Fixture;
 use ff_core::{
     CompletionPayload, CompletionStream, EngineBackend, ExecutionId, Failure, FlowState, FlowSubmission, Outcome,
     PublicState, ScannerFilter, SubmittedFlow, Tags,
 };
 use ff_engine::{Engine, WorkContext, Worker};
 use ff_script::keys;
-use ff_test::Fixture;
 use futures::StreamExt;
 use support::Stand;
 use tokio_util::sync::CancellationToken;

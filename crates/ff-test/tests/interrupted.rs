@@ -4,13 +4,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use ff_conformance::Fixture;
 use ff_core::{
     ClaimId, ClaimRequest, EngineError, FlowState, Lease, Partition, PartitionCount, SubmitBackend, WorkBackend,
     WorkerId,
 };
 use ff_embedded::{EmbeddedBackend, Fault};
 use ff_script::keys;
-use ff_test::Fixture;
 
 const PARTITION: Partition = Partition::new(0);
 

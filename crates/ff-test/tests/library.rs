@@ -6,13 +6,13 @@ mod support;
 
 use std::sync::Arc;
 
+use ff_conformance::Fixture;
 use ff_core::{EngineError, MaintenanceBackend, PartitionCount};
 use ff_script::{
     SOURCE,
     assemble::VERSION,
     loader::{self, LibraryState},
 };
-use ff_test::Fixture;
 use ff_testserver::TestServer;
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
 use support::Stand;

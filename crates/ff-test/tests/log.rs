@@ -4,9 +4,9 @@
 
 mod support;
 
+use ff_conformance::Fixture;
 use ff_core::{EntryId, ExecutionId, LogId, Scope};
 use ff_script::{keys, operations::LogBytes};
-use ff_test::Fixture;
 use support::Stand;
 
 /// One flow of many members in one partition, to end one at a time.

@@ -5,6 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use ff_conformance::Fixture;
 use ff_core::{
     Cursor, EntryId, ExecutionId, Frame, Gap, GapCause, LogId, Partition, PartitionCount, Scope, Start, SubmitBackend,
     SubscribeBackend, SubscribeOptions, WorkBackend,
@@ -13,7 +14,6 @@ use ff_script::{
     keys,
     operations::{LogBytes, LogPolicy},
 };
-use ff_test::Fixture;
 use ff_testserver::TestServer;
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
 use futures::StreamExt;

@@ -7,12 +7,12 @@ mod support;
 use std::time::Duration;
 
 use bytes::Bytes;
+use ff_conformance::Fixture;
 use ff_core::{
     EngineError, ExecutionId, ExecutionSpec, ExecutionSubmission, FlowState, LogId, Namespace, Outcome, Partition,
     PublicState, ReleaseOutcome, RenewOutcome, Scope, SweepPolicy,
 };
 use ff_script::keys;
-use ff_test::Fixture;
 use futures::StreamExt;
 use support::Stand;
 

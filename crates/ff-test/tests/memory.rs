@@ -7,8 +7,8 @@ mod support;
 
 use std::{alloc::System, time::Duration};
 
+use ff_conformance::Fixture;
 use ff_core::CompletionBackend;
-use ff_test::Fixture;
 use ff_valkey::ValkeyBackend;
 use futures::StreamExt;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};

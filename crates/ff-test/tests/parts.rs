@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
+use ff_conformance::Fixture;
 use ff_core::{ExecutionId, FlowId, Partition, PartitionCount, PublicState};
 use ff_embedded::{Clock, EmbeddedBackend, Value, VirtualClock};
 use ff_script::keys;
-use ff_test::Fixture;
 
 const PARTITION: Partition = Partition::new(0);
 /// When the first part is written, and when the flow starts (ms).

@@ -5,9 +5,9 @@
 mod support;
 
 use bytes::Bytes;
+use ff_conformance::Fixture;
 use ff_core::{ExecutionId, FlowState, Outcome, Partition, PublicState, Scope, SubmittedFlow};
 use ff_script::keys;
-use ff_test::Fixture;
 use futures::StreamExt;
 use support::Stand;
 

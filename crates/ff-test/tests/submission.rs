@@ -5,9 +5,9 @@
 mod support;
 
 use bytes::Bytes;
+use ff_conformance::Fixture;
 use ff_core::{EngineError, ExecutionId, FlowId, FlowSubmission, SubmittedFlow, limits};
 use ff_script::keys;
-use ff_test::Fixture;
 use support::Stand;
 
 /// More than one call writes.

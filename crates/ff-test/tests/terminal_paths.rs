@@ -8,12 +8,12 @@ mod support;
 use std::time::Duration;
 
 use bytes::Bytes;
+use ff_conformance::Fixture;
 use ff_core::{
     Backoff, ExecutionId, ExecutionSpec, ExecutionSubmission, Failure, FlowSubmission, Lease, Namespace, PublicState,
     Scope, SubmittedFlow,
 };
 use ff_script::keys;
-use ff_test::Fixture;
 use support::Stand;
 
 const SHORT: Duration = Duration::from_millis(5);

@@ -6,6 +6,7 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
+use ff_conformance::Fixture;
 use ff_core::{
     Backoff, EngineBackend, EngineId, ExecutionSpec, ExecutionSubmission, Failure, MaintenanceBackend, Outcome,
     PartitionCount, PublicState, WaitBackend, WaitOptions,
@@ -13,7 +14,6 @@ use ff_core::{
 use ff_embedded::EmbeddedBackend;
 use ff_engine::{Engine, WorkContext, Worker};
 use ff_script::keys;
-use ff_test::Fixture;
 use support::Stand;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;

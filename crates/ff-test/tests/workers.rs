@@ -14,10 +14,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use ff_conformance::Fixture;
 use ff_core::{Backoff, EngineBackend, ExecutionSpec, ExecutionSubmission, Failure, Outcome, WorkSignal, WorkSignals};
 use ff_embedded::EmbeddedBackend;
 use ff_engine::{Engine, WorkContext, Worker};
-use ff_test::Fixture;
 use futures::{FutureExt, StreamExt};
 use support::Stand;
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep};

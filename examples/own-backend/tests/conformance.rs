@@ -12,13 +12,13 @@ async fn start() -> (Arc<dyn EngineBackend>, ()) {
     (Arc::new(OwnBackend::new(Counted::new(engine.clone()), engine)), ())
 }
 
-ff_test::conformance_suite!(start);
+ff_conformance::conformance_suite!(start);
 
 #[tokio::test]
 async fn what_is_delivered_is_counted() {
     let engine = EmbeddedBackend::new();
     let counted = Counted::new(engine.clone());
     let backend = OwnBackend::new(counted.clone(), engine);
-    ff_test::cases::filter::the_noop_filter_passes_everything(Arc::new(backend)).await;
+    ff_conformance::cases::filter::the_noop_filter_passes_everything(Arc::new(backend)).await;
     assert_eq!(counted.delivered(), 60);
 }

@@ -12,4 +12,4 @@ async fn start() -> (Arc<dyn EngineBackend>, ()) {
     (Arc::new(OwnBackend::new(Counted::new(engine.clone()), engine)), ())
 }
 
-ff_test::conformance_suite!(start, without: [leases, retries]);
+ff_conformance::conformance_suite!(start, without: [leases, retries]);

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use ff_conformance::cases::{delivery, filter};
 use ff_core::{CompletionBackend, CompletionStream, EngineBackend, EngineError, ScannerFilter, SubscribeBackend};
 use ff_embedded::EmbeddedBackend;
-use ff_test::cases::{delivery, filter};
 use own_backend::OwnBackend;
 
 /// Takes a filter and looks at none.

@@ -23,6 +23,7 @@ pub(crate) const RULES: &[fn(&Source) -> Vec<Finding>] = &[
     core_names_no_transport,
     clients_stay_in_their_crate,
     floors_use_lower_floors,
+    dependencies_point_one_way,
     keys_have_one_home,
     lua_publishes_in_lib,
     rust_never_publishes,
@@ -30,6 +31,19 @@ pub(crate) const RULES: &[fn(&Source) -> Vec<Finding>] = &[
     no_leftover_notes,
     lints_are_inherited,
     files_stay_short,
+];
+
+/// The crates of the product and of its contract, and which of the workspace's crates each may depend on. Its tests may
+/// depend on any.
+const LAYERS: &[(&str, &[&str])] = &[
+    ("ff-core", &[]),
+    ("ff-script", &["ff-core"]),
+    ("ff-valkey", &["ff-core", "ff-script"]),
+    ("ff-embedded", &["ff-core", "ff-script"]),
+    ("ff-engine", &["ff-core"]),
+    ("ff-conformance", &["ff-core"]),
+    ("ff-testserver", &[]),
+    ("flowfabric", &["ff-core", "ff-script", "ff-valkey", "ff-embedded", "ff-engine"]),
 ];
 
 const KEYS: &[&str] = &["ff:exec:", "ff:part:", "ff:flow:", "ff:deployment", "ff:dag:", "ff:solo:", "ff:wake:"];
@@ -114,6 +128,27 @@ pub(crate) fn floors_use_lower_floors(source: &Source) -> Vec<Finding> {
     let found = source.code_lines().filter_map(|(number, line)| upward(line).map(|name| (number, name)));
     let message = |name| format!("{folder} uses `{name}`, which is above it; move what both need down");
     found.map(|(number, name)| Finding::new(source, number, message(name))).collect()
+}
+
+/// A crate depends on the layers below it only.
+pub(crate) fn dependencies_point_one_way(source: &Source) -> Vec<Finding> {
+    let package = source.path.strip_prefix("crates/").and_then(|path| path.strip_suffix("/Cargo.toml"));
+    let Some((package, allowed)) = LAYERS.iter().find(|(name, _)| Some(*name) == package) else { return Vec::new() };
+    let mut findings = Vec::new();
+    let mut in_dependencies = false;
+    for (number, line) in source.lines() {
+        let line = line.split('#').next().unwrap_or_default();
+        if line.starts_with('[') {
+            in_dependencies = line.contains("dependencies") && !line.contains("dev-dependencies");
+        }
+        let ours = line.split(|c: char| !(c.is_alphanumeric() || "-_".contains(c)));
+        let ours = ours.filter(|word| word.starts_with("ff-") || *word == "flowfabric");
+        for other in ours.filter(|word| in_dependencies && !allowed.contains(word)) {
+            let may = if allowed.is_empty() { "no crate of this workspace".to_owned() } else { allowed.join(", ") };
+            findings.push(Finding::new(source, number, format!("{package} depends on {other}; it may on {may}")));
+        }
+    }
+    findings
 }
 
 /// Keys and channels are spelled in one Rust file and in the Lua library.

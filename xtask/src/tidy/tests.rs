@@ -44,6 +44,22 @@ fn a_folder_of_ff_valkey_uses_no_folder_above_it() {
 }
 
 #[test]
+fn a_crate_depends_on_lower_layers_only() {
+    let rule = dependencies_point_one_way;
+    let suite = "crates/ff-conformance/Cargo.toml";
+    assert_eq!(check(rule, suite, "[package]\nname = \"ff-x\"\n[dependencies]\nff-core.workspace = true"), NONE);
+    assert_eq!(check(rule, suite, "[dependencies]\nff-engine.workspace = true # why\nff-core = {}"), [2]);
+    assert_eq!(check(rule, suite, "[dependencies]\nother = { package = \"ff-script\" }"), [2]);
+    assert_eq!(
+        check(rule, suite, "[dependencies.ff-valkey]\n[target.'cfg(unix)'.dependencies]\nflowfabric = {}"),
+        [1, 3]
+    );
+    assert_eq!(check(rule, suite, "[dev-dependencies]\nff-embedded.workspace = true"), NONE, "tests may use all");
+    assert_eq!(check(rule, "crates/ff-core/Cargo.toml", "[dependencies]\nff-script = {}"), [2]);
+    assert_eq!(check(rule, "crates/ff-cli/Cargo.toml", "[dependencies]\nff-valkey.workspace = true"), NONE);
+}
+
+#[test]
 fn keys_are_spelled_at_home_only() {
     let rule = keys_have_one_home;
     assert_eq!(check(rule, "crates/ff-script/src/keys.rs", "let k = \"ff:exec:\";"), NONE);
