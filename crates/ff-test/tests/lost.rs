@@ -267,3 +267,47 @@ async fn the_worker_of_a_deleted_record_is_fenced_off() {
     assert!(matches!(late, Err(EngineError::State { .. })), "{late:?}");
     assert_eq!(stand.log_length(id, Scope::Flows).await, 1);
 }
+
+/// Sweeps until nothing more is removed, by a retention of no length.
+async fn forget(stand: &Stand, partition: Partition) {
+    // An entry is due once the clock has moved on.
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let policy = SweepPolicy { retention: Duration::ZERO, ..SweepPolicy::default() };
+    while stand.backend.sweep(&[partition], &policy).await.remove(0).unwrap().removed > 0 {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_removes_an_ended_flow_whose_records_are_all_deleted() {
+    let (stand, fixture) = start().await;
+    let flow = fixture.submit_members(&[("a", &[]), ("b", &["a"])]).await;
+    for (_, id) in &flow.executions {
+        fixture.complete(*id).await;
+    }
+    let partition = flow.executions[0].1.partition();
+    for (_, id) in &flow.executions {
+        delete(&stand, *id).await;
+    }
+    forget(&stand, partition).await;
+    let core = keys::flow_core(partition, flow.flow_id);
+    assert_eq!(stand.command(&["EXISTS", &core]).await.int(), Some(0));
+    assert_eq!(count(&stand, partition, "ended").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_removes_a_flow_that_has_no_entry_of_its_own_by_those_of_its_members() {
+    let (stand, fixture) = start().await;
+    let flow = fixture.submit_members(&[("a", &[]), ("b", &["a"])]).await;
+    for (_, id) in &flow.executions {
+        fixture.complete(*id).await;
+    }
+    let partition = flow.executions[0].1.partition();
+    let (index, member) = (format!("ff:part:{partition}:ended"), format!("flow:{}", flow.flow_id));
+    assert_eq!(stand.command(&["ZREM", &index, &member]).await.int(), Some(1));
+    forget(&stand, partition).await;
+    for id in [flow.executions[0].1, flow.executions[1].1] {
+        assert_eq!(stand.command(&["EXISTS", &keys::execution_core(id)]).await.int(), Some(0));
+    }
+    let core = keys::flow_core(partition, flow.flow_id);
+    assert_eq!(stand.command(&["EXISTS", &core]).await.int(), Some(0));
+    assert_eq!(count(&stand, partition, "ended").await, 0);
+}

@@ -118,7 +118,7 @@ local function read(call, flow_id, index)
     return nil, values.err
   end
   local flow = {
-    core = core, mark = mark, marked = values[1], changes = {}, state = values[3],
+    id = flow_id, core = core, mark = mark, marked = values[1], changes = {}, state = values[3],
     remaining = values[4], unsuccessful = values[5], cancel_requested = values[6] == '1', cancel_reason = values[7],
     member_cancelled = values[8] == '1',
   }
@@ -208,6 +208,11 @@ local function final_state(flow)
     return 'cancelled'
   end
   return ff.base.num(flow.unsuccessful) > 0 and 'failed' or 'success'
+end
+
+-- Whether all members of a flow were counted as ended, with those that this call ends.
+function ff.flow.has_ended(flow)
+  return flow.remaining and ff.base.num(flow.remaining) == 0
 end
 
 -- Writes what was planned for a flow, in one command for as many members as a call can end.

@@ -37,6 +37,24 @@ local function remove_solo(call, uuid)
   return 1
 end
 
+-- The member of a flow in `ended`. It finds a flow whose members' records are all gone.
+local function flow_member(flow_id)
+  return 'flow:' .. flow_id
+end
+
+-- The flow of a member of `ended`; nil for the member of an execution.
+local function flow_of_member(member)
+  return string.match(member, '^flow:(.+)$')
+end
+
+-- Adds to the entries that a call is about to write to `ended` that of a flow whose last member ends with it.
+function ff.retention.plan_flow(call, flow, entries)
+  if ff.flow.has_ended(flow) then
+    local count = #entries
+    entries[count + 1], entries[count + 2] = call.now_text, flow_member(flow.id)
+  end
+end
+
 local function remove_executions(call, uuids)
   local partition, keys = call.partition, {}
   for _, uuid in ipairs(uuids) do
@@ -51,37 +69,52 @@ local function remove_executions(call, uuids)
   return #uuids
 end
 
-local function postpone(partition, uuid, score)
-  redis.call('ZADD', partition.ended, ff.base.int(score), uuid)
+local function postpone(partition, member, score)
+  redis.call('ZADD', partition.ended, ff.base.int(score), member)
   return 0
 end
 
+-- Removes a flow by the entry `member` of `ended`, of the flow itself or of the execution `uuid`.
 -- Members stay at least as long as their flow does, and a flow as long as its youngest completion.
-local function remove_flow(call, uuid, flow_id, cutoff)
+local function remove_flow(call, member, uuid, flow_id, cutoff)
   local core = ff.keys.flow(call.partition.tag, flow_id)
   local flow = redis.pcall('HMGET', core, 'state', 'completed_at', 'members')
   if flow.err then
-    return postpone(call.partition, uuid, call.now)
+    return postpone(call.partition, member, call.now)
   elseif flow[1] == 'running' or flow[1] == 'submitting' then
-    return postpone(call.partition, uuid, call.now)
-  elseif not flow[3] then
+    return postpone(call.partition, member, call.now)
+  elseif not flow[3] and uuid then
     return remove_executions(call, { uuid })
-  elseif ff.base.num(flow[2]) >= cutoff then
-    return postpone(call.partition, uuid, ff.base.num(flow[2]))
+  elseif flow[3] and ff.base.num(flow[2]) >= cutoff then
+    return postpone(call.partition, member, ff.base.num(flow[2]))
   end
   -- The flow comes first: without its members' list each member is removed by its own entry in `ended`. So are those that
   -- this call has no room for.
-  local members = { uuid }
-  for place = 1, math.min(ff.uuids.count(flow[3]), call.room) do
-    local member = ff.uuids.at(flow[3], place)
-    members[#members + 1] = member ~= uuid and member or nil
+  local uuids = { uuid }
+  if flow[3] then
+    for place = 1, math.min(ff.uuids.count(flow[3]), call.room) do
+      local other = ff.uuids.at(flow[3], place)
+      uuids[#uuids + 1] = other ~= uuid and other or nil
+    end
+    delete_head(call, core, flow_id)
   end
-  delete_head(call, core, flow_id)
-  return remove_executions(call, members)
+  local removed = remove_executions(call, uuids)
+  -- Last, so that it finds the flow where this is interrupted.
+  redis.call('ZREM', call.partition.ended, flow_member(flow_id))
+  call.gone[flow_member(flow_id)] = true
+  return removed
 end
 
--- Removes an execution, or the flow that it belongs to. Returns how many executions were removed.
-local function remove(call, uuid, cutoff)
+-- Removes what a member of `ended` stands for: an execution, or the flow that it belongs to. Returns how many executions
+-- were removed.
+local function remove(call, member, cutoff)
+  local flow_id = flow_of_member(member)
+  if flow_id and not call.flows_done then
+    return postpone(call.partition, member, call.now)
+  elseif flow_id then
+    return remove_flow(call, member, nil, flow_id, cutoff)
+  end
+  local uuid = member
   local stored = redis.pcall('HMGET', ff.keys.core(call.partition.tag, uuid), 'execution_id', 'flow_id')
   if not stored.err and not stored[1] then
     ff.suspects.note(call, uuid)
@@ -91,7 +124,7 @@ local function remove(call, uuid, cutoff)
   elseif not (stored[2] and call.flows_done or not stored[2] and call.solo_done) then
     return postpone(call.partition, uuid, call.now)
   elseif stored[2] then
-    return remove_flow(call, uuid, stored[2], cutoff)
+    return remove_flow(call, uuid, uuid, stored[2], cutoff)
   end
   return remove_solo(call, uuid)
 end
@@ -123,13 +156,13 @@ function ff.retention.run(call, retention_ms, idempotency_ms, room)
     room)
   local removed = 0
   call.gone, call.flows_done, call.solo_done = {}, flows_done, solo_done
-  for _, uuid in ipairs(candidates) do
+  for _, member in ipairs(candidates) do
     call.room = room - removed
     if call.room <= 0 then
       return removed, true
     end
-    if not call.gone[uuid] then
-      removed = removed + remove(call, uuid, cutoff)
+    if not call.gone[member] then
+      removed = removed + remove(call, member, cutoff)
     end
   end
   return removed, #candidates == room

@@ -265,6 +265,11 @@ impl<S: Stage> World<'_, S> {
         }
     }
 
+    /// A call that sees the time and changes nothing.
+    pub(super) fn look(&self) -> Result<(), EngineError> {
+        self.stage.wait(self.stage.backend().reconcile(PARTITION, None, 0)).map(drop)
+    }
+
     /// Works off what is pending; returns whether anything was.
     pub(super) fn resolve(&self) -> Result<bool, EngineError> {
         let mut busy = false;
@@ -298,12 +303,25 @@ impl<S: Stage> World<'_, S> {
         let index = |(name, key): (&'static str, &String)| {
             let members = match self.stage.command(&["ZRANGE", key, "0", "-1"]) {
                 Value::Array(members) if name == "open" => members.iter().map(|m| uuid_of_open(bytes_of(m))).collect(),
-                Value::Array(members) => members.iter().map(|member| uuid_in(bytes_of(member))).collect(),
+                Value::Array(members) => {
+                    let executions = members.iter().filter(|member| flow_of_ended(bytes_of(member)).is_none());
+                    executions.map(|member| uuid_in(bytes_of(member))).collect()
+                }
                 _ => BTreeSet::new(),
             };
             (name, members)
         };
-        names.into_iter().zip(&block).map(index).collect()
+        let mut indexes: Indexes = names.into_iter().zip(&block).map(index).collect();
+        indexes.insert("ended flows", self.ended_flows());
+        indexes
+    }
+
+    /// The flows that `ended` holds.
+    fn ended_flows(&self) -> BTreeSet<String> {
+        match self.stage.command(&["ZRANGE", &keys::partition_block(PARTITION)[6], "0", "-1"]) {
+            Value::Array(members) => members.iter().filter_map(|member| flow_of_ended(bytes_of(member))).collect(),
+            _ => BTreeSet::new(),
+        }
     }
 
     /// The keys that are left when everything has been forgotten: those that a deployment always has are not named.
@@ -359,6 +377,11 @@ fn bytes_of<'a>(value: &'a Value<'_>) -> &'a [u8] {
 fn uuid_in(member: &[u8]) -> String {
     let member = text(member);
     member[member.len() - 36..].to_owned()
+}
+
+/// The flow that a member of `ended` stands for, if it does.
+fn flow_of_ended(member: &[u8]) -> Option<String> {
+    text(member).strip_prefix("flow:").map(str::to_owned)
 }
 
 /// The uuid at the beginning of a member of `open`; the flow's follows.

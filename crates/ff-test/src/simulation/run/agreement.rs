@@ -118,6 +118,8 @@ impl<S: Stage> Run<'_, S> {
             let picked = self.model.executions.iter().filter(|execution| wanted(execution));
             picked.map(|execution| execution.uuid.clone()).collect()
         };
+        let has_ended = |(index, _): &(usize, &FlowId)| self.model.flow_state(*index).0 != FlowState::Running;
+        let ended_flows = self.flows.iter().enumerate().filter(has_ended).map(|(_, flow)| flow.to_string()).collect();
         let expected = [
             ("ready", uuids(&|e| e.state == Waiting)),
             ("delayed", uuids(&|e| e.state == Delayed)),
@@ -125,6 +127,7 @@ impl<S: Stage> Run<'_, S> {
             ("deadlines", uuids(&|e| e.ended().is_none() && e.deadline_at > 0)),
             ("open", uuids(&|e| e.ended().is_none())),
             ("ended", uuids(&|e| e.ended().is_some())),
+            ("ended flows", ended_flows),
             ("pending", BTreeSet::new()),
         ];
         let found = self.world.indexes();
