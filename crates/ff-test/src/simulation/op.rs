@@ -76,6 +76,11 @@ pub enum Op {
     LeapBack {
         millis: u64,
     },
+    /// The clock is set ahead, and then back by a part of that.
+    LeapInPart {
+        millis: u64,
+        back: u64,
+    },
     Sweep,
     Reconcile,
     Resolve,
@@ -160,6 +165,10 @@ impl Generator {
             _ if rng.u8(0..4) == 0 => Op::Keep { little: rng.bool() },
             _ if rng.u8(0..4) == 0 => Op::Leap { millis: rng.u64(20_000..100_000_000) },
             _ if rng.u8(0..4) == 0 => Op::LeapBack { millis: rng.u64(2_000..60_000) },
+            _ if rng.u8(0..4) == 0 => {
+                let millis = rng.u64(20_000..100_000_000);
+                Op::LeapInPart { millis, back: rng.u64(2_000..millis) }
+            }
             _ if rng.u8(0..3) == 0 => Op::Lose { execution: pick },
             _ => Op::Sweep,
         }

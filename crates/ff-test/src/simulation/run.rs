@@ -178,8 +178,12 @@ impl<'a, S: Stage> Run<'a, S> {
         match op {
             Op::Advance { millis } => self.move_clock(self.model.now + millis),
             Op::StepBack { millis } => self.move_clock(self.model.now - millis),
-            Op::Leap { millis } => return self.leap(self.model.now + millis),
-            Op::LeapBack { millis } => return self.leap(self.model.now - millis),
+            Op::Leap { millis } => return self.leap([self.model.now + millis]),
+            Op::LeapBack { millis } => return self.leap([self.model.now - millis]),
+            Op::LeapInPart { millis, back } => {
+                let ahead = self.model.now + millis;
+                return self.leap([ahead, ahead - back]);
+            }
             Op::Trim { keep } => {
                 self.world.trim(*keep);
                 (self.trimmed, self.keeps.cut) = (true, true);
@@ -209,13 +213,19 @@ impl<'a, S: Stage> Run<'a, S> {
         self.world.stage.set_clock(to);
     }
 
-    /// Sets the clock between two sweeps, so that the library sees the leap.
-    fn leap(&mut self, to: u64) -> Result<(), Disagreement> {
+    /// Sets the clock between two sweeps, to one time after another. The library sees each: before the last of them by a
+    /// call that looks at no lease.
+    fn leap<const N: usize>(&mut self, times: [u64; N]) -> Result<(), Disagreement> {
         let refused = |error: EngineError| format!("a sweep was refused: {error}");
         self.model.sweep();
         self.world.sweep(RETENTION).map_err(refused)?;
         let before = self.model.now;
-        self.move_clock(to);
+        for (step, to) in times.into_iter().enumerate() {
+            if step > 0 {
+                self.world.look().map_err(refused)?;
+            }
+            self.move_clock(to);
+        }
         self.model.leapt(before);
         self.model.sweep();
         self.world.sweep(RETENTION).map(drop).map_err(refused)
@@ -358,7 +368,8 @@ impl<'a, S: Stage> Run<'a, S> {
             }
             Op::Resolve => Ok(self.world.resolve().map(drop)),
             Op::Lose { execution } => self.lose(*execution),
-            Op::Advance { .. } | Op::StepBack { .. } | Op::Leap { .. } | Op::LeapBack { .. } => Ok(Ok(())),
+            Op::Advance { .. } | Op::StepBack { .. } => Ok(Ok(())),
+            Op::Leap { .. } | Op::LeapBack { .. } | Op::LeapInPart { .. } => Ok(Ok(())),
             Op::Trim { .. } | Op::Forget | Op::CutOff | Op::FailOver | Op::Fault { .. } => Ok(Ok(())),
             Op::Keep { .. } | Op::Read => Ok(Ok(())),
         }
