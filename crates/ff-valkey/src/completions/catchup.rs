@@ -1,17 +1,17 @@
-//! A subscription that is behind reads the log by itself, at the pace of whoever polls it, and goes live.
+//! A subscription that is behind reads the log on its own, at the pace of its consumer, and then goes live.
 //!
-//! It starts from a cursor, or from the hub's frontier as it stood before the event that found no room, and reads up to
-//! where the hub stands, never beyond: so it cannot overtake the hub, and once its frontier is the hub's it has
-//! everything. Room in the queue is reserved before anything is asked for, so what is read goes straight into it: no page
-//! waits in memory for a reader that does not poll, and nothing is read for one.
+//! It starts from a cursor, or from the hub's frontier as it stood before the event that found the queue full. It reads
+//! up to the hub's frontier, never beyond: so it cannot overtake the hub, and once its frontier equals the hub's it has
+//! everything. Queue capacity is reserved before a request is sent, so pages go straight into the queue. No page waits
+//! in memory for a consumer that does not poll, and nothing is read for such a consumer.
 //!
-//! While one round's pages are decoded the server prepares the next: they are asked for beforehand, one round ahead and
-//! no more, and only if there is room for them at once. A page that turns out to have been asked for after another entry
-//! than the reading has come to is thrown away and read again.
+//! While one round's pages are decoded the server prepares the next: they are requested in advance, one round ahead at
+//! most, and only if the queue has capacity for them immediately. A page that was requested after an entry other than
+//! the one the reading has reached is discarded and read again.
 //!
-//! Meeting a live end by reading alone would take until the log is quiet. So when half of the queue is free and the
-//! ring of recent events holds what is missing, that is put into the queue under the hub's lock and the subscription
-//! is live. Half a queue of room keeps it from falling back at the next event.
+//! By reading alone the subscription would not reach the live end until the log is quiet. So when half of the queue is
+//! free and the ring of recent events holds everything that is missing, these events are put into the queue under the
+//! hub's lock and the subscription is live. Half a queue of free capacity keeps it from falling back at the next event.
 //!
 //! # Where it and the hub differ in one log
 //!
@@ -20,11 +20,11 @@
 //! | is behind | holds what lies between | takes it |
 //! | is behind | no longer holds what lies between | a gap, trimmed, up to the hub |
 //! | is behind | has lost what the subscription has | a gap, rewritten; it goes back and reads on |
-//! | is behind | does not know where the hub stands | waits: the hub finds that out itself |
-//! | has passed where the hub stands | has lost what the subscription has | a gap, rewritten; it goes back |
-//! | has passed where the hub stands | knows it | waits: the hub has yet to come there |
-//! | is behind | cannot be read | reads all others, and tries again |
-//! | has a completion that was found to be forged | holds another there | a gap, forged; it goes back |
+//! | is behind | does not know the hub's position | waits: the hub finds that out on its own |
+//! | is ahead of the hub's position | has lost what the subscription has | a gap, rewritten; it goes back |
+//! | is ahead of the hub's position | has that entry | waits: the hub has not reached it yet |
+//! | is behind | cannot be read | reads all other logs, and retries |
+//! | has a completion that was found to be forged | holds another entry there | a gap, forged; it goes back |
 
 use std::{
     collections::HashMap,
@@ -54,15 +54,15 @@ use crate::{
     telemetry,
 };
 
-/// How many logs one subscription reads with one round trip, at most how many entries of each, and of all of them.
+/// How many logs one subscription reads with one round trip, and the limit of entries for each log and for all of them.
 const LOGS_AT_ONCE: usize = 16;
 const PAGE: usize = 256;
 const ENTRIES_AT_ONCE: usize = 2048;
-/// Fewer entries than this are not asked for ahead. The small queues of the properties are to go through it too.
+/// Fewer entries than this are not requested in advance. The property tests use small queues and must cover it too.
 const LEAST_AHEAD: usize = if cfg!(test) { 1 } else { 64 };
-/// When a log is tried again that could not be read.
+/// After how long a log that could not be read is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
-/// How often it tells how far it has come.
+/// How often it reports its position.
 const CHECKPOINTS: Duration = Duration::from_secs(1);
 
 struct CatchUp {
@@ -72,24 +72,24 @@ struct CatchUp {
     framed: bool,
     queue: Arc<Queue>,
     frontier: Vec<LogCursor>,
-    /// Where it stood when the hub left it to itself, and how many forged completions had been taken back by then.
+    /// Its frontier when the hub stopped feeding it, and how many forged completions had been taken back by then.
     left_at: Arc<[LogCursor]>,
     taken_back: u64,
     /// Logs that could not be read, and when to try again.
     unreadable: HashMap<usize, Instant>,
-    /// Logs in the middle of a look-up.
+    /// Logs in the middle of an epoch look-up.
     readings: HashMap<usize, LogReading>,
-    /// Where the next round begins, so that every log has its turn.
+    /// The log with which the next round begins, so that every log has its turn.
     turn: usize,
-    /// What was asked for ahead, and not taken yet.
+    /// Pages that were requested in advance and not taken yet.
     asked: Option<Asked>,
-    /// The last round came near the hub in all it read: what is missing may be recent.
+    /// In the last round every log that was read came near the hub: the ring may hold what is missing.
     near: bool,
     waiting: Backoff,
     told: Instant,
 }
 
-/// What became of a page.
+/// The outcome of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PageOutcome {
     /// There may be more of the log.
@@ -97,21 +97,21 @@ enum PageOutcome {
     Done,
     /// The log's epochs must be looked up first.
     LookUp,
-    /// The log holds nothing between here and where the hub stands; its epochs tell why.
+    /// The log holds nothing between the subscription's position and the hub's; its epochs show why.
     Nothing,
 }
 
-/// One log to read, and where the hub stood in it.
+/// One log to read, and the hub's position in it.
 struct Target {
     index: usize,
     read: PageRead,
     hub: LogCursor,
 }
 
-/// What is being read, and the room for it.
+/// The reads under way, and the capacity reserved for them.
 struct Asked {
     targets: Vec<Target>,
-    /// Logs in which the hub has yet to come to where the subscription is; they are not read.
+    /// Logs in which the subscription is ahead of the hub; they are not read.
     ahead: Vec<Target>,
     pages: Pin<Box<Pages>>,
     room: Room,
@@ -130,7 +130,7 @@ pub(crate) async fn run(hub: Arc<Hub>, lagged: Lagged) {
             Ok(false) => (backoff, has_failed) = (Backoff::reconnect(), false),
             Err(error) => {
                 if !std::mem::replace(&mut has_failed, true) {
-                    tracing::warn!(%error, id = ?catch_up.id, "catching up from the log failed; it is tried until it succeeds");
+                    tracing::warn!(%error, id = ?catch_up.id, "catching up failed; it will be retried");
                 }
                 catch_up.asked = None;
                 backoff.pause().await;
@@ -220,12 +220,12 @@ impl CatchUp {
         Ok(false)
     }
 
-    /// For how many entries room is made before any is read: with half of the queue free it may go live.
+    /// For how many entries capacity is reserved before any is read: with half of the queue free it may go live.
     fn wanted(&self) -> usize {
         (self.queue.capacity() / 2).clamp(1, ENTRIES_AT_ONCE)
     }
 
-    /// Goes live if that is possible now (`None`), or asks for what to read.
+    /// Goes live if that is possible now (`None`), or sends the next reads.
     fn join_or_ask(&mut self, mut room: Room) -> Option<Asked> {
         let hub = self.hub.clone();
         let targets = hub.with_state(|state| {
@@ -239,7 +239,7 @@ impl CatchUp {
         Some(self.ask(targets, ahead, room))
     }
 
-    /// What was read of a log, unless it could not be.
+    /// The result of reading a log, or `None` where the read failed.
     fn readable<T>(&mut self, index: usize, read: Result<T, EngineError>) -> Option<T> {
         match read {
             Ok(read) => {
@@ -247,7 +247,7 @@ impl CatchUp {
                 Some(read)
             }
             Err(error) => {
-                tracing::debug!(%error, id = ?self.id, "a log cannot be read; the others go on");
+                tracing::debug!(%error, id = ?self.id, "a log cannot be read; the others are not affected");
                 self.unreadable.insert(index, Instant::now() + TRY_AGAIN);
                 self.readings.remove(&index);
                 None
@@ -255,7 +255,7 @@ impl CatchUp {
         }
     }
 
-    /// Goes back behind what it was given before it was left to itself and was found to be forged since.
+    /// Goes back to before completions that it received from the hub and that were found to be forged since.
     fn take_back(&mut self, state: &State) {
         let (forged, count) = state.fanout.taken_back(self.taken_back);
         for gap in forged {
@@ -273,14 +273,16 @@ impl CatchUp {
         self.taken_back = count;
     }
 
-    /// Asks for what follows these pages before they are decoded, if there is much of it, and room for that at once.
+    /// Requests what follows these pages before they are decoded, if it is long enough and the queue has capacity for
+    /// it now.
     fn ask_ahead(&mut self, targets: &[Target], pages: &[Page]) {
         let count = (self.queue.capacity() / 4).min(ENTRIES_AT_ONCE);
         if count < LEAST_AHEAD {
             return;
         }
         let Some(room) = self.queue.try_reserve(count) else { return };
-        // What will have been read of these logs. One that turned out shorter than expected has its next turn later.
+        // The number of entries read of these logs once the pages are taken. A log that turned out shorter has its next
+        // turn later.
         let read = |(target, page): (&Target, &Page)| {
             let is_full = page.len() == target.read.limit;
             (target.index, if is_full { page.end() } else { target.read.up_to })
@@ -289,13 +291,13 @@ impl CatchUp {
         let (hub, turn) = (self.hub.clone(), self.turn);
         let mut targets = hub.with_state(|state| self.plan(state, count, &read));
         targets.retain(|target| !self.is_ahead(target));
-        // Whoever has nearly all is to go live, and not to run after the hub.
+        // A subscription that has nearly everything should go live instead of following the hub by reading.
         if targets.iter().map(|target| target.read.limit).sum::<usize>() < count {
             self.turn = turn;
             return;
         }
         let mut asked = self.ask(targets, Vec::new(), room);
-        // Sent now, and awaited when these pages are dealt with.
+        // Sent now, and awaited once these pages are processed.
         let _ = asked.pages.as_mut().now_or_never();
         self.asked = Some(asked);
     }
@@ -313,12 +315,12 @@ impl CatchUp {
         Asked { targets, ahead, room, pages: Box::pin(maybe_done(pages.boxed())) }
     }
 
-    /// After which entry of a log it reads on.
+    /// The entry of a log after which the next read starts.
     fn after(&self, index: usize) -> Option<EntryId> {
         self.readings.get(&index).map_or_else(|| self.frontier[index].last(), LogReading::after)
     }
 
-    /// Whether the subscription has passed where the hub stood.
+    /// Whether the subscription is ahead of the hub's position.
     fn is_ahead(&self, target: &Target) -> bool {
         match target.hub.last() {
             Some(last) => self.frontier[target.index].has(last),
@@ -326,7 +328,8 @@ impl CatchUp {
         }
     }
 
-    /// Tells now and then how far it has come, room or not: whoever filters may see nothing else for long.
+    /// Reports its position from time to time, even when the queue is full: a filtered subscription may receive nothing
+    /// else for a long time.
     fn checkpoint(&mut self) {
         if self.framed && self.told.elapsed() >= CHECKPOINTS {
             self.told = Instant::now();
@@ -334,7 +337,8 @@ impl CatchUp {
         }
     }
 
-    /// The logs that matter to it and in which it does not stand where the hub stands, in the order of their turns.
+    /// The logs that this subscription wants and in which its position differs from the hub's, in the order of their
+    /// turns.
     fn behind(&self, hub: &[LogCursor]) -> Vec<usize> {
         let logs = hub.len();
         let turns = (0..logs).map(|offset| (self.turn + offset) % logs);
@@ -346,7 +350,7 @@ impl CatchUp {
         u16::try_from(index).is_ok_and(|number| self.options.concerns(Partition::new(number)))
     }
 
-    /// Goes live if the recent events hold all that is missing and it finds room.
+    /// Goes live if the ring holds everything that is missing and the queue has capacity for it.
     fn join(&self, state: &mut State, room: &mut Room) -> bool {
         let behind = self.behind(state.frontier.cursors());
         if !self.near && !behind.is_empty() {
@@ -362,13 +366,13 @@ impl CatchUp {
         if self.framed {
             self.queue.push_always(Item::Checkpoint(state.frontier.snapshot()));
         }
-        // Before the next event comes, which would find the queue full.
+        // Before the next event arrives, which would otherwise find the queue full.
         room.give_back();
         state.fanout.go_live(self.id);
         true
     }
 
-    /// Says what to read, at most `count` entries. Of the logs in `read` all up to there is on its way.
+    /// Plans the next reads, at most `count` entries. Logs in `read` are already being fetched up to the given entry.
     fn plan(&mut self, state: &State, count: usize, read: &HashMap<usize, Option<EntryId>>) -> Vec<Target> {
         let hub = state.frontier.cursors();
         let mut behind = self.behind(hub);
@@ -401,7 +405,7 @@ impl CatchUp {
 
     /// Takes a page of one log.
     fn take(&mut self, target: &Target, page: Page, room: &mut Room) -> PageOutcome {
-        // It was asked for before it was known that the reading goes on elsewhere.
+        // The page was requested before it was known that the reading continues elsewhere.
         if self.after(target.index) != target.read.after {
             return PageOutcome::More;
         }
@@ -432,13 +436,13 @@ impl CatchUp {
                 }
             }
         }
-        // There is as much room as entries were asked for.
+        // The reserved capacity covers all entries that were requested.
         telemetry::count(telemetry::DELIVERED, room.push_all(items) as u64);
         self.readings.insert(target.index, reading);
         if follows { self.end_of_page(target, len) } else { PageOutcome::LookUp }
     }
 
-    /// What follows from having taken a page of so many entries.
+    /// What follows from a page with this many entries.
     fn end_of_page(&self, target: &Target, len: usize) -> PageOutcome {
         let Some(hub) = target.hub.last() else { return PageOutcome::Done };
         if self.frontier[target.index].last() == Some(hub) {
@@ -447,11 +451,12 @@ impl CatchUp {
         if len == target.read.limit { PageOutcome::More } else { PageOutcome::Nothing }
     }
 
-    /// Declares what was trimmed up to where the hub stood, in logs that showed nothing of it and whose epochs were
-    /// looked up since; `true` if there was any. That the one showed nothing and the other tells of it proves nothing
-    /// together: in between the log may have lost it all, or got it back. So the log says once more, at one moment,
-    /// that it is empty, and which entry was its last. An epoch is one writer's, so if the epochs tell of both, what
-    /// led to that entry never changes. Where the log is not empty, only the hub can go on.
+    /// Declares a gap for entries that were trimmed up to the hub's position, in logs that returned an empty page and
+    /// whose epochs were looked up afterwards; `true` if there was any. The empty page and the epochs together prove
+    /// nothing: the two reads are not atomic, and the log may have lost or regained the entries in between. So one more
+    /// atomic read must show that the log is empty and which entry was its last. An epoch has one writer, so if the
+    /// epochs contain both positions, the history that led to that entry never changes. Where the log is not empty, only
+    /// the hub can go on.
     async fn pass_trimmed(&mut self, empty: &[(&Target, LogReading)]) -> Result<bool, EngineError> {
         let had_hub = |(target, reading): &&(&Target, LogReading)| {
             target.hub.last().is_some_and(|hub| reading.log_had(hub) && self.frontier[target.index].last() < Some(hub))
@@ -484,7 +489,7 @@ impl CatchUp {
         if logs.is_empty() { Ok(Vec::new()) } else { self.hub.source().epochs(&logs).await }
     }
 
-    /// Takes the ends of a log's epochs. Returns whether the subscription had something that the log has lost.
+    /// Takes the ends of a log's epochs. Returns whether the subscription had entries that the log has lost.
     fn resolve(&mut self, target: &Target, ends: &EpochEnds) -> bool {
         let cursor = &mut self.frontier[target.index];
         let reading = self.readings.entry(target.index).or_insert_with(|| LogReading::from(target.read.log, cursor));
@@ -496,21 +501,21 @@ impl CatchUp {
     }
 }
 
-/// How many entries to ask for: what lies between these two as far as their numbers tell, and no more than a page.
+/// How many entries to request: the distance between the two ids as far as their numbers show, and at most one page.
 fn entries_between(after: Option<EntryId>, up_to: Option<EntryId>) -> usize {
     let Some(up_to) = up_to else { return PAGE };
     let unread = LogCursor::after(after).unread(&[up_to]);
     usize::try_from(unread).unwrap_or(PAGE).clamp(1, PAGE)
 }
 
-/// Says that completions are missing: to the subscription if it takes that, room or not, and to operators.
+/// Reports a gap: to the subscription if it accepts gaps, even when its queue is full, and to operators.
 fn tell(queue: &Queue, framed: bool, gap: &Gap) {
     if let Some(item) = declared(framed, gap) {
         queue.push_always(item);
     }
 }
 
-/// Tells operators of a gap. Returns what the subscription is to learn of it.
+/// Reports a gap to operators. Returns the item for the subscription, if it accepts gaps.
 fn declared(framed: bool, gap: &Gap) -> Option<Item> {
     telemetry::count_cause(telemetry::GAPS, gap.cause.as_str(), 1);
     warn_gap(gap);

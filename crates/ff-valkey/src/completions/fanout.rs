@@ -1,4 +1,4 @@
-//! From one event to many queues. Pure: no socket, no clock, no waiting.
+//! Delivers one event to many queues. Pure: no socket, no clock, no waiting.
 //!
 //! # States of a subscription
 //!
@@ -7,14 +7,14 @@
 //!  (it may also begin as CatchingUp, from a cursor or from the earliest entries)
 //! ```
 //!
-//! A live subscription has no frontier of its own: it stands where the hub stands. The event that finds its queue full
-//! freezes a copy of the hub's frontier as it was before that event; from then on the hub leaves the subscription alone
-//! and it reads the log itself, at its own pace. The copy is made once per event, however many queues were full. Who
-//! asked for the oldest to be dropped, or to be closed, stays out of this.
+//! A live subscription does not have its own frontier: it shares the hub's. The event that finds its queue full freezes
+//! a copy of the hub's frontier as it was before that event. From then on the hub does not feed the subscription, which
+//! reads the log on its own, at its own pace. The copy is made once per event, however many queues were full.
+//! Subscriptions with the policy to drop the oldest, or to close, never catch up.
 //!
 //! Subscriptions are grouped by filter. Filters name exact values, so groups are found by the namespace and the tags of
-//! an event, and no filter is looked at that does not pass. Those that want certain executions are found by the
-//! execution, and learn of the gaps in the logs of these executions only.
+//! an event, and filters that do not match are never visited. Subscriptions to certain executions are found by the
+//! execution, and receive only the gaps in the logs of these executions.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -37,19 +37,19 @@ use crate::{
     telemetry,
 };
 
-/// One subscription of this process. Numbers only grow.
+/// The id of a subscription of this process. Ids only grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SubscriptionId(u64);
 
-/// A subscription that reads the log from here on.
+/// A subscription that reads the log from its frontier on.
 #[derive(Debug)]
 pub(crate) struct Lagged {
     pub(crate) id: SubscriptionId,
     pub(crate) options: Arc<SubscribeOptions>,
-    /// Whether it takes more than completions.
+    /// Whether it accepts frames other than completions.
     pub(crate) framed: bool,
     pub(crate) queue: Arc<Queue>,
-    /// Up to where it has everything.
+    /// The position up to which it has everything.
     pub(crate) frontier: Arc<[LogCursor]>,
     /// How many forged completions had been taken back by then.
     pub(crate) taken_back: u64,
@@ -67,7 +67,7 @@ struct Subscription {
 enum State {
     Live,
     CatchingUp(Option<AbortHandle>),
-    /// Its policy ended it.
+    /// Its overflow policy closed it.
     Closed,
 }
 
@@ -77,7 +77,7 @@ struct Group {
     members: BTreeMap<SubscriptionId, Subscription>,
 }
 
-/// The groups of one namespace, or of those whose filter names none, by the tag that the filter names.
+/// The groups of one namespace, or of the filters without a namespace, by the tag that the filter names.
 #[derive(Debug, Default)]
 struct Groups {
     untagged: Option<Group>,
@@ -125,7 +125,7 @@ impl Groups {
         self.untagged.iter_mut().chain(self.tagged.values_mut().flat_map(HashMap::values_mut))
     }
 
-    /// Visits the groups whose filter an event of this namespace passes.
+    /// Visits the groups whose filter matches an event of this namespace.
     fn visit(&mut self, event: &CompletionPayload, mut visit: impl FnMut(&mut Group)) {
         if let Some(group) = &mut self.untagged {
             visit(group);
@@ -146,25 +146,25 @@ impl Groups {
 pub(crate) struct Fanout {
     /// By the namespace that the filter names.
     groups: HashMap<Option<Namespace>, Groups>,
-    /// Those that want certain executions only.
+    /// Subscriptions to certain executions only.
     picking: BTreeMap<SubscriptionId, Subscription>,
     picked: HashMap<ExecutionId, Vec<SubscriptionId>>,
     options: HashMap<SubscriptionId, Arc<SubscribeOptions>>,
     next: u64,
     lagging: usize,
     ring: Ring,
-    /// The latest forged completions that were taken back, for who had gone to read by itself with one of them, and how
-    /// many there ever were.
+    /// The latest forged completions that were taken back, for subscriptions that were already catching up with one of
+    /// them delivered, and how many there have been in total.
     forged: VecDeque<Gap>,
     taken_back: u64,
     newly_lagged: Vec<Lagged>,
     counts: Counts,
 }
 
-/// How many forged completions are remembered that were taken back.
+/// How many taken-back forged completions are remembered.
 const REMEMBERED_FORGED: usize = 64;
 
-/// What has happened since it was last asked.
+/// What has happened since the previous call.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Counts {
     delivered: u64,
@@ -191,18 +191,18 @@ impl Counts {
     }
 }
 
-/// Where a subscription begins, and what it takes.
+/// Where a subscription begins, and what it accepts.
 #[derive(Debug)]
 pub(crate) struct Joining {
     pub(crate) options: Arc<SubscribeOptions>,
     pub(crate) framed: bool,
     pub(crate) queue: Arc<Queue>,
-    /// From where it reads the log; where the hub stands if none.
+    /// The frontier from which it reads the log; the hub's frontier if none.
     pub(crate) from: Option<Arc<[LogCursor]>>,
 }
 
 impl Fanout {
-    /// Adds a subscription: it gets what is delivered from now on, or reads what it lacks of that.
+    /// Adds a subscription: it receives what is delivered from now on, or reads from the log what it lacks.
     pub(crate) fn join(&mut self, joining: Joining) -> SubscriptionId {
         let Joining { options, framed, queue, from } = joining;
         let id = SubscriptionId(self.next);
@@ -229,7 +229,7 @@ impl Fanout {
         id
     }
 
-    /// Removes a subscription and ends its catching up.
+    /// Removes a subscription and aborts its catching up.
     pub(crate) fn leave(&mut self, id: SubscriptionId) {
         let Some(options) = self.options.remove(&id) else { return };
         let gone = match &options.only {
@@ -287,7 +287,7 @@ impl Fanout {
         self.lagging
     }
 
-    /// The number of the next subscription: who has a smaller one is there already.
+    /// The id of the next subscription; every smaller id already exists.
     pub(crate) const fn horizon(&self) -> SubscriptionId {
         SubscriptionId(self.next)
     }
@@ -300,7 +300,7 @@ impl Fanout {
         std::mem::take(&mut self.counts)
     }
 
-    /// Notes the task that catches up for a subscription; ends it if the subscription is gone.
+    /// Stores the task that catches up for a subscription; aborts it if the subscription is gone.
     pub(crate) fn set_task(&mut self, id: SubscriptionId, task: AbortHandle) {
         match self.find(id) {
             Some(Subscription { state: State::CatchingUp(slot), .. }) => *slot = Some(task),
@@ -322,7 +322,7 @@ impl Fanout {
         }
     }
 
-    /// What was taken back since so much had been, and how much has been by now.
+    /// The forged completions that were taken back after the first `since`, and the current total.
     pub(crate) fn taken_back(&self, since: u64) -> (impl Iterator<Item = &Gap>, u64) {
         let known = self.forged.len() as u64;
         let skipped = known.saturating_sub(self.taken_back - since);
@@ -346,8 +346,8 @@ impl Fanout {
         self.groups.values().flat_map(Groups::iter).map(|group| &group.filter)
     }
 
-    /// Puts an event that stands in no log into the queues of those members of `wanted` groups that were there before
-    /// `horizon`. A full queue loses it: nothing could bring it back later without endangering the order.
+    /// Puts an event without a position into the queues of those members of `wanted` groups whose id is below
+    /// `horizon`. A full queue loses it: a later delivery would endanger the order.
     pub(crate) fn deliver_bare(
         &mut self,
         event: &Arc<CompletionPayload>,
@@ -404,14 +404,14 @@ impl Fanout {
         groups.flat_map(|group| &mut group.members).chain(&mut self.picking)
     }
 
-    /// Ends all subscriptions: nothing more will come.
+    /// Ends all subscriptions: nothing more will be delivered.
     pub(crate) fn close(&mut self) {
         for (_, member) in self.all() {
             member.queue.close();
         }
     }
 
-    /// How many completions wait for the subscriptions of each name, those that have none together.
+    /// How many completions wait for the subscriptions of each name; all subscriptions without a name count together.
     pub(crate) fn lags(&mut self) -> BTreeMap<Option<Arc<str>>, u64> {
         let mut lags = BTreeMap::new();
         for (_, member) in self.all() {
@@ -420,11 +420,11 @@ impl Fanout {
         lags
     }
 
-    /// Tells all live subscriptions that take more than completions where the hub stands.
+    /// Reports the hub's position to all live subscriptions that accept frames.
     pub(crate) fn checkpoint(&mut self, frontier: &Arc<[LogCursor]>) {
         for (_, member) in self.all() {
             if member.framed && matches!(member.state, State::Live) {
-                // Whose queue is full learns of it with the next one.
+                // A subscription with a full queue gets the next checkpoint.
                 member.queue.push(Item::Checkpoint(frontier.clone()));
             }
         }
@@ -432,7 +432,7 @@ impl Fanout {
 }
 
 impl Subscription {
-    /// Leaves it to itself from `frontier` on.
+    /// Stops feeding the subscription, which reads on its own from `frontier`.
     fn lagged(&mut self, id: SubscriptionId, frontier: Arc<[LogCursor]>, taken_back: u64) -> Lagged {
         self.state = State::CatchingUp(None);
         self.queue.set_catching_up(true);
@@ -539,7 +539,7 @@ impl Deliver for Fanout {
 pub(crate) fn warn_gap(gap: &Gap) {
     tracing::warn!(
         log = %gap.log, cause = gap.cause.as_str(), after = gap.after.map(tracing::field::display),
-        through = %gap.through, "completions are missing or were undone"
+        through = %gap.through, "completions are missing or were rolled back"
     );
 }
 

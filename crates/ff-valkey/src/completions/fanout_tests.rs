@@ -10,7 +10,7 @@ fn log() -> LogId {
     LogId { partition: Partition::new(0), scope: Scope::Flows }
 }
 
-/// Odd numbers are of namespace `a`, even ones of `b`.
+/// Odd numbers belong to namespace `a`, even ones to `b`.
 fn event(number: u64) -> Arc<CompletionPayload> {
     simulated::event(log(), Some(EntryId { epoch: 1, seq: number }), number)
 }
@@ -28,7 +28,7 @@ fn channel(capacity: usize) -> (Arc<Queue>, Arc<Queue>) {
     (queue.clone(), queue)
 }
 
-/// What a subscription with these options takes from `queue`.
+/// The start of a subscription with these options, with `queue`.
 fn joining(options: SubscribeOptions, framed: bool, queue: Arc<Queue>) -> Joining {
     Joining { options: Arc::new(options), framed, queue, from: None }
 }
@@ -103,7 +103,7 @@ fn gaps_and_checkpoints_go_to_those_who_take_frames_whatever_their_filter() {
     assert_eq!(items(&plain_events).len(), 1);
     let frames = items(&framed_events);
     assert!(matches!(&frames[..], [Item::CaughtUp, Item::Gap(found), Item::Checkpoint(_)] if **found == gap));
-    assert!(fanout.ring.after(&[0], &at(2)).is_none(), "who was before the gap has to ask the log");
+    assert!(fanout.ring.after(&[0], &at(2)).is_none(), "a reader behind the gap has to read the log");
 }
 
 #[test]
@@ -207,6 +207,6 @@ fn twenty_thousand_filters_of_their_own_are_found_by_what_they_name() {
     }
     assert_eq!(numbers(&events), [1]);
     ids.into_iter().for_each(|id| fanout.leave(id));
-    // A search through all others for each takes minutes.
+    // A linear search for each takes minutes.
     assert!(begin.elapsed() < std::time::Duration::from_secs(5), "{:?}", begin.elapsed());
 }

@@ -1,4 +1,4 @@
-//! How far this process has come in every log: judges pushes, says which logs to read, takes what was read. Pure.
+//! The position of this process in every log: judges pushes, plans which logs to read, takes pages. Pure.
 //!
 //! # States of a log
 //!
@@ -8,26 +8,27 @@
 //!                       +------ end of the log reached, and every held push is accounted for -----+
 //! ```
 //!
-//! A head that lies beyond the cursor means that entries were not pushed; one that was passed long ago, or none at all,
-//! that the log may have lost what was delivered. Only the log's epochs tell, so they are looked up.
+//! A head beyond the cursor means that entries were not pushed. A head that was passed long ago, or no head at all,
+//! means that the log may have lost what was delivered. Only the log's epochs can decide, so they are looked up.
 //!
-//! While a log is read its pushes are held, not delivered: they would overtake what is being read. At the end of the
-//! log they are judged again in the order in which they came. What is known by then is dropped, what follows is
-//! delivered, and what still does not follow either came after the page was read (read on) or is not known to the log
-//! (look up the epochs, read again a few times, and give the push up: it was undone, or will be found by a later read).
-//! Those repeated reads count for all pushes that came before the first of them.
+//! While a log is read its pushes are held, not delivered: they would overtake the entries being read. At the end of
+//! the log they are judged again in the order of their arrival. Known ones are dropped, and those that follow the
+//! cursor are delivered. A push that still does not follow either arrived after the page was read (read on) or is not
+//! in the log (look up the epochs, read again a few times, then give the push up: it was rolled back, or a later read
+//! will find it). Those repeated reads count for all pushes that arrived before the first of them.
 //!
-//! # What a push says and the log does not
+//! # A push that contradicts the log
 //!
-//! Whoever may publish can announce a completion at exactly the next position. It is delivered, for nothing tells it from
-//! a true one. So of the latest pushes of each log it is kept of whom they told. Should another push, the newest entry of
-//! the log, or a page tell of somebody else at that position, then the log is read again from before it; and if it bears
-//! the suspicion out, all from there on is taken back, [`GapCause::Forged`], and what the log holds is delivered.
+//! Any client with the right to publish can announce a completion at exactly the next position. It is delivered,
+//! because nothing distinguishes it from a true one. So for the latest pushes of each log the execution that each named
+//! is remembered. If another push, the newest entry of the log, or a page names another execution at that position, the
+//! log is read again from before it. If the log confirms the suspicion, everything from there on is taken back,
+//! [`GapCause::Forged`], and the log's own entries are delivered.
 //!
 //! # A log that cannot be read
 //!
-//! Its key holds something else, or the user lacks the right to it. Its pushes are delivered as long as they follow. One
-//! that has to be read waits until it can be, and is tried at each comparison; of its pushes only the newest is kept.
+//! Its key has another type, or the user lacks the right to read it. Its pushes are delivered as long as they follow. A
+//! log that must be read waits until it can be, and is tried at each comparison; of its pushes only the newest is kept.
 
 mod comparison;
 
@@ -46,14 +47,14 @@ use uuid::Uuid;
 
 use crate::completions::source::OfEach;
 
-/// How many pushes of logs that are being read are held; what exceeds it is read from the log.
+/// How many pushes of logs under reading are held; pushes beyond that are read from the log.
 const HELD_PUSHES: usize = 4096;
-/// How often a log is read again for a push that it does not show: a reader and the subscriber may be connected to
-/// different servers during a failover.
+/// How often a log is read again for a push that it does not contain: during a failover the reading connection and the
+/// subscriber may be connected to different servers.
 const UNKNOWN_RETRIES: u32 = 6;
-/// Of how many deliveries of pushes it is remembered, in each log, of whom they told.
+/// For how many delivered pushes of each log the named execution is remembered.
 const REMEMBERED_PUSHES: usize = 32;
-/// In how many comparisons every log has its turn, also those of which the server says that nothing was appended.
+/// Every log has its turn once in this many comparisons, even if the server reports that nothing was appended to it.
 const ROUND: usize = 4;
 
 /// An entry of a log, pushed or read.
@@ -65,18 +66,18 @@ pub(crate) struct LogEntry {
     pub(crate) event: Option<Arc<CompletionPayload>>,
 }
 
-/// Takes what is delivered, in the order of each log.
+/// Takes the deliveries, in the order of each log.
 pub(crate) trait Deliver {
     /// `before` is the frontier up to and excluding this event.
     fn deliver(&mut self, event: &Arc<CompletionPayload>, before: &[LogCursor]);
-    /// Entries are missing, or were undone. `before` is the frontier up to and excluding them.
+    /// Entries are missing, or were rolled back. `before` is the frontier up to and excluding them.
     fn gap(&mut self, gap: &Gap, before: &[LogCursor]);
     fn duplicate(&mut self);
     /// A push was given up.
     fn unknown(&mut self, log: LogId, entry: EntryId);
 }
 
-/// What is to be read.
+/// The next read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
     /// The entries after this one.
@@ -105,7 +106,7 @@ enum Want {
     Page,
     Epochs,
     Later,
-    /// It could not be read.
+    /// The log could not be read.
     Unreadable,
 }
 
@@ -118,26 +119,26 @@ struct Pushed {
     execution: Uuid,
 }
 
-/// What waits for the end of a reading.
+/// Sightings that wait for the end of a reading.
 #[derive(Debug, Default)]
 struct Deferred {
     claims: VecDeque<Sighting>,
-    /// How many of them came before the read under way was issued.
+    /// How many of them arrived before the read under way was sent.
     seen_by_read: usize,
-    /// How many of them came before the first of the reads that are repeated for them.
+    /// How many of them arrived before the first of the repeated reads.
     seen_by_repeats: usize,
-    /// The newest push that found no room.
+    /// The newest push that exceeded the capacity.
     overflow: Option<EntryId>,
 }
 
-/// Something says that the log holds an entry.
+/// Evidence that the log holds an entry.
 #[derive(Debug)]
 enum Sighting {
     /// The entry itself, pushed.
     Push(LogEntry),
-    /// Its id only: a push that was not kept.
+    /// Only its id: a push that was not kept.
     Id(EntryId),
-    /// Its id only: the head of the log at this time of the server (ms).
+    /// Only its id: the head of the log at this time of the server (ms).
     Head(EntryId, u64),
 }
 
@@ -152,33 +153,33 @@ pub(crate) struct Frontier {
     held: usize,
     /// The time of the server (ms) up to which everything of each log has been delivered.
     complete_as_of: Vec<u64>,
-    /// The logs of which a push was delivered since the heads were last compared.
+    /// The logs of which a push was delivered since the previous comparison of the heads.
     confirmed: Vec<bool>,
-    /// Entries that the server has appended and whose pushes were still on their way when the heads were compared, with
-    /// its time (ms) then.
+    /// Entries that the server has appended and whose pushes had not arrived when the heads were compared, with the
+    /// server's time (ms) then.
     overdue: Vec<(usize, EntryId, u64)>,
-    /// The logs that were seen to be empty, and why is known.
+    /// The logs that were found empty for a known reason.
     empty: Vec<bool>,
-    /// The latest pushes of each log that were delivered.
+    /// The latest delivered pushes of each log.
     pushed: Vec<VecDeque<Pushed>>,
     /// The logs that cannot be read, and why.
     unreadable: BTreeMap<usize, String>,
-    /// The log with which the next comparison begins of those that have their turn.
+    /// The log with which the next comparison starts its share of logs in turn.
     turn: usize,
     snapshot: Option<Arc<[LogCursor]>>,
 }
 
-/// What the heads are compared with: where the cursors stood when they were asked for.
+/// The basis of a comparison: the cursors as they were when the heads were requested.
 #[derive(Debug)]
 pub(crate) struct Comparison {
-    /// The logs whose newest entry is to be asked for, and what is known of it.
+    /// The logs whose newest entry to request, and the newest entry known to this process.
     pub(crate) logs: Vec<(LogId, Option<Newest>)>,
     before: Arc<[LogCursor]>,
-    /// The logs of which a push was delivered since the comparison before.
+    /// The logs of which a push was delivered since the previous comparison.
     confirmed: Vec<bool>,
-    /// The first of the logs that had their turn.
+    /// The first of the logs in turn.
     turn: usize,
-    /// The logs to which the server has appended since the comparison before, and to no others, if it knows.
+    /// The only logs to which the server has appended since the previous comparison, if it knows.
     appended: Option<Vec<(LogId, Newest)>>,
 }
 
@@ -202,7 +203,7 @@ impl Frontier {
         }
     }
 
-    /// The cursors as they stand, shared until one of them moves.
+    /// The current cursors, shared until one of them changes.
     pub(crate) fn snapshot(&mut self) -> Arc<[LogCursor]> {
         self.snapshot.get_or_insert_with(|| self.cursors.as_slice().into()).clone()
     }
@@ -259,8 +260,8 @@ impl Frontier {
         true
     }
 
-    /// Takes where all logs stand, read after the subscription was acknowledged: there this process begins. Of a log that
-    /// could not be read it takes all that it holds when it can be.
+    /// Takes the positions of all logs, read after the subscription was acknowledged: this process begins there. A log
+    /// that could not be read is later read from its start.
     pub(crate) fn starts(&mut self, at_ms: u64, starts: OfEach<LogCursor>, out: &mut impl Deliver) {
         for (index, start) in starts.into_iter().enumerate().take(self.cursors.len()) {
             let Mode::Starting(held) = &mut self.modes[index] else { continue };
@@ -285,7 +286,7 @@ impl Frontier {
         }
     }
 
-    /// What to read now, at most `limit` things; each is asked for again until it is answered.
+    /// The next reads, at most `limit`; each is returned again until its answer arrives.
     pub(crate) fn work(&mut self, limit: usize) -> Vec<Work> {
         let mut work = Vec::new();
         for index in self.reading.iter().copied() {
@@ -306,7 +307,7 @@ impl Frontier {
         work
     }
 
-    /// Whether logs wait to be read again after a pause.
+    /// Whether logs wait for a pause to be read again.
     pub(crate) fn has_later(&self) -> bool {
         self.reading.iter().any(|index| matches!(&self.modes[*index], Mode::Reading(r) if r.want == Want::Later))
     }
@@ -365,7 +366,7 @@ impl Frontier {
         self.put_back(index, reading);
     }
 
-    /// Delivers what only a push has told so far.
+    /// Delivers an entry that only a push has announced so far.
     fn deliver_push(&mut self, index: usize, shown: &LogEntry, out: &mut impl Deliver) {
         self.confirmed[index] = true;
         if let Some(event) = &shown.event {
@@ -430,7 +431,7 @@ impl Frontier {
         }
     }
 
-    /// At the end of the queue, so that other logs have their turn.
+    /// Puts the log at the end of the queue, so that other logs have their turn.
     fn put_back(&mut self, index: usize, reading: Reading) {
         self.modes[index] = Mode::Reading(reading);
         self.reading.push_back(index);
@@ -449,7 +450,7 @@ impl Frontier {
         if let Mode::Starting(held) | Mode::Reading(Reading { held, .. }) = &mut self.modes[index] {
             let later = held.claims.range_mut(held.seen_by_read.min(held.claims.len())..);
             match (later.last(), claim) {
-                // The newer one says it all, and heads may be asked for more often than logs are read.
+                // The newer head covers the older one, and heads may be requested more often than logs are read.
                 (Some(last @ Sighting::Head(..)), claim @ Sighting::Head(..)) => *last = claim,
                 (_, claim) => {
                     held.claims.push_back(claim);
@@ -459,10 +460,10 @@ impl Frontier {
         }
     }
 
-    /// The log was read to its end: judges what was held meanwhile, and goes live if all of it is accounted for.
+    /// The log was read to its end: judges the held pushes, and goes live if all of them are accounted for.
     fn settle(&mut self, index: usize, mut reading: Reading, out: &mut impl Deliver) {
         if let Some(newest) = reading.held.overflow {
-            // What was not kept is older than the next read. That read must show the newest of it.
+            // Pushes that were not kept are older than the next read. That read must contain the newest of them.
             self.held -= reading.held.claims.len();
             reading.held = Deferred::default();
             self.put_back(index, reading);
@@ -477,7 +478,7 @@ impl Frontier {
             };
             let cursor = &self.cursors[index];
             let verdict = match &claim {
-                // No push that may be late: the log ended with it.
+                // Not a push that may be late: the log ended with it.
                 Sighting::Head(..) if !cursor.has(entry) => Verdict::ReadLog,
                 _ => cursor.judge(entry, prev),
             };
@@ -522,17 +523,17 @@ impl Frontier {
 }
 
 impl Reading {
-    /// What to do for a claim that the log, read to its end, does not bear out; `None` to give it up.
+    /// The next step for a sighting that the log, read to its end, does not confirm; `None` to give it up.
     fn next_want(&mut self, claimed: EntryId) -> Option<Want> {
         if self.held.seen_by_read == 0 {
-            // It came after the page was read.
+            // It arrived after the page was read.
             return Some(Want::Page);
         }
         if !self.at.is_resolved_for(claimed) {
             return Some(Want::Epochs);
         }
         if self.held.seen_by_repeats == 0 {
-            // All that wait have their reads together: in turn, they would keep the log from going live for minutes.
+            // Waiting sightings share these retries; one after another they could delay going live by minutes.
             (self.retries, self.held.seen_by_repeats) = (0, self.held.seen_by_read);
         }
         self.retries += 1;

@@ -10,7 +10,7 @@ use crate::completions::simulated::{Account, Server, compared, event, number};
 #[derive(Debug, Default)]
 struct Out {
     numbers: Vec<u64>,
-    /// What was delivered and declared, in order.
+    /// Deliveries and gaps, in order.
     told: Vec<Told>,
     unknown: usize,
 }
@@ -49,7 +49,7 @@ fn the_log() -> LogId {
     LogId { partition: Partition::new(0), scope: Scope::Flows }
 }
 
-/// Does one piece of what the frontier asks for. `false` when it asks for nothing.
+/// Executes one read that the frontier plans. `false` if none is planned.
 fn work(frontier: &mut Frontier, server: &Server, out: &mut Out, limit: usize) -> bool {
     let Some(work) = frontier.work(1).pop() else {
         let later = frontier.has_later();
@@ -76,7 +76,7 @@ fn answered(asked: &Comparison, server: &Server) -> OfEach<Head> {
     asked.logs.iter().map(|(_, has)| Ok(compared(server.newest(), *has))).collect()
 }
 
-/// Compares as when the server tells to which logs it has appended.
+/// Compares as if the server reported to which logs it has appended.
 fn compare_told(frontier: &mut Frontier, server: &Server, appended: bool) -> bool {
     let mut asked = frontier.compare(false);
     let appended = server.newest().filter(|_| appended).map(|newest| (the_log(), newest));
@@ -85,19 +85,19 @@ fn compare_told(frontier: &mut Frontier, server: &Server, appended: bool) -> boo
     frontier.heads(&asked, 1, heads)
 }
 
-/// What somebody else announces at the position of an entry.
+/// A forged announcement at the position of an entry.
 fn forged(shown: &LogEntry, number: u64) -> LogEntry {
     LogEntry { event: Some(event(the_log(), Some(shown.entry), number)), ..*shown }
 }
 
-/// Compares and reads until there is nothing left to do, as the hub does every few seconds.
+/// Compares and reads until nothing is left, as the hub does every few seconds.
 fn settle(frontier: &mut Frontier, server: &Server, out: &mut Out, limit: usize) {
     for _ in 0..3 {
         compare(frontier, server);
         let mut left = 10_000;
         while work(frontier, server, out, limit) {
             left -= 1;
-            assert!(left > 0, "never done: {frontier:?}");
+            assert!(left > 0, "never finished: {frontier:?}");
         }
     }
 }
@@ -145,7 +145,7 @@ fn a_push_that_the_log_never_shows_is_given_up() {
     assert_eq!((out.unknown, frontier.reading(), out.numbers), (1, 0, vec![0]));
 }
 
-/// A push of which the log knows nothing.
+/// A push of an entry that is not in the log.
 fn stray(seq: u64) -> LogEntry {
     LogEntry { entry: EntryId { epoch: 99, seq }, prev: None, event: Some(event(the_log(), None, 7)) }
 }
@@ -161,7 +161,7 @@ fn pushes_that_the_log_never_shows_are_given_up_together() {
     loop {
         let pause = frontier.has_later();
         pauses += u32::from(pause);
-        // What comes while others are waited for is not given up with them.
+        // A push that arrives while others are waited for is not given up with them.
         if pause && pauses == 2 {
             frontier.push(the_log(), stray(100), &mut out);
         }
@@ -205,7 +205,7 @@ fn of_the_heads_that_are_told_before_a_log_is_read_the_newest_is_kept() {
         server.append();
         compare(&mut frontier, &server);
     }
-    // What a read under way does not show yet says nothing against the newer one.
+    // A read under way that does not contain the newer entry is no evidence against it.
     assert_eq!(frontier.held, 2);
     settle(&mut frontier, &server, &mut out, 7);
     assert!(out.numbers.iter().copied().eq(0..200));
@@ -261,7 +261,7 @@ fn only_logs_of_which_nothing_was_heard_are_compared() {
     let compared =
         |frontier: &mut Frontier, all| frontier.compare(all).logs.iter().map(|(log, _)| *log).collect::<Vec<_>>();
     assert_eq!(compared(&mut frontier, false), [other]);
-    assert_eq!(compared(&mut frontier, false), [the_log(), other], "heard of once, not since");
+    assert_eq!(compared(&mut frontier, false), [the_log(), other], "one push, none since");
     assert_eq!(compared(&mut frontier, true), [the_log(), other]);
 }
 
@@ -276,12 +276,12 @@ fn where_the_server_tells_to_which_logs_it_appended_the_others_have_their_turn_i
         rounds.push(asked.logs.iter().map(|(log, _)| log.partition.number()).collect::<Vec<_>>());
         let known = asked.logs.iter().map(|_| Ok(Head::Known)).collect();
         assert!(!frontier.heads(&asked, at_ms, known));
-        assert_eq!(frontier.complete_as_of(), Some(at_ms), "what nothing was appended to is complete");
+        assert_eq!(frontier.complete_as_of(), Some(at_ms), "a log without appended entries is complete");
     }
     assert_eq!(rounds, [[0, 1], [2, 3], [4, 5], [6, 7]]);
 }
 
-/// A log of three entries of which a process has been told by pushes, and a fourth that it is told of by somebody else
+/// A log of three entries that a process received as pushes, and a fourth entry whose position a forged push announces
 /// first.
 fn with_a_forged_push() -> (Frontier, Server, Out, LogEntry) {
     let (mut frontier, mut server, mut out) = (one_log(), Server::of(the_log()), Out::default());
@@ -314,7 +314,7 @@ fn a_forged_push_is_taken_back_when_the_true_one_comes() {
     assert_taken_back(&server, &out, &shown);
     let next = server.append();
     frontier.push(the_log(), next, &mut out);
-    assert_eq!((out.numbers.last(), frontier.reading()), (Some(&4), 0), "pushes are news as before");
+    assert_eq!((out.numbers.last(), frontier.reading()), (Some(&4), 0), "pushes are delivered as before");
 }
 
 #[test]
@@ -339,7 +339,7 @@ fn a_forged_push_is_taken_back_when_the_log_is_read_for_another_reason() {
     assert_eq!(out.numbers, [0, 1, 2, 77, 4]);
     frontier.push(the_log(), shown, &mut out);
     while work(&mut frontier, &server, &mut out, 10) {}
-    assert_eq!(out.numbers, [0, 1, 2, 77, 4, 3, 4], "from the forged one on all comes again");
+    assert_eq!(out.numbers, [0, 1, 2, 77, 4, 3, 4], "everything from the forged one on is delivered again");
     assert_eq!(out.gaps(), 1);
 }
 
@@ -352,7 +352,7 @@ fn a_push_beyond_the_end_of_the_log_is_declared_undone() {
     compare_told(&mut frontier, &server, true);
     let beyond = EntryId { seq: shown.entry.seq + 1, ..shown.entry };
     frontier.push(the_log(), forged(&LogEntry { entry: beyond, ..shown.clone() }, 77), &mut out);
-    // The server has appended nothing, and yet something was heard.
+    // The server has appended nothing, but a push arrived.
     compare_told(&mut frontier, &server, false);
     while work(&mut frontier, &server, &mut out, 10) {}
     let undone = Gap { log: the_log(), after: Some(shown.entry), through: beyond, cause: GapCause::HistoryRewritten };
@@ -389,7 +389,7 @@ fn a_log_that_cannot_be_read_keeps_no_other_waiting_and_loses_nothing() {
         frontier.wake_unreadable();
         assert_eq!(frontier.work(8), [Work::Page(the_log(), None)]);
         frontier.failed(the_log(), "WRONGTYPE".to_owned());
-        assert!(frontier.work(8).is_empty(), "it is not tried over and over");
+        assert!(frontier.work(8).is_empty(), "it is not retried repeatedly");
     }
     frontier.wake_unreadable();
     while work(&mut frontier, &server, &mut out, 300) {}
@@ -412,12 +412,12 @@ fn an_unreadable_entry_is_a_gap_of_one() {
 
 #[derive(Debug, Clone)]
 enum Event {
-    /// An entry is appended and its push arrives, or does not, or later.
+    /// An entry is appended and its push arrives, is lost, or arrives later.
     Append(Arrival),
-    /// Pushes that were late arrive now, some of them twice.
+    /// Late pushes arrive now, some of them twice.
     Late,
     Work,
-    /// Heads are asked for and read; the answer comes now or later.
+    /// Heads are requested and read; the answer arrives now or later.
     Heads(bool),
     Trim(usize),
     TakeOver(usize, bool),
@@ -514,7 +514,7 @@ fn play(events: Vec<Event>, before: usize, limit: usize) -> (Server, Out, u64, R
     }
     settle(&mut frontier, &server, &mut out, limit);
     if server.head().is_none() {
-        // What was trimmed unseen from a log that is empty shows with its next entry.
+        // Trimmed entries of a log that is empty are detected with its next entry.
         server.append();
         settle(&mut frontier, &server, &mut out, limit);
     }
@@ -523,7 +523,7 @@ fn play(events: Vec<Event>, before: usize, limit: usize) -> (Server, Out, u64, R
     (server, out, before as u64, judged)
 }
 
-/// Hands the account what was told since the last time.
+/// Passes the deliveries since the previous call to the account.
 fn tell(account: &mut Account, out: &mut Out, server: &Server) -> Result<(), String> {
     for told in out.told.drain(..) {
         match told {

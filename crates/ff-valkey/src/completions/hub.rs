@@ -1,10 +1,10 @@
-//! Where everything meets: pushes and log pages come in, queues of subscriptions go out.
+//! The hub: pushes and log pages come in, events for the queues of subscriptions go out.
 //!
-//! # What is hard here
+//! # The difficulty
 //!
-//! One order must hold for each log in each queue, although its entries reach this process by two ways: pushed, which
-//! is fast and can miss some, and read, which misses none and is slow. And the slowest reader must not be anybody
-//! else's problem. Both are solved by the same two rules:
+//! One order must hold for each log in each queue, although entries reach this process in two ways: pushes are fast and
+//! can be lost; reads miss nothing and are slow. And the slowest subscription must not delay the others. Two rules
+//! solve both:
 //!
 //! 1. All decisions are taken under one lock, by pure code, and nothing is awaited under it.
 //! 2. At any moment each log has one way in, and each subscription has one way out.
@@ -14,33 +14,33 @@
 //! subscription:  Live (fed by the hub)     <-> CatchingUp (reads for itself, own frontier)     fanout.rs, catchup.rs
 //! ```
 //!
-//! A subscription joins at the hub's frontier under the lock; between the two no time passes, so it gets everything
-//! committed from then on, by whichever way it comes. One that starts from a cursor begins as one that is behind.
+//! A subscription joins at the hub's frontier under the lock, so it receives everything committed from then on, in
+//! whichever way it arrives. A subscription that starts from a cursor begins in catch-up.
 //!
-//! Pushes are not trusted to come. Every [`COMPARE_EVERY`] the server is asked to which logs it has appended, which the
-//! library remembers, and their newest entries are compared with the cursors. So the last event of a quiet log is not
-//! missed, and a connection that is alive and delivers nothing is found (and made anew). With a server process that is
-//! another than before all logs are compared, so what it has lost is found; and every log has its turn in a few rounds
-//! (`frontier.rs`), so that a log that somebody cut or deleted is found too. While nothing happens that is one short call
-//! for all logs, and a few more for those that have their turn.
+//! Pushes may be lost. Every [`COMPARE_EVERY`] the hub asks the server to which logs it has appended (the library
+//! records that), and compares their newest entries with the cursors. So the last event of a quiet log is not missed,
+//! and a connection that is alive and delivers nothing is detected and re-established. When another server process
+//! answers, all logs are compared, so lost entries are found. Every log also has its turn within a few rounds
+//! (`frontier.rs`), so a log that an operator cut or deleted is found too. While nothing happens this costs one short
+//! call for all logs, and a few more for the logs in turn.
 //!
 //! # When something fails
 //!
 //! | failure | what happens |
 //! | --- | --- |
-//! | the subscriber's connection is lost | it subscribes again, then all heads are compared; logs that went on are read |
+//! | the subscriber's connection is lost | it subscribes again, then all heads are compared; logs that have advanced are read |
 //! | messages overrun the pump | all heads are compared |
-//! | a push is repeated, or comes late | duplicate: it is counted and dropped |
-//! | a push does not follow | its log is read after the cursor |
-//! | a read fails | again after a pause, for ever; pushes of that log wait (bounded; beyond that it is read again) |
-//! | the connection is alive and nothing comes | the comparison finds heads beyond the cursors; their logs are read; if nothing at all was heard by the next comparison, the connection is made anew |
-//! | the log no longer holds what follows | a gap with the exact range; delivery goes on after it |
-//! | the log has lost what was delivered | the newest common entry is found by the log's epochs; a gap over what was undone; delivery goes on after the common entry |
-//! | an entry is no completion | a gap of one position |
-//! | a push tells of somebody else than the log | what was delivered from there on is taken back by a gap, and the log's own is delivered |
-//! | one log cannot be read: its key holds something else, or a right is missing | health and one line name it; it is tried at each comparison; all others go on |
-//! | a queue is full | that subscription catches up by itself (or drops its oldest, or ends, if it asked for that) |
-//! | nobody polls a stream | its queue stays full; nothing is read for it until there is room |
+//! | a push is repeated, or arrives late | duplicate: it is counted and dropped |
+//! | a push does not follow the cursor | its log is read after the cursor |
+//! | a read fails | it is retried after a pause, without limit; pushes of that log wait (bounded; beyond that it is read again) |
+//! | the connection is alive and delivers nothing | the comparison finds heads beyond the cursors; their logs are read; if no message arrives until the next comparison, the connection is re-established |
+//! | the log no longer holds what follows the cursor | a gap with the exact range; delivery continues after it |
+//! | the log has lost delivered entries | the newest common entry is found by the log's epochs; a gap over the entries that were rolled back; delivery continues after the common entry |
+//! | an entry is not a completion | a gap of one position |
+//! | a push names another execution than the log | everything delivered from there on is taken back by a gap, and the log's own entries are delivered |
+//! | one log cannot be read: its key has another type, or a permission is missing | health and one log line name it; it is tried at each comparison; all other logs continue |
+//! | a queue is full | that subscription catches up on its own (or drops its oldest, or ends, by its overflow policy) |
+//! | a stream is not polled | its queue stays full; nothing is read for it until there is capacity |
 //! | a task of the hub ends, by a panic | its subscriptions end, new ones are refused, health names it |
 //! | a stream is dropped | it is removed under the lock; its catching up is aborted |
 
@@ -90,16 +90,16 @@ use trouble::Trouble;
 /// How many logs the hub reads with one round trip, and how many entries of each.
 const LOGS_AT_ONCE: usize = 8;
 const PAGE: usize = 256;
-/// How many subscriptions read for themselves at once.
+/// How many subscriptions catch up at once.
 const CATCH_UPS_AT_ONCE: usize = 8;
-/// The pause before a log is read again that did not show what was pushed.
+/// The pause before a log is read again that did not contain a pushed entry.
 const LATER: Duration = Duration::from_millis(50);
 
-/// How long a push may be on its way that the server has sent before it answered a comparison.
+/// How long a push may be in transit that the server sent before it answered a comparison.
 const ON_ITS_WAY: Duration = Duration::from_millis(500);
 /// How often heads are compared.
 const COMPARE_EVERY: Duration = Duration::from_secs(2);
-/// How often subscriptions are told where they stand.
+/// How often subscriptions receive a checkpoint.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 
 /// The subscriptions to one scope of completions.
@@ -109,13 +109,13 @@ pub(crate) struct Hub {
     max_subscriptions: usize,
     source: Arc<dyn LogSource>,
     state: Mutex<State>,
-    /// The reader has something to do.
+    /// Wakes the reading task.
     reader: Notify,
-    /// All heads are to be compared at once: something may have been missed.
+    /// All heads must be compared now: messages may have been missed.
     compare_heads: AtomicBool,
-    /// Messages that came, of any kind.
+    /// The number of received messages, of any kind.
     heard: AtomicU64,
-    /// The connection delivers nothing although there is something.
+    /// The connection is alive but does not deliver messages.
     deaf: Notify,
     catch_up_turns: Semaphore,
     unpositioned: UnpositionedEvents,
@@ -150,23 +150,23 @@ impl Hub {
         }
     }
 
-    /// Shares what is known of the backend's tasks.
+    /// Shares the record of the backend's tasks.
     pub(crate) fn watched(self, tasks: Tasks) -> Self {
         Self { tasks, ..self }
     }
 
-    /// A task that it needs has ended: its subscriptions end, in place of waiting for what never comes.
+    /// A task that the hub needs has ended: its subscriptions end, instead of waiting without result.
     pub(crate) fn fail(&self) {
         self.lock().fanout.close();
     }
 
-    /// Runs `decide` under the lock, then sees to what follows from it.
+    /// Runs `decide` under the lock, then acts on its effects.
     pub(crate) fn with_state<T>(self: &Arc<Self>, decide: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
         let decided = decide(&mut state);
         for lagged in state.fanout.take_lagged() {
             let id = lagged.id;
-            tracing::debug!(?id, "a subscription's queue is full; it reads the log by itself");
+            tracing::debug!(?id, "a subscription's queue is full; it catches up from the log");
             let (tasks, queue) = (self.tasks.clone(), lagged.queue.clone());
             let run = AssertUnwindSafe(catchup::run(self.clone(), lagged)).catch_unwind();
             let run = async move {
@@ -189,7 +189,7 @@ impl Hub {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing under the lock leaves the state half-changed in a way that a reader of it could not bear.
+        // A panic under the lock cannot leave the state inconsistent, so a poisoned lock is safe to use.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -252,12 +252,12 @@ impl Hub {
         &*self.source
     }
 
-    /// Waits for one of the few places for reading on behalf of a subscription.
+    /// Waits for a permit to read on behalf of a subscription.
     pub(crate) async fn catch_up_turn(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
         self.catch_up_turns.acquire().await.ok()
     }
 
-    /// Reads where all logs stand. To be called once, after the subscription is acknowledged and while messages are
+    /// Reads the positions of all logs. Call it once, after the subscription is acknowledged and while messages are
     /// already being taken.
     ///
     /// # Errors
@@ -265,7 +265,7 @@ impl Hub {
     pub(crate) async fn start(self: &Arc<Self>) -> Result<(), EngineError> {
         let logs = self.lock().frontier.logs();
         let (at_ms, mut starts) = self.source.starts(&logs).await?;
-        // A right that is missing for all of them is what the caller has to know.
+        // A permission that is missing for all logs is an error for the caller.
         if starts.iter().all(Result::is_err)
             && let Some(Err(error)) = starts.pop()
         {
@@ -275,19 +275,19 @@ impl Hub {
         Ok(())
     }
 
-    /// Messages may have been missed: the heads are compared as soon as the reader comes to it.
+    /// Messages may have been missed: the reading task compares the heads as soon as it can.
     pub(crate) fn missed(&self) {
         self.compare_heads.store(true, Ordering::Release);
         self.reader.notify_one();
     }
 
-    /// Returns when the connection was found to deliver nothing although there is something.
+    /// Returns when the connection was found not to deliver messages although logs have grown.
     pub(crate) async fn deaf(&self) {
         self.deaf.notified().await;
     }
 
-    /// Compares heads with where the cursors stand. `tally` is what the server gave with the comparison before. Returns
-    /// whether one lies beyond what was heard of.
+    /// Compares heads with the cursors. `tally` is what the server returned with the previous comparison. Returns
+    /// whether a head lies beyond all received pushes.
     async fn compare(self: &Arc<Self>, all: bool, tally: &mut String) -> Result<bool, EngineError> {
         let mut asked = self.lock().frontier.compare(all);
         let since = if all { "" } else { tally.as_str() };
@@ -307,7 +307,7 @@ impl Hub {
         Ok(beyond)
     }
 
-    /// Asks to which logs the server has appended since it gave the tally `since`, and for the heads that this leaves to
+    /// Asks to which logs the server has appended since it returned the tally `since`, and for the heads that remain to
     /// be compared.
     async fn ask_heads(&self, asked: &mut Comparison, since: &str) -> Result<(Appended, OfEach<Head>), EngineError> {
         let mut appended = self.source.appended(self.scope, since).await?;
@@ -345,12 +345,12 @@ impl Hub {
         }
     }
 
-    /// One comparison, and what follows for the connection.
+    /// One comparison, and its consequences for the connection.
     async fn compare_round(self: &Arc<Self>, rounds: &mut Rounds, all: bool) -> Result<(), EngineError> {
         let heard = self.heard.load(Ordering::Relaxed);
         if !all && rounds.unheard.take() == Some(heard) {
             telemetry::count(telemetry::DEAF, 1);
-            tracing::warn!("the subscriber's connection delivers nothing; making it anew");
+            tracing::warn!("no messages although the logs have grown; reconnecting the subscriber");
             self.deaf.notify_one();
         }
         let compared = self.compare(all, &mut rounds.tally).await;
@@ -369,7 +369,7 @@ impl Hub {
         }
     }
 
-    /// Reads what is to be read now, or waits until something is or it is time to compare.
+    /// Reads the planned logs, or waits until there is a plan or it is time to compare.
     async fn read_some(self: &Arc<Self>, last_later: &mut Instant, rounds: &Rounds) -> Result<(), EngineError> {
         let (work, later, wake_at) = {
             let frontier = &mut self.lock().frontier;
@@ -396,7 +396,7 @@ impl Hub {
         }
     }
 
-    /// The task that tells subscriptions where they stand, and operators how far they are behind.
+    /// The task that sends checkpoints to subscriptions, and reports their lag as metrics.
     pub(crate) async fn tell_checkpoints(self: Arc<Self>) {
         let mut told: Option<Arc<[LogCursor]>> = None;
         let mut named = BTreeSet::new();
@@ -411,7 +411,7 @@ impl Hub {
                 (fanout.lags(), frontier.complete_as_of())
             });
             telemetry::complete_as_of(self.scope, complete_as_of);
-            // A name whose last subscription has gone is told of once more.
+            // The lag of a name whose last subscription has gone is reported once more.
             let gone: Vec<_> = named.iter().filter(|name| !lags.contains_key(*name)).cloned().collect();
             for (name, lag) in lags.iter().map(|(name, lag)| (name, *lag)).chain(gone.iter().map(|name| (name, 0))) {
                 telemetry::lag(self.scope, name.as_ref(), lag);
@@ -441,7 +441,7 @@ impl Hub {
                 let is_last = entries.len() < PAGE;
                 let entries: Vec<LogEntry> = entries.collect();
                 self.with_state(|State { frontier, fanout }| frontier.page(page.log, &entries, is_last, fanout));
-                // Streams take what they were given before their queues get more.
+                // Streams consume their queues before the queues get more.
                 tokio::task::yield_now().await;
             }
         }
@@ -466,10 +466,10 @@ impl Hub {
         Ok(())
     }
 
-    /// Opens a subscription: at `from`, or where the hub stands. `keep` is kept for as long as the membership lives.
+    /// Opens a subscription: at `from`, or at the hub's frontier. `keep` is held for as long as the membership lives.
     ///
     /// # Errors
-    /// [`EngineError::ResourceExhausted`] at the configured number.
+    /// [`EngineError::ResourceExhausted`] at the configured limit.
     pub(crate) fn subscribe(
         self: &Arc<Self>,
         options: &Arc<SubscribeOptions>,
@@ -496,30 +496,30 @@ impl Hub {
         Ok(Joined { queue, start, membership: Membership { hub: self.clone(), id, _keep: keep } })
     }
 
-    /// The time of the server (ms) up to which all that was committed has been handed to the subscriptions.
+    /// The time of the server (ms) up to which everything committed has been handed to the subscriptions.
     pub(crate) fn complete_as_of(&self) -> Option<u64> {
         self.lock().frontier.complete_as_of()
     }
 
-    /// The logs that cannot be read at present, and why.
+    /// The logs that cannot be read at present, with the reason.
     pub(crate) fn unreadable(&self) -> Vec<(LogId, String)> {
         self.lock().frontier.unreadable().map(|(log, why)| (log, why.to_owned())).collect()
     }
 
-    /// The number of subscriptions, and of those that read for themselves.
+    /// The number of subscriptions, and of those that are catching up.
     pub(crate) fn counts(&self) -> (usize, usize) {
         let state = self.lock();
         (state.fanout.subscriptions(), state.fanout.lagging())
     }
 }
 
-/// When heads are compared, and what the comparison before has left.
+/// When heads are compared, and the state left by the previous comparison.
 struct Rounds {
     at: Instant,
-    /// When pushes are late that were on their way.
+    /// The time from which pushes in transit count as late.
     overdue_at: Instant,
     tally: String,
-    /// How much was heard when the last comparison found something unheard of.
+    /// The number of received messages when the last comparison found entries without a push.
     unheard: Option<u64>,
     has_compared: bool,
 }
@@ -530,23 +530,23 @@ impl Rounds {
         Self { at, overdue_at: at, tally: String::new(), unheard: None, has_compared: false }
     }
 
-    /// Whether it is time to compare, and if so, whether all logs. What a comparison found is read before the next one,
-    /// however often somebody asks for it.
+    /// Whether it is time to compare, and if so, whether all logs. The findings of a comparison are read before the
+    /// next one, however often a comparison is requested.
     fn next(&mut self, hub: &Hub) -> Option<bool> {
         let all = !std::mem::take(&mut self.has_compared) && hub.compare_heads.swap(false, Ordering::AcqRel);
         (all || Instant::now() >= self.at).then_some(all)
     }
 }
 
-/// What a new subscription holds.
+/// The parts of a new subscription.
 pub(crate) struct Joined {
     pub(crate) queue: Arc<Queue>,
-    /// Where it starts.
+    /// Its start position.
     pub(crate) start: Arc<[LogCursor]>,
     pub(crate) membership: Membership,
 }
 
-/// A place among the hub's subscriptions; dropping it gives the place back.
+/// A membership of the hub; dropping it removes the subscription.
 pub(crate) struct Membership {
     hub: Arc<Hub>,
     id: SubscriptionId,

@@ -28,14 +28,14 @@ use witness::Witness;
 
 const PARTITIONS: u16 = 3;
 
-/// Logs in memory; of every few reads one fails.
+/// Logs in memory; one of every few reads fails.
 struct Logs {
     servers: Mutex<Vec<Server>>,
     reads: AtomicU64,
     fail_every: u64,
     /// A log that cannot be read.
     refused: Mutex<Option<usize>>,
-    /// Nothing can be read.
+    /// All reads fail.
     is_away: AtomicBool,
 }
 
@@ -51,21 +51,21 @@ impl Logs {
         act(&mut self.servers.lock().unwrap()[log])
     }
 
-    /// The way to the server, which others use meanwhile.
+    /// The latency of the server, during which other tasks run.
     async fn travel(&self) -> Result<(), EngineError> {
         tokio::time::sleep(Duration::from_micros(300)).await;
         let read = self.reads.fetch_add(1, Ordering::Relaxed) + 1;
-        // Scattered: failures in step with what is read would let the same read fail for ever.
+        // Scattered: a regular pattern could make the same read fail every time.
         let fails = (read.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40).is_multiple_of(self.fail_every);
         if fails || self.is_away.load(Ordering::Relaxed) {
-            return Err(EngineError::transport("reading", "the simulation says no"));
+            return Err(EngineError::transport("reading", "the simulation refuses it"));
         }
         Ok(())
     }
 }
 
 impl Logs {
-    /// What is read of a log, unless it cannot be.
+    /// Reads a log, unless it is refused.
     fn read<T>(&self, log: LogId, read: impl FnOnce(&mut Server) -> T) -> Result<T, EngineError> {
         let index = usize::from(log.partition.number());
         if *self.refused.lock().unwrap() == Some(index) {
@@ -109,7 +109,7 @@ impl LogSource for Logs {
     async fn pages(&self, reads: &[PageRead]) -> Result<OfEach<Page>, EngineError> {
         self.travel().await?;
         let page = |read: &PageRead| {
-            // Small pages make for many of them; a limit of less than was asked for would read as the log's end.
+            // Small pages, so that there are many. A limit below the requested one would look like the end of the log.
             self.read(read.log, |server| Page::from(server.page(read.after, read.up_to, read.limit)))
         };
         let pages = reads.iter().map(page).collect();
@@ -152,9 +152,9 @@ fn filter(name: &str) -> ScannerFilter {
     ScannerFilter::new().with_namespace(ff_core::Namespace::new(name).unwrap())
 }
 
-/// A subscription with somebody who takes from it at some pace and notes the numbers.
+/// A subscription with a consumer that polls at some pace and records the numbers.
 struct Reader {
-    /// Numbers committed before, by log: it is not owed these.
+    /// Numbers committed before the start, by log: they are not owed.
     since: Vec<u64>,
     wanted: fn(u64) -> bool,
     seen: Arc<Mutex<Vec<u64>>>,
@@ -177,7 +177,7 @@ impl Reader {
         Self { since, wanted, seen, _task: task }
     }
 
-    /// What the logs hold and it is owed, by log.
+    /// The numbers in the logs that it is owed, by log.
     fn owed(&self, logs: &Logs) -> Vec<Vec<u64>> {
         let owed = |log: usize| {
             let numbers: Vec<u64> = logs.on(log, |server| server.numbers().collect());
@@ -189,7 +189,7 @@ impl Reader {
     async fn check(&self, logs: &Logs) -> Result<(), TestCaseError> {
         let owed = self.owed(logs);
         let total: usize = owed.iter().map(Vec::len).sum();
-        // For as long as anything comes: with a queue of one and failing reads that is slow.
+        // As long as anything arrives: with a queue of one and failing reads that is slow.
         let (mut idle, mut count) = (0, 0);
         while idle < 400 {
             let all: std::collections::HashSet<u64> = self.seen.lock().unwrap().iter().copied().collect();
@@ -200,7 +200,7 @@ impl Reader {
             count = all.len();
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        // Time for what should not come.
+        // Time for deliveries that must not happen.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let seen = self.seen.lock().unwrap().clone();
         let mut by_log: HashMap<u64, Vec<u64>> = HashMap::new();
@@ -209,9 +209,9 @@ impl Reader {
             let log = n % u64::from(PARTITIONS);
             let came = by_log.entry(log).or_default();
             if let Some(at) = came.iter().position(|it| it == n) {
-                // What was undone and came back comes again.
+                // An entry that was rolled back and restored is delivered again.
                 let again = logs.on(usize::try_from(log).unwrap(), |server| server.undid(*n));
-                prop_assert!(again, "{} came twice in {:?}", n, seen);
+                prop_assert!(again, "{} was delivered twice in {:?}", n, seen);
                 came.remove(at);
             }
             came.push(*n);
@@ -353,7 +353,7 @@ async fn play(
     witnesses.push(Witness::open(&hub, &Start::Earliest, Duration::from_micros(200)));
     for log in 0..usize::from(PARTITIONS) {
         if history_changes && logs.on(log, |server| server.head()).is_none() {
-            // What was trimmed unseen from a log that is empty shows with its next entry.
+            // Trimmed entries of a log that is empty are detected with its next entry.
             logs.on(log, |server| drop(server.append()));
         }
     }
@@ -371,7 +371,7 @@ async fn play(
     Ok(())
 }
 
-/// The clock moves only when everybody waits, and pauses vary in the same way each time.
+/// The clock advances only when all tasks wait, and pauses vary in the same way each time.
 fn in_simulated_time(future: impl Future<Output = Result<(), TestCaseError>>) -> Result<(), TestCaseError> {
     fastrand::seed(0);
     tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(future)
@@ -391,7 +391,8 @@ fn what_comes_back_while_a_subscription_asks_why_it_is_gone_was_not_trimmed() {
         let mut from = vec![LogCursor::default(); usize::from(PARTITIONS)];
         from[0] = LogCursor::after(Some(entries[1]));
         let mut subscription = subscribe(&hub, Some(from.into()));
-        // Each way to the server takes a tick of the clock. The page was read in the first one; the epochs are in the third.
+        // Each request to the server takes a tick of the clock. The page was read in the first one; the epochs are in
+        // the third.
         tokio::time::sleep(Duration::from_micros(1_500)).await;
         logs.on(0, Server::restore);
         let mut told = Vec::new();
@@ -454,7 +455,7 @@ fn who_reads_by_itself_takes_back_what_was_forged_before_it_fell_behind() {
         hub.pushed([message(&other)].into_iter());
         let more: Vec<Bytes> = (0..4).map(|_| message(&logs.on(1, Server::append))).collect();
         hub.pushed(more.into_iter());
-        prop_assert_eq!(hub.counts().1, 1, "it reads by itself");
+        prop_assert_eq!(hub.counts().1, 1, "it is catching up");
         hub.pushed([message(&shown)].into_iter());
         tokio::time::sleep(COMPARE_EVERY).await;
         let mut told = Vec::new();
@@ -497,7 +498,7 @@ fn a_log_that_cannot_be_read_stops_neither_the_hub_nor_who_reads_by_itself_at_th
             let mut entries = Vec::new();
             while entries.len() < count {
                 let frame = tokio::time::timeout(COMPARE_EVERY * 3, subscription.next()).await.ok().flatten();
-                match frame.expect("the others go on") {
+                match frame.expect("the other logs are not affected") {
                     Frame::Completion(event) => {
                         entries.extend(event.position.map(|at| (at.log.partition.number(), at.entry)));
                     }

@@ -1,4 +1,4 @@
-//! How far a cursor is behind the logs, and how long until they forget what is unread.
+//! How far a cursor is behind the logs, and how long until the logs trim what is unread.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::{
     completions::source::{LogSource, ServerLogs},
 };
 
-/// Asks the server.
+/// Reads the lag from the server.
 #[derive(Debug)]
 pub(crate) struct ServerLag {
     logs: ServerLogs,

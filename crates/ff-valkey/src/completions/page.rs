@@ -1,6 +1,6 @@
-//! A page of a log: what the server answered, decoded entry by entry when somebody takes it. Pure.
+//! A page of a log: the server's answer, decoded entry by entry when it is consumed. Pure.
 //!
-//! Where the page ends is known before any of it is decoded, so that the next one can be asked for first.
+//! The end of the page is known before any of it is decoded, so that the next page can be requested first.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use fred::types::Resp3Frame;
 
 use crate::{completions::frontier::LogEntry, net::quiet::Quiet};
 
-/// Entries that follow one another, as an iterator over what they say.
+/// Consecutive entries, as an iterator over their events.
 pub(crate) struct Page {
     len: usize,
     end: Option<EntryId>,
@@ -18,7 +18,7 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    /// The answer to XRANGE of `log`; `None` if it has another shape.
+    /// Parses the answer to XRANGE of `log`; `None` if it has another shape.
     pub(crate) fn answered(log: LogId, answer: Resp3Frame) -> Option<Self> {
         let entries: Vec<(EntryId, Vec<Resp3Frame>)> = match answer {
             Resp3Frame::Array { data, .. } => data.into_iter().map(entry).collect::<Option<_>>()?,
@@ -34,7 +34,7 @@ impl Page {
         Some(Self { len, end, entries: Box::new(entries.into_iter().map(shown)) })
     }
 
-    /// How many entries it had when it was read.
+    /// The number of entries that were read.
     pub(crate) const fn len(&self) -> usize {
         self.len
     }
@@ -60,7 +60,7 @@ impl From<Vec<LogEntry>> for Page {
     }
 }
 
-/// An entry of `log` as readers take it. One that is no completion keeps its place.
+/// An entry of `log` as readers take it. An entry that is not a completion keeps its place.
 pub(crate) fn log_entry(decoder: &mut Decoder, log: LogId, entry: EntryId, fields: EntryFields<'_>) -> LogEntry {
     match decoder.entry(log, entry, fields) {
         Ok(decoded) => LogEntry { entry, prev: decoded.prev, event: Some(Arc::new(decoded.payload)) },

@@ -1,8 +1,8 @@
-//! The queue between the hub and who polls a subscription. Bounded; who puts into it never waits, unless it asked for
-//! room beforehand, and who polls it never holds anybody up.
+//! The bounded queue between the hub and the consumer of a subscription. A producer never waits, unless it reserved
+//! capacity; a consumer never delays anything.
 //!
-//! What is dropped from a queue leaves a mark where it stood, behind the gaps that were there before it. So an overflow
-//! is reported in its order, spans no two histories of a log, and never takes a cursor back.
+//! An item that is dropped leaves a mark in its place, behind the gaps that were there before it. So an overflow is
+//! reported in its order, never spans two histories of a log, and never moves a cursor back.
 
 use std::{
     collections::VecDeque,
@@ -17,7 +17,7 @@ use ff_core::{CompletionPayload, EntryId, Gap, LogCursor, LogId};
 use futures::task::AtomicWaker;
 use tokio::{sync::Notify, task::coop};
 
-/// What a queue carries.
+/// An item of a queue.
 #[derive(Debug, Clone)]
 pub(crate) enum Item {
     Event(Arc<CompletionPayload>),
@@ -25,12 +25,12 @@ pub(crate) enum Item {
     CaughtUp,
     /// The cursors of all logs of the scope.
     Checkpoint(Arc<[LogCursor]>),
-    /// What stood here of this log, up to this entry, was dropped. Only the queue itself makes one.
+    /// Events of this log up to this entry were dropped here. Only the queue itself creates it.
     Dropped(LogId, EntryId),
 }
 
 impl Item {
-    /// The log that it is about, if it is about one.
+    /// The log that the item belongs to, if any.
     fn log(&self) -> Option<LogId> {
         match self {
             Self::Event(event) => event.position.map(|position| position.log),
@@ -48,33 +48,33 @@ pub(crate) struct Queue {
     reader: AtomicWaker,
     room: Notify,
     catching_up: AtomicBool,
-    /// Log entries that its subscription has yet to read, when it reads by itself.
+    /// Log entries that its subscription has yet to read while it catches up.
     unread: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     items: VecDeque<Item>,
-    /// Places that are promised.
+    /// Reserved places.
     reserved: usize,
-    /// Somebody waits for so many places.
+    /// A producer waits for this many places.
     awaited: Option<usize>,
-    /// Nothing comes any more.
+    /// The queue takes no more items.
     closed: bool,
-    /// How many of the items are marks of what was dropped. They take no place: there is at most one per log between
-    /// two gaps of it.
+    /// How many of the items are marks of dropped events. They take no place: there is at most one per log between two
+    /// gaps of it.
     marks: usize,
     counts: QueueCounts,
 }
 
 impl Inner {
-    /// How many places are taken.
+    /// The number of taken places.
     fn taken(&self) -> usize {
         self.items.len() - self.marks + self.reserved
     }
 
-    /// Drops the oldest event or checkpoint; where there is none, the oldest gap of what had not come anyway. `false` if
-    /// there is nothing that may be dropped.
+    /// Drops the oldest event or checkpoint; if there is none, the oldest gap over events that were never delivered.
+    /// `false` if nothing may be dropped.
     fn drop_oldest(&mut self) -> bool {
         let came = |item: &Item| matches!(item, Item::Event(_) | Item::Checkpoint(_));
         let missing = |item: &Item| matches!(item, Item::Gap(gap) if !gap.cause.is_undone());
@@ -93,7 +93,7 @@ impl Inner {
         true
     }
 
-    /// Notes that what stood at `at` was dropped.
+    /// Records that the item at `at` was dropped.
     fn mark(&mut self, at: usize, log: LogId, through: EntryId) {
         let before = self.items.range_mut(..at).rev().find(|item| item.log() == Some(log));
         if let Some(Item::Dropped(_, up_to)) = before {
@@ -105,7 +105,7 @@ impl Inner {
     }
 }
 
-/// What has happened to a queue.
+/// Events of a queue.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct QueueCounts {
     pub(crate) overflows: u64,
@@ -129,7 +129,7 @@ impl Queue {
         self.capacity
     }
 
-    /// Whether its subscription reads the log by itself; for who asks only.
+    /// Whether its subscription is catching up. For information only.
     pub(crate) fn catching_up(&self) -> bool {
         self.catching_up.load(Ordering::Relaxed)
     }
@@ -143,7 +143,7 @@ impl Queue {
         self.unread.store(unread, Ordering::Relaxed);
     }
 
-    /// What waits to be polled, and what waits in the logs to be read for it.
+    /// The number of completions that wait in the queue, and in the logs to be read for it.
     pub(crate) fn lag(&self) -> u64 {
         self.lock().items.len() as u64 + self.unread.load(Ordering::Relaxed)
     }
@@ -154,11 +154,11 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nothing under the lock leaves it half-changed.
+        // A panic under the lock cannot leave it inconsistent.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts an item in; `false` if there is no room.
+    /// Puts an item in; `false` if the queue is full.
     pub(crate) fn push(&self, item: Item) -> bool {
         let inner = self.lock();
         if inner.taken() >= self.capacity {
@@ -168,12 +168,12 @@ impl Queue {
         true
     }
 
-    /// Puts an item in, room or not: for the few that must not be lost.
+    /// Puts an item in, even if the queue is full: for the few that must not be lost.
     pub(crate) fn push_always(&self, item: Item) {
         self.put(self.lock(), item);
     }
 
-    /// Puts an item in, in the place of the oldest if there is no room.
+    /// Puts an item in; replaces the oldest if the queue is full.
     pub(crate) fn push_dropping(&self, item: Item) {
         let mut inner = self.lock();
         while inner.taken() >= self.capacity && inner.drop_oldest() {}
@@ -190,13 +190,13 @@ impl Queue {
         self.lock().counts.overflows += 1;
     }
 
-    /// What is queued is the last.
+    /// Ends the queue after the items that are in it.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
         self.reader.wake();
     }
 
-    /// Keeps room for `count` items (at most the capacity) if there is so much now.
+    /// Reserves `count` places (at most the capacity) if they are free now.
     pub(crate) fn try_reserve(self: &Arc<Self>, count: usize) -> Option<Room> {
         let count = count.clamp(1, self.capacity);
         let mut inner = self.lock();
@@ -207,7 +207,7 @@ impl Queue {
         Some(Room { queue: self.clone(), left: count })
     }
 
-    /// Waits until `count` items find room (at most the capacity), and keeps that room.
+    /// Waits until `count` places are free (at most the capacity), and reserves them.
     pub(crate) async fn reserve(self: &Arc<Self>, count: usize) -> Room {
         let count = count.clamp(1, self.capacity);
         loop {
@@ -220,15 +220,15 @@ impl Queue {
         }
     }
 
-    /// The next item; `None` when it is closed and empty.
+    /// The next item; `None` when the queue is closed and empty.
     pub(crate) fn poll(&self, context: &mut Context<'_>) -> Poll<Option<Item>> {
-        // Others on this thread have their turn although there is always something here.
+        // Lets other tasks of this thread run although there is always an item here.
         let turn = ready!(coop::poll_proceed(context));
         if let Some(taken) = self.take() {
             turn.made_progress();
             return Poll::Ready(taken);
         }
-        // Registered before the second look, so that what comes in between wakes this task.
+        // Registered before the second check, so that an item that arrives in between wakes this task.
         self.reader.register(context.waker());
         match self.take() {
             Some(taken) => {
@@ -243,7 +243,7 @@ impl Queue {
         let mut inner = self.lock();
         let Some(item) = inner.items.pop_front() else { return inner.closed.then_some(None) };
         inner.marks -= usize::from(matches!(item, Item::Dropped(..)));
-        // Not before there is enough: whoever waits for many places would be woken for each.
+        // Not before enough places are free: a waiter for many places would be woken for each.
         let taken = inner.taken();
         let made_room = inner.awaited.take_if(|count| taken + *count <= self.capacity);
         drop(inner);
@@ -254,7 +254,7 @@ impl Queue {
     }
 }
 
-/// Room in a queue; what is not used is given back.
+/// Reserved places of a queue; unused ones are released on drop.
 #[derive(Debug)]
 pub(crate) struct Room {
     queue: Arc<Queue>,
@@ -266,13 +266,13 @@ impl Room {
         self.left
     }
 
-    /// Keeps no more than what is used already.
+    /// Releases the places that are not used yet.
     pub(crate) fn give_back(&mut self) {
         self.queue.lock().reserved -= std::mem::take(&mut self.left);
     }
 
-    /// Puts items in, with one wake for all. Events take of the room, and those for which none is left stay out; what
-    /// must not be lost finds its place in any case. Returns how many events went in.
+    /// Puts items in, with one wake for all. Events use reserved places; events beyond them are left out. Items that
+    /// must not be lost always go in. Returns how many events went in.
     pub(crate) fn push_all(&mut self, items: impl IntoIterator<Item = Item>) -> usize {
         let before = self.left;
         let mut inner = self.queue.lock();

@@ -41,7 +41,7 @@ fn a_full_queue_takes_nothing_and_gives_what_it_has_in_order() {
 #[test]
 fn room_that_is_kept_is_nobody_elses_and_is_given_back() {
     let queue = Queue::new(3);
-    let mut room = queue.reserve(2).now_or_never().expect("there is room");
+    let mut room = queue.reserve(2).now_or_never().expect("there is capacity");
     assert_eq!([queue.push(event(0)), queue.push(event(1))], [true, false]);
     assert!(queue.try_reserve(1).is_none());
     assert_eq!([room.push_all([event(2)]), room.push_all([event(3), event(4)]), room.push_all([event(5)])], [1, 1, 0]);
@@ -57,7 +57,7 @@ fn room_that_is_kept_is_nobody_elses_and_is_given_back() {
 #[test]
 fn what_must_not_be_lost_needs_no_room() {
     let queue = Queue::new(1);
-    let mut room = queue.try_reserve(1).expect("there is room");
+    let mut room = queue.try_reserve(1).expect("there is capacity");
     assert_eq!(room.push_all([event(0), Item::CaughtUp, event(1)]), 1);
     assert!(matches!(poll(&queue), Poll::Ready(Some(Item::Event(_)))));
     assert!(matches!(poll(&queue), Poll::Ready(Some(Item::CaughtUp))));
@@ -134,12 +134,12 @@ async fn who_polls_is_woken_by_what_comes() {
     assert!(matches!(taken.await.unwrap(), Some(Item::Event(event)) if simulated::number(&event) == 7));
 }
 
-/// What happens to two logs, and who polls.
+/// The events of two logs and of their consumer.
 #[derive(Debug, Clone, Copy)]
 enum Event {
     /// The next entry of a log.
     Append(usize),
-    /// This many entries of a log are undone, and it goes on in another epoch.
+    /// This many entries of a log are rolled back, and it continues in another epoch.
     Rewrite(usize, usize),
     /// An entry of a log is unreadable.
     Unreadable(usize),
@@ -159,7 +159,7 @@ fn happenings() -> impl Strategy<Value = Vec<Event>> {
     prop::collection::vec(event, 0..80)
 }
 
-/// One log as its writer and a reader of everything know it.
+/// One log as its writer and a reader without losses know it.
 struct History {
     log: LogId,
     cursor: LogCursor,
@@ -206,8 +206,8 @@ impl History {
     }
 }
 
-/// Lays the frames of one log beside those of a queue without bounds: an overflow stands for what the other one has up
-/// to its end, of one history.
+/// Compares the frames of one log with those of an unbounded queue: an overflow stands for the frames of the other
+/// queue up to its end, within one history.
 fn check(all: &[Frame], bounded: &[Frame], log: LogId) -> Result<(), TestCaseError> {
     let of_log = |frame: &&Frame| match frame {
         Frame::Completion(event) => event.position.is_some_and(|position| position.log == log),
@@ -226,7 +226,7 @@ fn check(all: &[Frame], bounded: &[Frame], log: LogId) -> Result<(), TestCaseErr
             at = stands(frame, at);
             continue;
         };
-        prop_assert_eq!(overflow.after, at, "it begins where the subscription stands: {}", overflow);
+        prop_assert_eq!(overflow.after, at, "it begins at the subscription's position: {}", overflow);
         while at != Some(overflow.through) {
             let filled = all.next();
             let undone = matches!(filled, Some(Frame::Gap(gap)) if gap.cause.is_undone());
@@ -238,7 +238,7 @@ fn check(all: &[Frame], bounded: &[Frame], log: LogId) -> Result<(), TestCaseErr
     Ok(())
 }
 
-/// Where a subscription stands after a frame.
+/// The position of a subscription after a frame.
 fn stands(frame: &Frame, before: Option<EntryId>) -> Option<EntryId> {
     match frame {
         Frame::Completion(event) => event.position.map(|position| position.entry),

@@ -14,15 +14,15 @@ const BYTES: usize = 8 << 20;
 #[derive(Debug)]
 struct Recent {
     index: usize,
-    /// Where the log stood before this event.
+    /// The log's newest entry before this event.
     before: Option<EntryId>,
     event: Arc<CompletionPayload>,
     bytes: usize,
 }
 
-/// What an event takes of memory if it shares its texts with no other.
+/// The memory that an event takes if it shares no text with another.
 fn size_of_event(event: &CompletionPayload) -> usize {
-    /// A tag's place in its map, and the two texts' own.
+    /// The place of a tag in its map, and the allocations of its two texts.
     const TAG: usize = 4 * size_of::<usize>() + 2 * size_of::<String>();
     let result = event.payload_bytes.as_ref().map_or(0, bytes::Bytes::len);
     let reason = event.reason.as_ref().map_or(0, |reason| reason.len());
@@ -50,7 +50,7 @@ impl Ring {
         }
     }
 
-    /// Forgets the events of one log: a reader that was before what comes now has to ask the log.
+    /// Forgets the events of one log: a reader that is behind the next event has to read the log.
     pub(crate) fn forget(&mut self, index: usize) {
         self.recent.retain(|recent| recent.index != index);
         self.bytes = self.recent.iter().map(|recent| recent.bytes).sum();
@@ -60,8 +60,8 @@ impl Ring {
         *self = Self::default();
     }
 
-    /// Everything that was delivered of the logs `behind` after the positions in `frontier`, in order; `None` if it no
-    /// longer is all here, or if it holds something that the reader knows to be undone.
+    /// All deliveries of the logs `behind` after the positions in `frontier`, in order; `None` if some are no longer
+    /// here, or if they include an entry that was rolled back for the reader.
     pub(crate) fn after(&self, behind: &[usize], frontier: &[LogCursor]) -> Option<Vec<&Arc<CompletionPayload>>> {
         let mut found: HashMap<usize, bool> = behind.iter().map(|index| (*index, false)).collect();
         let mut missing = Vec::new();

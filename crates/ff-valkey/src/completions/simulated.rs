@@ -1,4 +1,4 @@
-//! A completion log as a server keeps it, with what can happen to it, for tests of what reads it.
+//! A completion log as a server keeps it, with the faults that can happen to it, for tests of its readers.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -14,33 +14,33 @@ use uuid::Uuid;
 
 use crate::completions::frontier::LogEntry;
 
-/// A log as a server keeps it, with everything that can happen to it.
+/// A log as a server keeps it, with all faults that can happen to it.
 #[derive(Debug)]
 pub(crate) struct Server {
     log: LogId,
-    /// All entries of the history as it stands; the first `trimmed` are no longer there.
+    /// All entries of the current history; the first `trimmed` have been removed.
     history: Vec<Entry>,
     trimmed: usize,
     epochs: Vec<(u64, Predecessor)>,
-    /// Epochs of all processes that ever wrote: no two share one.
+    /// Epochs of all processes that ever wrote: no two processes share one.
     used: BTreeSet<u64>,
-    /// Whoever wrote last is gone.
+    /// The last writer is gone.
     deserted: bool,
     next: u64,
     step: u64,
-    /// Every entry that there ever was, with the one before it.
+    /// Every entry that ever existed, with the entry before it.
     before: HashMap<EntryId, Option<EntryId>>,
-    /// Every entry that was ever undone, with its number, and every one that retention ever took.
+    /// Every entry that was ever rolled back, with its number, and every entry that retention removed.
     undone: HashMap<EntryId, u64>,
     removed: HashSet<EntryId>,
-    /// A copy of the history and the epochs, as an old file or a replica that was cut off has it.
+    /// A copy of the history and the epochs, as an old file or a disconnected replica has it.
     copy: (Vec<Entry>, Vec<(u64, Predecessor)>),
-    /// Which process writes, and how many entries were ever appended.
+    /// The writing process, and how many entries were ever appended.
     process: u64,
     appended: u64,
 }
 
-/// An entry, what it says of the one before it, and its number.
+/// An entry, its record of the entry before it, and its number.
 type Entry = (EntryId, Option<Predecessor>, u64);
 
 impl Server {
@@ -48,7 +48,7 @@ impl Server {
         Self::numbered(log, 0, 1)
     }
 
-    /// Numbers its events from `first` on by `step`.
+    /// Numbers its events from `first` in steps of `step`.
     pub(crate) fn numbered(log: LogId, first: u64, step: u64) -> Self {
         let (history, epochs, used, before) = Default::default();
         let (undone, removed, copy) = Default::default();
@@ -76,7 +76,7 @@ impl Server {
         self.next
     }
 
-    /// The numbers of the entries that are there.
+    /// The numbers of the present entries.
     pub(crate) fn numbers(&self) -> impl Iterator<Item = u64> {
         self.entries().iter().map(|(.., number)| *number)
     }
@@ -100,7 +100,7 @@ impl Server {
         newest.map(|(entry, _, number)| Newest { entry: *entry, execution: Some(Uuid::from_u128(u128::from(*number))) })
     }
 
-    /// Which process writes, and how many entries were ever appended.
+    /// The writing process, and how many entries were ever appended.
     pub(crate) const fn tally(&self) -> (u64, u64) {
         (self.process, self.appended)
     }
@@ -126,7 +126,7 @@ impl Server {
         LogEntry { entry, prev, event: Some(event(self.log, Some(entry), number)) }
     }
 
-    /// Begins an epoch with the first number from `from` on that is free.
+    /// Begins an epoch with the first free number from `from` on.
     fn begin_epoch(&mut self, from: u64) -> LogEntry {
         let last = self.history.last().map(|(id, ..)| *id);
         let floor = last.map_or(from, |last| from.max(last.epoch + 1));
@@ -137,15 +137,15 @@ impl Server {
         self.add(EntryId { epoch, seq: 0 }, Some(prev))
     }
 
-    /// Another process takes over: in order, or one that had not seen the last `lost` entries and whose clock may be
-    /// behind.
+    /// Another process takes over: in order, or a process that had not seen the last `lost` entries and whose clock may
+    /// be behind.
     pub(crate) fn take_over(&mut self, lost: usize, behind: bool) -> LogEntry {
         self.lose(lost);
         let newest = self.used.last().copied().unwrap_or(0);
         self.begin_epoch(if behind { 1 } else { newest + 10 })
     }
 
-    /// The last entries are undone, and nobody writes for now.
+    /// The last entries are rolled back, and no process writes for now.
     pub(crate) fn lose(&mut self, lost: usize) {
         self.deserted = true;
         self.process += 1;
@@ -156,24 +156,24 @@ impl Server {
         self.epochs.retain(|(epoch, _)| last.is_some_and(|last| *epoch <= last.epoch));
     }
 
-    /// A copy is made of all that there is.
+    /// Copies the present state.
     pub(crate) fn save(&mut self) {
         self.copy = (self.history.clone(), self.epochs.clone());
     }
 
-    /// The copy takes the place of what there is, and nobody writes for now. What retention took stays away.
+    /// The copy replaces the present state, and no process writes for now. What retention removed stays removed.
     pub(crate) fn restore(&mut self) {
         self.lose(self.history.len());
         (self.history, self.epochs) = self.copy.clone();
         self.trimmed = self.history.iter().rposition(|(id, ..)| self.removed.contains(id)).map_or(0, |at| at + 1);
     }
 
-    /// Whether this number was ever undone.
+    /// Whether this number was ever rolled back.
     pub(crate) fn undid(&self, number: u64) -> bool {
         self.undone.values().any(|undone| *undone == number)
     }
 
-    /// Where a reader stands that has everything.
+    /// The position of a reader that has everything.
     pub(crate) fn start(&self) -> LogCursor {
         match self.history.last() {
             Some((last, ..)) => LogCursor::at_end(&EpochEnds::of(&self.epochs, Some(*last))),
@@ -188,7 +188,7 @@ impl Server {
             .collect()
     }
 
-    /// The last entry there was, if none is left.
+    /// The last entry of a log that is empty now.
     pub(crate) fn emptied(&self) -> Option<EntryId> {
         self.last().filter(|_| self.entries().is_empty())
     }
@@ -198,15 +198,16 @@ impl Server {
     }
 }
 
-/// What one reader of one log was given, judged against what became of the log: nothing twice, nothing silent, no gap
-/// wider than the loss.
+/// The events that one reader of one log received, checked against the history of the log: nothing twice, nothing lost
+/// silently, no gap wider than the loss.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
-    /// Where the reader began.
+    /// The start position of the reader.
     start: Option<EntryId>,
-    /// What it has that was not undone, in order: entries, and whether they were delivered or given up.
+    /// The entries that it has and that were not rolled back, in order, and whether they were delivered or declared as
+    /// a gap.
     chain: Vec<(EntryId, bool)>,
-    /// What it has, or had.
+    /// All entries that were ever delivered to it.
     delivered: HashSet<EntryId>,
 }
 
@@ -217,14 +218,14 @@ impl Account {
 
     pub(crate) fn delivered(&mut self, entry: EntryId) -> Result<(), String> {
         self.chain.push((entry, true));
-        if self.delivered.insert(entry) { Ok(()) } else { Err(format!("{entry} came twice")) }
+        if self.delivered.insert(entry) { Ok(()) } else { Err(format!("{entry} was delivered twice")) }
     }
 
     fn last(&self) -> Option<EntryId> {
         self.chain.last().map(|(entry, _)| *entry).or(self.start)
     }
 
-    /// Takes a declared gap, as the log stands now.
+    /// Takes a declared gap, with the log in its present state.
     pub(crate) fn gap(&mut self, gap: &Gap, server: &Server) -> Result<(), String> {
         let last = self.last();
         if gap.cause.is_undone() {
@@ -237,8 +238,8 @@ impl Account {
                         self.delivered.remove(&entry);
                     }
                     Some((entry, false)) if server.tells_of(entry) => {}
-                    Some((entry, _)) => return Err(format!("{gap}: {entry} was never undone")),
-                    // What lies before the reader's start was undone as well.
+                    Some((entry, _)) => return Err(format!("{gap}: {entry} was never rolled back")),
+                    // Entries before the reader's start were rolled back as well.
                     None => {
                         self.start = gap.after;
                         break;
@@ -253,7 +254,7 @@ impl Account {
         if gap.after != last {
             return Err(format!("{gap}: the reader was at {last:?}"));
         }
-        // From its end back to where the reader was, along what the log once was.
+        // From the end of the gap back to the reader's position, along the log's former history.
         let mut covered = Vec::new();
         let mut at = Some(gap.through);
         while at != gap.after {
@@ -268,14 +269,14 @@ impl Account {
         Ok(())
     }
 
-    /// At the end, when the reader has seen all that there is.
+    /// At the end, when the reader has received everything.
     pub(crate) fn settle(&self, server: &Server) -> Result<(), String> {
         let history = server.history.iter().map(|(id, ..)| *id);
         let from = match self.start {
             Some(start) => server.history.iter().position(|(id, ..)| *id == start).map(|at| at + 1),
             None => Some(0),
         };
-        let from = from.ok_or_else(|| format!("the reader's start {:?} was undone without a word", self.start))?;
+        let from = from.ok_or_else(|| format!("the reader's start {:?} was rolled back silently", self.start))?;
         let expected: Vec<EntryId> = history.skip(from).collect();
         let found: Vec<EntryId> = self.chain.iter().map(|(entry, _)| *entry).collect();
         if expected == found {
@@ -301,7 +302,7 @@ impl Server {
         self.before.get(&entry).copied().flatten()
     }
 
-    /// The entry before the oldest one that is there.
+    /// The entry before the oldest present one.
     pub(crate) fn before_first(&self) -> Option<EntryId> {
         self.history[..self.trimmed].last().map(|(id, ..)| *id)
     }
@@ -311,7 +312,7 @@ impl Server {
     }
 }
 
-/// What the library answers to who has this of a log whose newest entry is that.
+/// The library's answer to a reader that has this entry of a log with that newest entry.
 pub(crate) fn compared(newest: Option<Newest>, has: Option<Newest>) -> Head {
     match (newest, has) {
         (None, None) => Head::Known,

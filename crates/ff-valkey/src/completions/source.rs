@@ -44,24 +44,25 @@ pub(crate) struct PageRead {
     pub(crate) limit: usize,
 }
 
-/// What was read of each of several logs. One that cannot be read is that log's trouble and nobody else's.
+/// The result of reading each of several logs. A log that cannot be read does not affect the others.
 pub(crate) type OfEach<T> = Vec<Result<T, EngineError>>;
 
-/// Where logs are read: the primary, or a simulation. A read fails as a whole where the server could not be asked, or
-/// could not answer anybody; what it refused for one log only fails for that log.
+/// The source of logs: the primary, or a simulation. A read fails as a whole if the server could not be reached or
+/// could not answer at all; a refusal for one log fails only that log.
 #[async_trait]
 pub(crate) trait LogSource: Send + Sync + 'static {
-    /// The server's time (ms), and then where each log stands, with its history.
+    /// The server's time (ms), and then the position of each log, with its history.
     async fn starts(&self, logs: &[LogId]) -> Result<(u64, OfEach<LogCursor>), EngineError>;
-    /// The server's time, and which logs of a scope it has appended to since it gave this tally.
+    /// The server's time, and the logs of a scope to which it has appended since it returned this tally.
     async fn appended(&self, scope: Scope, since: &str) -> Result<Appended, EngineError>;
-    /// How the newest entry of each log compares with what the reader has.
+    /// The newest entry of each log, compared with the newest entry that the reader has.
     async fn heads(&self, of: &[(LogId, Option<Newest>)]) -> Result<OfEach<Head>, EngineError>;
     /// One page of each of several logs, with one round trip.
     async fn pages(&self, reads: &[PageRead]) -> Result<OfEach<Page>, EngineError>;
     /// The last entries of the epochs of each of several logs, newest first, with one round trip.
     async fn epochs(&self, logs: &[LogId]) -> Result<OfEach<EpochEnds>, EngineError>;
-    /// The last entry that each of several logs was given, of those that hold nothing any more: both at one moment.
+    /// The last entry ever appended to each of several logs, for the logs that are empty: both facts are read
+    /// atomically.
     async fn emptied(&self, logs: &[LogId]) -> Result<OfEach<Option<EntryId>>, EngineError>;
 }
 
@@ -74,7 +75,7 @@ impl ServerLogs {
         Together::new(&self.0, op)
     }
 
-    /// Calls a function for each log, or answers `None` where the library is not there or this user may not call it.
+    /// Calls a function for each log; `None` if the library is missing or this user may not call it.
     async fn call_for_each(&self, op: &str, calls: Vec<Call>) -> Result<Option<Answers>, EngineError> {
         let questions = calls.iter().map(|call| ("FCALL_RO", host::arguments(call))).collect();
         let answers = ask(&self.together(op), questions).await?;
@@ -103,13 +104,13 @@ impl ServerLogs {
         Ok(of.iter().zip(answers).map(head).collect())
     }
 
-    /// The logs of a scope of so many partitions.
+    /// The logs of a scope with this many partitions.
     pub(crate) fn all(scope: Scope, partitions: usize) -> Vec<LogId> {
         let numbers = 0..u16::try_from(partitions).unwrap_or(u16::MAX);
         numbers.map(|number| LogId { partition: Partition::new(number), scope }).collect()
     }
 
-    /// What each of several logs tells about itself, and about the entry after a position in it.
+    /// The facts of each of several logs, and of the entry after a position in it.
     pub(crate) async fn facts(&self, of: &[(LogId, Option<EntryId>)]) -> Result<OfEach<LogFacts>, EngineError> {
         const OP: &str = "reading what the completion logs hold";
         let together = self.together(OP);
@@ -120,7 +121,7 @@ impl ServerLogs {
         };
         let mut answers = ask(&together, of.iter().flat_map(commands).collect()).await?.into_iter();
         let mut facts = |log: LogId, after: Option<EntryId>| {
-            // All answers of this log are taken, whatever becomes of one.
+            // All answers for this log are taken, even if one of them is an error.
             let [head, epochs, first, next, len] = std::array::from_fn(|_| answers.next());
             let entry = |answer| read(&together, OP, answer, |value| entry_in(value, log));
             let (last, epochs) = (entry(head)?, read(&together, OP, epochs, value::pairs)?);
@@ -141,7 +142,7 @@ impl ServerLogs {
         Ok(of.iter().map(|(log, after)| facts(*log, *after)).collect())
     }
 
-    /// The server's time, and where each log stands, by one server.
+    /// The server's time, and the position of each log, from one server.
     async fn starts_together(&self, op: &str, logs: &[LogId]) -> Result<(u64, OfEach<LogCursor>), EngineError> {
         let together = self.together(op);
         let heads = logs.iter().map(|log| head_command(*log));
@@ -156,7 +157,7 @@ impl ServerLogs {
             Ok((head?, epochs?))
         };
         let mut stands: OfEach<_> = heads.into_iter().map(stand).collect();
-        // A log that was trimmed to nothing still knows which entry was its last.
+        // A log that was trimmed to nothing still records its last entry.
         let is_empty = |at: &usize| matches!(&stands[*at], Ok((None, epochs)) if !epochs.is_empty());
         let empty: Vec<usize> = (0..logs.len()).filter(is_empty).collect();
         let infos = infos(&together, op, empty.iter().map(|at| logs[*at])).await?;
@@ -176,7 +177,8 @@ impl ServerLogs {
 
 type Answers = Vec<Result<Value, Error>>;
 
-/// One answer for each question, or what the server refused it for. What befalls all commands alike fails them all.
+/// One answer for each question, or the reason why the server refused it. An error that concerns all commands fails
+/// them all.
 async fn ask(together: &Together<'_>, questions: Vec<Question>) -> Result<Answers, EngineError> {
     let answers = together.ask(questions).await?;
     let for_all = answers.iter().filter_map(|answer| answer.as_ref().err()).find(|error| !concerns_one_command(error));
@@ -186,7 +188,7 @@ async fn ask(together: &Together<'_>, questions: Vec<Question>) -> Result<Answer
     }
 }
 
-/// What one answer says, or why there is none.
+/// Parses one answer, or returns its error.
 fn read<T>(
     together: &Together<'_>,
     op: &str,
@@ -197,7 +199,7 @@ fn read<T>(
     read(value).ok_or_else(|| malformed(op))
 }
 
-/// What each of these logs tells of itself at one moment; `None` where the log is not there.
+/// The server's information on each of these logs, read atomically; `None` if the log does not exist.
 async fn infos(
     together: &Together<'_>,
     op: &str,

@@ -1,4 +1,4 @@
-//! The end of a subscription that its owner polls.
+//! The consumer's end of a subscription.
 
 use std::{
     pin::Pin,
@@ -22,7 +22,7 @@ use crate::{
     telemetry,
 };
 
-/// One subscription's completions and nothing else. Never ends.
+/// The completions of one subscription. Never ends.
 pub(crate) struct Completions {
     queue: Arc<Queue>,
     _membership: Membership,
@@ -48,8 +48,8 @@ impl Stream for Completions {
     }
 }
 
-/// Where one scope's part of an extended subscription stands: after everything that was yielded. Shared with others
-/// until the next event moves it.
+/// The position of one scope's part of an extended subscription: after everything that was yielded. Shared until the
+/// next event changes it.
 #[derive(Debug, Clone)]
 pub(crate) struct Place(pub(crate) Arc<[LogCursor]>);
 
@@ -58,7 +58,7 @@ impl Place {
         Arc::make_mut(&mut self.0).get_mut(usize::from(log.partition.number()))
     }
 
-    /// The frame for what was taken from the queue, other than a checkpoint or the news of having caught up.
+    /// The frame for an item of the queue, other than a checkpoint or the notice of having caught up.
     pub(crate) fn frame(&mut self, taken: Item) -> Option<Frame> {
         match taken {
             Item::Event(event) => {
@@ -106,7 +106,7 @@ impl Part {
 /// An extended subscription over the hubs of its scopes.
 pub(crate) struct Frames {
     parts: Vec<Part>,
-    /// Which part is asked first, so that a busy one does not keep the other from its turn.
+    /// The part that is polled first, so that a busy part cannot starve the other.
     turn: usize,
     ended: bool,
     delivered: u64,

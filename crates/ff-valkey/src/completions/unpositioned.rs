@@ -1,12 +1,13 @@
-//! Events of other publishers: no position, no namespace, no tags.
+//! Events of other publishers: without a position, a namespace or tags.
 //!
-//! Who wants everything gets them at once. For who filters, they are held until the server has said what the filters
-//! ask for: the namespace first, and the tags only where a filter still depends on them; one read each, for all
-//! subscriptions together and for many events with one round trip. An answer that is missing is an answer: no match. A
-//! failure is none: the event stays held and is asked for again, so it is neither passed on unchecked nor lost.
+//! Unfiltered subscriptions receive them immediately. For filtered ones they are held until the server has returned the
+//! attributes that the filters need: the namespace first, and the tags only if a filter still depends on them; one read
+//! each, for all subscriptions together and for many events with one round trip. A missing attribute is an answer: the
+//! event does not match. A failed read is not an answer: the event stays held and is read again, so it is neither
+//! delivered unchecked nor lost.
 //!
-//! They stand in no log, so nothing here can be repaired later: at most once, in no promised order, and beyond
-//! [`HELD`] the oldest is given up, with a warning. Positioned events never wait for any of this.
+//! They are not in a log, so they cannot be repaired later: at most once, in no guaranteed order, and beyond [`HELD`]
+//! the oldest is given up, with a warning. Positioned events never wait for any of this.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -30,15 +31,15 @@ use crate::{
     telemetry,
 };
 
-/// At most this many events are held.
+/// The maximum number of held events.
 const HELD: usize = 4096;
-/// At most this many are asked for with one round trip.
+/// The maximum number of events per round trip.
 const AT_ONCE: usize = 64;
 
-/// The answer to one question: the value, or that there is none.
+/// The answer to one question: the value, or `None` if there is none.
 type Answer = Option<String>;
 
-/// Where the namespace and the tags of an execution are kept.
+/// Reads the namespace and the tags of executions.
 #[async_trait]
 pub(crate) trait Attributes: Send + Sync + 'static {
     /// The namespace of each execution.
@@ -50,7 +51,7 @@ pub(crate) trait Attributes: Send + Sync + 'static {
 #[derive(Debug)]
 struct HeldEvent {
     event: Arc<CompletionPayload>,
-    /// Subscriptions that came later are not owed it.
+    /// Subscriptions with this id or a later one do not receive it.
     horizon: SubscriptionId,
     namespace: Option<Answer>,
 }
@@ -64,10 +65,10 @@ pub(crate) struct UnpositionedEvents {
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// By age.
+    /// In the order of arrival.
     held: BTreeMap<u64, HeldEvent>,
     next: u64,
-    /// Where the next batch begins: events that cannot be decided must not keep others from their turn.
+    /// The first event of the next batch: events that cannot be decided must not starve others.
     turn: u64,
 }
 
@@ -82,7 +83,7 @@ impl Queue {
                 tracing::warn!(
                     limit = HELD,
                     left_out,
-                    "too many events wait for what filters ask of the server; gave up the oldest"
+                    "too many events wait for attributes that filters need; dropped the oldest"
                 );
             }
         }
@@ -130,7 +131,7 @@ impl UnpositionedEvents {
     }
 }
 
-/// The tag keys on whose values it still depends which of `filters` an execution of this namespace passes.
+/// The tag keys whose values still decide which of `filters` an execution of this namespace passes.
 fn tags_wanted<'a>(filters: impl IntoIterator<Item = &'a ScannerFilter>, namespace: Option<&str>) -> Vec<String> {
     let depends = |filter: &&ScannerFilter| filter.namespace.as_ref().is_none_or(|ns| Some(ns.as_str()) == namespace);
     let keys: BTreeSet<&String> = filters
@@ -156,7 +157,7 @@ pub(crate) async fn decide(hub: Arc<Hub>, attributes: Arc<dyn Attributes>) {
                 static LINES: Quiet = Quiet::new();
                 if let Some(left_out) = LINES.turn() {
                     let held = hub.unpositioned().len();
-                    tracing::warn!(%error, held, left_out, "asking what filters need failed; events stay held");
+                    tracing::warn!(%error, held, left_out, "reading attributes for filters failed; events stay held");
                 }
                 backoff.pause().await;
             }
@@ -164,10 +165,10 @@ pub(crate) async fn decide(hub: Arc<Hub>, attributes: Arc<dyn Attributes>) {
     }
 }
 
-/// Events with their age.
+/// Events by their order of arrival.
 type Batch = Vec<(u64, HeldEvent)>;
 
-/// Decides what it can, holds the rest again, and returns an error of those if there is one.
+/// Decides the events that it can, holds the rest again, and returns one error of the reads, if any.
 async fn decide_batch(hub: &Arc<Hub>, attributes: &dyn Attributes, mut batch: Batch) -> Option<EngineError> {
     let filters: HashSet<ScannerFilter> =
         hub.with_state(|State { fanout, .. }| fanout.distinct_filters().filter(|f| !f.is_noop()).cloned().collect());
@@ -217,7 +218,7 @@ async fn decide_batch(hub: &Arc<Hub>, attributes: &dyn Attributes, mut batch: Ba
     failure
 }
 
-/// Hands the event to the filters that were asked for and that it passes.
+/// Delivers the event to the filters that were asked for and that match it.
 fn pass(hub: &Arc<Hub>, held: &HeldEvent, asked: &HashSet<ScannerFilter>, keys: &[String], values: &[Answer]) {
     let namespace = held.namespace.as_ref().and_then(Option::as_deref);
     let value = |key: &str| keys.iter().position(|k| k == key).and_then(|at| values.get(at)?.as_deref());
@@ -228,7 +229,7 @@ fn pass(hub: &Arc<Hub>, held: &HeldEvent, asked: &HashSet<ScannerFilter>, keys: 
     hub.with_state(|State { fanout, .. }| fanout.deliver_bare(&held.event, held.horizon, wanted));
 }
 
-/// The attributes as the server has them, over the connection for reads.
+/// Reads the attributes from the server, over the connection for reads.
 #[derive(Debug)]
 pub(crate) struct ServerAttributes(pub(crate) Arc<ValkeyHost>);
 
@@ -244,7 +245,7 @@ impl ServerAttributes {
         let together = Together::new(&self.0, op);
         let answers = match together.ask(commands).await {
             Ok(answers) => answers,
-            // What a replica holds may be of a past that is about to be undone; nothing was answered.
+            // A replica may hold state that is about to be rolled back, so its answer does not count.
             Err(error) => {
                 let error = error.to_string();
                 return (0..expected).map(|_| Err(EngineError::transport(op, error.clone()))).collect();

@@ -1,9 +1,9 @@
-//! Comparing where the logs stand with what a process has: which heads differ, what was forged, what cannot be read.
+//! Compares the logs with the frontier: which heads differ, what was forged, what cannot be read.
 
 use super::*;
 
 impl Frontier {
-    /// Which heads to compare: of all logs, or of those of which nothing was heard since the last time.
+    /// Plans a comparison of the heads: of all logs, or of those without a push since the previous comparison.
     pub(crate) fn compare(&mut self, all: bool) -> Comparison {
         self.read_overdue();
         let confirmed = std::mem::replace(&mut self.confirmed, vec![false; self.cursors.len()]);
@@ -12,13 +12,13 @@ impl Frontier {
         Comparison { logs, before: self.snapshot(), confirmed, turn: self.turn, appended: None }
     }
 
-    /// Extends a comparison to all logs: another server process has answered than before. What was heard came from the
-    /// process before, and the log may have lost it since.
+    /// Extends a comparison to all logs, because the server process that answered is not the previous one. The pushes
+    /// came from the previous process, and the log may have lost them since.
     pub(crate) fn widen(&self, comparison: &mut Comparison) {
         comparison.logs = (0..self.cursors.len()).map(|index| self.known(index)).collect();
     }
 
-    /// A comparison has failed: the next one takes its place, for the same logs.
+    /// A comparison failed: the next one covers the same logs.
     pub(crate) fn not_compared(&mut self, comparison: &Comparison) {
         for (confirmed, before) in self.confirmed.iter_mut().zip(&comparison.confirmed) {
             *confirmed |= before;
@@ -26,8 +26,8 @@ impl Frontier {
         self.turn = comparison.turn;
     }
 
-    /// Narrows a comparison down when the server has told to which logs it has appended: beside these, some others have
-    /// their turn, those of which something was heard that the server does not know of, and those that cannot be read.
+    /// Narrows a comparison once the server has reported to which logs it has appended. Beside these it keeps the logs
+    /// in turn, the logs whose pushes the server does not know of, and the logs that cannot be read.
     pub(crate) fn narrow(&mut self, comparison: &mut Comparison, appended: Vec<(LogId, Newest)>) {
         let count = self.cursors.len();
         let mut is_told = vec![false; count];
@@ -46,7 +46,7 @@ impl Frontier {
         comparison.appended = Some(appended);
     }
 
-    /// What this process has of a log.
+    /// The newest entry of a log known to this process.
     pub(super) fn known(&self, index: usize) -> (LogId, Option<Newest>) {
         let has = |entry| {
             let pushed = self.pushed[index].iter().rfind(|pushed| pushed.entry == entry);
@@ -55,8 +55,8 @@ impl Frontier {
         (self.log(index), self.cursors[index].last().map(has))
     }
 
-    /// Takes the heads that were asked for, `at_ms` the server's time (ms) before that. Returns whether one of them lies
-    /// beyond what was heard of.
+    /// Takes the heads that were requested; `at_ms` is the server's time (ms) before the request. Returns whether one
+    /// of them lies beyond all received pushes.
     pub(crate) fn heads(&mut self, asked: &Comparison, at_ms: u64, heads: OfEach<Head>) -> bool {
         let mut beyond = false;
         let mut is_told = vec![false; self.cursors.len()];
@@ -67,7 +67,7 @@ impl Frontier {
                 beyond |= self.head(index, asked, Head::At(*newest), at_ms);
                 continue;
             }
-            // It goes on while it is compared: what is not here yet is on its way, or lost.
+            // The log advances while it is compared: a missing entry is in transit, or lost.
             self.check(index, *newest);
             if self.cursors[index].has(newest.entry) {
                 self.complete_up_to(index, at_ms);
@@ -94,12 +94,12 @@ impl Frontier {
         beyond
     }
 
-    /// Whether pushes were on their way when the heads were compared.
+    /// Whether pushes were in transit when the heads were compared.
     pub(crate) const fn has_overdue(&self) -> bool {
         !self.overdue.is_empty()
     }
 
-    /// Reads the logs whose pushes were on their way and have not come: the server tells of each entry once.
+    /// Reads the logs whose pushes were in transit and have not arrived: the server reports each entry only once.
     pub(crate) fn read_overdue(&mut self) {
         for (index, entry, at_ms) in std::mem::take(&mut self.overdue) {
             if self.cursors[index].has(entry) {
@@ -130,7 +130,7 @@ impl Frontier {
         let was_empty = std::mem::replace(&mut self.empty[index], head.is_none());
         match head {
             Some(head) if before.last() == Some(head) => self.complete_up_to(index, at_ms),
-            // It was passed before it was asked for: the log has lost what followed.
+            // The cursor had passed it before the request: the log has lost what followed.
             Some(head) if before.has(head) => self.look_up(index),
             Some(head) if self.cursors[index].has(head) => self.complete_up_to(index, at_ms),
             Some(head) => {
@@ -148,7 +148,7 @@ impl Frontier {
         false
     }
 
-    /// Reads again what a push told, if the log's newest entry tells otherwise.
+    /// Reads the log again from before a push, if the newest entry of the log contradicts that push.
     pub(super) fn check(&mut self, index: usize, newest: Newest) {
         let Some(execution) = newest.execution else { return };
         let pushed = self.pushed[index].iter().rfind(|pushed| pushed.entry == newest.entry);
@@ -157,14 +157,14 @@ impl Frontier {
         }
     }
 
-    /// The push that told of another execution at the position of `shown`.
+    /// The push that named another execution at the position of `shown`.
     pub(super) fn contradicted(&self, index: usize, shown: &LogEntry) -> Option<Pushed> {
         let execution = shown.event.as_ref()?.execution_id.uuid();
         let pushed = self.pushed[index].iter().rfind(|pushed| pushed.entry == shown.entry)?;
         (pushed.execution != execution).then_some(*pushed)
     }
 
-    /// Reads a log from before a push that may be none of the log's.
+    /// Reads a log from before a push that may not be in the log.
     pub(super) fn read_again(&mut self, index: usize, before: Option<EntryId>) {
         if matches!(self.modes[index], Mode::Live) {
             self.start_reading(index, Want::Page);
@@ -205,12 +205,12 @@ impl Frontier {
         self.unreadable.insert(index, why);
     }
 
-    /// The logs that cannot be read at present, and why.
+    /// The logs that cannot be read at present, with the reason.
     pub(crate) fn unreadable(&self) -> impl Iterator<Item = (LogId, &str)> {
         self.unreadable.iter().map(|(index, why)| (self.log(*index), why.as_str()))
     }
 
-    /// Tries those logs again that could not be read.
+    /// Tries again the logs that could not be read.
     pub(crate) fn wake_unreadable(&mut self) {
         for index in self.unreadable.keys() {
             if let Mode::Reading(reading) = &mut self.modes[*index]

@@ -1,21 +1,21 @@
-//! What a comparison with the server finds, and when.
+//! The findings of a comparison with the server, and when they are made.
 
 use super::*;
 
-/// The first of so many logs, all of them empty.
+/// The first of this many logs, all of them empty.
 fn one_of(count: u16) -> Frontier {
     let mut frontier = Frontier::new(Scope::Flows, PartitionCount::new(count).unwrap());
     frontier.starts(1, (0..count).map(|_| Ok(LogCursor::default())).collect(), &mut Out::default());
     frontier
 }
 
-/// What the server answers of the first log; the others stay empty.
+/// The server's answers for the first log; the other logs stay empty.
 fn answers(asked: &Comparison, server: &Server) -> OfEach<Head> {
     let head = |log, has| if log == the_log() { compared(server.newest(), has) } else { Head::Known };
     asked.logs.iter().map(|(log, has)| Ok(head(*log, *has))).collect()
 }
 
-/// Compares at this time, when the server tells whether it has appended to the first log.
+/// Compares at this time; the server reports whether it has appended to the first log.
 fn compare_at(frontier: &mut Frontier, server: &Server, at_ms: u64, appended: bool) {
     let mut asked = frontier.compare(false);
     let appended = server.newest().filter(|_| appended).map(|newest| (the_log(), newest));
@@ -32,13 +32,13 @@ fn gap_over(server: &Server, through: EntryId) -> Gap {
 fn a_push_that_waited_for_a_reading_and_was_lost_meanwhile_is_declared_after_the_next_comparison() {
     let (mut frontier, mut server, mut out) = (one_of(8), Server::of(the_log()), Out::default());
     let shown: Vec<LogEntry> = (0..3).map(|_| server.append()).collect();
-    // The first of them was not pushed, so the log is read; the last one is lost before that.
+    // The first of them was not pushed, so the log is read; the last one is lost before the read.
     for shown in &shown[1..] {
         frontier.push(the_log(), shown.clone(), &mut out);
     }
     server.lose(1);
     while work(&mut frontier, &server, &mut out, 10) {}
-    assert_eq!(out.numbers, [0, 1, 2], "nothing tells the lost one from the next one");
+    assert_eq!(out.numbers, [0, 1, 2], "nothing distinguishes the lost one from the next one");
     frontier.turn = 1;
     compare_at(&mut frontier, &server, 1, false);
     while work(&mut frontier, &server, &mut out, 10) {}
@@ -59,7 +59,7 @@ fn a_comparison_that_fails_leaves_its_logs_to_the_next_one() {
     frontier.turn = 2;
     frontier.push(the_log(), server.append(), &mut Out::default());
     let failed = asked(&mut frontier);
-    assert_eq!(numbers(&failed), [0, 2, 3], "what was heard of, and what has its turn");
+    assert_eq!(numbers(&failed), [0, 2, 3], "logs with a push, and logs in turn");
     frontier.not_compared(&failed);
     assert_eq!(numbers(&asked(&mut frontier)), [0, 2, 3]);
     assert_eq!(numbers(&asked(&mut frontier)), [4, 5]);
@@ -86,10 +86,10 @@ fn a_comparison_with_another_server_process_includes_the_logs_of_which_something
 fn a_push_that_was_on_its_way_when_the_heads_were_compared_and_never_came_is_read() {
     let (mut frontier, mut server, mut out) = (one_of(8), Server::of(the_log()), Out::default());
     frontier.push(the_log(), server.append(), &mut out);
-    // Not pushed, but something was heard of the log since the comparison before.
+    // Not pushed, but the log had a push since the previous comparison.
     server.append();
     compare_at(&mut frontier, &server, 1, true);
-    assert!(frontier.has_overdue() && frontier.reading() == 0, "it may be on its way");
+    assert!(frontier.has_overdue() && frontier.reading() == 0, "it may be in transit");
     frontier.read_overdue();
     while work(&mut frontier, &server, &mut out, 10) {}
     assert_eq!((out.numbers, frontier.has_overdue()), (vec![0, 1], false));

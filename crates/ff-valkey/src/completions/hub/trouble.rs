@@ -1,10 +1,10 @@
-//! What is wrong with reading logs, for operators: one line when it begins, and one when it is over.
+//! Problems with reading logs, for operators: one line when a problem begins, and one when it is over.
 
 use ff_core::{EngineError, LogId, Scope};
 
 use crate::{net::quiet::Quiet, telemetry};
 
-/// What is wrong with reading, told once when it begins and once when it is over.
+/// The problems with reading, logged once when they begin and once when they are over.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
     has_failed: bool,
@@ -22,7 +22,7 @@ impl Trouble {
         telemetry::unreadable(scope, self.unreadable);
         match first {
             Some((log, why)) if before == 0 => {
-                tracing::warn!(%log, why, logs = self.unreadable, "completion logs cannot be read; the others go on");
+                tracing::warn!(%log, why, logs = self.unreadable, "completion logs cannot be read");
             }
             None => tracing::info!(?scope, "all completion logs can be read again"),
             Some(_) => {}
@@ -30,13 +30,13 @@ impl Trouble {
     }
 
     pub(super) fn failed(&mut self, error: &EngineError) {
-        // While a server comes and goes, one of several reads succeeds now and then.
+        // While a server restarts repeatedly, one of several reads may succeed.
         static LINES: Quiet = Quiet::new();
         if std::mem::replace(&mut self.has_failed, true) {
             return;
         }
         if let Some(left_out) = LINES.turn() {
-            tracing::warn!(%error, left_out, "reading completion logs failed; it is tried until it succeeds");
+            tracing::warn!(%error, left_out, "reading completion logs failed; it will be retried");
         }
     }
 

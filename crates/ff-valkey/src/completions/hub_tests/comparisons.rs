@@ -1,8 +1,8 @@
-//! How soon the hub finds what nothing announced.
+//! How soon the hub finds entries that no push announced.
 
 use super::*;
 
-/// A hub whose comparisons take place a moment after every [`COMPARE_EVERY`], after the first of them.
+/// A hub whose comparisons take place shortly after every [`COMPARE_EVERY`], after the first of them.
 async fn compared_once() -> (Arc<Logs>, Arc<Hub>, Subscription, crate::net::connection::Task) {
     let logs = Logs::new(u64::MAX);
     let hub = hub(&logs, 8);
@@ -13,7 +13,7 @@ async fn compared_once() -> (Arc<Logs>, Arc<Hub>, Subscription, crate::net::conn
     (logs, hub, subscription, reader)
 }
 
-/// What comes of completions and gaps within this time.
+/// The completions and gaps that arrive within this time.
 async fn within(subscription: &mut Subscription, time: Duration) -> Vec<String> {
     let mut told = Vec::new();
     let all = async {
@@ -45,7 +45,7 @@ fn what_a_failed_comparison_was_to_find_the_next_one_finds() {
         let true_one = logs.on(0, Server::append);
         hub.pushed([message(&true_one)].into_iter());
         tokio::time::sleep(COMPARE_EVERY).await;
-        // It was never in the log, which has had its turn in the comparison before.
+        // It was never in the log, which had its turn in the previous comparison.
         let entry = EntryId { seq: true_one.entry.seq + 1, ..true_one.entry };
         let log = LogId { partition: partition(0), scope: Scope::Flows };
         let event = Some(simulated::event(log, Some(entry), 77));

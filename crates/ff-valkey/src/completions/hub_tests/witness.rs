@@ -1,6 +1,6 @@
 use super::*;
 
-/// Somebody who takes everything, frame by frame, and now and then resumes from a cursor.
+/// A consumer that takes everything, frame by frame, and sometimes resumes from a cursor.
 pub(super) struct Witness {
     pub(super) start: Cursor,
     pub(super) frames: Arc<Mutex<Vec<Frame>>>,
@@ -25,7 +25,7 @@ impl Witness {
                     biased;
                     frame = subscription.next() => noted.lock().unwrap().extend(frame),
                     Some(()) = resumes.recv() => {
-                        // By way of its text, as another process would.
+                        // Through its text form, as in another process.
                         let cursor: Cursor = subscription.close().await.to_string().parse().unwrap();
                         tokio::time::sleep(pace * 20).await;
                         subscription = subscribe(&hub, cursor.logs(Scope::Flows).cloned());
@@ -37,13 +37,13 @@ impl Witness {
         Self { start, frames, resume, _task: task }
     }
 
-    /// Where its account of a log begins.
+    /// The start of its account of a log.
     pub(super) fn start(&self, log: usize, logs: &Logs) -> Option<EntryId> {
         let start = &self.start.logs(Scope::Flows).unwrap()[log];
         if !start.is_earliest() {
             return start.last();
         }
-        // What was trimmed before an earliest start is nobody's loss; it may be told of none the less.
+        // Entries that were trimmed before an earliest start are no loss, but may be reported.
         let told = self.frames.lock().unwrap().iter().find_map(|frame| match frame {
             Frame::Completion(event) => event
                 .position
@@ -75,7 +75,7 @@ impl Witness {
         accounts.iter().enumerate().try_for_each(|(log, account)| logs.on(log, |server| account.settle(server)))
     }
 
-    /// Waits until everything is accounted for, or nothing has come for so long.
+    /// Waits until everything is accounted for, or nothing has arrived for this long.
     async fn wait(&self, logs: &Logs, longest: Duration) {
         const STEP: Duration = Duration::from_millis(50);
         let (mut idle, mut count) = (Duration::ZERO, 0);
@@ -89,8 +89,8 @@ impl Witness {
 
     pub(super) async fn check(&self, logs: &Logs) -> Result<(), TestCaseError> {
         self.wait(logs, Duration::from_secs(20)).await;
-        // Time for what should not come. A late push of something undone comes too, and is taken back by the comparison
-        // that follows; with failing reads that may be the one after many that fail.
+        // Time for deliveries that must not happen. A late push of a rolled-back entry is delivered too, and the
+        // comparison that follows takes it back; with failing reads that may be the one after many that fail.
         tokio::time::sleep(COMPARE_EVERY * 3).await;
         self.wait(logs, COMPARE_EVERY * 30).await;
         let frames = self.frames.lock().unwrap().clone();
