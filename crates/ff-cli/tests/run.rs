@@ -74,6 +74,35 @@ async fn a_failure_is_retried_and_then_fails_the_flow_with_its_status_and_last_l
     assert!(finished.stdout.contains("1 failed, 1 skipped") && finished.stdout.contains("attempt 2"), "{finished:?}");
 }
 
+/// By the times that the server recorded: nothing depends on how long the test itself takes.
+#[tokio::test]
+async fn retries_come_in_order_after_their_backoff_and_no_round_of_a_second_later() {
+    let server = TestServer::start().await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let run = |name: &str| format!("echo $FF_ATTEMPT >> {}; exit 1", directory.path().join(name).display());
+    let yaml = serde_json::json!({"executions": {
+        "spaced": {"run": run("spaced"), "retries": 5, "backoff": "50ms"},
+        "quick": {"run": run("quick"), "retries": 9, "backoff": "1ms"},
+    }});
+    let finished = run_yaml(&server, &yaml.to_string(), &["--json"]).await;
+    assert_eq!(finished.code, 1, "{finished:?}");
+    let mut took = std::collections::HashMap::new();
+    for completion in finished.json().iter().filter(|line| line["event"] == "completion") {
+        let id = completion["execution_id"].as_str().unwrap();
+        let described = ff(&["describe", id, "--json", "--url", server.url()]).await.ok().json().remove(0);
+        let at = |field: &str| described[field].as_u64().unwrap();
+        took.insert(described["name"].as_str().unwrap().to_owned(), at("completed_at_ms") - at("created_at_ms"));
+    }
+    for (name, last) in [("spaced", 6), ("quick", 10)] {
+        let attempts = std::fs::read_to_string(directory.path().join(name)).unwrap();
+        assert!(attempts.lines().eq((1..=last).map(|attempt| attempt.to_string())), "{name}: {attempts}");
+    }
+    // 50, 100, 200, 400 and 800 ms, of which up to a fifth is taken off.
+    assert!(took["spaced"] >= 1_240, "{took:?}");
+    // Half a second of backoff in all, and the time of ten commands. Nine rounds of a second would be nine.
+    assert!(took["quick"] < 5_000, "{took:?}");
+}
+
 #[tokio::test]
 async fn an_attempt_beyond_its_timeout_is_ended_with_all_that_it_started() {
     let server = TestServer::start().await.unwrap();
