@@ -4,12 +4,12 @@
 
 mod support;
 
-use std::path::Path;
+use std::{path::Path, process::Child};
 
 use rustix::process::Signal;
 use support::{
     Finished, command, file, finish,
-    processes::{Mark, send},
+    processes::{Mark, Registered, send},
 };
 
 /// Runs a flow in this process's place, without a server.
@@ -149,21 +149,49 @@ async fn no_process_of_an_attempt_is_left_when_it_ends_whatever_it_left() {
     }
 }
 
+/// A run whose attempt consists of four processes that ignore what asks for their end: the command's own, one of its
+/// process group, one with a session of its own, and one that keeps no variable either.
+async fn stubborn_run(directory: &Path, mark: &Mark) -> (Child, Registered) {
+    let stubborn = "trap '' HUP TERM INT; echo $$ >> pids; exec sleep 987";
+    let run = format!(
+        "it=\"{}\"\nsh -c \"$it\" &\nsetsid sh -c \"$it\" &\nenv -i PATH=\"$PATH\" setsid sh -c \"$it\" &\n{stubborn}",
+        stubborn.replace('$', "\\$")
+    );
+    let yaml = serde_json::json!({"executions": {"a": {"working_dir": directory, "run": run}}});
+    let path = directory.join("flow.yaml");
+    std::fs::write(&path, yaml.to_string()).unwrap();
+    let mut command = command(&["run", path.to_str().unwrap()]);
+    mark.put_on(&mut command);
+    let child = command.spawn().unwrap();
+    (child, Registered::wait_for(&directory.join("pids"), 4).await)
+}
+
 #[tokio::test]
-async fn no_process_is_left_when_the_program_is_ended_by_any_signal() {
-    for signal in [Signal::HUP, Signal::TERM, Signal::INT, Signal::KILL] {
+async fn no_process_of_an_attempt_runs_any_more_when_its_run_has_ended_by_a_signal() {
+    for (signal, code) in [(Signal::HUP, 129), (Signal::TERM, 130), (Signal::INT, 130)] {
+        let directory = tempfile::tempdir().unwrap();
         let mark = Mark::new();
-        let (_directory, path) =
-            file("flow.yaml", "executions: {a: {run: 'setsid sleep 986 & trap \"\" TERM HUP INT; sleep 987'}}");
-        let mut command = command(&["run", &path]);
-        mark.put_on(&mut command);
-        let child = command.spawn().unwrap();
-        mark.until_runs("sleep 986").await;
-        mark.until_runs("sleep 987").await;
+        let (child, processes) = stubborn_run(directory.path(), &mark).await;
+        assert_eq!(processes.left().len(), 4);
         send(&child, signal);
-        finish(child).await;
+        let finished = finish(child).await;
+        assert_eq!(processes.left(), [], "{signal:?}: {finished:?}");
+        assert_eq!(finished.code, code, "{signal:?}: {finished:?}");
+        // Supervisors end after their report.
         mark.until_gone().await;
     }
+}
+
+#[tokio::test]
+async fn no_process_of_an_attempt_survives_its_run_being_killed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mark = Mark::new();
+    let (child, processes) = stubborn_run(directory.path(), &mark).await;
+    assert_eq!(processes.left().len(), 4);
+    send(&child, Signal::KILL);
+    finish(child).await;
+    processes.until_gone().await;
+    mark.until_gone().await;
 }
 
 #[tokio::test]

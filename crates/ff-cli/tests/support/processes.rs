@@ -1,6 +1,6 @@
 //! Processes that a run of the program has left, found by a mark in their environment.
 
-use std::{fs, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -68,6 +68,62 @@ impl Drop for Mark {
             let _ = kill_process(pid, Signal::KILL);
         }
     }
+}
+
+/// Processes of an attempt that wrote their ids into a file, whatever they did to their environment. They are known by
+/// id and time of start, so that no later process is taken for one of them.
+#[derive(Debug)]
+pub(crate) struct Registered(Vec<(Pid, String)>);
+
+impl Registered {
+    /// Waits until `count` processes have written their ids, a line each.
+    pub(crate) async fn wait_for(file: &Path, count: usize) -> Self {
+        let waiting = async {
+            loop {
+                let written = fs::read_to_string(file).unwrap_or_default();
+                if written.ends_with('\n') && written.lines().count() == count {
+                    return written;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let written = tokio::time::timeout(PATIENCE, waiting).await.expect("they begin");
+        let pids = written.lines().map(|line| Pid::from_raw(line.parse().unwrap()).unwrap());
+        Self(pids.map(|pid| (pid, started_at(pid).expect("it runs"))).collect())
+    }
+
+    /// Those that still run.
+    pub(crate) fn left(&self) -> Vec<Pid> {
+        let runs = |(pid, at): &&(Pid, String)| started_at(*pid).as_ref() == Some(at);
+        self.0.iter().filter(runs).map(|(pid, _)| *pid).collect()
+    }
+
+    /// Waits until none runs.
+    pub(crate) async fn until_gone(&self) {
+        let waiting = async {
+            while !self.left().is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let gone = tokio::time::timeout(PATIENCE, waiting).await;
+        assert!(gone.is_ok(), "left: {:?}", self.left());
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        for pid in self.left() {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
+/// When a process started, in the system's units; none if it has ended, also where its parent has not been notified.
+fn started_at(pid: Pid) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    // The name before may hold anything, also parentheses.
+    let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    (!matches!(fields[0], "Z" | "X")).then(|| fields[19].to_owned())
 }
 
 pub(crate) fn send(child: &std::process::Child, signal: Signal) {
