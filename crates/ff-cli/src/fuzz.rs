@@ -1,13 +1,15 @@
-//! What must hold for any bytes that are read as a flow: one function per format, for the fuzz targets under `fuzz/`
-//! and for the property tests of `tests/fuzz.rs`.
+//! What must hold for any bytes that are read as a flow or as the URL of a server: one function per format, for the fuzz
+//! targets under `fuzz/` and for the property tests of `tests/fuzz.rs`.
 //!
 //! Each panics where a property does not hold, and returns whether the input was accepted.
 
 use std::path::Path;
 
+use ff_valkey::ValkeyConfig;
 use uuid::Uuid;
 
 use crate::{
+    failure::CliError,
     plan::{NAME_TAG, Plan},
     work::Work,
 };
@@ -27,6 +29,57 @@ pub fn wfformat(bytes: &[u8]) -> bool {
     let Some(plan) = read("trace.json", bytes) else { return false };
     assert!(plan.simulated && works(&plan).all(|work| matches!(work, Work::Sleep { .. })));
     true
+}
+
+/// The URL of a server. Nothing of a secret is printed: of a refused URL, in which no part can be told from a password,
+/// nothing but the scheme.
+pub fn url(bytes: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(bytes) else { return false };
+    // Also with user and password of letters that no message has, so that each of them would be seen.
+    if let Some((scheme, rest)) = text.split_once("://")
+        && let Some((who, place)) = rest.rsplit_once('@')
+    {
+        url_is_kept(&format!("{scheme}://{}@{place}", marked(who)));
+    }
+    url_is_kept(text)
+}
+
+/// Every letter and digit as one from `Q` to `Z`; what separates them stays.
+fn marked(text: &str) -> String {
+    let mark = |c: char| if c.is_ascii_alphanumeric() { char::from(b'Q' + c as u8 % 10) } else { c };
+    text.chars().map(mark).collect()
+}
+
+fn is_mark(c: char) -> bool {
+    c.is_ascii_uppercase() && c >= 'Q'
+}
+
+fn url_is_kept(url: &str) -> bool {
+    match ValkeyConfig::from_url(url) {
+        Ok(config) => {
+            let shown = format!("{config:?} {}", config.endpoint);
+            let mut other = config.clone();
+            for secret in [&mut other.password, &mut other.sentinel_password].into_iter().flatten() {
+                *secret = "another".to_owned();
+            }
+            assert_eq!(shown, format!("{other:?} {}", other.endpoint), "it depends on a password");
+            for secret in [&config.password, &config.sentinel_password].into_iter().flatten() {
+                // Where the URL has the same text elsewhere it is no secret.
+                let once = secret.len() > 3 && secret.chars().all(is_mark) && url.matches(&**secret).count() == 1;
+                assert!(!once || !shown.contains(&**secret), "{shown}");
+            }
+            true
+        }
+        Err(error) => {
+            let line = CliError::from(error).to_string();
+            assert!(line.chars().count() <= MESSAGE_CHARS && !line.contains(char::is_control), "{line}");
+            // What is ours is without marks, but for these.
+            let ours = ["URL", "UTF-8", "TLS", "sentinelUser"];
+            let rest = ours.iter().fold(line.clone(), |line, word| line.replace(word, ""));
+            assert!(!rest.contains(is_mark), "{line}");
+            false
+        }
+    }
 }
 
 fn works(plan: &Plan) -> impl Iterator<Item = Work> {

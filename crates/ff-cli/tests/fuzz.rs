@@ -1,4 +1,4 @@
-//! The fuzz targets of what is read as a flow, on the stable toolchain.
+//! The fuzz targets of what is read as a flow or as the URL of a server, on the stable toolchain.
 
 #[macro_use]
 #[path = "../../../fuzz/on_stable.rs"]
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ff_cli::fuzz;
 
-targets! { flow_yaml wfformat }
+targets! { flow_yaml wfformat url }
 
 /// Inputs that would cost far more than their length, if nothing stood against it.
 #[test]
