@@ -54,7 +54,7 @@ impl Crew {
         Ok(())
     }
 
-    /// Why the worker has ended by itself. Waits for ever while it works.
+    /// Why the worker has ended on its own. Pending while it works.
     ///
     /// # Cancel safety
     /// Loses nothing.
@@ -70,7 +70,7 @@ impl Crew {
         CliError::failed("the worker stopped", why)
     }
 
-    /// Stops both and waits for them, but not for ever.
+    /// Stops both and waits for them for a bounded time.
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         let ending = async {

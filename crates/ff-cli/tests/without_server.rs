@@ -9,7 +9,7 @@ use support::{Finished, Signal, command, example, ff, file, finish, signal};
 
 const TOLD: &str = "ff: no --url and no FF_URL: running in this process, nothing outlives it\n";
 
-/// Asserts success, with what is told of the place and nothing else on stderr.
+/// Asserts success, and that stderr names the place and nothing else.
 #[track_caller]
 fn ok_here(finished: Finished) -> Finished {
     let finished = finished.ok();

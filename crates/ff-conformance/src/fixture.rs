@@ -196,7 +196,7 @@ pub(crate) fn is_silent(stream: &mut CompletionStream) -> bool {
     stream.next().now_or_never().is_none()
 }
 
-/// Waits for `future`, and fails the case when it takes for ever.
+/// Waits for `future`, and fails the case when it takes too long.
 pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(output) => output,

@@ -5,7 +5,7 @@
 //!
 //! - Each call is atomic, or made of steps of which each is: it happens as a whole or not at all, also when the answer
 //!   is lost.
-//! - Each call is answered within a bounded time: no answer is [`EngineError::Timeout`], never a wait for ever.
+//! - Each call is answered within a bounded time: no answer is [`EngineError::Timeout`], never an endless wait.
 //! - Times come from the server's clock, never from a caller.
 //! - An error whose [`is_retryable`](EngineError::is_retryable) is true leaves open whether the call was executed.
 

@@ -253,8 +253,8 @@ pub(crate) fn subscribe(
     Ok(Frames { frames: Box::pin(frames), ended: false, scope: options.scope, shared, probe })
 }
 
-/// Where a subscription begins in each of its logs, and what it has to be told of that at once: a cursor may be of a
-/// history that the logs no longer tell.
+/// Where a subscription begins in each of its logs, and the gaps that it receives first: the logs may no longer have
+/// the history of its cursor.
 fn starts(
     keys: &Keyspace,
     names: &[(LogId, Box<[u8]>)],

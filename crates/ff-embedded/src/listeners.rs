@@ -79,7 +79,7 @@ impl Switchboard {
         &self.subscriptions
     }
 
-    /// Who is told of timers and engines.
+    /// The listeners to timers and engines.
     pub(crate) const fn timers(&self) -> &TimerFeed {
         &self.timers
     }

@@ -28,7 +28,7 @@
 //! | `ff_dispatcher_marked` | counter | completions that left dependents pending |
 //! | `ff_dispatcher_resolved` | counter | dependents promoted or skipped by the dispatcher |
 //! | `ff_reconciler_rounds`, `_examined`, `_repaired`, `_resolved` | counter | what the reconciler did |
-//! | `ff_sweeper_sweeps`, `_timers_announced` | counter | partitions swept, and timers that this process was told of |
+//! | `ff_sweeper_sweeps`, `_timers_announced` | counter | partitions swept, and timers that were announced to this process |
 //! | `ff_sweeper_released`, `_reclaimed`, `_ended`, `_resolved`, `_removed` | counter | what the sweeper did |
 //! | `ff_engine_partitions` | gauge | partitions that this process serves |
 //! | `ff_engine_peers` | gauge | engines at work that share the partitions, this one included; 0 while that is not known |

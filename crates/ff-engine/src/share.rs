@@ -47,7 +47,7 @@ pub(crate) fn everything() -> watch::Receiver<Share> {
     watch::channel(Share::All).1
 }
 
-/// Waits until the share is another; for ever, where it cannot change.
+/// Waits until the share changes; pending without end where it cannot change.
 pub(crate) async fn changed(share: &mut watch::Receiver<Share>) {
     if share.changed().await.is_err() {
         std::future::pending::<()>().await;

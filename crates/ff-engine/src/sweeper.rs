@@ -1,8 +1,8 @@
 //! Makes time pass: delays, leases, timeouts, deadlines and retention take effect when a partition is swept.
 //!
 //! A partition is swept when something is due there: a sweep says when that is next, and whoever creates a timer that
-//! is due sooner announces it. Beyond that each partition is swept once per interval, which finds what no message told
-//! of: a lost announcement costs one interval at most. Where nothing is announced to this process (the backend
+//! is due sooner announces it. Beyond that each partition is swept once per interval, which finds unannounced timers:
+//! a lost announcement costs one interval at most. Where nothing is announced to this process (the backend
 //! announces nothing, or the subscription fails), the interval is at most a second.
 
 use std::{sync::Arc, time::Duration};

@@ -29,6 +29,7 @@ pub(crate) const RULES: &[fn(&Source) -> Vec<Finding>] = &[
     rust_never_publishes,
     unsafe_is_forbidden,
     no_leftover_notes,
+    words_are_current,
     lints_are_inherited,
     files_stay_short,
 ];
@@ -244,6 +245,69 @@ pub(crate) fn no_leftover_notes(source: &Source) -> Vec<Finding> {
         .filter_map(|(number, line)| notes.iter().find(|note| has_word(line, note)).map(|note| (number, note)))
         .map(|(number, note)| Finding::new(source, number, format!("{note} in a source; do it, or file an issue")))
         .collect()
+}
+
+/// Words of an older style, what replaces each, and whether only documents are checked for it. They are written in two
+/// parts, so that this file does not contain them.
+const OLD_WORDS: &[(&str, &str, bool)] = &[
+    (concat!("an", "ew"), "again, rebuilt or re-established", true),
+    (concat!("for ", "ever"), "forever or without limit", false),
+    (concat!("bor", "ne"), "tolerated", false),
+    (concat!("told ", "of"), "notified of", false),
+    (concat!("in so ", "far"), "as far as", false),
+];
+
+/// Documents and sources use current words. Code in a document is not checked.
+pub(crate) fn words_are_current(source: &Source) -> Vec<Finding> {
+    let kinds = [".md", ".rs", ".lua", ".sh", ".toml", ".yml", ".yaml"];
+    if !kinds.iter().any(|kind| source.path.ends_with(kind)) {
+        return Vec::new();
+    }
+    let document = source.path.ends_with(".md");
+    let lines = words_by_line(source, document);
+    let mut findings = Vec::new();
+    for (index, own) in lines.iter().enumerate() {
+        // A phrase may continue on the next line.
+        let next = lines.get(index + 1).into_iter().flatten().take(2);
+        let words: Vec<_> = own.iter().chain(next).map(String::as_str).collect();
+        for (phrase, instead, _) in OLD_WORDS.iter().filter(|(_, _, documents_only)| document || !documents_only) {
+            let phrase: Vec<_> = phrase.split(' ').collect();
+            if (0..own.len()).any(|at| words[at..].starts_with(&phrase)) {
+                let message = format!("`{}` is archaic; write {instead}", phrase.join(" "));
+                findings.push(Finding::new(source, index + 1, message));
+            }
+        }
+        if document && (0..own.len()).any(|at| denies_by_no(&words, at)) {
+            findings.push(Finding::new(source, index + 1, "write `is not a …` instead of `is no …`"));
+        }
+    }
+    findings
+}
+
+/// The words of each line, in lower case and without punctuation. Code in a document gives no words of its own.
+fn words_by_line(source: &Source, document: bool) -> Vec<Vec<String>> {
+    let mut fenced = false;
+    let words = |text: &str| -> Vec<String> {
+        let trimmed = text.split_whitespace().map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()));
+        trimmed.filter(|word| !word.is_empty()).map(str::to_lowercase).collect()
+    };
+    let of_line = |(_, line): (usize, &str)| {
+        let fence = document && line.trim_start().starts_with("```");
+        fenced ^= fence;
+        match document {
+            true if fence || fenced => Vec::new(),
+            // Every second part lies between backticks.
+            true => words(&line.split('`').step_by(2).collect::<Vec<_>>().join(" code ")),
+            false => words(line),
+        }
+    };
+    source.lines().map(of_line).collect()
+}
+
+/// Whether `words` have at `at` the predicate `is no` with a noun. `there is no …` and `is no longer` are usual.
+fn denies_by_no(words: &[&str], at: usize) -> bool {
+    let existence = at > 0 && words[at - 1] == "there";
+    words[at..].starts_with(&["is", "no"]) && !existence && words.get(at + 2).is_some_and(|word| *word != "longer")
 }
 
 /// Every crate of the workspace takes the workspace's lints.

@@ -111,6 +111,26 @@ fn notes_to_oneself_are_found_as_words() {
 }
 
 #[test]
+fn archaic_words_are_found_in_prose_and_over_two_lines() {
+    let rule = words_are_current;
+    let (ever, again) = (concat!("for ", "ever"), concat!("an", "ew"));
+    assert_eq!(check(rule, "a.md", &format!("It waits {ever}.\nIt waits forever.\nMade {again}!")), [1, 3]);
+    assert_eq!(check(rule, "a.md", concat!("What it is told\n", "of a gap.")), [1]);
+    assert_eq!(check(rule, "crates/a/src/lib.rs", &format!("/// Waits {ever}.\n/// Made {again}.")), [1]);
+    assert_eq!(check(rule, "a.json", &format!("It waits {ever}.")), NONE);
+    let code = format!("Not `{again}`, but again.\n```text\nmade {again}\n```\nmade {again}");
+    assert_eq!(check(rule, "a.md", &code), [5], "code is not prose");
+}
+
+#[test]
+fn a_denial_in_a_document_names_what_a_thing_is_not() {
+    let rule = words_are_current;
+    assert_eq!(check(rule, "a.md", "A lane is no permission.\nA lane is not a permission."), [1]);
+    assert_eq!(check(rule, "a.md", "There is no server.\nIt is no longer found.\nWhere there is\nno bash."), NONE);
+    assert_eq!(check(rule, "a.rs", "// A lane is no permission."), NONE, "only documents are checked");
+}
+
+#[test]
 fn members_take_the_lints_of_the_workspace() {
     let rule = lints_are_inherited;
     assert_eq!(check(rule, "a/Cargo.toml", "[package]\n[lints]\nworkspace = true\n"), NONE);

@@ -134,7 +134,7 @@ impl Demo {
         let mut cancelled = false;
         while !self.tally.is_complete() {
             tokio::select! {
-                // What is told of an attempt comes before the completion that it led to.
+                // Reports of an attempt come before the completion that it led to.
                 biased;
                 Some(retry) = retries.recv() => self.say(&format!("{} {retry}", style("attempt failed:").yellow())),
                 Some((watcher, completion)) = self.received.next() => self.receive(watcher, &completion),

@@ -140,7 +140,7 @@ fn torn_file(facts: &Facts) -> Option<Finding> {
             "torn file",
             format!(
                 "{} {major}.{minor} cuts an append-only file that a crash has torn within a transaction: completions come \
-                 back at one restart and vanish at the next, and subscribers are told of gaps",
+                 back at one restart and vanish at the next, and subscribers receive gaps",
                 version.name
             ),
             "use Valkey 9.1 or later; or CONFIG SET aof-load-truncated no, so that it does not start until the file is repaired",

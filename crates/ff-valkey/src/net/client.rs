@@ -96,7 +96,7 @@ impl ValkeyConfig {
         }
     }
 
-    /// For ever, from 10 to 100 ms.
+    /// Reconnects without limit, after 10 to 100 ms.
     pub(crate) fn reconnect_policy() -> ReconnectPolicy {
         let mut policy = ReconnectPolicy::new_exponential(0, RECONNECT_MS.0, RECONNECT_MS.1, 2);
         policy.set_jitter(RECONNECT_JITTER_MS);

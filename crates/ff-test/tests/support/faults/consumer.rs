@@ -108,7 +108,7 @@ fn options() -> SubscribeOptions {
     SubscribeOptions::new().scope(SubscriptionScope::FlowsAndSolo).start(Start::Earliest)
 }
 
-/// Consumes for ever if this process was started for that.
+/// Consumes without end if this process was started for that.
 pub(crate) fn consume_if_asked() -> Result<(), Failure> {
     let Some(order) = std::env::var(ASKED).ok() else { return Ok(()) };
     let order: Order = serde_json::from_str(&order)?;

@@ -50,7 +50,7 @@ pub(crate) struct Plan {
     pub(crate) pause: Duration,
     /// The arguments with which this program becomes a consumer.
     pub(crate) consumer_args: &'static [&'static str],
-    /// Told of each fault as it is over.
+    /// Called after each fault, with its report.
     pub(crate) tell: fn(&str),
 }
 
