@@ -1,4 +1,4 @@
-//! [`ValkeyBackend`]: what users hold.
+//! [`ValkeyBackend`]: the handle for users of this crate.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -36,8 +36,8 @@ use crate::{
 
 /// FlowFabric on a Valkey server. Cloning is cheap: all clones share their connections and subscriptions.
 ///
-/// Connections: two for commands, and one subscriber's, opened with the first subscription; all lead to a primary and
-/// move with it. They are closed when the last clone and the last stream are dropped.
+/// Connections: two for commands, and one for the subscriber, opened with the first subscription. All lead to a primary
+/// and follow a failover. They are closed when the last clone and the last stream are dropped.
 ///
 /// ```no_run
 /// use ff_core::CompletionBackend;
@@ -61,24 +61,24 @@ struct Inner {
     host: Arc<ValkeyHost>,
     operations: Arc<Operations<ValkeyHost>>,
     router: Arc<MessageRouter>,
-    /// The other end of [`MessageRouter::not_taken`], until something takes from it.
+    /// The receiving end of [`MessageRouter::not_taken`], until a task takes it.
     to_pass_on: Mutex<Option<mpsc::Receiver<(LaneId, Partition)>>>,
     running: OnceCell<Arc<SubscriberSession>>,
 }
 
-/// What takes the subscriber's messages.
+/// Routes the subscriber's messages.
 struct MessageRouter {
     listener: Uuid,
     wake_channel: String,
     flows: Arc<Hub>,
     solo: Arc<Hub>,
     wake_ups: WakeUps,
-    /// Work signals that nobody here takes.
+    /// Work signals without a listener in this process.
     not_taken: mpsc::Sender<(LaneId, Partition)>,
     timers: TimerFeed,
 }
 
-/// Signals to be passed on that wait; what exceeds that is left to the sweep.
+/// The maximum number of signals that wait to be passed on; the sweep repeats the rest.
 const NOT_TAKEN: usize = 256;
 
 impl MessageRouter {
@@ -88,7 +88,7 @@ impl MessageRouter {
         }
     }
 
-    /// A task that all of it needs has ended.
+    /// A task that all parts need has ended.
     fn fail(&self) {
         self.flows.fail();
         self.solo.fail();
@@ -104,19 +104,19 @@ impl MessageRouter {
     }
 }
 
-/// The subscriber's connection and the tasks that live with it, until backend and streams are gone.
+/// The subscriber's connection and its tasks, kept until the backend and its streams are dropped.
 struct SubscriberSession {
     subscribed: Arc<AtomicBool>,
     connection: Connection,
     subscriber: SubscriberHandle,
-    /// Solo executions are listened to from the first time that somebody asks for them.
+    /// Solo executions are subscribed to with the first subscription that wants them.
     solo: OnceCell<[Task; 3]>,
-    /// Timers are listened to from the first time that an engine asks for them.
+    /// Timers are subscribed to when the first engine asks for them.
     timers: OnceCell<()>,
     _tasks: Vec<Task>,
 }
 
-/// The tasks that keep a hub going, once it was started. Without one of them its subscriptions would wait in vain.
+/// The tasks that run a hub, once it was started. Without one of them its subscriptions would wait without result.
 fn hub_tasks(tasks: &Tasks, hub: &Arc<Hub>, subscriber: &SubscriberHandle) -> [Task; 3] {
     let (listening, subscriber) = (hub.clone(), subscriber.clone());
     let renew = async move {
@@ -136,40 +136,40 @@ fn hub_tasks(tasks: &Tasks, hub: &Arc<Hub>, subscriber: &SubscriberHandle) -> [T
     ]
 }
 
-/// Hands work signals that nobody here takes to other processes.
+/// Passes work signals without a listener here to other processes.
 async fn pass_on(operations: Arc<Operations<ValkeyHost>>, mut signals: mpsc::Receiver<(LaneId, Partition)>) {
     while let Some((lane, partition)) = signals.recv().await {
         if let Err(error) = operations.pass_on(&lane, partition).await {
-            tracing::debug!(%lane, %partition, %error, "a work signal was not passed on; the sweep gives it again");
+            tracing::debug!(%lane, %partition, %error, "a work signal was not passed on; the sweep repeats it");
         }
     }
 }
 
-/// How a backend is.
+/// The state of a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
     /// Whether the connections for commands are up and lead to a primary.
     pub connected: bool,
-    /// Whether the subscriber's connection is up and subscribed. `false` too before the first subscription.
+    /// Whether the subscriber's connection is up and subscribed. Also `false` before the first subscription.
     pub subscribed: bool,
-    /// What went wrong last, until the connection is well again.
+    /// The last error of a connection, until the connection has recovered.
     pub last_error: Option<String>,
     /// Open subscriptions.
     pub subscriptions: usize,
-    /// How many of them read the log because their queue was full.
+    /// How many of them are catching up from the log because their queue was full.
     pub lagging: usize,
-    /// The logs that cannot be read at present, and why: their keys hold something else, or a right is missing. All others
-    /// go on.
+    /// The logs that cannot be read at present, with the reason: their key has another type, or a permission is
+    /// missing. All other logs continue.
     pub unreadable_logs: Vec<(LogId, String)>,
-    /// Events of other publishers that wait for what filters ask of the server.
+    /// Events of other publishers that wait for attributes that filters need.
     pub held: usize,
-    /// The server's time (ms since 1970-01-01 UTC) up to which every completion of flows that was committed has been put
-    /// into the queue of every live subscription. Moves on about every 2 s while all is well; `None` before the first
+    /// The server's time (ms since 1970-01-01 UTC) up to which every committed completion of flows has been put into
+    /// the queue of every live subscription. Advances about every 2 s in normal operation; `None` before the first
     /// subscription.
     pub complete_as_of_ms: Option<u64>,
-    /// Internal tasks that have ended, by a panic. None ever should: subscriptions and work signals have ended then, new
-    /// ones are refused, and the backend has to be connected anew.
+    /// Internal tasks that have ended, by a panic. Normally empty: if a task has ended, subscriptions and work signals
+    /// have ended too, new ones are refused, and the program must connect again.
     pub ended_tasks: Vec<&'static str>,
 }
 
@@ -182,21 +182,20 @@ impl ValkeyBackend {
         Self::connect_with(ValkeyConfig::from_url(url)?).await
     }
 
-    /// Connects.
+    /// Connects with a configuration.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] for what is wrong with the configuration, or for a server that is too old or evicts
-    /// keys at will when its memory is full,
-    /// [`EngineError::PermissionDenied`] for wrong credentials, or for a user who lacks a right of every role or finds a
-    /// deployment that is not prepared and may not prepare it, [`EngineError::Transport`] or [`EngineError::Timeout`]
-    /// when no server answers there, [`EngineError::Conflict`] when the deployment has another partition count or the
-    /// server another text of this version of the library.
+    /// [`EngineError::InvalidInput`] for an invalid configuration, or for a server that is too old or evicts keys when
+    /// its memory is full; [`EngineError::PermissionDenied`] for wrong credentials, for a user that lacks a permission
+    /// that every role has, or for a user that finds an unprepared deployment and may not prepare it;
+    /// [`EngineError::Transport`] or [`EngineError::Timeout`] when no server answers; [`EngineError::Conflict`] when
+    /// the deployment has another partition count, or the server has another text of this version of the library.
     pub async fn connect_with(config: ValkeyConfig) -> Result<Self, EngineError> {
         let host = Arc::new(ValkeyHost::connect(config).await?);
         loader::ensure_loaded(&*host).await?;
         host.refuse_eviction().await?;
         let wanted = host.config().partition_count;
-        // Reading comes first: who may only read can join a deployment that is prepared.
+        // Reading comes first: a user with read permission only can join a prepared deployment.
         let partitions = match host.deployment().await? {
             Some(recorded) => recorded.join(wanted)?,
             None => Operations::join_deployment(&*host, wanted).await?,
@@ -224,19 +223,19 @@ impl ValkeyBackend {
         Self { inner: Arc::new(Inner { host, operations, router, to_pass_on, running: OnceCell::new() }) }
     }
 
-    /// The server, as the typed calls use it.
+    /// The host that runs the library on the server.
     #[must_use]
     pub fn host(&self) -> &Arc<ValkeyHost> {
         &self.inner.host
     }
 
-    /// The name under which partitions note this process, to wake it when work arrives.
+    /// The id under which partitions register this process, to wake it when work arrives.
     #[must_use]
     pub fn listener(&self) -> Uuid {
         self.inner.router.listener
     }
 
-    /// How this backend is, without asking the server.
+    /// The state of this backend, without a request to the server.
     #[must_use]
     pub fn health(&self) -> Health {
         let running = self.inner.running.get();
@@ -272,13 +271,13 @@ impl ValkeyBackend {
     async fn timers(&self) -> Result<TimerSignals, EngineError> {
         let running = self.running().await?;
         self.inner.host.primary().tasks().check("listening for timers")?;
-        // Listening begins first, so that nothing is missed from the moment of the subscription.
+        // Listening begins first, so that no signal is missed after the subscription.
         let signals = self.inner.router.timers.listen(running.clone());
         running.timers.get_or_try_init(|| running.subscriber.add_channel(keys::TIMERS_CHANNEL)).await?;
         Ok(signals)
     }
 
-    /// The subscriber, started with the first one who needs it. A failed start is tried again by the next one.
+    /// The subscriber, started with the first subscription. After a failed start the next subscription tries again.
     async fn running(&self) -> Result<Arc<SubscriberSession>, EngineError> {
         self.inner.running.get_or_try_init(|| self.start()).await.cloned()
     }
@@ -290,7 +289,7 @@ impl ValkeyBackend {
         let subscribed = subscriber.subscribed();
         let handle = subscriber.handle();
         let (connection, run) = subscriber.run(router.clone());
-        // From here on messages are taken, so that what is published while the heads are read is not missed.
+        // From here on messages are taken, so that none is missed while the heads are read.
         let supervised = host.primary().tasks();
         let fail = || {
             let router = router.clone();
@@ -317,7 +316,7 @@ impl ValkeyBackend {
         }))
     }
 
-    /// Everything that subscriptions to this scope need, started with the first of them.
+    /// Starts the parts that subscriptions to this scope need, with the first of them.
     async fn listening(&self, scope: Scope) -> Result<Arc<SubscriberSession>, EngineError> {
         let running = self.running().await?;
         if scope == Scope::Solo {

@@ -1,5 +1,5 @@
-//! Where the server is and how to reach it. Checked here, before the first connection; passwords never appear in a
-//! message or in `Debug`.
+//! The address of the server and the settings of a connection. Checked before the first connection; passwords never
+//! appear in a message or in `Debug`.
 
 use std::{
     fmt,
@@ -12,9 +12,9 @@ use ff_script::operations::LogPolicy;
 
 use crate::net::address::{self, Endpoint, Parsed};
 
-/// A server takes no longer argument from who is not known yet.
+/// A server does not accept a longer argument from an unauthenticated client.
 const PASSWORD_BYTES: usize = 16_384;
-/// How to reach a server, and the limits of this process.
+/// The address of a server, and the limits of this process.
 ///
 /// ```
 /// # use ff_valkey::ValkeyConfig;
@@ -27,11 +27,11 @@ const PASSWORD_BYTES: usize = 16_384;
 pub struct ValkeyConfig {
     /// The server.
     pub endpoint: Endpoint,
-    /// The user of the server's ACL; the default user if none.
+    /// The ACL user on the server; the default user if none.
     pub username: Option<String>,
     /// The password.
     pub password: Option<String>,
-    /// The user that sentinels know this process as; their default user if none.
+    /// The ACL user on the sentinels; their default user if none.
     pub sentinel_username: Option<String>,
     /// The password for the sentinels.
     pub sentinel_password: Option<String>,
@@ -39,32 +39,33 @@ pub struct ValkeyConfig {
     pub ca_file: Option<PathBuf>,
     /// The name that the server's certificate must be for; the host of the address if none.
     pub tls_server_name: Option<String>,
-    /// The certificate that this process shows and its key (PEM).
+    /// The certificate and key (PEM) that this process presents.
     pub client_certificate: Option<(PathBuf, PathBuf)>,
-    /// The partition count to use for a new deployment, and to expect of an existing one.
+    /// The partition count for a new deployment, and the expected count of an existing one.
     pub partition_count: Option<PartitionCount>,
-    /// How long an answer may take.
+    /// The time limit for an answer.
     pub command_timeout: Duration,
-    /// How long a connection may take, TLS and password included.
+    /// The time limit for a connection, including TLS and authentication.
     pub connect_timeout: Duration,
-    /// How many completions one subscription queues before it turns to reading the log.
+    /// How many completions one subscription queues before it catches up from the log.
     pub subscription_capacity: usize,
-    /// How many subscriptions this process may have at once.
+    /// The maximum number of subscriptions of this process.
     pub max_subscriptions: usize,
-    /// How many completions the logs keep, in entries and in bytes, and which results travel with them.
+    /// How many entries and bytes the logs keep, and the size of results that completions carry.
     pub log_policy: LogPolicy,
 }
 
 impl ValkeyConfig {
-    /// The configuration behind a URL: `redis://` or `valkey://` (TCP), `rediss://` or `valkeys://` (TLS), `unix://`,
-    /// `redis+unix://` or `valkey+unix://` (a socket; user and password as `?user=…&pass=…`).
+    /// Parses a URL: `redis://` or `valkey://` (TCP), `rediss://` or `valkeys://` (TLS), `unix://`, `redis+unix://` or
+    /// `valkey+unix://` (a socket; user and password as `?user=…&pass=…`).
     ///
-    /// `redis-sentinel://user:password@host:26379,host:26379/service` (or `valkey-sentinel://`, and `rediss-sentinel://`
-    /// or `valkeys-sentinel://` for TLS) leads to whichever server the sentinels name as the service's primary, and
-    /// follows a failover. User and password are the servers'; the sentinels' own are `?sentinelUser=…&sentinelPass=…`.
+    /// `redis-sentinel://user:password@host:26379,host:26379/service` (or `valkey-sentinel://`, and
+    /// `rediss-sentinel://` or `valkeys-sentinel://` for TLS) leads to the server that the sentinels name as the
+    /// service's primary, and follows a failover. User and password are for the servers; those for the sentinels are
+    /// `?sentinelUser=…&sentinelPass=…`.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] that shows the URL without its password.
+    /// [`EngineError::InvalidInput`]; the message does not contain the password.
     pub fn from_url(url: &str) -> Result<Self, EngineError> {
         let Parsed { endpoint, server, sentinel } = address::parse(url)?;
         Ok(Self {
@@ -95,7 +96,7 @@ impl ValkeyConfig {
         }
     }
 
-    /// Sets user and password.
+    /// Sets the user and the password.
     #[must_use]
     pub fn with_credentials(mut self, username: Option<String>, password: impl Into<String>) -> Self {
         self.username = username;
@@ -103,7 +104,7 @@ impl ValkeyConfig {
         self
     }
 
-    /// Sets user and password for the sentinels themselves.
+    /// Sets the user and the password for the sentinels.
     #[must_use]
     pub fn with_sentinel_credentials(mut self, username: Option<String>, password: impl Into<String>) -> Self {
         self.sentinel_username = username;
@@ -111,21 +112,21 @@ impl ValkeyConfig {
         self
     }
 
-    /// Trusts certificates signed by the authority in this PEM file, in place of the system's.
+    /// Trusts certificates signed by the authority in this PEM file, instead of the system's.
     #[must_use]
     pub fn with_ca_file(mut self, path: impl AsRef<Path>) -> Self {
         self.ca_file = Some(path.as_ref().into());
         self
     }
 
-    /// Expects this name in the server's certificate, in place of the host of the address.
+    /// Expects this name in the server's certificate, instead of the host of the address.
     #[must_use]
     pub fn with_tls_server_name(mut self, name: impl Into<String>) -> Self {
         self.tls_server_name = Some(name.into());
         self
     }
 
-    /// Shows this certificate to the server.
+    /// Presents this certificate to the server.
     #[must_use]
     pub fn with_client_certificate(mut self, certificate: impl AsRef<Path>, key: impl AsRef<Path>) -> Self {
         self.client_certificate = Some((certificate.as_ref().into(), key.as_ref().into()));
@@ -139,45 +140,45 @@ impl ValkeyConfig {
         self
     }
 
-    /// Waits this long for an answer.
+    /// Sets the time limit for an answer.
     #[must_use]
     pub const fn with_command_timeout(mut self, timeout: Duration) -> Self {
         self.command_timeout = timeout;
         self
     }
 
-    /// Waits this long for a connection.
+    /// Sets the time limit for a connection.
     #[must_use]
     pub const fn with_connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Queues this many completions for each subscription (at least 1).
+    /// Sets the queue length of each subscription (at least 1).
     #[must_use]
     pub const fn with_subscription_capacity(mut self, capacity: usize) -> Self {
         self.subscription_capacity = if capacity == 0 { 1 } else { capacity };
         self
     }
 
-    /// Allows this many subscriptions at once.
+    /// Sets the maximum number of subscriptions.
     #[must_use]
     pub const fn with_max_subscriptions(mut self, count: usize) -> Self {
         self.max_subscriptions = count;
         self
     }
 
-    /// Keeps this many completions and bytes of them in the logs, and lets results of this size travel with them.
+    /// Sets how many entries and bytes the logs keep, and the size of results that completions carry.
     #[must_use]
     pub const fn with_log_policy(mut self, policy: LogPolicy) -> Self {
         self.log_policy = policy;
         self
     }
 
-    /// Checks what the types leave open. [`ValkeyHost::connect`](crate::ValkeyHost::connect) does so too.
+    /// Checks the ranges of the settings. [`ValkeyHost::connect`](crate::ValkeyHost::connect) does so too.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] that names the setting and its range.
+    /// [`EngineError::InvalidInput`] with the setting and its range.
     pub fn check(&self) -> Result<(), EngineError> {
         limits::check_duration("command timeout", self.command_timeout, Duration::from_millis(1))?;
         limits::check_duration("connect timeout", self.connect_timeout, Duration::from_millis(1))?;

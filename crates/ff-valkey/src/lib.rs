@@ -1,18 +1,18 @@
-//! FlowFabric on Valkey: calls of the library, and completions that reach every subscription.
+//! FlowFabric on Valkey: calls of the library, and the delivery of completions to every subscription.
 //!
-//! [`ValkeyBackend`] is what a user holds. Below it, from the socket inwards:
+//! [`ValkeyBackend`] is the handle for users. Below it, from the socket inwards:
 //!
-//! | folder or file | what it is for |
+//! | folder or file | purpose |
 //! | --- | --- |
 //! | `config` | the settings of a connection: values only |
-//! | `net` | reaching a server: addresses, TLS, connections that lead to a primary, reasons where that fails |
-//! | `host` | running functions of the library, and what an operator asks a server about itself |
+//! | `net` | reaching a server: addresses, TLS, connections that lead to a primary, clear errors |
+//! | `host` | running functions of the library, and queries by an operator |
 //! | `completions` | from pushes and logs to subscriptions; start reading in `completions/hub.rs` |
-//! | `wake` | signals that work has come |
-//! | `tasks`, `telemetry` | what becomes of an internal task that ends; metrics |
-//! | `backend` | what users hold: the traits, over the parts above |
+//! | `wake` | signals for new work |
+//! | `tasks`, `telemetry` | supervision of internal tasks; metrics |
+//! | `backend` | the handle for users: the traits, on top of the parts above |
 //!
-//! The parts use each other downwards only: `completions` the `host`, the `host` the `net`, the `net` the `config`.
+//! The parts depend on each other downwards only: `completions` on `host`, `host` on `net`, `net` on `config`.
 #![forbid(unsafe_code)]
 
 mod backend;

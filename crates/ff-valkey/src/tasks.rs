@@ -1,8 +1,8 @@
-//! The tasks of a backend, none of which ever ends by itself: one that does is an error, and never silent.
+//! The tasks of a backend. None of them ends on its own: a task that does is an error, and is reported.
 //!
-//! A task ends by a panic: in this crate, in the client library, or in what a user plugs in (a recorder of metrics, a
-//! subscriber of traces). It is logged once and counted, the backend's health names it, and what depends on it ends or
-//! fails in place of waiting for what never comes.
+//! A task ends by a panic: in this crate, in the client library, or in user code that it calls (a metrics recorder, a
+//! tracing subscriber). The end is logged once and counted, the backend's health names the task, and everything that
+//! depends on it ends or fails instead of waiting without result.
 
 use std::{
     any::Any,
@@ -15,17 +15,17 @@ use futures::FutureExt;
 
 use crate::{net::connection::Task, telemetry};
 
-/// Which tasks of a backend have ended.
+/// The tasks of a backend that have ended.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tasks(Arc<Mutex<Vec<&'static str>>>);
 
 impl Tasks {
-    /// Runs a task until the value is dropped.
+    /// Runs a task until the returned value is dropped.
     pub(crate) fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) -> Task {
         self.spawn_or(name, task, || {})
     }
 
-    /// Runs a task until the value is dropped, and `otherwise` should it end.
+    /// Runs a task until the returned value is dropped, and `otherwise` if the task ends on its own.
     pub(crate) fn spawn_or(
         &self,
         name: &'static str,
@@ -40,9 +40,9 @@ impl Tasks {
         })
     }
 
-    /// A task has ended.
+    /// Records that a task has ended.
     pub(crate) fn note(&self, name: &'static str, why: &str) {
-        tracing::error!(task = name, why, "an internal task has ended; connect anew");
+        tracing::error!(task = name, why, "an internal task has ended; connect again");
         telemetry::count_task(name);
         let mut ended = self.lock();
         if !ended.contains(&name) {
@@ -50,18 +50,18 @@ impl Tasks {
         }
     }
 
-    /// Those that have ended.
+    /// The tasks that have ended.
     pub(crate) fn ended(&self) -> Vec<&'static str> {
         self.lock().clone()
     }
 
     /// # Errors
-    /// Where one has ended.
+    /// If a task has ended.
     pub(crate) fn check(&self, op: &str) -> Result<(), EngineError> {
         match self.lock().first() {
             None => Ok(()),
             Some(name) => {
-                Err(EngineError::transport(op, format!("the internal task `{name}` has ended; connect anew")))
+                Err(EngineError::transport(op, format!("the internal task `{name}` has ended; connect again")))
             }
         }
     }
@@ -71,7 +71,7 @@ impl Tasks {
     }
 }
 
-/// What a panic says.
+/// The message of a panic.
 pub(crate) fn said(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it panicked")

@@ -7,23 +7,23 @@ use metrics::{counter, gauge};
 
 /// Completions put into queues of subscriptions.
 pub const DELIVERED: &str = "ff_completion_delivered_total";
-/// Completions that a subscription's filter kept from it.
+/// Completions that a subscription's filter rejected.
 pub const FILTERED: &str = "ff_completion_filtered_total";
-/// Completions shown again after they had been passed.
+/// Completions that arrived again after they had been delivered.
 pub const DUPLICATES: &str = "ff_completion_duplicates_total";
 /// Declared gaps; label `cause`: `trimmed`, `history_rewritten`, `log_recreated`, `unreadable`, `forged` or `overflow`.
 pub const GAPS: &str = "ff_completion_gaps_total";
-/// Pushes whose entry the log did not show, even after several reads.
+/// Pushes whose entry the log did not contain, even after several reads.
 pub const UNKNOWN: &str = "ff_completion_unknown_total";
-/// Pushes and log entries that are no completions.
+/// Pushes and log entries that are not completions.
 pub const MALFORMED: &str = "ff_completion_malformed_total";
-/// Subscriptions that read the log because their queue was full.
+/// Subscriptions that are catching up from the log because their queue was full.
 pub const LAGGING: &str = "ff_subscription_lagging";
-/// Completions that wait for the subscriptions of a name: in their queues, and in the logs that they read by themselves;
-/// labels `scope` (`flows` or `solo`) and `subscription` (empty for all that have no name). Once a second.
+/// Completions that wait for the subscriptions of a name: in their queues, and in the logs while they catch up; labels
+/// `scope` (`flows` or `solo`) and `subscription` (empty for all subscriptions without a name). Updated once a second.
 pub const LAG: &str = "ff_subscription_lag_events";
 /// The server's time, in seconds since 1970-01-01 UTC, up to which every completion was put into the queues; label
-/// `scope`. An alert on its age finds whatever is wrong with the way from the server to the subscriptions.
+/// `scope`. An alert on its age detects any fault between the server and the subscriptions.
 pub const COMPLETE_AS_OF: &str = "ff_completion_complete_as_of_seconds";
 /// Completion logs that cannot be read at present; label `scope`.
 pub const UNREADABLE_LOGS: &str = "ff_completion_logs_unreadable";
@@ -31,26 +31,26 @@ pub const UNREADABLE_LOGS: &str = "ff_completion_logs_unreadable";
 pub const LAGGED: &str = "ff_subscription_lagged_total";
 /// Subscriptions of this process.
 pub const SUBSCRIPTIONS: &str = "ff_subscriptions";
-/// How often the subscriber's connection came back.
+/// How often the subscriber's connection was re-established.
 pub const RECONNECTS: &str = "ff_subscriber_reconnects_total";
-/// How often the subscriber's connection was made anew because it did not answer.
+/// How often the subscriber's connection was replaced because it did not answer.
 pub const DEAD: &str = "ff_subscriber_dead_total";
-/// How often the subscriber's connection was made anew because it delivered nothing.
+/// How often the subscriber's connection was replaced because it delivered nothing.
 pub const DEAF: &str = "ff_subscriber_deaf_total";
 /// How often the sentinels named another primary.
 pub const FAILOVERS: &str = "ff_primary_failovers_total";
-/// How often a connection was given up because its server was no longer the primary.
+/// How often a connection was closed because its server was no longer the primary.
 pub const MOVED: &str = "ff_connection_moved_total";
-/// Pushes lost inside this process before they were looked at; the log is read in their place.
+/// Pushes lost inside this process before they were processed; they are read from the log instead.
 pub const OVERRUN: &str = "ff_subscriber_overrun_total";
-/// Events without a position that wait for what a filter needs.
+/// Events without a position that wait for attributes that a filter needs.
 pub const HELD: &str = "ff_bare_events_held";
-/// Events without a position that were given up; label `cause`: `held` or `queue`.
+/// Events without a position that were dropped; label `cause`: `held` or `queue`.
 pub const DROPPED: &str = "ff_bare_events_dropped_total";
-/// Values that a filter asked for and the server does not have.
+/// Attributes that a filter needed and the server does not have.
 pub const MISSING: &str = "ff_filter_missing_total";
 
-/// Internal tasks that have ended, which none ever should; label `task`.
+/// Internal tasks that have ended, normally none; label `task`.
 pub const TASKS_ENDED: &str = "ff_backend_tasks_ended_total";
 
 pub(crate) fn count_task(task: &'static str) {

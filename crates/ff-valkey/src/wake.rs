@@ -1,8 +1,8 @@
-//! Signals that work has come or a lease was lost, from this process's wake channel to whoever works on a lane.
+//! Signals of new work or lost leases, from this process's wake channel to the workers of a lane.
 //!
-//! A signal is a hint: who misses one would wait for the next sweep. So where signals may have been missed (a
-//! reconnect, an overrun, a full queue) the stream says [`WorkSignal::Rescan`]. One for a lane that nobody here works on
-//! any more is another process's: it is passed on.
+//! A signal is a hint: a worker that misses one would wait for the next sweep. So if signals may have been missed (a
+//! reconnect, an overrun, a full queue) the stream yields [`WorkSignal::Rescan`]. A signal for a lane without a worker
+//! in this process is passed on to another process.
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 
 use crate::net::quiet::Quiet;
 
-/// Signals that wait for one listener; beyond that it scans all partitions once.
+/// Signals that wait for one listener; when there are more, it scans all partitions once.
 const QUEUE: usize = 256;
 
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ struct Waiter {
 }
 
 impl Waiter {
-    /// Whether anybody listens.
+    /// Whether the listener still exists.
     fn signal(&self, signal: WorkSignal) -> bool {
         match self.queue.try_send(signal) {
             Ok(()) => true,
@@ -51,7 +51,7 @@ pub(crate) struct WakeUps {
 }
 
 impl WakeUps {
-    /// The signals of a lane from now on. `keep` is kept for as long as the stream lives.
+    /// The signals of a lane from now on. `keep` is held for as long as the stream lives.
     pub(crate) fn listen(&self, lane: &LaneId, keep: Arc<dyn Send + Sync>) -> WorkSignals {
         let (queue, signals) = mpsc::channel(QUEUE);
         let missed = Arc::new(AtomicBool::new(false));
@@ -62,12 +62,12 @@ impl WakeUps {
         Box::pin(Signals { signals, missed, _keep: keep })
     }
 
-    /// Takes a message of the wake channel. Returns the signal that nobody here takes.
+    /// Takes a message of the wake channel. Returns a signal without a listener in this process.
     pub(crate) fn woken(&self, message: &[u8]) -> Option<(LaneId, Partition)> {
         match WakeMessage::read(message) {
             Some(WakeMessage::Probe) => None,
             Some(WakeMessage::Lost { execution_id, epoch }) => {
-                // Which of the workers holds it is known to themselves only.
+                // Only the workers know which of them holds the lease.
                 self.tell_all(WorkSignal::Lost { execution_id, epoch });
                 None
             }
@@ -84,7 +84,7 @@ impl WakeUps {
         }
     }
 
-    /// Ends all streams: no signal will come any more.
+    /// Ends all streams: no more signals will arrive.
     pub(crate) fn close(&self) {
         self.lock().clear();
     }
@@ -94,7 +94,7 @@ impl WakeUps {
         self.tell_all(WorkSignal::Rescan);
     }
 
-    /// Returns whether anybody works on the lane.
+    /// Returns whether a worker listens on the lane.
     fn tell(&self, lane: &LaneId, signal: WorkSignal) -> bool {
         let mut listeners = self.lock();
         let Some(of_lane) = listeners.get_mut(lane) else { return false };

@@ -1,22 +1,22 @@
-//! Where servers are, as URLs and messages spell it. Pure; a password is never part of what is shown.
+//! Addresses of servers, as URLs and messages spell them. Pure; a password is never shown.
 
 use std::{fmt, path::PathBuf};
 
 use ff_core::EngineError;
 use url::Url;
 
-/// The port of a server whose URL names none.
+/// The port of a server if the URL does not name one.
 pub(crate) const SERVER_PORT: u16 = 6379;
-/// The port of a sentinel whose URL names none.
+/// The port of a sentinel if the URL does not name one.
 const SENTINEL_PORT: u16 = 26379;
 const SCHEMES: &str = "expected redis://, rediss://, valkey://, valkeys:// or unix:// \
                        (such as redis://user:password@host:6379 or unix:///run/valkey.sock), or \
                        redis-sentinel://host:26379,host:26379/service";
 const ENCODING: &str = "In user and password write %2F for `/`, %3F for `?`, %23 for `#`, %40 for `@` and %25 for `%`";
-const ONE_DATABASE: &str = "only database 0 can be used, since channels do not tell databases apart";
+const ONE_DATABASE: &str = "only database 0 can be used, because channels are shared by all databases";
 const SENTINEL_SHAPE: &str = "write redis-sentinel://user:password@host:26379,host:26379/service";
 
-/// The address of a server, or of those who know it.
+/// The address of a server, or of the sentinels that know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Endpoint {
@@ -34,13 +34,13 @@ pub enum Endpoint {
         /// Its path.
         path: PathBuf,
     },
-    /// Whichever server sentinels name as the primary of a service.
+    /// The server that the sentinels name as the primary of a service.
     Sentinel {
         /// The sentinels, in no particular order.
         sentinels: Vec<Address>,
-        /// The name under which they watch over the primary.
+        /// The name under which they monitor the primary.
         service: String,
-        /// Whether connections are encrypted, to sentinels and servers alike.
+        /// Whether connections are encrypted, both to sentinels and to servers.
         tls: bool,
     },
 }
@@ -76,7 +76,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// Reads `host`, `host:port`, `[::1]` or `[::1]:port`.
+    /// Parses `host`, `host:port`, `[::1]` or `[::1]:port`.
     fn parse(text: &str, default_port: u16) -> Option<Self> {
         let (host, rest) = match text.strip_prefix('[') {
             Some(rest) => rest.split_once(']')?,
@@ -102,12 +102,12 @@ fn write_host(f: &mut fmt::Formatter<'_>, host: &str, port: u16) -> fmt::Result 
     if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
 }
 
-/// Addresses as messages show them.
+/// Formats addresses for messages.
 pub(crate) fn list(addresses: &[Address]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// What a URL says.
+/// The contents of a URL.
 #[derive(Debug)]
 pub(crate) struct Parsed {
     pub(crate) endpoint: Endpoint,
@@ -115,7 +115,7 @@ pub(crate) struct Parsed {
     pub(crate) sentinel: Credentials,
 }
 
-/// Who a connection is.
+/// The credentials of a connection.
 #[derive(Default)]
 pub(crate) struct Credentials {
     pub(crate) username: Option<String>,
@@ -128,13 +128,13 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Reads a URL.
+/// Parses a URL.
 ///
 /// # Errors
-/// [`EngineError::InvalidInput`] that shows nothing of the URL but its scheme, and says what would be right.
+/// [`EngineError::InvalidInput`]; the message shows only the scheme of the URL, and the expected form.
 pub(crate) fn parse(url: &str) -> Result<Parsed, EngineError> {
     let parsed = match sentinel_scheme(url) {
-        // General parsers leave out what this refuses, and so change passwords without a word.
+        // URL parsers silently drop the characters that this refuses, and so change passwords.
         _ if url.trim().contains(char::is_control) => {
             Err("it contains a control character; write it encoded, a line break as %0A".to_owned())
         }
@@ -153,7 +153,7 @@ fn sentinel_scheme(url: &str) -> Option<(bool, &str)> {
     }
 }
 
-/// One server. What is wrong with the URL is the error, which quotes nothing of it.
+/// Parses a URL of one server. The error describes the fault and quotes nothing of the URL.
 fn single(url: &str) -> Result<Parsed, String> {
     if !url.contains("://") {
         return Err(format!("it has no scheme; write redis:// in front of host and port. {SCHEMES}"));
@@ -189,7 +189,7 @@ fn tcp(url: &Url, tls: bool) -> Result<Endpoint, String> {
     Ok(Endpoint::Tcp { host, port: url.port().unwrap_or(SERVER_PORT), tls })
 }
 
-/// Several hosts, which no general parser of URLs takes: `[user[:password]@]host[:port][,…]/service[?…]`.
+/// Parses several hosts, which general URL parsers reject: `[user[:password]@]host[:port][,…]/service[?…]`.
 fn sentinel(rest: &str, tls: bool) -> Result<Parsed, String> {
     if rest.contains('#') {
         return Err(format!("it has a `#`. {ENCODING}"));
@@ -229,7 +229,7 @@ impl Parsed {
     fn take_query(&mut self, query: &str) -> Result<(), String> {
         let of_sentinels = matches!(self.endpoint, Endpoint::Sentinel { .. });
         for (index, (name, value)) in url::form_urlencoded::parse(query.as_bytes()).enumerate() {
-            // What is no UTF-8 comes with this in its place, and would be another password.
+            // The parser replaces invalid UTF-8 with this character, which would change the password.
             if value.contains(char::REPLACEMENT_CHARACTER) {
                 return Err(format!("parameter {} is not UTF-8", index + 1));
             }
@@ -251,8 +251,8 @@ impl Parsed {
     }
 }
 
-/// The URL as it may be shown: a scheme that everybody knows. In what follows it, no part of a malformed URL can be told
-/// from a password, or from a part of one that was not encoded.
+/// The part of a URL that may be shown: a known scheme. In the rest of a malformed URL no part can be distinguished
+/// from a password, or from a part of a password that was not encoded.
 fn masked(url: &str) -> String {
     const KNOWN: [&str; 14] = [
         "redis",

@@ -1,19 +1,19 @@
-//! The pause before the next try, for everything in this crate that tries again.
+//! The pause before the next attempt, for all retries in this crate.
 
 use std::time::Duration;
 
 /// The longest pause.
 const LONGEST: Duration = Duration::from_millis(100);
 
-/// Doubles from 10 ms to 100 ms, each pause up to a quarter shorter by chance, so that processes which lost their server
-/// together do not come back together.
+/// Doubles from 10 ms to 100 ms. Each pause is up to a quarter shorter at random, so that processes that lost their
+/// server together do not reconnect together.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
 }
 
 impl Backoff {
-    /// For connections and reads: back soon after a short failure, little burden during a long one.
+    /// For connections and reads: quick to recover after a short failure, little load during a long one.
     pub(crate) const fn reconnect() -> Self {
         Self { next: Duration::from_millis(10) }
     }

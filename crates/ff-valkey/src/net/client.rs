@@ -1,4 +1,4 @@
-//! The settings of the client library, made of a [`ValkeyConfig`].
+//! The configuration of the client library, built from a [`ValkeyConfig`].
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,12 +17,12 @@ use crate::{
     },
 };
 
-/// The least time after which the system ends a connection whose other end takes nothing of what is written.
+/// The least time after which the system closes a connection whose peer does not accept what is written.
 #[cfg(target_os = "linux")]
 const TAKES_NOTHING: Duration = Duration::from_secs(2);
 /// Pause before the first attempt to reconnect, and the longest one, in milliseconds.
 const RECONNECT_MS: (u32, u32) = (10, 100);
-/// Spread of those pauses, so that many processes do not come back at once.
+/// Spread of those pauses, so that many processes do not reconnect at once.
 const RECONNECT_JITTER_MS: u32 = 10;
 
 impl ValkeyConfig {
@@ -30,20 +30,20 @@ impl ValkeyConfig {
         ServerConfig::Centralized { server: Server::new_with_tls(host, port, self.tls_server_name.clone()) }
     }
 
-    /// The client's configuration, for every connection that runs commands or receives. Where sentinels name the server,
-    /// its certificate must be for the name that `leads_to` tells.
+    /// The client's configuration for every connection that runs commands or receives messages. If sentinels name the
+    /// server, its certificate must be for the host in `leads_to`.
     pub(crate) fn client_config(&self, leads_to: Option<&Arc<ResolvedAddress>>) -> Result<Config, EngineError> {
         let server = match &self.endpoint {
             Endpoint::Tcp { host, port, .. } => self.server(host, *port),
             Endpoint::Unix { path } => ServerConfig::Unix { path: path.clone() },
-            // An address, so that the handshake of TLS names nothing.
+            // An address, so that the TLS handshake does not name a host.
             Endpoint::Sentinel { .. } => ServerConfig::Centralized { server: Server::new("0.0.0.0", SERVER_PORT) },
         };
         let (username, password) = credentials(&self.username, &self.password);
         Ok(Config { username, password, ..self.plain(server, leads_to)? })
     }
 
-    /// For a look at one of the servers that sentinels name.
+    /// For a check of one of the servers that sentinels name.
     pub(crate) fn config_at(&self, address: &Address) -> Result<Config, EngineError> {
         let (username, password) = credentials(&self.username, &self.password);
         Ok(Config { username, password, ..self.plain(self.server(&address.host, address.port), None)? })
@@ -55,8 +55,8 @@ impl ValkeyConfig {
         Ok(Config { username, password, ..self.plain(self.server(&address.host, address.port), None)? })
     }
 
-    /// Without credentials. RESP2, which the client parses faster than RESP3, and in which it sends user and password with
-    /// their lengths.
+    /// Without credentials. RESP2: the client parses it faster than RESP3, and sends user and password with their
+    /// lengths.
     fn plain(&self, server: ServerConfig, leads_to: Option<&Arc<ResolvedAddress>>) -> Result<Config, EngineError> {
         let encrypted = self.endpoint.is_encrypted();
         let for_tls = self.ca_file.is_some() || self.client_certificate.is_some() || self.tls_server_name.is_some();
@@ -76,14 +76,14 @@ impl ValkeyConfig {
             internal_command_timeout: self.connect_timeout,
             tcp: TcpConfig {
                 nodelay: Some(true),
-                // The client neither looks after a connection nor lets go of it while it waits to write to it. A server
-                // that stands still takes nothing either.
+                // The client blocks on a write and cannot detect a dead connection meanwhile. A server that does not
+                // answer does not accept writes either.
                 #[cfg(target_os = "linux")]
                 user_timeout: Some(self.command_timeout.max(TAKES_NOTHING)),
                 ..TcpConfig::default()
             },
-            // `unresponsive` stays off: it counts from the last write, and so cuts a connection while a large answer is on
-            // its way. `connection.rs` looks after connections.
+            // `unresponsive` stays off: it counts from the last write, and so would close a connection while a large
+            // answer is in transit. `connection.rs` monitors connections.
             ..ConnectionConfig::default()
         }
     }
@@ -104,7 +104,7 @@ impl ValkeyConfig {
     }
 }
 
-/// A user without a password has an empty one: without any the client library would not say who it is.
+/// A user without a password gets an empty one: without any password the client library would not send the user.
 fn credentials(username: &Option<String>, password: &Option<String>) -> (Option<String>, Option<String>) {
     let password = password.clone().or_else(|| username.as_ref().map(|_| String::new()));
     (username.clone(), password)

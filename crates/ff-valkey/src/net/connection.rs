@@ -1,16 +1,18 @@
-//! One connection of the client library: made within a time limit or refused with a reason, and closed when dropped.
+//! One connection of the client library: connected within a time limit or refused with a reason, and closed when
+//! dropped.
 //!
-//! It leads to a primary. Its server is asked for its role when the connection was made, every [`CHECK_EVERY`], and when
-//! somebody doubts it; the connection is made anew where the server is a replica, where the sentinels name another one,
-//! and where the other end is gone without a word.
+//! It leads to a primary. Its server is asked for its role when the connection is made, every [`CHECK_EVERY`], and on
+//! request. The connection is re-established if the server is a replica, if the sentinels name another server, and if
+//! the connection is half-open.
 //!
 //! # When a silent connection is dead
 //!
-//! Silence alone proves nothing: the server may stand still, or the way be slow, and then a new connection helps nobody
-//! and costs what is under way. So after [`SILENCE`], in which neither an answer nor a message came, the same server is
-//! asked over a connection of its own. If it answers there and still nothing came here, this connection is dead. If it
-//! does not, this one is kept for as long as an answer may take, the command timeout. It is kept as long, too, while an
-//! answer or a payload is under way that may be large: the client library shows an answer only when it is complete.
+//! Silence alone proves nothing: the server may be stopped, or the network slow, and then a new connection does not
+//! help and costs the calls in progress. So after [`SILENCE`] without an answer or a message, the same server is asked
+//! over a separate connection. If it answers there and nothing has arrived here, this connection is dead. If it does
+//! not answer, this connection is kept for the time limit of an answer, the command timeout. It is also kept that long
+//! while an answer or a payload that may be large is in transit: the client library reports an answer only when it is
+//! complete.
 
 use std::{
     sync::{
@@ -52,17 +54,17 @@ use crate::{
     telemetry,
 };
 
-/// How often a server is asked for its role, which shows too that it is there.
+/// How often a server is asked for its role, which also shows that it is alive.
 const CHECK_EVERY: Duration = Duration::from_millis(500);
 
-/// How long a connection may be silent before somebody looks whether its server answers elsewhere.
+/// How long a connection may be silent before its server is asked over a separate connection.
 const SILENCE: Duration = Duration::from_millis(1_500);
 
-/// How often a silent connection is looked at, and the pause before its server is asked elsewhere again.
+/// How often a silent connection is checked, and the pause before its server is asked again over a separate connection.
 const LISTEN_EVERY: Duration = Duration::from_millis(50);
 const ELSEWHERE_EVERY: Duration = Duration::from_millis(500);
 
-/// Errors and reconnects that wait in this process for the tasks that look at them.
+/// The maximum number of errors and reconnects that wait in this process for the tasks that process them.
 const EVENT_CAPACITY: usize = 32;
 
 /// A task that ends with this value.
@@ -81,22 +83,22 @@ impl Drop for Task {
     }
 }
 
-/// What shows that the other end of a connection is there, besides its answers to the question for its role.
+/// Evidence that the peer of a connection is alive, besides its answers to the role query.
 #[derive(Debug, Default)]
 pub(crate) struct Life {
-    /// Answers and messages that came.
+    /// The number of received answers and messages.
     heard: AtomicU64,
-    /// Calls under way of which question or answer may be large.
+    /// The number of calls in progress whose request or answer may be large.
     large: AtomicUsize,
 }
 
 impl Life {
-    /// Something came.
+    /// Records that an answer or a message arrived.
     pub(crate) fn hear(&self) {
         self.heard.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// An answer came, or an error of the client's own, which proves nothing.
+    /// Records an answer; an error made by the client proves nothing.
     pub(crate) fn hear_of<T>(&self, answer: &Result<T, Error>) {
         if answer.as_ref().err().is_none_or(|error| !is_ours(error)) {
             self.hear();
@@ -107,7 +109,7 @@ impl Life {
         self.heard.load(Ordering::Relaxed)
     }
 
-    /// Something large is under way until the value is dropped.
+    /// Marks a large transfer as in progress until the returned value is dropped.
     pub(crate) fn large(&self) -> Large<'_> {
         self.large.fetch_add(1, Ordering::Relaxed);
         Large(self)
@@ -118,12 +120,12 @@ impl Life {
     }
 }
 
-/// Whether the client made this error, and no server.
+/// Whether the client made this error, and not a server.
 fn is_ours(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::IO | ErrorKind::Timeout | ErrorKind::Canceled)
 }
 
-/// Something large is under way.
+/// A large transfer in progress.
 pub(crate) struct Large<'a>(&'a Life);
 
 impl Drop for Large<'_> {
@@ -132,7 +134,7 @@ impl Drop for Large<'_> {
     }
 }
 
-/// A client that is not connected yet, so that its events can be listened to first.
+/// A client that is not connected yet, so that its events can be subscribed to first.
 pub(crate) struct UnconnectedClient {
     pub(crate) client: Client,
     pub(crate) life: Arc<Life>,
@@ -147,7 +149,7 @@ impl UnconnectedClient {
         Self::new(primary, false, EVENT_CAPACITY).await
     }
 
-    /// For messages, of which so many wait here.
+    /// For messages, with this capacity for those that wait here.
     pub(crate) async fn to_listen(primary: &Arc<Primary>, capacity: usize) -> Result<Self, EngineError> {
         Self::new(primary, true, capacity).await
     }
@@ -169,32 +171,32 @@ impl UnconnectedClient {
     }
 }
 
-/// A client with its connection, which reconnects by itself until this value is dropped.
+/// A client with its connection, which reconnects on its own until this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Connection {
     client: Client,
     state: Arc<State>,
     life: Arc<Life>,
     leads_to: Option<Arc<ResolvedAddress>>,
-    /// What drives the client, and what watches over it.
+    /// The tasks that drive and monitor the client.
     _tasks: [Task; 3],
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// The server was last seen to be a replica.
+    /// The server was a replica at the last check.
     on_replica: AtomicBool,
     doubted: Notify,
 }
 
 impl Connection {
-    /// Connects to a primary; what goes wrong later is noted as the last error.
+    /// Connects to a primary; later failures are recorded as the last error.
     pub(crate) async fn open(prepared: UnconnectedClient) -> Result<Self, EngineError> {
         let UnconnectedClient { client, life, primary, leads_to, listens } = prepared;
         let config = primary.config().clone();
         let op = format!("connecting to {}", config.endpoint);
         let until = Instant::now() + config.connect_timeout;
-        // Before the first connection, so that no later one is missed.
+        // Before the first connection, so that none is missed.
         let (mut errors, reconnects) = (client.error_rx(), client.reconnect_rx());
         let router = connect(&client, &op, &config).await?;
         let state = Arc::<State>::default();
@@ -211,7 +213,7 @@ impl Connection {
         guard.settle(&op, until).await?;
         let tasks = primary.tasks().clone();
         let router = tasks.spawn("connection", router.run());
-        // What went wrong before the connection was there is over.
+        // Errors from before the connection are over.
         while errors.try_recv().is_ok() {}
         let noted = tasks.spawn("connection errors", note(errors, part));
         Ok(Self {
@@ -231,23 +233,23 @@ impl Connection {
         &self.client
     }
 
-    /// What shows that the other end is there; whoever uses the client notes it there.
+    /// The evidence that the peer is alive; users of the client record it there.
     pub(crate) fn life(&self) -> &Life {
         &self.life
     }
 
-    /// The server's address, where sentinels name it.
+    /// The server's address, if sentinels name it.
     pub(crate) fn leads_to(&self) -> Option<Address> {
         self.leads_to.as_ref().and_then(|leads_to| leads_to.get())
     }
 
-    /// The server is perhaps no primary any more: it is asked at once.
+    /// The server may no longer be a primary: it is asked now.
     pub(crate) fn doubt(&self) {
         self.state.doubted.notify_one();
     }
 }
 
-/// What drives a client, until this value is dropped.
+/// Drives a client until this value is dropped.
 pub(crate) struct ConnectionDriver(ConnectHandle);
 
 impl Drop for ConnectionDriver {
@@ -258,19 +260,19 @@ impl Drop for ConnectionDriver {
 
 impl ConnectionDriver {
     async fn run(mut self) {
-        // Its failure is among the client's errors.
+        // Its failure is reported among the client's errors.
         let _ = (&mut self.0).await;
     }
 }
 
-/// Connects a client, which lives as long as the task; `None` when that takes too long.
+/// Connects a client, which lives as long as the task; `None` when the time limit has passed.
 pub(crate) async fn drive(client: &Client, limit: Duration) -> Option<Result<ConnectionDriver, Error>> {
     let awaited = client.clone();
     let outcome = awaited.wait_for_connect();
     let deadline = Instant::now() + limit;
     tokio::pin!(outcome);
-    // The library tells the outcome to who is waiting, and the first poll begins to wait: an outcome that comes
-    // before it is lost.
+    // The library sends the outcome only to a waiting receiver, and the first poll begins to wait: an earlier outcome
+    // would be lost.
     let _ = futures::poll!(outcome.as_mut());
     let router = ConnectionDriver(client.connect());
     let config = client.client_config();
@@ -285,7 +287,7 @@ pub(crate) async fn drive(client: &Client, limit: Duration) -> Option<Result<Con
     }
 }
 
-/// Whether it may come of a server that speaks TLS or does not, and not as expected.
+/// Whether the cause may be a server that unexpectedly speaks TLS, or does not.
 fn concerns_the_line(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::Protocol | ErrorKind::Tls | ErrorKind::Parse | ErrorKind::Canceled => true,
@@ -304,7 +306,7 @@ async fn connect(client: &Client, op: &str, config: &ValkeyConfig) -> Result<Con
 
 fn refused(op: &str, config: &ValkeyConfig, error: Error) -> EngineError {
     match OpContext::connecting(op, config).failed(error) {
-        // The operation names the address already.
+        // The operation already names the address.
         EngineError::Transport { source, .. } => EngineError::Transport { op: op.to_owned(), source },
         other => other,
     }
@@ -327,20 +329,20 @@ fn names_a_replica(of: &str) -> String {
     )
 }
 
-/// Sees to it that a connection leads to a primary that answers.
+/// Ensures that a connection leads to a primary that answers.
 struct ConnectionMonitor {
     client: Client,
     primary: Arc<Primary>,
     state: Arc<State>,
     leads_to: Option<Arc<ResolvedAddress>>,
     life: Arc<Life>,
-    /// Its part in an outage.
+    /// Its part of an outage.
     part: Arc<Part>,
-    /// It is a subscriber's.
+    /// Whether it is the subscriber's connection.
     listens: bool,
 }
 
-/// What the other end of a connection was found to be.
+/// The state of the peer of a connection.
 #[derive(Debug, PartialEq, Eq)]
 enum Seen {
     Primary,
@@ -348,7 +350,7 @@ enum Seen {
     /// The sentinels name another server.
     Replaced,
     Silent,
-    /// It did not tell; a connection that is lost is made anew by the client library.
+    /// It gave no result; the client library re-establishes a lost connection.
     Unknown,
 }
 
@@ -374,7 +376,7 @@ impl ConnectionMonitor {
     async fn keep(self, mut reconnects: Receiver<Server>) {
         let mut named = self.primary.named();
         let mut backoff = Backoff::reconnect();
-        // Connections before this task began.
+        // Reconnects from before this task began.
         while reconnects.try_recv().is_ok() {}
         loop {
             tokio::select! {
@@ -423,14 +425,15 @@ impl ConnectionMonitor {
             role = Role::ask(&self.client) => match role {
                 Ok(Role::Primary) => Seen::Primary,
                 Ok(Role::Replica { of }) => Seen::Replica(of),
-                // Nothing came within the time for an answer; what was heard meanwhile decides at the next look.
+                // Nothing arrived within the time limit of an answer; the evidence recorded meanwhile decides at the
+                // next check.
                 Err(_) => Seen::Unknown,
             },
             seen = self.silence(named) => seen,
         }
     }
 
-    /// Returns when the connection has to be given up although it was not lost.
+    /// Returns when the connection must be given up although it was not lost.
     async fn silence(&self, named: &mut watch::Receiver<Option<Address>>) -> Seen {
         let limit = self.primary.config().command_timeout.max(SILENCE);
         let (mut heard, mut since) = (self.life.heard(), Instant::now());
@@ -454,7 +457,7 @@ impl ConnectionMonitor {
         }
     }
 
-    /// Returns when the server has answered over a connection of its own, which is made at `at`.
+    /// Returns when the server has answered over a separate connection, which is made at `at`.
     async fn answers_elsewhere(&self, at: Instant) {
         tokio::time::sleep_until(at).await;
         let config = self.primary.config();
@@ -470,7 +473,7 @@ impl ConnectionMonitor {
                 Err(error) if is_ours(&error) => {
                     tokio::time::sleep(ELSEWHERE_EVERY).await;
                 }
-                // A refusal is an answer too.
+                // A refusal is also an answer.
                 _ => return,
             }
         }

@@ -1,5 +1,5 @@
-//! A server that speaks TLS where it is not expected, or does not where it is. Neither side notices by itself: a server
-//! without TLS waits for the end of what it takes for a command.
+//! Detects a server that speaks TLS where the configuration does not, or the reverse. Neither side notices on its own:
+//! a server without TLS waits for the end of what it takes for a command.
 
 use std::time::Duration;
 
@@ -15,15 +15,15 @@ use tokio::{
 
 use crate::net::tls;
 
-/// How records of TLS begin.
+/// The first byte of a TLS handshake record.
 const HANDSHAKE: u8 = 0x16;
 const ALERT: u8 = 0x15;
-/// How long a connection may take before the server is looked at.
+/// How long a connection may take before the server is probed.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// How long the probe of the server may take at least. A busy server takes longer to answer a TLS handshake.
 const SHORTEST_PROBE: Duration = Duration::from_millis(700);
 
-/// Returns only when the connection takes long and the server is found to speak otherwise.
+/// Returns only if the connection takes long and the server is found to speak the other protocol.
 pub(crate) async fn soon(config: &Config, deadline: Instant) -> Error {
     tokio::time::sleep(PATIENCE).await;
     match found(config, deadline).await {
@@ -36,7 +36,7 @@ pub(crate) async fn soon(config: &Config, deadline: Instant) -> Error {
 /// until `deadline`, and for [`SHORTEST_PROBE`] in any case.
 pub(crate) async fn found(config: &Config, deadline: Instant) -> Option<Error> {
     let ServerConfig::Centralized { server } = &config.server else { return None };
-    // No server has this address; it stands for the one that sentinels name.
+    // No server has this address; it stands for the address that sentinels name.
     if &*server.host == "0.0.0.0" {
         return None;
     }
@@ -44,8 +44,8 @@ pub(crate) async fn found(config: &Config, deadline: Instant) -> Option<Error> {
     let deadline = deadline.max(Instant::now() + SHORTEST_PROBE);
     let answer = timeout_at(deadline, first_byte(&server.host, server.port, &question)).await.ok()?.ok()?;
     let text = match (config.tls.is_some(), answer) {
-        (true, b'+' | b'-') => "the server does not speak TLS on this port; write redis:// in place of rediss://",
-        (false, HANDSHAKE | ALERT) => "the server speaks TLS on this port; write rediss:// in place of redis://",
+        (true, b'+' | b'-') => "the server does not speak TLS on this port; write redis:// instead of rediss://",
+        (false, HANDSHAKE | ALERT) => "the server speaks TLS on this port; write rediss:// instead of redis://",
         _ => return None,
     };
     Some(Error::new(ErrorKind::Config, text))

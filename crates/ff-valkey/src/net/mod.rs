@@ -1,4 +1,4 @@
-//! Reaching a server: addresses, TLS, connections that lead to a primary, and clear reasons where that fails.
+//! Reaching a server: addresses, TLS, connections that lead to a primary, and clear errors.
 
 pub(crate) mod address;
 pub(crate) mod backoff;

@@ -1,7 +1,7 @@
-//! What is wrong with the connections of a process, as one line when it begins and one when it is over.
+//! Logs the failure of a process's connections as one line when it begins and one when it is over.
 //!
-//! While a server is away each connection fails over and over. The first failure of any of them begins an outage, and it
-//! is over when the last one that failed is well again.
+//! While a server is down each connection fails repeatedly. The first failure of any of them begins an outage; the
+//! outage is over when the last failed connection has recovered.
 
 use std::{
     collections::HashSet,
@@ -15,14 +15,14 @@ pub(crate) struct Outage(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// The server, as messages name it.
+    /// The server's name in messages.
     server: String,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Those that failed and are not well again.
+    /// The parts that failed and have not recovered.
     failing: HashSet<u64>,
     next: u64,
     begun: Option<Instant>,
@@ -35,19 +35,19 @@ impl Outage {
         Self(Arc::new(Inner { server: server.into(), state: Mutex::default() }))
     }
 
-    /// One more that can fail and be well again.
+    /// Another part that can fail and recover.
     pub(crate) fn part(&self) -> Part {
         let mut state = self.lock();
         state.next += 1;
         Part { outage: self.clone(), id: state.next }
     }
 
-    /// Notes what went wrong where nothing is known of a connection.
+    /// Records an error that does not belong to a known connection.
     pub(crate) fn note(&self, text: impl Into<String>) {
         self.lock().last_error = Some(text.into());
     }
 
-    /// The last thing that went wrong, until everything is well again.
+    /// The last error, until all parts have recovered.
     pub(crate) fn last_error(&self) -> Option<String> {
         self.lock().last_error.clone()
     }
@@ -57,7 +57,7 @@ impl Outage {
     }
 }
 
-/// One connection, or what is done over one. When it is dropped it counts no more.
+/// One connection, or an activity over it. Once dropped it no longer counts.
 #[derive(Debug)]
 pub(crate) struct Part {
     outage: Outage,
@@ -72,7 +72,7 @@ impl Part {
         state.last_error = Some(why.to_owned());
         if state.begun.is_none() {
             state.begun = Some(Instant::now());
-            tracing::warn!("connection to {} lost: {why}; connecting until it is back", self.outage.0.server);
+            tracing::warn!("connection to {} lost: {why}; reconnecting", self.outage.0.server);
         } else {
             tracing::debug!("connection to {} still lost: {why}", self.outage.0.server);
         }
@@ -100,7 +100,7 @@ impl Drop for Part {
     fn drop(&mut self) {
         let mut state = self.outage.lock();
         if state.failing.remove(&self.id) && state.failing.is_empty() {
-            // Nobody knows whether it would be well.
+            // It is unknown whether the part would have recovered.
             (state.begun, state.failures, state.last_error) = (None, 0, None);
         }
     }

@@ -1,13 +1,13 @@
-//! Which server the connections of a process lead to, and whether a server is a primary at all.
+//! Finds the server that the connections of a process lead to, and checks that it is a primary.
 //!
-//! Logs are read from a primary only: a replica may have been one a moment ago, and what it holds beyond the new
-//! primary is about to be undone. So a server is asked for its role before it is used, in every round trip that reads a
-//! log, and twice a second on every connection.
+//! Logs are read from a primary only: a replica may have been a primary a moment ago, and entries that it has beyond
+//! the new primary are about to be rolled back. So a server is asked for its role before it is used, in every round
+//! trip that reads a log, and twice a second on every connection.
 //!
-//! Behind a plain address a server that is a replica is asked again on a new connection, until a primary answers there:
-//! the address may lead elsewhere by then. Where sentinels name the server, one address serves all connections. It is
-//! found when the first of them needs it, and asked for again when one of them has to be made anew and every
-//! [`ASK_EVERY`]: a primary that was replaced can keep its connections, and call itself a primary, for many seconds.
+//! With a plain address, a server that is a replica is asked again on a new connection until a primary answers: the
+//! address may lead to another server by then. With sentinels, one address serves all connections. It is found when the
+//! first connection needs it, and requested again when a connection must be re-established and every [`ASK_EVERY`]: a
+//! primary that was replaced can keep its connections, and report the primary role, for many seconds.
 
 use std::{
     net::SocketAddr,
@@ -43,43 +43,43 @@ use crate::{
     telemetry,
 };
 
-/// How often the sentinels are asked whether the primary is another.
+/// How often the sentinels are asked for the current primary.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long a look at a server that sentinels name may take: all connections wait for it, and while a server that is gone
-/// is looked at the sentinels may have named another.
+/// The time limit for checking a server that sentinels name: all connections wait for it, and the sentinels may have
+/// named another server meanwhile.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
-/// What a server says that it is.
+/// The role that a server reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Role {
     Primary,
     Replica {
-        /// The server that it follows.
+        /// The server that it replicates.
         of: String,
     },
 }
 
 impl Role {
-    /// Sends the question over a connection or into a pipeline. It is INFO, which every role may run.
+    /// Sends the role query over a connection or into a pipeline. It is INFO, which every role may run.
     pub(crate) async fn question<R: FromValue>(to: &impl ClientLike) -> Result<R, Error> {
         let command = CustomCommand::new_static("INFO", ClusterHash::Random, false);
         to.custom(command, vec![Value::from("replication")]).await
     }
 
-    /// What the answer to the question says.
+    /// Parses the answer to the role query.
     pub(crate) fn answered(answer: Value) -> Result<Self, Error> {
-        Self::read(answer).ok_or_else(|| Error::new(ErrorKind::Protocol, "the server does not tell its role"))
+        Self::read(answer).ok_or_else(|| Error::new(ErrorKind::Protocol, "the server does not report its role"))
     }
 
-    /// None where the answer has another shape.
+    /// `None` if the answer has another shape.
     fn read(answer: Value) -> Option<Self> {
         let text = value::string(answer)?;
         Some(Self::told(std::str::from_utf8(&text).ok()?))
     }
 
-    /// Servers always tell. What stands before one may not pass it on; then the server counts as a primary until it
-    /// refuses to write.
+    /// Servers always report their role. A proxy in front of a server may omit it; then the server counts as a primary
+    /// until it refuses a write.
     fn told(info: &str) -> Self {
         let field =
             |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
@@ -92,25 +92,25 @@ impl Role {
         }
     }
 
-    /// Asks the server at the other end of a connection.
+    /// Asks the server of a connection for its role.
     pub(crate) async fn ask(client: &Client) -> Result<Self, Error> {
         Self::question(client).await.and_then(Self::answered)
     }
 
     /// # Errors
-    /// Where it is a replica.
+    /// If the server is a replica.
     pub(crate) fn must_be_primary(&self, op: &str) -> Result<(), EngineError> {
         match self {
             Self::Primary => Ok(()),
             Self::Replica { of } => {
-                let reason = format!("READONLY the server is a replica of {of}, and only a primary is believed");
+                let reason = format!("READONLY the server is a replica of {of}, and only a primary is accepted");
                 Err(EngineError::Contention { op: op.to_owned(), reason })
             }
         }
     }
 }
 
-/// The host that a connection leads to, by which the server's certificate is judged where sentinels name the server.
+/// The host that a connection leads to; the server's certificate must be for it if sentinels name the server.
 #[derive(Debug, Default)]
 pub(crate) struct ResolvedAddress(Mutex<Option<Address>>);
 
@@ -129,9 +129,9 @@ pub(crate) struct Primary {
     config: Arc<ValkeyConfig>,
     outage: Outage,
     tasks: Tasks,
-    /// None behind a plain address.
+    /// `None` with a plain address.
     sentinels: Option<Sentinels>,
-    /// One search at a time, for all that need its result: when it ended, and what was found.
+    /// One search at a time, shared by all callers: when it ended, and its result.
     search: AsyncMutex<Option<(Instant, Address)>>,
     named: watch::Sender<Option<Address>>,
 }
@@ -157,7 +157,7 @@ impl Primary {
         &self.config
     }
 
-    /// What is wrong with the connections.
+    /// The state of the connections.
     pub(crate) const fn outage(&self) -> &Outage {
         &self.outage
     }
@@ -166,27 +166,27 @@ impl Primary {
         &self.tasks
     }
 
-    /// The address that sentinels named last, and its changes.
+    /// The address that the sentinels named last, and its changes.
     pub(crate) fn named(&self) -> watch::Receiver<Option<Address>> {
         self.named.subscribe()
     }
 
-    /// Whether connections are led by sentinels.
+    /// Whether sentinels name the server.
     pub(crate) const fn is_named(&self) -> bool {
         self.sentinels.is_some()
     }
 
-    /// Finds the primary for the first time. Behind a plain address there is nothing to find.
+    /// Finds the primary for the first time. With a plain address there is nothing to find.
     ///
     /// # Errors
-    /// As for [`Sentinels::candidates`]; at the end of the time for connecting where none that is named is a primary.
+    /// As for [`Sentinels::candidates`]; also if no named server is a primary within the connect timeout.
     pub(crate) async fn first(&self) -> Result<(), EngineError> {
         let Some(sentinels) = &self.sentinels else { return Ok(()) };
         let until = Instant::now() + self.config.connect_timeout;
         let mut backoff = Backoff::reconnect();
         loop {
             match self.find(sentinels).await {
-                // A failover may be under way.
+                // A failover may be in progress.
                 Err(EngineError::Contention { .. }) if Instant::now() < until => backoff.pause().await,
                 found => return found.map(drop),
             }
@@ -215,7 +215,7 @@ impl Primary {
         Ok(found)
     }
 
-    /// The first that says itself that it is a primary.
+    /// The first candidate that reports the primary role itself.
     async fn primary_of(&self, candidates: &[Address]) -> Result<Address, EngineError> {
         let op = format!("finding {}", self.config.endpoint);
         let mut failure = None;
@@ -261,7 +261,7 @@ impl Primary {
                 Ok(()) => warned = false,
                 Err(error) if !warned => {
                     warned = true;
-                    tracing::warn!(%error, "a failover cannot be followed; connections stay where they are");
+                    tracing::warn!(%error, "a failover cannot be followed; connections keep their server");
                 }
                 Err(_) => {}
             }
@@ -269,7 +269,7 @@ impl Primary {
     }
 }
 
-/// Which of the servers it was about.
+/// Adds the address of the server to an error.
 fn at(address: &Address, error: EngineError) -> EngineError {
     match error {
         EngineError::PermissionDenied { op, reason } => {
@@ -279,7 +279,7 @@ fn at(address: &Address, error: EngineError) -> EngineError {
     }
 }
 
-/// Tells one connection, each time that it is made, where to.
+/// Resolves the address of one connection, each time that it is made.
 pub(crate) struct SentinelResolver {
     pub(crate) primary: Arc<Primary>,
     pub(crate) leads_to: Arc<ResolvedAddress>,
@@ -300,7 +300,7 @@ impl SentinelResolver {
 impl Resolve for SentinelResolver {
     async fn resolve(&self, _: Str, _: u16) -> Result<Vec<SocketAddr>, Error> {
         let sentinels = self.primary.sentinels.as_ref();
-        let sentinels = sentinels.ok_or_else(|| Error::new(ErrorKind::Config, "there is nobody to ask"))?;
+        let sentinels = sentinels.ok_or_else(|| Error::new(ErrorKind::Config, "there are no sentinels to ask"))?;
         self.sockets(sentinels).await.map_err(|error| {
             self.primary.outage.note(error.to_string());
             Error::new(ErrorKind::IO, error.to_string())

@@ -1,4 +1,4 @@
-//! Lines of the program's log that may come by the thousands.
+//! Rate limit for log lines that may occur thousands of times.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -8,7 +8,7 @@ use std::{
 /// The least time between two lines of a kind.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// One kind of line: the first is written, then one at most every ten seconds, with how many were left out.
+/// One kind of line: the first is written, then at most one every ten seconds, with the number of omitted lines.
 #[derive(Debug)]
 pub(crate) struct Quiet(Mutex<(Option<Instant>, u64)>);
 
@@ -17,7 +17,7 @@ impl Quiet {
         Self(Mutex::new((None, 0)))
     }
 
-    /// Whether a line may be written now, and then how many were left out before it.
+    /// Whether a line may be written now, and if so, how many were omitted before it.
     pub(crate) fn turn(&self) -> Option<u64> {
         self.turn_at(Instant::now())
     }

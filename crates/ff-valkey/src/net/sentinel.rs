@@ -1,8 +1,8 @@
-//! Asking sentinels which server is the primary.
+//! Asks sentinels for the current primary.
 //!
-//! All are asked at once, so that dead ones cost no time, and what counts is the answer of the newest configuration: a
-//! sentinel that was cut off from the others names the primary of its past, which may go on calling itself one.
-//! Connections to sentinels are kept, since the question is asked over and over.
+//! All sentinels are asked at once, so that dead ones cost no time. The answer with the newest configuration counts: a
+//! sentinel that was cut off from the others names the former primary, which may still report the primary role.
+//! Connections to sentinels are kept, because the query is repeated often.
 
 use std::time::Duration;
 
@@ -29,9 +29,9 @@ use crate::{
     },
 };
 
-/// How long one sentinel may take, its connection included.
+/// The time limit for one sentinel, including its connection.
 const LIMIT: Duration = Duration::from_secs(1);
-/// How long the others may take once one has answered.
+/// The time limit for the other sentinels once one has answered.
 const OTHERS: Duration = Duration::from_millis(200);
 
 /// The sentinels of one service.
@@ -40,24 +40,24 @@ pub(crate) struct Sentinels {
     nodes: Vec<Node>,
 }
 
-/// One sentinel, and the connection to it while there is one.
+/// One sentinel, and its connection if there is one.
 struct Node {
     address: Address,
     link: Mutex<Option<OneShotClient>>,
 }
 
-/// A connection that is not made anew when it is lost, and closed when dropped.
+/// A connection that is not re-established when it is lost, and closed when dropped.
 pub(crate) struct OneShotClient {
     pub(crate) client: Client,
     _router: ConnectionDriver,
 }
 
-/// What one sentinel says.
+/// The answer of one sentinel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Answer {
-    /// The primary's address, and the version of the configuration that this is from.
+    /// The primary's address, and the version of the configuration that it comes from.
     Primary { address: Address, epoch: u64 },
-    /// It watches over other services only.
+    /// It monitors other services only.
     NoSuchService { others: Vec<String> },
 }
 
@@ -67,10 +67,10 @@ impl Sentinels {
         Self { service: service.to_owned(), nodes: sentinels.iter().map(node).collect() }
     }
 
-    /// The servers that may be the primary, by the newest configuration; the likeliest first.
+    /// The candidates for the primary by the newest configuration, most likely first.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] where no such service is known, [`EngineError::PermissionDenied`] for wrong
+    /// [`EngineError::InvalidInput`] if no such service is known, [`EngineError::PermissionDenied`] for wrong
     /// credentials, [`EngineError::Transport`] when no sentinel answers; each names the sentinels.
     pub(crate) async fn candidates(
         &self,
@@ -111,7 +111,7 @@ impl Sentinels {
         });
         if let Some(others) = others {
             let known = if others.is_empty() { "none".into() } else { format!("`{}`", others.join("`, `")) };
-            let reason = format!("the sentinels do not watch over it; services they know: {known}");
+            let reason = format!("the sentinels do not monitor it; services they know: {known}");
             return EngineError::invalid(config.endpoint.to_string(), reason);
         }
         let failures = || answers.iter().filter_map(|(at, answer)| Some((at, answer.as_ref().err()?)));
@@ -134,7 +134,7 @@ fn is_refusal(error: &Error) -> bool {
     *error.kind() == ErrorKind::Auth || ["NOAUTH", "WRONGPASS", "NOPERM"].into_iter().any(refused)
 }
 
-/// The addresses of the newest configuration: first those that most sentinels name, of equals the present one.
+/// The addresses of the newest configuration: those named by most sentinels first; on a tie the current one.
 fn rank<'a>(named: impl Iterator<Item = (&'a Address, u64)>, current: Option<&Address>) -> Vec<Address> {
     let named: Vec<(&Address, u64)> = named.collect();
     let newest = named.iter().map(|(_, epoch)| *epoch).max().unwrap_or(0);
@@ -152,7 +152,8 @@ fn rank<'a>(named: impl Iterator<Item = (&'a Address, u64)>, current: Option<&Ad
 impl Node {
     async fn ask(&self, config: &ValkeyConfig, service: &str) -> Result<Answer, Error> {
         let mut link = self.link.lock().await;
-        // Taken out: who stops waiting, or is not answered, leaves no connection behind that may be dead.
+        // Take the connection out while it is in use: if the caller is cancelled or gets no reply, a possibly dead
+        // connection is dropped instead of reused.
         if let Some(kept) = link.take()
             && let Ok(answer) = kept.ask(service).await
         {
@@ -169,7 +170,7 @@ impl Node {
 }
 
 impl OneShotClient {
-    /// Connects within the time, which is also the most that an answer may take.
+    /// Connects within the time limit, which also applies to each answer.
     pub(crate) async fn open(of: Config, config: &ValkeyConfig, limit: Duration) -> Result<Self, Error> {
         let limits = ValkeyConfig { connect_timeout: limit, command_timeout: limit, ..config.clone() };
         let client = Client::new(of, Some(limits.performance_config(32)), Some(limits.connection_config()), None);
@@ -183,7 +184,7 @@ impl OneShotClient {
             let others = self.sentinel(&["MASTERS"]).await.map(names_in).unwrap_or_default();
             return Ok(Answer::NoSuchService { others });
         };
-        // Who may not ask this takes all answers for equally new.
+        // Without permission for this query all answers count as equally new.
         let state = self.sentinel(&["MASTER", service]).await;
         Ok(Answer::Primary { address, epoch: state.ok().and_then(epoch_in).unwrap_or(0) })
     }

@@ -1,21 +1,21 @@
-//! The one connection that receives: from a socket to "subscribed", messages and "connected again".
+//! The one connection that receives messages: subscribes, hands on messages, and subscribes again after a reconnect.
 //!
-//! The client library says that a subscription succeeded before the server has seen it, and says so also when the
-//! server refuses. So SUBSCRIBE is followed at once by a PING with a text of its own on the same connection: when that
-//! text comes back the server has seen the SUBSCRIBE. A refusal comes back in its place, if the PING was written before
-//! the refusal was read; otherwise the library drops it. So the server is asked, too, whether it has a subscriber of
-//! the one channel that is this process's own: all channels are granted or refused together.
+//! The client library reports a subscription as successful before the server has seen it, and also when the server
+//! refuses it. So SUBSCRIBE is followed immediately by a PING with a unique text on the same connection: once that text
+//! comes back the server has processed the SUBSCRIBE. A refusal arrives instead of that text if the PING was written
+//! before the refusal was read; otherwise the library drops the refusal. So the server is also asked whether it has a
+//! subscriber of the one channel that is private to this process: all channels are granted or refused together.
 //!
-//! After a reconnect nothing is subscribed. The task here subscribes again, with the same barrier, and tells the hub,
-//! which compares the logs' heads with what it has: what was published meanwhile is in the logs. It never gives up; what
-//! is in the way shows in warnings, in metrics and in the backend's health.
+//! After a reconnect nothing is subscribed. The task here subscribes again, with the same barrier, and notifies the
+//! hub, which compares the logs' heads with the cursors: messages published meanwhile are in the logs. It never gives
+//! up; obstacles appear in warnings, in metrics and in the backend's health.
 //!
-//! The connection begins in RESP2 like all others, since the client library puts user and password of RESP3 into a line of
-//! words, where a space ends them and a line break begins another command. RESP3, in which commands can be sent beside a
-//! subscription, is asked for before each SUBSCRIBE, by who is known already.
+//! The connection begins in RESP2 like all others, because the client library puts the user and password of RESP3 into
+//! an inline command, where a space ends them and a line break begins another command. RESP3, which allows commands
+//! beside a subscription, is requested before each SUBSCRIBE, after authentication.
 //!
-//! A connection whose other end is gone without a word stays open for minutes. `connection.rs` makes it anew when neither
-//! an answer nor any message came: in a flood of messages an answer may be late, and the messages prove as much.
+//! A half-open connection can stay open for minutes. `connection.rs` re-establishes it when neither an answer nor a
+//! message has arrived: in a flood of messages an answer may be late, and the messages prove as much.
 
 use std::{
     pin::Pin,
@@ -48,12 +48,12 @@ use crate::{
     telemetry,
 };
 
-/// Messages that wait in this process for the pump; what exceeds it is read from the logs.
+/// Messages that wait in this process for the pump; messages beyond that are read from the logs.
 const MESSAGE_CAPACITY: usize = 8192;
 
-/// What the rest of the process does with what the connection tells.
+/// The consumer of the connection's messages.
 pub(crate) trait MessageSink: Send + Sync + 'static {
-    /// Messages in the order of their arrival, as many as are at hand.
+    /// Takes messages in the order of their arrival, as many as are available.
     fn messages(&self, messages: &mut dyn Iterator<Item = Message>);
     /// Messages may have been missed.
     fn missed(&self);
@@ -72,25 +72,26 @@ pub(crate) struct Subscriber {
 struct Shared {
     client: Client,
     config: Arc<ValkeyConfig>,
-    /// All that is subscribed to, again after every reconnect.
+    /// All subscribed channels, subscribed again after every reconnect.
     channels: Arc<Mutex<Vec<String>>>,
-    /// The channel that is nobody else's.
+    /// The channel that is private to this process.
     own: Arc<str>,
     life: Arc<Life>,
     barriers: Arc<AtomicU64>,
     subscribed: Arc<AtomicBool>,
-    /// Its part in an outage.
+    /// Its part of an outage.
     part: Arc<Part>,
 }
 
 impl Subscriber {
-    /// Connects and subscribes to all of `channels`, of which the last is nobody else's; the server has acknowledged it when this returns.
+    /// Connects and subscribes to `channels`. The last one must be private to this process. Returns once the server has
+    /// acknowledged the subscription.
     ///
     /// # Errors
-    /// As for a connection; [`EngineError::PermissionDenied`] when the user may not subscribe.
+    /// As for a connection; [`EngineError::PermissionDenied`] if the user may not subscribe.
     pub(crate) async fn open(primary: &Arc<Primary>, channels: Vec<String>) -> Result<Self, EngineError> {
         let prepared = UnconnectedClient::to_listen(primary, MESSAGE_CAPACITY).await?;
-        // Before the first connection, so that neither a message nor a reconnect can slip through.
+        // Before the first connection, so that neither a message nor a reconnect is missed.
         let messages = prepared.client.message_rx();
         let mut reconnects = prepared.client.reconnect_rx();
         let life = prepared.life.clone();
@@ -115,12 +116,12 @@ impl Subscriber {
         self.shared.subscribed.clone()
     }
 
-    /// The means to speak to the connection later.
+    /// A handle for later operations on the connection.
     pub(crate) fn handle(&self) -> SubscriberHandle {
         SubscriberHandle(self.shared.clone())
     }
 
-    /// The connection to keep, and what to run as tasks: one hands on messages, one subscribes again after reconnects.
+    /// The connection to keep, and the tasks to run: one hands on messages, one subscribes again after reconnects.
     pub(crate) fn run<L: MessageSink>(self, listener: Arc<L>) -> (Connection, [BoxedTask; 2]) {
         let Self { shared, connection, messages, reconnects } = self;
         let pump = pump(messages, listener.clone(), shared.life.clone());
@@ -131,19 +132,19 @@ impl Subscriber {
 
 type BoxedTask = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Speaks to the subscriber's connection.
+/// Controls the subscriber's connection.
 #[derive(Debug, Clone)]
 pub(crate) struct SubscriberHandle(Shared);
 
 impl SubscriberHandle {
-    /// Subscribes to one more channel; the server has acknowledged it when this returns.
+    /// Subscribes to one more channel. Returns once the server has acknowledged the subscription.
     ///
     /// # Errors
     /// As for [`Subscriber::open`].
     pub(crate) async fn add_channel(&self, channel: &str) -> Result<(), EngineError> {
         let Self(shared) = self;
         let mut reconnects = shared.client.reconnect_rx();
-        // Others may subscribe to the channel, so a channel of this process's own comes with it as the witness.
+        // Other processes may subscribe to the channel, so a channel private to this process is added as the witness.
         let witness = format!("{}:{channel}", shared.own);
         let mut added = Added::to(shared, [channel.to_owned(), witness.clone()]);
         shared.subscribe_now(&mut reconnects, &witness).await?;
@@ -151,14 +152,14 @@ impl SubscriberHandle {
         Ok(())
     }
 
-    /// Makes the connection anew.
+    /// Re-establishes the connection.
     pub(crate) async fn reconnect(&self) {
         self.0.reconnect().await;
     }
 }
 
-/// Channels that are taken off the list again unless they were granted, also if nobody waits for that any more: the
-/// server refuses all channels of a command together.
+/// Channels that are removed from the list unless they were granted, even if the caller no longer waits: the server
+/// refuses all channels of a command together.
 struct Added<'a> {
     shared: &'a Shared,
     channels: Option<[String; 2]>,
@@ -180,7 +181,7 @@ impl Drop for Added<'_> {
 }
 
 async fn pump<L: MessageSink>(mut messages: Receiver<Message>, listener: Arc<L>, life: Arc<Life>) {
-    /// One lock for many messages, but not so many that others wait for it.
+    /// One lock for many messages, but not for so many that other tasks wait long for it.
     const AT_ONCE: usize = 64;
     loop {
         let received = messages.recv().await;
@@ -210,7 +211,7 @@ async fn pump<L: MessageSink>(mut messages: Receiver<Message>, listener: Arc<L>,
 fn overran(missed: u64, listener: &impl MessageSink) {
     if missed > 0 {
         telemetry::count(telemetry::OVERRUN, missed);
-        tracing::debug!(missed, "messages came faster than they were taken; reading the logs");
+        tracing::debug!(missed, "messages arrived faster than they were processed; reading the logs");
         listener.missed();
     }
 }
@@ -246,12 +247,12 @@ impl Shared {
         self.channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Subscribes on a connection that is still the same when the server has acknowledged it.
+    /// Subscribes on a connection that must still be the same when the server has acknowledged the subscription.
     async fn subscribe_now(&self, reconnects: &mut Receiver<Server>, witness: &str) -> Result<(), EngineError> {
         loop {
             while reconnects.try_recv().is_ok() {}
             self.establish(witness).await?;
-            // The barrier may have been answered by a newer connection than the one that was subscribed.
+            // The barrier may have been answered on a newer connection than the subscribed one.
             if reconnects.is_empty() {
                 return Ok(());
             }
@@ -264,15 +265,15 @@ impl Shared {
         }
     }
 
-    /// Subscribes and waits for the server's acknowledgement. All channels are granted or refused together; `witness` is
-    /// the one that is asked about.
+    /// Subscribes and waits for the server's acknowledgement. All channels are granted or refused together; `witness`
+    /// is the channel that the server is asked about.
     async fn establish(&self, witness: &str) -> Result<(), EngineError> {
         let channels = self.channels().clone();
         let op = format!("subscribing to {}", channels.join(" and "));
         let doing = OpContext::command(&op, &self.config);
         self.client.hello(RespVersion::RESP3, None, None).await.map_err(|error| doing.failed(error))?;
         let unbroken = Unbroken::of(&self.client);
-        // A SUBSCRIBE that the library repeats by itself would come after the barrier. This join polls in order.
+        // If the library repeated the SUBSCRIBE on its own, it would come after the barrier. This join polls in order.
         let client = self.client.with_options(&once());
         let barrier = format!("ff-barrier-{}", self.barriers.fetch_add(1, Ordering::Relaxed));
         let ping = CustomCommand::new_static("PING", ClusterHash::Random, false);
@@ -282,9 +283,9 @@ impl Shared {
         let answer = answer.map_err(|error| doing.failed(error))?;
         if value::string(answer).is_some_and(|answer| answer == barrier.as_bytes()) {
             let is_refused = self.is_refused(witness).await;
-            // What a replica hands on is a primary's, but a server that is none has no say in where the logs stand.
+            // A replica forwards the messages of a primary, but the positions of the logs must come from a primary.
             let role = Role::ask(&self.client).await.map_err(|error| doing.failed(error))?;
-            // A connection that was made meanwhile has no subscriptions yet.
+            // A connection that was made meanwhile does not have subscriptions yet.
             if is_refused && unbroken.holds() {
                 return Err(doing.denied("NOPERM for a channel"));
             }
@@ -292,10 +293,10 @@ impl Shared {
         }
         // Answers and commands are out of step on this connection.
         self.reconnect().await;
-        Err(EngineError::transport(op, "the connection answered something else than was asked"))
+        Err(EngineError::transport(op, "the connection returned an unexpected answer"))
     }
 
-    /// Whether the server has no subscriber of a channel. Who may not ask has to rely on the barrier.
+    /// Whether the server has no subscriber of a channel. Without permission for this query only the barrier counts.
     async fn is_refused(&self, channel: &str) -> bool {
         let command = CustomCommand::new_static("PUBSUB", ClusterHash::Random, false);
         let answer: Result<Value, Error> =

@@ -1,7 +1,7 @@
-//! TLS as every connection of this process uses it: rustls over ring, the given authority or the system's, and the
-//! client certificate where one is configured.
+//! The TLS configuration of every connection of this process: rustls over ring, the configured authority or the
+//! system's, and the client certificate if one is configured.
 //!
-//! Where sentinels name the server, its certificate must be for the host that they named.
+//! If sentinels name the server, its certificate must be for the host that they named.
 
 use std::{path::Path, sync::Arc};
 
@@ -28,7 +28,7 @@ pub(crate) fn connector(
         Some(path) => roots_of(path)?,
         None => system_roots()?,
     };
-    // The provider is named: the process-wide default is somebody else's to choose.
+    // The provider is explicit: the application chooses the process-wide default.
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| EngineError::transport("setting up TLS", error))?;
@@ -54,7 +54,7 @@ pub(crate) fn connector(
     Ok(client.into())
 }
 
-/// What a client of TLS says first. It names no host, and nothing follows it.
+/// The ClientHello of a TLS handshake. It does not name a host, and nothing follows it.
 pub(crate) fn hello() -> Option<Vec<u8>> {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let config = builder.with_safe_default_protocol_versions().ok()?;
@@ -103,12 +103,12 @@ fn unusable(what: &str, path: &Path, reason: &str) -> EngineError {
     EngineError::invalid(format!("{what} {}", path.display()), format!("{reason}; expected a readable PEM file"))
 }
 
-/// Judges a certificate as ever, by the name of the server that a connection was led to.
+/// Verifies certificates as usual, but against the host name that the sentinels returned for this connection.
 #[derive(Debug)]
 struct NamedServer {
     usual: Arc<WebPkiServerVerifier>,
     leads_to: Arc<ResolvedAddress>,
-    /// The name that is expected wherever the connection leads.
+    /// The expected name, whatever server the connection leads to.
     fixed: Option<String>,
 }
 

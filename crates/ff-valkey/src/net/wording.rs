@@ -1,13 +1,13 @@
-//! What the client library says of a failure, as a sentence.
+//! Turns the client library's description of a failure into a sentence.
 //!
-//! The library keeps an error of the system or of TLS as the text of its `Debug`, so that text is read here. What a server
-//! says about a command that it does not know repeats the command's arguments, which may be a password: they are cut off.
+//! The library keeps an error of the system or of TLS as its `Debug` text, so that text is parsed here. A server's
+//! message about an unknown command repeats the command's arguments, which may contain a password: they are cut off.
 
 use std::io;
 
 use fred::error::{Error, ErrorKind};
 
-/// The failure as a sentence, without what the library adds, and without arguments of commands.
+/// The failure as a sentence, without the library's additions, and without arguments of commands.
 pub(crate) fn sentence(error: &Error) -> String {
     let said = error.details();
     match error.kind() {
@@ -16,7 +16,7 @@ pub(crate) fn sentence(error: &Error) -> String {
     }
 }
 
-/// What a server says of a command, up to the arguments that it repeats.
+/// A server's message about a command, up to the arguments that it repeats.
 fn without_arguments(said: &str) -> &str {
     said.split_once(", with args").map_or(said, |(said, _)| said)
 }
@@ -60,7 +60,7 @@ fn of_code(code: i32) -> String {
     }
 }
 
-/// What is wrong with a certificate, by the words of the TLS library: whether it is the server's, and a sentence.
+/// The fault of a certificate, by the words of the TLS library: the side it belongs to, and a sentence.
 fn certificate(said: &str) -> Option<(Side, &'static str)> {
     const PROBLEMS: [(&str, Side, &str); 11] = [
         ("NotValidForName", Side::Name, "the server's certificate is for another host"),
@@ -82,15 +82,15 @@ fn certificate(said: &str) -> Option<(Side, &'static str)> {
 enum Side {
     /// The name in the server's certificate.
     Name,
-    /// Who signed the server's certificate.
+    /// The authority that signed the server's certificate.
     Authority,
     /// The server's certificate itself.
     Server,
-    /// The certificate that this program shows, or does not.
+    /// The certificate that this program presents, or should present.
     Client,
 }
 
-/// What is wrong with a certificate and how to put it right, if that is the failure: time does not heal it.
+/// The fault of a certificate and its remedy, if that is the failure: retrying does not help.
 pub(crate) fn wrong_certificate(error: &Error) -> Option<String> {
     let (side, problem) = certificate(error.details())?;
     let fix = match side {
