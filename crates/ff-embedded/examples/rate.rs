@@ -1,5 +1,5 @@
-//! How many submit, claim, complete cycles a second one thread does. `cargo run --release --example rate [seconds
-//! [cycles]]`; with a number of cycles the work is the same each time, for profilers that count instructions.
+//! Measures how many submit, claim, complete cycles per second one thread executes. `cargo run --release --example rate
+//! [seconds [cycles]]`; with a number of cycles the work is the same each time, for profilers that count instructions.
 
 use std::time::{Duration, Instant};
 
@@ -57,7 +57,7 @@ async fn cycle(backend: &EmbeddedBackend, in_flow: bool) -> Result<(), EngineErr
     backend.complete(&claim.executions[0].lease, Bytes::from_static(b"done")).await
 }
 
-/// So that the memory stays bounded, as it does with a sweeper.
+/// Bounds the memory, as a sweeper does.
 async fn forget_ended(backend: &EmbeddedBackend) -> Result<(), EngineError> {
     let partitions: Vec<_> = backend.partition_count().partitions().collect();
     let policy = SweepPolicy { retention: Duration::ZERO, ..SweepPolicy::default() };

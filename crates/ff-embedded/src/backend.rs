@@ -1,4 +1,4 @@
-//! [`EmbeddedBackend`]: what users hold.
+//! [`EmbeddedBackend`]: the handle for users of this crate.
 
 use std::{fmt, sync::Arc};
 
@@ -20,7 +20,7 @@ use crate::{
     listeners::WakeUps,
 };
 
-/// FlowFabric in this process, without a server. Everything is in memory and gone with the last clone.
+/// FlowFabric in this process, without a server. Everything is in memory and is dropped with the last clone.
 ///
 /// The state machine is the library that runs on a server, and the traits and their guarantees are the same.
 ///
@@ -49,7 +49,7 @@ struct Inner {
     max_subscriptions: usize,
 }
 
-/// What an [`EmbeddedBackend`] is made of.
+/// Options of an [`EmbeddedBackend`].
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Builder {
@@ -77,51 +77,52 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// Shares the keys of an existing host, as a second process shares a server. Clock and seed are then the host's.
+    /// Shares the keys of an existing host, as a second process shares a server. Clock and seed are then those of the
+    /// host.
     pub fn host(self, host: Arc<EmbeddedHost>) -> Self {
         Self { host: Some(host), ..self }
     }
 
-    /// The partition count; 256 unless said otherwise.
+    /// Sets the partition count; default 256.
     pub fn partitions(self, partitions: PartitionCount) -> Self {
         Self { partitions: Some(partitions), ..self }
     }
 
-    /// Where the time comes from; the machine's clock unless said otherwise.
+    /// Sets the clock; default: the machine's clock.
     pub fn clock(self, clock: Clock) -> Self {
         Self { clock, ..self }
     }
 
-    /// What decides the order in which hashes are iterated; a random one unless said otherwise.
+    /// Sets the seed of the order in which hashes are iterated; default: a random one.
     pub fn seed(self, seed: u64) -> Self {
         Self { seed, ..self }
     }
 
-    /// How many completions the logs keep, in entries and in bytes, and which results travel with them.
+    /// Sets how many entries and bytes the logs keep, and the size of results that completions carry.
     pub fn log_policy(self, log_policy: LogPolicy) -> Self {
         Self { log_policy, ..self }
     }
 
-    /// How many subscriptions a host may have at once; 10,000 unless said otherwise.
+    /// Sets the maximum number of subscriptions of a host; default 10,000.
     pub fn max_subscriptions(self, max_subscriptions: usize) -> Self {
         Self { max_subscriptions, ..self }
     }
 
-    /// The name under which partitions note this process as waiting for work; a random one unless said otherwise.
+    /// Sets the id under which partitions register this process as waiting for work; default: a random one.
     pub fn listener(self, listener: Uuid) -> Self {
         Self { listener: Some(listener), ..self }
     }
 
-    /// Makes the backend.
+    /// Creates the backend.
     ///
     /// # Errors
-    /// [`EngineError::Conflict`] when the host that it shares has another partition count,
+    /// [`EngineError::Conflict`] when a shared host has another partition count,
     /// [`EngineError::InvalidInput`] for a log policy beyond its range.
     pub fn build(self) -> Result<EmbeddedBackend, EngineError> {
         self.log_policy.check()?;
         let host = self.host.unwrap_or_else(|| Arc::new(EmbeddedHost::new(self.clock, self.seed)));
         host.load_once(SOURCE).map_err(|error| EngineError::transport("loading the library", error))?;
-        // On this host every call is answered at once.
+        // On this host every call completes immediately.
         let joined = Operations::join_deployment(&*host, self.partitions).now_or_never();
         let partitions = joined.unwrap_or_else(|| Err(EngineError::transport("joining", "the host did not answer")))?;
         let listener = self.listener.unwrap_or_else(Uuid::new_v4);
@@ -135,18 +136,18 @@ impl Builder {
 }
 
 impl EmbeddedBackend {
-    /// A backend of its own, empty, on the machine's clock.
+    /// A separate, empty backend on the machine's clock.
     #[must_use]
     pub fn new() -> Self {
         Self::builder().build().expect("a fresh host has no other partition count and takes the library as it is")
     }
 
-    /// A backend that is told how to be.
+    /// A backend with options.
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    /// What runs the library, with the tools for tests.
+    /// The host that runs the library, with the tools for tests.
     #[must_use]
     pub fn host(&self) -> &Arc<EmbeddedHost> {
         &self.inner.host

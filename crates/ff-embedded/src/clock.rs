@@ -8,14 +8,14 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// Where a host takes the time from.
+/// The clock of a host.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub enum Clock {
     /// The machine's clock.
     #[default]
     Real,
-    /// A clock that stands still until it is moved.
+    /// A clock that does not advance until a test moves it.
     Virtual(VirtualClock),
 }
 
@@ -23,14 +23,14 @@ impl Clock {
     /// Microseconds since 1970-01-01 UTC.
     pub(crate) fn now_us(&self) -> u64 {
         match self {
-            // A clock before 1970 is as good as one at it.
+            // A clock before 1970 counts as one at 1970.
             Self::Real => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, micros),
             Self::Virtual(clock) => clock.now_us.load(Ordering::SeqCst),
         }
     }
 }
 
-/// A clock that a test moves, also backwards. Clones are the same clock.
+/// A clock that a test moves, also backwards. Clones share the same time.
 ///
 /// ```
 /// use std::time::Duration;
@@ -47,7 +47,7 @@ pub struct VirtualClock {
 }
 
 impl VirtualClock {
-    /// A clock at this time, in milliseconds since 1970-01-01 UTC.
+    /// A clock set to this time, in milliseconds since 1970-01-01 UTC.
     #[must_use]
     pub fn at_millis(now: u64) -> Self {
         Self { now_us: Arc::new(AtomicU64::new(now.saturating_mul(1_000))) }
@@ -59,7 +59,7 @@ impl VirtualClock {
         self.now_us.load(Ordering::SeqCst) / 1_000
     }
 
-    /// Moves the clock to a time, which may be before the present one.
+    /// Sets the clock to a time, which may be before the present one.
     pub fn set_millis(&self, now: u64) {
         self.now_us.store(now.saturating_mul(1_000), Ordering::SeqCst);
     }

@@ -1,10 +1,10 @@
-//! Subscriptions: each reads the logs at its own pace, from a cursor of its own.
+//! Subscriptions: each reads the logs at its own pace, from its own cursor.
 //!
-//! There is no queue to overflow and no push to lose: a subscription is woken when a log was appended to, and reads
-//! after its cursors. One that wants certain executions is woken when one of these ends, and has a place only in the logs
-//! in which they end, so ten thousand waits cost an append one look-up. Who reads slowly delays nobody and holds no more
-//! than one page. The rules by which it reads are
-//! those of a server's subscriptions ([`ff_core::reader`]), and what a log no longer holds is a gap as there.
+//! There is no queue that could overflow and no push that could be lost: a subscription is woken when a log was
+//! appended to, and reads after its cursors. A subscription to certain executions is woken when one of them ends, and
+//! has positions only in the logs in which they end, so ten thousand waits cost one look-up per append. A slow reader
+//! delays nobody and holds at most one page. The reading rules are those of a server's subscriptions
+//! ([`ff_core::reader`]), and entries that a log no longer holds are a gap as there.
 
 mod frames;
 mod membership;
@@ -68,19 +68,19 @@ impl Logs {
         Self { names, numbers, policy }
     }
 
-    /// Those that a subscription of this scope reads.
+    /// The logs that a subscription of this scope reads.
     fn of(&self, scope: SubscriptionScope) -> &[(LogId, Box<[u8]>)] {
         &self.names[..self.names.len() / 2 * scope.logs().len()]
     }
 
-    /// The numbers of those that matter to a subscription.
+    /// The numbers of the logs that a subscription needs.
     fn concerned(&self, options: &SubscribeOptions) -> Vec<usize> {
         let names = self.of(options.scope).iter().enumerate();
         names.filter(|(_, (log, _))| options.concerns(log.partition)).map(|(number, _)| number).collect()
     }
 
-    /// The cursor of a subscription of this scope that stands in these places. In a log that cannot matter to it, the end
-    /// is as good as any.
+    /// The cursor of a subscription of this scope at these positions. For a log that the subscription does not need,
+    /// any position is valid; the end is used.
     fn cursor(&self, host: &EmbeddedHost, scope: SubscriptionScope, cursors: &Cursors) -> Cursor {
         let names = self.of(scope);
         let all: Vec<LogCursor> = if cursors.len() == names.len() {
@@ -95,10 +95,10 @@ impl Logs {
     }
 }
 
-/// Where a subscription stands, by the numbers of the logs that matter to it.
+/// The positions of a subscription, by the numbers of the logs that it needs.
 type Cursors = FxHashMap<usize, LogCursor>;
 
-/// A log, unless its key holds something else, which then is somebody else's.
+/// A log; `None` if its key has another type and so belongs to another program.
 fn stream<'a>(keys: &'a Keyspace, key: &[u8]) -> Option<&'a Stream> {
     keys.get::<Stream>(key).ok().flatten()
 }
@@ -120,16 +120,16 @@ fn ends(keys: &Keyspace, (log, key): &(LogId, Box<[u8]>)) -> EpochEnds {
     if last.is_none() { EpochEnds::default() } else { EpochEnds::of(&epochs, last) }
 }
 
-/// How far a subscription has read one log. What it has yielded may be less.
+/// How far a subscription has read one log. It may have yielded less.
 #[derive(Debug, Clone)]
 struct Place {
-    /// Which stream it read; one that was deleted and made anew is another.
+    /// The stamp of the stream that it read; a deleted and recreated stream has another one.
     stamp: u64,
-    /// The entries appended up to here have been read.
+    /// All entries appended up to this serial have been read.
     serial: u64,
     cursor: LogCursor,
     reading: LogReading,
-    /// Whether it is among the logs with entries that were not read yet.
+    /// Whether the log is among those with unread entries.
     is_unread: bool,
 }
 
@@ -145,7 +145,7 @@ impl Place {
         Self { stamp: stream.map_or(0, Stream::stamp), serial, cursor, reading, is_unread: false }
     }
 
-    /// Notes that the stream is another one than was read before.
+    /// Records that the stream is not the one that was read before.
     fn turn_to(&mut self, stream: &Stream) {
         if self.stamp != stream.stamp() {
             (self.stamp, self.serial) = (stream.stamp(), 0);
@@ -153,22 +153,22 @@ impl Place {
     }
 }
 
-/// An entry as it was found, to be decoded when the keys are no longer locked.
+/// An entry as it was read, to be decoded after the lock on the keys is released.
 struct Found {
     log: usize,
     id: EntryId,
     fields: Box<[(Bytes, Bytes)]>,
-    /// It gives way to newer ones.
+    /// It is dropped to make place for newer ones.
     is_dropped: bool,
 }
 
-/// A frame, and where the subscription stands in a log once it was yielded.
+/// A frame, and the position of the subscription in a log once the frame was yielded.
 struct Ready {
     frame: Option<Frame>,
     moved: Option<(usize, LogCursor)>,
 }
 
-/// What is known of a subscription besides its frames.
+/// The statistics of a subscription.
 #[derive(Debug)]
 struct Shared {
     cursors: Cursors,
@@ -179,18 +179,18 @@ struct Reader {
     host: Arc<EmbeddedHost>,
     logs: Arc<Logs>,
     options: SubscribeOptions,
-    /// In the logs that matter to it.
+    /// The positions in the logs that it needs.
     places: FxHashMap<usize, Place>,
-    /// How many appends of the feed have been looked at.
+    /// How many appends of the feed it has processed.
     seen: u64,
-    /// Logs with entries that were not read yet.
+    /// Logs with unread entries.
     unread: VecDeque<usize>,
     ready: VecDeque<Ready>,
-    /// What was dropped last, before it is told.
+    /// The last dropped range, before it is reported.
     dropped: Option<(usize, Gap)>,
-    /// Whether the end of the logs is to be told when it is reached.
+    /// Whether the end of the logs must be reported when it is reached.
     behind: bool,
-    /// Whether something was passed over since the cursor was last told.
+    /// Whether entries were skipped since the last reported cursor.
     passed_over: bool,
     ended: bool,
     shared: Arc<Mutex<Shared>>,
@@ -239,7 +239,7 @@ pub(crate) fn subscribe(
     };
     let frames = stream::unfold((reader, wakes), |(mut reader, mut wakes)| async move {
         loop {
-            // Marked as seen before the look, so that what comes in between is seen at the next turn.
+            // Marked as seen before the read, so that an append in between is seen at the next turn.
             wakes.mark_seen();
             if let Some(frame) = reader.next() {
                 return Some((frame, (reader, wakes)));
@@ -253,8 +253,8 @@ pub(crate) fn subscribe(
     Ok(Frames { frames: Box::pin(frames), ended: false, scope: options.scope, shared, probe })
 }
 
-/// Where a subscription begins in each of its logs, and the gaps that it receives first: the logs may no longer have
-/// the history of its cursor.
+/// The start position of a subscription in each of its logs, and the gaps to report immediately: a cursor may belong to
+/// a history that the logs no longer contain.
 fn starts(
     keys: &Keyspace,
     names: &[(LogId, Box<[u8]>)],
@@ -285,7 +285,7 @@ fn starts(
     (numbers.iter().map(|number| place(*number)).collect(), told)
 }
 
-/// What wakes a subscription.
+/// The wake-up source of a subscription.
 enum Wakes {
     /// Every append.
     Appends(watch::Receiver<u64>),
@@ -307,7 +307,7 @@ impl Wakes {
         }
     }
 
-    /// Waits for the next one; `false` if none can come: the sender lives in the host, which a subscription holds.
+    /// Waits for the next wake-up; `false` if none can come: the sender lives in the host, which a subscription holds.
     async fn next(&mut self) -> bool {
         match self {
             Self::Appends(appends) => appends.changed().await.is_ok(),
@@ -367,7 +367,7 @@ impl Reader {
         ready.frame
     }
 
-    /// What there is to tell when everything was read.
+    /// The frame to report once everything was read.
     fn at_the_end(&mut self) -> Option<Frame> {
         if std::mem::take(&mut self.passed_over) {
             let cursors = self.shared().cursors.clone();
@@ -385,7 +385,7 @@ impl Reader {
         host.read(|keys, feed| {
             let all = |places: &FxHashMap<usize, Place>| places.keys().copied().collect::<Vec<_>>();
             let appended = match (&self.options.only, feed.after(self.seen)) {
-                // It was woken for one of its few logs, or has yet to begin.
+                // It was woken for one of its few logs, or has not started yet.
                 (Some(_), _) | (None, None) => all(&self.places),
                 (None, Some(appended)) => appended.filter_map(|key| self.logs.numbers.get(key).copied()).collect(),
             };
@@ -410,8 +410,8 @@ impl Reader {
         })
     }
 
-    /// Does what was asked for when more is unread than the subscription's capacity. `false` if nothing is to be read
-    /// beyond that now.
+    /// Applies the overflow policy if more entries are unread than the subscription's capacity. `false` if nothing more
+    /// may be read now.
     fn heed_overflow(&mut self, keys: &Keyspace, page: &mut Vec<Found>) -> bool {
         let Some(capacity) = self.options.capacity.filter(|_| self.options.overflow != Overflow::CatchUp) else {
             return true;
@@ -448,7 +448,7 @@ impl Reader {
         may_read_on
     }
 
-    /// Declares what was dropped.
+    /// Declares the dropped range as a gap.
     fn tell_dropped(&mut self) {
         if let Some((log, gap)) = self.dropped.take() {
             self.pass(log, &gap);
@@ -473,7 +473,7 @@ impl Reader {
         }
     }
 
-    /// Declares that positions of a log do not come.
+    /// Declares a gap in a log.
     fn pass(&mut self, log: usize, gap: &Gap) {
         self.tell_dropped();
         telemetry::count_gap(gap.cause);
@@ -503,7 +503,7 @@ impl Reader {
         entries.next().is_some()
     }
 
-    /// Whether nothing of the entry but its place matters.
+    /// Whether the entry counts only as a position.
     fn is_passed_over(&self, found: &Found) -> bool {
         let of_another = |only: &BTreeSet<ExecutionId>| {
             wire::execution_of(&found.fields).is_some_and(|execution| !only.contains(&execution))
@@ -545,7 +545,7 @@ impl Reader {
         self.ready.push_back(Ready { frame: payload.map(Frame::Completion), moved });
     }
 
-    /// Takes the reading to an entry, past what is missing before it. `false` if the subscription has it.
+    /// Advances the reading to an entry, past missing entries before it. `false` if the subscription already has it.
     fn step(&mut self, number: usize, id: EntryId, prev: Option<Predecessor>) -> bool {
         loop {
             let Some(place) = self.places.get_mut(&number) else { return false };

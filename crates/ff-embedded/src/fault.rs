@@ -1,6 +1,6 @@
-//! Faults that a test asks for: what the library must survive on a real server, at an exact place.
+//! Faults that a test injects: failures that the library must survive on a real server, at an exact command.
 
-/// A command of the next call that does not go well. What the call wrote before it stays written.
+/// A command of the next call that fails. Writes of the call before it are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     command: u64,
@@ -17,13 +17,13 @@ impl Fault {
     }
 
     /// The next call ends before its `command`-th command (from 1), whatever the library does about errors: the worst
-    /// that can happen at this place.
+    /// case at this command.
     #[must_use]
     pub fn stop(command: u64) -> Self {
         Self { command, text: format!("ERR the call was made to stop at command {command}"), stops: true }
     }
 
-    /// With this error in place of the usual one, such as `OOM …` or `TRYAGAIN …`.
+    /// With this error instead of the usual one, such as `OOM …` or `TRYAGAIN …`.
     #[must_use]
     pub fn with_text(self, text: impl Into<String>) -> Self {
         Self { text: text.into(), ..self }
@@ -37,7 +37,7 @@ impl Fault {
         &self.text
     }
 
-    /// Whether the call ends with it in any case.
+    /// Whether the fault ends the call in any case.
     pub(crate) const fn stops(&self) -> bool {
         self.stops
     }

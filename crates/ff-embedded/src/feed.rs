@@ -1,15 +1,15 @@
-//! Which logs were appended to last, so that a reader looks at those and not at all of them.
+//! Records which logs were appended to last, so that a reader reads only those instead of all.
 
 use std::collections::VecDeque;
 
-/// Appends that are remembered. A reader that is further behind looks at all logs once.
+/// How many appends are remembered. A reader that is further behind reads all logs once.
 const REMEMBERED: usize = 4_096;
 
-/// The keys of the logs that were appended to, in that order.
+/// The keys of the logs that were appended to, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Feed {
     recent: VecDeque<Box<[u8]>>,
-    /// How many appends there were before the first that is remembered.
+    /// The number of appends before the first remembered one.
     forgotten: u64,
 }
 
@@ -21,12 +21,12 @@ impl Feed {
         self.forgotten += surplus as u64;
     }
 
-    /// How many appends there were.
+    /// The total number of appends.
     pub(crate) fn head(&self) -> u64 {
         self.forgotten + self.recent.len() as u64
     }
 
-    /// The keys appended to after the first `seen` appends; `None` when they are no longer known.
+    /// The keys appended to after the first `seen` appends; `None` if they are no longer remembered.
     pub(crate) fn after(&self, seen: u64) -> Option<impl Iterator<Item = &[u8]>> {
         let from = usize::try_from(seen.checked_sub(self.forgotten)?).ok()?;
         Some(self.recent.range(from.min(self.recent.len())..).map(AsRef::as_ref))

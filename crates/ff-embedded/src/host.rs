@@ -22,25 +22,25 @@ use crate::{
     script::{Numbers, Running, Script, Shared},
 };
 
-/// The server whose behaviour the commands and the sandbox follow.
+/// The server version whose behaviour the commands and the sandbox follow.
 const LIKE: (u32, u32, u32) = (8, 0, 0);
 
-/// What runs the library in this process. Calls are atomic and come one after the other, whoever makes them; each ends
-/// without waiting for anything, so that a lock is never held across an await.
+/// Runs the library in this process. Calls are atomic and serialized, whichever thread makes them. No call waits for
+/// anything, so a lock is never held across an await.
 ///
-/// Beyond [`ScriptHost`] it offers what only a host in memory can: raw commands, a look at all keys, faults at an exact
-/// command, and the loss of the library's own variables.
+/// Beyond [`ScriptHost`] it offers tools that only a host in memory can offer: raw commands, a snapshot of all keys,
+/// faults at an exact command, and the loss of the library's variables.
 pub struct EmbeddedHost {
     machine: Mutex<Machine>,
     clock: Clock,
     switchboard: Arc<Switchboard>,
 }
 
-/// Everything that a call may touch.
+/// The state that a call may access.
 struct Machine {
     shared: Shared,
     script: Script,
-    /// The libraries as they were loaded, in that order.
+    /// The loaded libraries, in the order of loading.
     sources: Vec<(String, Numbers)>,
     feed: Feed,
 }
@@ -52,10 +52,10 @@ impl fmt::Debug for EmbeddedHost {
 }
 
 impl EmbeddedHost {
-    /// A host without keys and without the library, which is loaded when it is first called.
+    /// A host without keys and without the library, which is loaded with the first call.
     ///
-    /// `seed` decides in which order hashes are iterated, another one at every look, so that whoever depends on an
-    /// order is found out.
+    /// `seed` decides the order in which hashes are iterated. The order differs at every call, so that code which
+    /// depends on an order fails.
     #[must_use]
     pub fn new(clock: Clock, seed: u64) -> Self {
         let switchboard = Arc::new(Switchboard::default());
@@ -67,21 +67,21 @@ impl EmbeddedHost {
         Self { machine: Mutex::new(machine), clock, switchboard }
     }
 
-    /// Where the time comes from.
+    /// The clock of this host.
     #[must_use]
     pub const fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// The names of the commands that this host knows: those that the library uses.
+    /// The names of the supported commands: those that the library uses.
     pub fn commands() -> impl Iterator<Item = &'static str> {
         Keyspace::commands()
     }
 
-    /// Executes one command on its own, as another client of a server would: its name, then its arguments.
+    /// Executes one command separately, as another client of a server would: its name, then its arguments.
     ///
     /// # Errors
-    /// What the server would refuse.
+    /// The errors of the server.
     pub fn command<A: AsRef<[u8]>>(&self, args: &[A]) -> Result<Value<'static>, CommandError> {
         let mut machine = self.lock();
         let now = self.clock.now_us();
@@ -94,10 +94,10 @@ impl EmbeddedHost {
         answer
     }
 
-    /// Calls a function as `FCALL` does, with any reply that a script can give.
+    /// Calls a function as `FCALL` does, with any reply that a script can return.
     ///
     /// # Errors
-    /// What the server would answer as an error. What the function wrote before it stays.
+    /// The errors of the server. What the function wrote before an error is kept.
     pub fn call<K: AsRef<[u8]>, A: AsRef<[u8]>>(
         &self,
         function: &str,
@@ -110,7 +110,7 @@ impl EmbeddedHost {
     /// Calls a function as `FCALL_RO` does.
     ///
     /// # Errors
-    /// As [`EmbeddedHost::call`], and for a function that may write.
+    /// As for [`EmbeddedHost::call`], and if the function may write.
     pub fn call_read_only<K: AsRef<[u8]>, A: AsRef<[u8]>>(
         &self,
         function: &str,
@@ -133,10 +133,10 @@ impl EmbeddedHost {
         answer
     }
 
-    /// Loads a library in place of an earlier one of the same name.
+    /// Loads a library and replaces an earlier one of the same name.
     ///
     /// # Errors
-    /// What is wrong with its text; the earlier one then stays.
+    /// If its text is invalid; the earlier one is then kept.
     pub fn load(&self, source: &str) -> Result<(), CommandError> {
         self.load_with(source, Numbers::AsServer)
     }
@@ -151,42 +151,42 @@ impl EmbeddedHost {
         Ok(())
     }
 
-    /// Loads the product's library unless this very text is loaded: loading it again would cost the variables.
+    /// Loads the project's library unless the same text is loaded: loading it again would reset its variables.
     pub(crate) fn load_once(&self, source: &str) -> Result<(), CommandError> {
         let loaded = self.lock().sources.iter().any(|(loaded, _)| loaded == source);
         if loaded { Ok(()) } else { self.load_with(source, Numbers::AsLua) }
     }
 
-    /// Forgets all that the libraries keep in variables of their own, as a server does that restarts, is promoted, or
-    /// has its functions loaded again. The keys stay.
+    /// Resets all variables of the libraries, as a server does that restarts, is promoted, or has its functions loaded
+    /// again. The keys are kept.
     pub fn forget_variables(&self) {
         let machine = &mut *self.lock();
         machine.script = fresh(&machine.shared);
         for (source, numbers) in &machine.sources {
-            machine.script.load(source, *numbers).expect("what was loaded once loads again");
+            machine.script.load(source, *numbers).expect("a library that was loaded before loads again");
         }
     }
 
-    /// Makes a command of the next call go wrong. One call at a time: the fault is forgotten when that call ends.
+    /// Makes a command of the next call fail. One call at a time: the fault is removed when that call ends.
     pub fn inject(&self, fault: Fault) {
         let machine = self.lock();
         let mut running = machine.shared.lock();
         (running.fault, running.fault_met) = (Some(fault), false);
     }
 
-    /// Whether the last injected fault has come about: not if the call had fewer commands.
+    /// Whether the last injected fault has occurred: not if the call had fewer commands.
     #[must_use]
     pub fn fault_was_met(&self) -> bool {
         self.lock().shared.lock().fault_met
     }
 
-    /// How many commands the last call has executed, one that was made to fail among them.
+    /// How many commands the last call has executed, including one that was made to fail.
     #[must_use]
     pub fn commands_of_last_call(&self) -> u64 {
         self.lock().shared.lock().commands
     }
 
-    /// All keys, sorted, with copies of what they hold.
+    /// All keys, sorted, with copies of their values.
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<Bytes, KeyValue> {
         let machine = self.lock();
@@ -231,12 +231,12 @@ impl EmbeddedHost {
             Value::Array(items) => flat(items),
             one => flat(vec![one]),
         };
-        reply.ok_or(CommandError::fixed("ERR the function's reply is no flat array of strings"))
+        reply.ok_or(CommandError::fixed("ERR the function's reply is not a flat array of strings"))
     }
 }
 
-/// The executions of which the entries tell that were appended last to these streams, each named as often as it was
-/// appended to; `None` for an entry that does not say it as the library does.
+/// The executions named by the entries that were last appended to these streams, one for each append; `None` for an
+/// entry without the library's format.
 fn last_appended<'a>(keys: &'a Keyspace, appended: &'a [Box<[u8]>]) -> impl Iterator<Item = Option<ExecutionId>> + 'a {
     let mut counts: BTreeMap<&[u8], usize> = BTreeMap::new();
     for key in appended {
@@ -257,7 +257,7 @@ fn is_missing(error: &CommandError) -> bool {
     error.text() == "ERR Function not found"
 }
 
-/// The kinds that callers decide by, as for a server. Injected errors can be of any of them.
+/// Maps an error to the kinds that callers decide by, as for a server. Injected errors can be of any kind.
 fn failed(op: &str, error: &CommandError) -> EngineError {
     let text = error.text().to_owned();
     match text.split(' ').next().unwrap_or_default() {

@@ -1,4 +1,4 @@
-//! Who is told what: subscriptions that there is something to read, waiting workers that there is work.
+//! Notifies subscriptions of new entries, and waiting workers of new work.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -24,7 +24,7 @@ pub(crate) struct Switchboard {
     appends: watch::Sender<u64>,
     subscriptions: Arc<AtomicUsize>,
     wake_channels: Mutex<HashMap<Vec<u8>, Weak<WakeUps>>>,
-    /// Who waits for the end of which executions.
+    /// The waiters for the ends of certain executions.
     picked: Mutex<HashMap<ExecutionId, Vec<Arc<Notify>>>>,
     timers: TimerFeed,
 }
@@ -38,7 +38,7 @@ impl Default for Switchboard {
 }
 
 impl Switchboard {
-    /// Tells all subscriptions that there is something to read.
+    /// Notifies all subscriptions of new entries.
     pub(crate) fn appended(&self) {
         self.appends.send_modify(|count| *count = count.wrapping_add(1));
     }
@@ -59,12 +59,12 @@ impl Switchboard {
         Picking { switchboard: self.clone(), only: only.clone(), woken }
     }
 
-    /// Whether anybody waits for certain executions.
+    /// Whether there are waiters for certain executions.
     pub(crate) fn has_picked(&self) -> bool {
         !lock(&self.picked).is_empty()
     }
 
-    /// Tells who waits for one of these executions; everybody, where it is not known which one has ended.
+    /// Notifies the waiters for these executions; all waiters if it is unknown which execution has ended.
     pub(crate) fn ended(&self, executions: impl Iterator<Item = Option<ExecutionId>>) {
         let picked = lock(&self.picked);
         for execution in executions {
@@ -79,12 +79,12 @@ impl Switchboard {
         &self.subscriptions
     }
 
-    /// The listeners to timers and engines.
+    /// The feed for timers and engines.
     pub(crate) const fn timers(&self) -> &TimerFeed {
         &self.timers
     }
 
-    /// Hands what is announced on `channel` to `wake_ups` for as long as those live.
+    /// Delivers messages on `channel` to `wake_ups` for as long as those live.
     pub(crate) fn connect(&self, channel: String, wake_ups: &Arc<WakeUps>) {
         let mut channels = lock(&self.wake_channels);
         channels.retain(|_, listening| listening.strong_count() > 0);
@@ -92,7 +92,7 @@ impl Switchboard {
     }
 }
 
-/// A place among those that wait for certain executions; dropping it gives the place back.
+/// A registration of a waiter for certain executions; dropping it removes the waiter.
 #[derive(Debug)]
 pub(crate) struct Picking {
     switchboard: Arc<Switchboard>,
@@ -101,7 +101,7 @@ pub(crate) struct Picking {
 }
 
 impl Picking {
-    /// Returns when one of them has ended since the last time.
+    /// Returns when one of them has ended since the previous call.
     pub(crate) async fn next(&self) {
         self.woken.notified().await;
     }
@@ -138,15 +138,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What one listener has not heard of yet. Sets: a partition that is signalled twice is looked at once, and so it never
-/// grows beyond the partitions and the leases there are.
+/// The signals that one listener has not received yet. Sets: a partition that is signalled twice is scanned once, so
+/// the size is bounded by the number of partitions and leases.
 #[derive(Debug, Default)]
 struct Inbox {
     news: Mutex<News>,
     waker: AtomicWaker,
 }
 
-/// Lost leases that wait for one listener; of more than that its workers hear when they renew.
+/// Lost leases that wait for one listener; beyond that its workers learn of the loss when they renew.
 const LOST: usize = 4_096;
 
 #[derive(Debug, Default)]
@@ -162,7 +162,7 @@ impl Inbox {
     }
 }
 
-/// Who waits for work under one wake channel.
+/// The listeners for work under one wake channel.
 #[derive(Debug, Default)]
 pub(crate) struct WakeUps(Mutex<HashMap<LaneId, Vec<Weak<Inbox>>>>);
 
@@ -177,13 +177,13 @@ impl WakeUps {
         Box::pin(Signals(inbox))
     }
 
-    /// Takes a message; returns whether anybody listens to it.
+    /// Takes a message; returns whether there is a listener for it.
     fn woken(&self, message: &[u8]) -> bool {
         match WakeMessage::read(message) {
             Some(WakeMessage::Probe) => lock(&self.0).values().flatten().any(|inbox| inbox.strong_count() > 0),
             Some(WakeMessage::Ready(lane, partition)) => self.ready(&lane, partition),
             Some(WakeMessage::Lost { execution_id, epoch }) => {
-                // Which of the workers holds it is known to themselves only.
+                // Only the workers know which of them holds the lease.
                 let lanes = lock(&self.0);
                 let listening: Vec<_> = lanes.values().flatten().filter_map(Weak::upgrade).collect();
                 for inbox in &listening {
@@ -196,7 +196,7 @@ impl WakeUps {
                 !listening.is_empty()
             }
             None => {
-                tracing::warn!(bytes = message.len(), "a message on the wake channel is no signal");
+                tracing::warn!(bytes = message.len(), "a message on the wake channel is not a signal");
                 false
             }
         }
@@ -225,7 +225,7 @@ impl Stream for Signals {
     type Item = WorkSignal;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<WorkSignal>> {
-        // Registered before the look, so that a signal in between wakes this task.
+        // Registered before the check, so that a signal in between wakes this task.
         self.0.waker.register(context.waker());
         let mut news = lock(&self.0.news);
         let signal = match news.lost.pop_first() {
@@ -262,7 +262,7 @@ mod tests {
         let lost = signals.next().now_or_never().flatten();
         assert!(matches!(lost, Some(WorkSignal::Lost { epoch: 3, .. })), "{lost:?}");
         drop(signals);
-        assert_eq!(announced("a 7"), 0, "nobody listens any more");
+        assert_eq!(announced("a 7"), 0, "no listener is left");
         drop(wake_ups);
         assert_eq!((announced("a 7"), board.announce(b"other", b"a 7")), (0, 0));
     }

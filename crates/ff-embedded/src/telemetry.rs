@@ -1,15 +1,15 @@
-//! The names of all metrics of this crate: the same as those of a server's backend, for what there is here.
+//! The names of all metrics of this crate: the same as those of the server's backend, as far as they apply.
 
 use ff_core::GapCause;
 use metrics::{counter, gauge};
 
 /// Completions handed to subscriptions.
 pub const DELIVERED: &str = "ff_completion_delivered_total";
-/// Completions that a subscription's filter kept from it.
+/// Completions that a subscription's filter rejected.
 pub const FILTERED: &str = "ff_completion_filtered_total";
 /// Declared gaps; label `cause`: `trimmed`, `history_rewritten`, `log_recreated`, `unreadable` or `overflow`.
 pub const GAPS: &str = "ff_completion_gaps_total";
-/// Log entries that are no completions.
+/// Log entries that are not completions.
 pub const MALFORMED: &str = "ff_completion_malformed_total";
 /// Open subscriptions.
 pub const SUBSCRIPTIONS: &str = "ff_subscriptions";

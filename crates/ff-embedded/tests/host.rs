@@ -1,5 +1,5 @@
-//! The host's own promises: every command of the library, faults at an exact place, lost variables, the clock, and
-//! what subscriptions do when a log moves under them.
+//! The guarantees of the host: every command of the library, faults at an exact command, lost variables, the clock, and
+//! the behaviour of subscriptions when a log changes under them.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -73,7 +73,7 @@ fn arguments_that_are_taken_without_handles_are_the_same_texts() {
     assert_eq!(exact.snapshot(), fast.snapshot());
 }
 
-/// A flow of independent members in one partition, on a clock of its own.
+/// A flow of independent members in one partition, on a separate clock.
 struct Stand {
     backend: EmbeddedBackend,
     clock: VirtualClock,
@@ -146,7 +146,7 @@ fn a_call_stopped_anywhere_is_completed_by_its_repetition() {
     }
     assert!(refused > 5, "{refused}");
     let mut heard = drain(&mut completions);
-    // The call that stopped between the log entry and the note of it in the core has it appended once more.
+    // The call that stopped between the log entry and its record in the core appends it a second time.
     heard.dedup();
     assert_eq!(heard, [claimed.lease.execution_id]);
     block_on(stand.backend.complete(&claimed.lease, Bytes::new())).expect("a fault lasts one call");
@@ -199,7 +199,7 @@ fn a_reader_behind_a_trimmed_or_deleted_log_goes_on() {
     let mut completions = stand.subscribe();
     stand.complete(3);
     stand.backend.host().command(&["XTRIM", &stand.log(), "MAXLEN", "1"]).unwrap();
-    assert_eq!(drain(&mut completions).len(), 1, "what was trimmed is a gap");
+    assert_eq!(drain(&mut completions).len(), 1, "trimmed entries are a gap");
     let before = stand.complete(1);
     assert_eq!(drain(&mut completions), before);
     stand.complete(1);

@@ -26,7 +26,7 @@ impl Both {
         Self { embedded, client, differences: Vec::new(), _server: server }
     }
 
-    /// Calls a function on both and returns what both answered.
+    /// Calls a function on both and returns both replies.
     async fn call(&mut self, command: &str, function: &str, keys: &[&[u8]], args: &[&[u8]]) -> Reply {
         let count = keys.len().to_string();
         let mut words: Vec<&[u8]> = vec![command.as_bytes(), function.as_bytes(), count.as_bytes()];
@@ -63,7 +63,7 @@ impl Both {
         self.run(&words).await;
     }
 
-    /// Runs a command; its first argument is declared, as the key that it may create.
+    /// Runs a command; its first argument is declared as the key that it may create.
     async fn run(&mut self, words: &[&[u8]]) {
         self.call("FCALL", "run", words.get(1..2).unwrap_or_default(), words).await;
     }
@@ -74,7 +74,7 @@ impl Both {
         }
     }
 
-    /// Runs commands that change nothing, also by `pcall` and looked at from within.
+    /// Runs commands that change nothing, also through `pcall` and inspected from inside the function.
     async fn reads(&mut self, lines: &str) {
         for line in list(lines) {
             let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
@@ -85,12 +85,12 @@ impl Both {
     }
 }
 
-/// The parts of a list that is written `one; two`.
+/// The parts of a list written as `one; two`.
 fn list(text: &str) -> impl Iterator<Item = &str> {
     text.split("; ")
 }
 
-/// A reply for people.
+/// A reply in readable form.
 fn shown(reply: &Reply) -> String {
     match reply {
         Reply::Bulk(bytes) => format!("\"{}\"", bytes.escape_ascii()),
@@ -99,7 +99,7 @@ fn shown(reply: &Reply) -> String {
     }
 }
 
-/// Some versions of the server name the function in front of an error's place, some do not.
+/// Some server versions name the function before the position of an error, some do not.
 fn without_function(reply: &Reply) -> Reply {
     let Reply::Error(text) = reply else { return reply.clone() };
     let shortened = text.split_once(" script: ").and_then(|(text, place)| {
@@ -320,7 +320,7 @@ async fn expiry_answers_as_on_the_server() {
         .await;
     both.commands("ZADD set 1 a; PTTL set; SET kept 1; PEXPIRE kept 1; SET short 1 PX 1").await;
     for key in [&b"kept"[..], b"short"] {
-        // Both clocks are this machine's, and only this loop waits for them.
+        // Both clocks are this machine's, and this loop waits for both.
         while both.client.command(&[b"EXISTS", key]).await.unwrap().int() == Some(1)
             || both.embedded.command(&[b"EXISTS", key]).unwrap() == Value::Integer(1)
         {
@@ -397,6 +397,6 @@ async fn time_stands_still_within_a_call_and_variables_outlive_it() {
     both.client.command(&["FUNCTION", "LOAD", "REPLACE", LIBRARY]).await.unwrap();
     both.embedded.load(LIBRARY).unwrap();
     let answer = both.call("FCALL", "counter", &[], &[]).await;
-    assert_eq!(answer.int(), Some(1), "a library that is loaded again forgets");
+    assert_eq!(answer.int(), Some(1), "a library that is loaded again loses its variables");
     both.finish();
 }

@@ -1,4 +1,4 @@
-//! What is particular to subscriptions in process. What every backend must do is in the conformance suite.
+//! Behaviour particular to subscriptions in process. The conformance suite covers what every backend must do.
 
 #![allow(clippy::unwrap_used, reason = "tests and their helpers")]
 
@@ -32,7 +32,7 @@ async fn submit(backend: &EmbeddedBackend) -> ExecutionId {
     backend.submit_flow(&flow).await.unwrap().executions[0].1
 }
 
-/// Ends the executions that wait, in the order of their submission.
+/// Ends the waiting executions, in the order of their submission.
 async fn end_all(backend: &EmbeddedBackend) {
     let request = ClaimRequest {
         worker: WorkerId::new("w").unwrap(),

@@ -1,4 +1,4 @@
-//! Prints how long a server of this machine takes to start and to go.
+//! Prints how long a server takes to start and to stop on this machine.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ async fn main() -> Result<(), ff_testserver::Error> {
         let (provider, started) = (server.provider(), begun.elapsed());
         let begun = Instant::now();
         drop(server);
-        println!("{provider}: started in {started:.0?}, gone in {:.0?}", begun.elapsed());
+        println!("{provider}: started in {started:.0?}, stopped in {:.0?}", begun.elapsed());
     }
     Ok(())
 }

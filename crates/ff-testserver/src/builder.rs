@@ -8,7 +8,7 @@ use crate::provider::{self, Choice};
 use crate::server::TestServer;
 use crate::shared::SharedServer;
 
-/// How often a start is tried again when something else took the port between its choice and the server's bind.
+/// How often a start is retried when another process took the port between its choice and the server's bind.
 const PORT_TRIES: usize = 5;
 
 /// Options of a server; from [`TestServer::builder`].
@@ -20,7 +20,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Adds one argument of the server's command line, after all that this crate gives.
+    /// Appends an argument to the server's command line, after those of this crate.
     pub fn arg(mut self, arg: impl Into<String>) -> Self {
         self.options.args.push(arg.into());
         self
@@ -32,27 +32,27 @@ impl Builder {
         self
     }
 
-    /// Serves TLS at [`TestServer::url`] with certificates made for this server; see [`TestServer::tls`].
+    /// Serves TLS at [`TestServer::url`] with certificates generated for this server; see [`TestServer::tls`].
     pub fn tls(mut self) -> Self {
         self.options.tls = true;
         self
     }
 
-    /// Serves TLS, and only to clients that show a certificate.
+    /// Serves TLS, and only to clients that present a certificate.
     pub fn tls_client_auth(mut self) -> Self {
         self.options.tls = true;
         self.options.tls_client_auth = true;
         self
     }
 
-    /// Listens at a Unix socket too; see [`TestServer::unix_socket`].
+    /// Also listens at a Unix socket; see [`TestServer::unix_socket`].
     pub fn unix_socket(mut self) -> Self {
         self.options.unix_socket = true;
         self
     }
 
-    /// Keeps data over [`TestServer::kill`] and [`TestServer::restart`] in an append-only file. Without it a server
-    /// comes back empty.
+    /// Keeps data across [`TestServer::kill`] and [`TestServer::restart`] in an append-only file. Without it a
+    /// restarted server is empty.
     pub fn persistent(mut self) -> Self {
         self.options.persistent = true;
         self
@@ -64,52 +64,52 @@ impl Builder {
         self
     }
 
-    /// Lets the server's wall clock stand at this time, in milliseconds since 1970-01-01 UTC, until
-    /// [`TestServer::set_clock`] moves it. Such a server is a process of this machine, also where Docker gives the
+    /// Stops the server's wall clock at this time, in milliseconds since 1970-01-01 UTC, until
+    /// [`TestServer::set_clock`] moves it. Such a server is a process of this machine, even if Docker provides the
     /// others, and needs a C compiler.
     pub fn clock_at(mut self, millis: u64) -> Self {
         self.options.clock = Some(millis);
         self
     }
 
-    /// Lets the test say how far the server's wall clock is ahead of the machine's, see
-    /// [`TestServer::set_clock_ahead`]. Such a server is a process of this machine, also where Docker gives the others,
+    /// Lets the test set how far the server's wall clock is ahead of the machine's, see
+    /// [`TestServer::set_clock_ahead`]. Such a server is a process of this machine, even if Docker provides the others,
     /// and needs a C compiler.
     pub fn clock_ahead(mut self) -> Self {
         self.options.clock_ahead = true;
         self
     }
 
-    /// Lets the test say how long the server's syncs of its append-only file take, see [`TestServer::delay_syncs`]. Such a
-    /// server is a process of this machine, also where Docker gives the others, and needs a C compiler.
+    /// Lets the test set how long the server's syncs of its append-only file take, see [`TestServer::delay_syncs`].
+    /// Such a server is a process of this machine, even if Docker provides the others, and needs a C compiler.
     pub fn slow_disk(mut self) -> Self {
         self.options.slow_disk = true;
         self
     }
 
-    /// Is a process of this machine, also where Docker gives the others: [`Sentinels`](crate::Sentinels) watch over such
-    /// servers only.
+    /// Uses a process of this machine, even if Docker provides the others: [`Sentinels`](crate::Sentinels) monitor only
+    /// such servers.
     pub fn process(mut self) -> Self {
         self.options.process = true;
         self
     }
 
-    /// Runs this program, whatever the environment says.
+    /// Runs this program, whatever the environment variables name.
     pub fn program(mut self, program: impl Into<PathBuf>) -> Self {
         self.choice = Some(Choice::Process { program: program.into() });
         self
     }
 
-    /// Runs this image (`name:tag`) in Docker, whatever the environment says.
+    /// Runs this image (`name:tag`) in Docker, whatever the environment variables name.
     pub fn image(mut self, image: impl Into<String>) -> Self {
         self.choice = Some(Choice::Docker { image: image.into() });
         self
     }
 
-    /// Starts the server; it has answered when this returns.
+    /// Starts the server. Returns once it has answered.
     ///
     /// # Errors
-    /// When no provider is there, an option is not to be had, or the server ends or stays silent; the error carries
+    /// If there is no provider, an option is not available, or the server ends or does not answer; the error contains
     /// the server's last lines.
     ///
     /// # Cancel safety

@@ -1,7 +1,7 @@
 //! A server as a container, through `testcontainers`.
 //!
-//! Ports are fixed on the host, since a mapped port changes when a container is started again; clients go to
-//! 127.0.0.1, never to a bridge address. Readiness is asked for by PING like everywhere else.
+//! Ports are fixed on the host, because a mapped port changes when a container is restarted; clients connect to
+//! 127.0.0.1, never to a bridge address. Readiness is checked by PING as everywhere else.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -22,12 +22,12 @@ use crate::provider::DockerFact;
 use crate::tls::TlsFiles;
 use crate::watch::Watch;
 
-/// The label that every container of this crate carries; its value is the process id of the test program.
+/// The label of every container of this crate; its value is the process id of the test program.
 pub const LABEL: &str = "ff-testserver";
 
-/// How long the daemon may take to say that it is there.
+/// The time limit for the daemon's answer.
 const DAEMON: Duration = Duration::from_secs(2);
-/// How long pulling the image and creating the container may take.
+/// The time limit for pulling the image and creating the container.
 const CREATE: Duration = Duration::from_secs(90);
 const STOP_GRACE_SECONDS: i32 = 5;
 
@@ -38,7 +38,7 @@ const TLS_DIR: &str = "/ff-tls";
 const SOCKET_DIR: &str = "/ff-socket";
 const SOCKET: &str = "valkey.sock";
 
-/// Asks the daemon for the image.
+/// Asks the daemon whether it has the image.
 pub(crate) async fn fact(image: &str) -> DockerFact {
     let asked = async {
         let docker = docker_client_instance().await.map_err(|error| error.to_string())?;
@@ -56,13 +56,13 @@ pub(crate) async fn fact(image: &str) -> DockerFact {
 #[derive(Debug)]
 pub(crate) struct DockerServer {
     image: String,
-    /// Gone only while it is dropped.
+    /// `None` only during the drop.
     container: Option<ContainerAsync<GenericImage>>,
     /// Holds the certificates and the socket.
     dir: TempDir,
-    /// Called off after the container is gone.
+    /// Dropped after the container is removed.
     _watch: Watch,
-    /// A container starts when it is created; the first start has nothing left to do.
+    /// A container starts when it is created, so the first start does nothing.
     fresh: bool,
 }
 
@@ -140,7 +140,7 @@ impl DockerServer {
     }
 
     pub(crate) async fn stop(&self) -> Result<()> {
-        // Refused when the container is not paused, which is the usual case.
+        // Fails if the container is not paused, the usual case.
         let _ = self.container().unpause().await;
         self.container().stop_with_timeout(Some(STOP_GRACE_SECONDS)).await.map_err(failed)
     }
@@ -153,9 +153,9 @@ impl DockerServer {
         self.container().unpause().await.map_err(failed)
     }
 
-    /// Where other containers reach this one.
+    /// The address at which other containers reach this one.
     pub(crate) async fn address(&self) -> Option<String> {
-        // The container's own `get_bridge_ip_address` knows no network by the name "default".
+        // The container's own `get_bridge_ip_address` does not find a network with the name "default".
         let docker = docker_client_instance().await.ok()?;
         let container = docker.inspect_container(self.container().id(), None).await.ok()?;
         let networks = container.network_settings?.networks?;
@@ -170,7 +170,7 @@ impl Drop for DockerServer {
             drop(container);
             return;
         }
-        // The container's own drop needs a runtime, and a server held by a static or by a plain test has none.
+        // The container's own drop needs a runtime, and a server held by a static or by a plain test does not have one.
         if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() {
             let _inside = runtime.enter();
             drop(container);
@@ -204,7 +204,7 @@ fn request(image: &str, args: Vec<String>) -> Result<ContainerRequest<GenericIma
     }
 }
 
-/// A directory that the container's user may write to, whoever that is.
+/// A directory that any user of the container may write to.
 fn open_directory(dir: &TempDir) -> Result<String> {
     use std::os::unix::fs::PermissionsExt;
     let socket = dir.path().join("socket");
@@ -226,7 +226,7 @@ async fn create(
         Ok(Err(error)) => failed(error),
         Err(_) => Error::Docker(format!("no container of {image} within {CREATE:?}")),
     };
-    // A container that was created and could not be started is not removed by anybody else.
+    // A container that was created and could not be started is not removed otherwise.
     if let Ok(docker) = docker_client_instance().await {
         let _ = docker.remove_container(name, None).await;
     }
@@ -239,7 +239,7 @@ fn unique_name() -> String {
     format!("ff-testserver-{}-{}-{started}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// The whole chain of reasons in one line; the daemon's own words are in the last.
+/// The whole chain of causes in one line; the last contains the daemon's message.
 fn failed(error: impl std::error::Error) -> Error {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,4 @@
-//! What can go wrong between asking for a server and having one.
+//! Errors of starting and controlling a server.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,23 +6,23 @@ use std::time::Duration;
 /// The result of everything here that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why there is no server, or why it did not do what was asked.
+/// The reason why a server could not be started, or did not do what was requested.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// `FF_TEST_PROVIDER` holds a value that names no provider.
+    /// `FF_TEST_PROVIDER` has an unknown value.
     #[error("FF_TEST_PROVIDER={value} is unknown; use docker or process, or leave it unset")]
     UnknownProvider {
-        /// What the variable holds.
+        /// The value of the variable.
         value: String,
     },
-    /// Neither Docker nor a program is there.
+    /// Neither Docker nor a program is available.
     #[error("no Valkey server for tests: {tried}. Run scripts/fetch-valkey.sh, install valkey-server, or start Docker")]
     NoProvider {
-        /// What was looked for and how it failed.
+        /// The providers that were tried and their failures.
         tried: String,
     },
-    /// Docker was forced, or chosen, and did not do its part.
+    /// Docker was forced or chosen, and failed.
     #[error("docker: {0}")]
     Docker(String),
     /// The option needs a private server, and `FF_TEST_VALKEY_URL` names a shared one.
@@ -36,10 +36,10 @@ pub enum Error {
     Shared {
         /// The value of `FF_TEST_VALKEY_URL` without its password.
         url: String,
-        /// What is wrong with it.
+        /// The fault of the server.
         reason: String,
     },
-    /// The server cannot do TLS.
+    /// The server does not support TLS.
     #[error("{program} was built without TLS, which this test needs; use the distribution's package or Docker")]
     NoTls {
         /// The program or image that was started.
@@ -54,31 +54,31 @@ pub enum Error {
     /// The server did not answer in time.
     #[error("the server did not answer within {waited:?} ({last}); its last lines:\n{output}")]
     NotReady {
-        /// How long it was given.
+        /// The time limit.
         waited: Duration,
-        /// What the last attempt saw.
+        /// The result of the last attempt.
         last: String,
         /// The last lines that the server printed.
         output: String,
     },
-    /// The sentinels did not come to what was waited for.
+    /// The sentinels did not reach the expected state.
     #[error("the sentinels of {name} did not {what} within {waited:?}: {last}")]
     Sentinels {
-        /// The name under which they watch.
+        /// The name under which they monitor.
         name: String,
-        /// What was waited for.
+        /// The expected state.
         what: &'static str,
-        /// How long they were given.
+        /// The time limit.
         waited: Duration,
-        /// What they said last.
+        /// Their last answer.
         last: String,
     },
-    /// The program could not be started at all.
+    /// The program could not be started.
     #[error("cannot run {}: {source}", program.display())]
     Spawn {
         /// The program.
         program: PathBuf,
-        /// Why not.
+        /// The cause.
         source: std::io::Error,
     },
     /// A library to be preloaded did not compile.
@@ -86,7 +86,7 @@ pub enum Error {
     Compile {
         /// The library.
         name: String,
-        /// What the compiler said.
+        /// The output of the compiler.
         output: String,
     },
     /// The option needs a server that is a process of this machine.
@@ -97,11 +97,11 @@ pub enum Error {
         /// The option or the action.
         what: &'static str,
     },
-    /// The clock of a server that goes by the machine's was to be set.
-    #[error("this server goes by the machine's clock; start it with Builder::clock_at or Builder::clock_ahead")]
+    /// A test tried to set the clock of a server that uses the machine's clock.
+    #[error("this server uses the machine's clock; start it with Builder::clock_at or Builder::clock_ahead")]
     NoClock,
-    /// The syncs of a server that goes by the machine's disk were to be delayed.
-    #[error("this server goes by the machine's disk; start it with Builder::slow_disk")]
+    /// A test tried to delay the syncs of a server that uses the machine's disk.
+    #[error("this server uses the machine's disk; start it with Builder::slow_disk")]
     NoSlowDisk,
     /// No free port was found.
     #[error("no free port between {from} and {to}")]
@@ -114,22 +114,22 @@ pub enum Error {
     /// A certificate could not be made.
     #[error("making the TLS files: {0}")]
     Certificate(#[from] rcgen::Error),
-    /// The server answered something that is no RESP2.
+    /// The server's answer is not RESP2.
     #[error("not a RESP2 reply: {0}")]
     Protocol(String),
     /// A file or a socket failed.
     #[error("{doing}: {source}")]
     Io {
-        /// What was being done.
+        /// The operation.
         doing: &'static str,
-        /// How it failed.
+        /// The cause.
         source: std::io::Error,
     },
 }
 
-/// Says what was being done when an input or output failed.
+/// Adds the operation to an input or output error.
 pub(crate) trait Doing<T> {
-    /// Turns the error into [`Error::Io`] with these words.
+    /// Turns the error into [`Error::Io`] with this operation.
     fn doing(self, doing: &'static str) -> Result<T>;
 }
 

@@ -1,7 +1,8 @@
 //! Private Valkey servers for tests, benches and `xtask`.
 //!
-//! A [`TestServer`] belongs to whoever started it: it can be killed, restarted, paused and configured, and it is gone
-//! with its data when the value is dropped. A started server has answered a PING before `start` returns.
+//! A [`TestServer`] belongs to the test that started it: it can be killed, restarted, paused and configured. When the
+//! value is dropped, the server ends and its data is deleted. A started server has answered a PING before `start`
+//! returns.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), ff_testserver::Error> {
@@ -15,33 +16,33 @@
 //!
 //! | variable | meaning |
 //! | --- | --- |
-//! | `FF_TEST_PROVIDER` | `docker` or `process` forces one; anything else is an error |
-//! | `FF_VALKEY_IMAGE` | the image for Docker, `name:tag`, in place of [`DEFAULT_IMAGE`] |
-//! | `FF_VALKEY_SERVER` | the program for `process`, in place of the one found |
-//! | `FF_TEST_VALKEY_URL` | a shared server that tests may wipe; wins over the others |
+//! | `FF_TEST_PROVIDER` | `docker` or `process` forces that provider; any other value is an error |
+//! | `FF_VALKEY_IMAGE` | the image for Docker, `name:tag`, instead of [`DEFAULT_IMAGE`] |
+//! | `FF_VALKEY_SERVER` | the program for `process`, instead of the one found |
+//! | `FF_TEST_VALKEY_URL` | a shared server that tests may wipe; overrides the others |
 //!
-//! Unforced, the first of these that is there: Docker with the image at hand, a `valkey-server` on the `PATH`, one
-//! unpacked under `target/valkey/` (`scripts/fetch-valkey.sh`), Docker with an image to be pulled. A test never goes
-//! to the network while a local server would do.
+//! Without a forced provider, the first available of these: Docker with a local image, a `valkey-server` on the `PATH`,
+//! one unpacked under `target/valkey/` (`scripts/fetch-valkey.sh`), Docker with an image to be pulled. A test never
+//! uses the network if a local server is available.
 //!
-//! [`Builder::clock_at`] gives a server whose wall clock stands until [`TestServer::set_clock`] moves it. A library that
-//! is compiled on the spot (`preload/clock.c`) tells it the time, so it is always a process. [`Builder::slow_disk`] does
-//! the same to the disk: a crash then loses what a server with an idle disk would have written.
+//! [`Builder::clock_at`] gives a server a wall clock that only [`TestServer::set_clock`] moves. A library that is
+//! compiled on demand (`preload/clock.c`) provides the time, so the server is always a process. [`Builder::slow_disk`]
+//! does the same for the disk: a crash then loses data that a server with an idle disk would have written.
 //!
-//! A [`Proxy`] stands between a client and a server and can swallow what passes, cut connections, or lead elsewhere.
+//! A [`Proxy`] between a client and a server can swallow data, cut connections, or redirect them.
 //!
 //! # Failover
 //!
-//! [`Sentinels`] watch over a primary and its replicas and promote one when the primary is gone, or when told to. They are
-//! processes, and so must be the servers that they watch ([`Builder::process`]).
+//! [`Sentinels`] monitor a primary and its replicas and promote one when the primary is down, or on request. They are
+//! processes, and so must be the servers that they monitor ([`Builder::process`]).
 //!
-//! # What is left behind
+//! # Cleanup
 //!
-//! Nothing when the value is dropped, as on a panic; and nothing when the test program is killed, since a shell beside
-//! each server watches over its owner (for containers it needs the `docker` program). Should a container stay all the
-//! same, `docker ps -aq --filter label=ff-testserver` names it: all carry the label [`LABEL`].
+//! Nothing is left behind when the value is dropped, including on a panic, nor when the test program is killed: a shell
+//! beside each server monitors its owner (for containers it needs the `docker` program). If a container remains
+//! nevertheless, `docker ps -aq --filter label=ff-testserver` lists it: all carry the label [`LABEL`].
 //!
-//! This crate depends on no other crate of the workspace and knows nothing of FlowFabric.
+//! This crate depends on no other crate of the workspace and is independent of FlowFabric.
 #![forbid(unsafe_code)]
 
 mod builder;

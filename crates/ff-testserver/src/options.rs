@@ -1,4 +1,4 @@
-//! What was asked for, and the arguments of the server that it becomes. Pure: no process, no socket.
+//! The requested options, and the server arguments built from them. Pure: no process, no socket.
 
 /// The options of a server, as the builder collects them.
 #[derive(Debug, Clone, Default)]
@@ -12,11 +12,11 @@ pub(crate) struct Options {
     pub(crate) replica_of: Option<Primary>,
     /// Whether its syncs can be delayed.
     pub(crate) slow_disk: bool,
-    /// Where the server's wall clock stands until it is set (ms).
+    /// The time at which the server's wall clock stays until it is set (ms).
     pub(crate) clock: Option<u64>,
     /// Whether its wall clock can be put ahead of the machine's.
     pub(crate) clock_ahead: bool,
-    /// A process of this machine, whatever gives the others.
+    /// Uses a process of this machine, whatever provides the others.
     pub(crate) process: bool,
 }
 
@@ -25,13 +25,13 @@ pub(crate) struct Options {
 pub(crate) struct Primary {
     /// The plain port on this machine.
     pub(crate) port: u16,
-    /// The address that another container reaches it at.
+    /// The address at which another container reaches it.
     pub(crate) container_address: Option<String>,
     pub(crate) password: Option<String>,
 }
 
 impl Options {
-    /// The first option that a shared server cannot give.
+    /// The first option that a shared server cannot provide.
     pub(crate) fn needs_private(&self) -> Option<&'static str> {
         [
             (!self.args.is_empty(), "arg()"),
@@ -49,7 +49,7 @@ impl Options {
         .find_map(|(asked, what)| asked.then_some(what))
     }
 
-    /// The first option that only a process of this machine can give.
+    /// The first option that only a process of this machine can provide.
     pub(crate) fn needs_process(&self) -> Option<&'static str> {
         [
             (self.clock.is_some(), "clock_at()"),
@@ -62,10 +62,10 @@ impl Options {
     }
 }
 
-/// Where things are, as the server sees them.
+/// Ports and paths, as the server sees them.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
-    /// The plain port; beside a TLS port it is for this crate's own questions.
+    /// The plain port; beside a TLS port it serves this crate's own commands.
     pub(crate) plain_port: u16,
     pub(crate) tls_port: Option<u16>,
     pub(crate) bind: &'static str,
@@ -76,7 +76,7 @@ pub(crate) struct Layout {
     pub(crate) primary: Option<(String, u16)>,
 }
 
-/// The server's arguments. What the caller added comes last, so it wins.
+/// The server's arguments. Arguments of the caller come last, so they take precedence.
 pub(crate) fn server_args(options: &Options, layout: &Layout) -> Vec<String> {
     let mut args = Args(Vec::new());
     args.add("--port", &layout.plain_port.to_string());
@@ -85,7 +85,7 @@ pub(crate) fn server_args(options: &Options, layout: &Layout) -> Vec<String> {
     args.add("--daemonize", "no");
     args.add("--save", "");
     args.add("--dir", &layout.data_dir);
-    // A replica made during a test should follow at once, not after the default five seconds of collecting.
+    // A replica started during a test should follow immediately, not after the default delay of five seconds.
     args.add("--repl-diskless-sync-delay", "0");
     args.add("--appendonly", if options.persistent { "yes" } else { "no" });
     if let Some(tls_port) = layout.tls_port {

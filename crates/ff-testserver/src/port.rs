@@ -1,5 +1,5 @@
-//! Ports that stay ours: a server that was killed comes back on the port it had, so nobody else may take it meanwhile.
-//! A lease is a locked file, which holds between threads and between test programs, and ends with its holder.
+//! Reserved ports: a killed server restarts on the same port, so no other process may take it meanwhile. A lease is a
+//! locked file, which works between threads and between test programs, and ends with its holder.
 
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
@@ -11,7 +11,7 @@ use crate::error::{Doing, Error, Result};
 const FIRST: u16 = 20_000;
 const LAST: u16 = 29_999;
 
-/// A port nobody else in the test run gets while this lives.
+/// A port that no other test of the run gets while this lives.
 #[derive(Debug)]
 pub(crate) struct Port {
     number: u16,

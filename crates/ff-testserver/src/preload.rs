@@ -1,5 +1,5 @@
-//! Libraries in C that are loaded into a server before all others, to put it in a situation that no test could wait
-//! for. They are compiled when they are first asked for; each reads what it needs from variables of its own.
+//! Libraries in C that are preloaded into a server, to create situations that a test could not wait for. They are
+//! compiled on first use; each reads its settings from its own environment variables.
 
 use std::{
     fs::File,
@@ -12,17 +12,17 @@ use std::{
 use crate::error::{Doing, Error, Result};
 use crate::provider::target;
 
-/// Newer servers ask for the wall clock at most once a millisecond and count on by themselves in between.
+/// Newer servers read the wall clock at most once a millisecond and extrapolate in between.
 const SEEN_AFTER: Duration = Duration::from_micros(1_050);
 
-/// A library, and the variables that it reads.
+/// A library, and its environment variables.
 #[derive(Debug)]
 pub(crate) struct Preload {
     pub(crate) library: PathBuf,
     pub(crate) variables: Vec<(&'static str, PathBuf)>,
 }
 
-/// The variables of a process that loads these libraries.
+/// The environment variables of a process that preloads these libraries.
 pub(crate) fn environment(preloads: &[Preload]) -> Vec<(&'static str, PathBuf)> {
     if preloads.is_empty() {
         return Vec::new();
@@ -32,7 +32,7 @@ pub(crate) fn environment(preloads: &[Preload]) -> Vec<(&'static str, PathBuf)> 
     variables.chain([("LD_PRELOAD", libraries.join(":").into())]).collect()
 }
 
-/// Compiles `source` into a library of that name under the target directory.
+/// Compiles `source` into a library with that name under the target directory.
 pub(crate) fn compiled(name: &str, source: &str) -> Result<PathBuf> {
     let dir = target().join("preload");
     std::fs::create_dir_all(&dir).doing("making the directory for preloaded libraries")?;
@@ -49,18 +49,18 @@ pub(crate) fn compiled(name: &str, source: &str) -> Result<PathBuf> {
         let output = String::from_utf8_lossy(&output.stderr).into_owned();
         return Err(Error::Compile { name: name.to_owned(), output });
     }
-    // Made under a name of its own and then moved: servers that run keep the one they have.
+    // Compiled under a temporary name and then renamed: running servers keep the library that they loaded.
     let library = dir.path().with_file_name(format!("{name}.so"));
     std::fs::rename(&made, &library).doing("compiling a preloaded library")?;
     Ok(library)
 }
 
-/// The wall clock of a server, which stands until it is set.
+/// The wall clock of a server, constant until it is set.
 #[derive(Debug)]
 pub(crate) struct SetClock(File);
 
 impl SetClock {
-    /// A clock that stands at `millis`, in a file of this directory, and what makes a server go by it.
+    /// A clock that is set to `millis`, in a file of this directory, and the library that makes a server use it.
     pub(crate) fn new(dir: &Path, millis: u64) -> Result<(Self, Preload)> {
         let path = dir.join("clock");
         let clock = Self(File::create(&path).doing("making a clock")?);
@@ -69,7 +69,7 @@ impl SetClock {
         Ok((clock, Preload { library, variables: vec![("FF_TEST_CLOCK", path)] }))
     }
 
-    /// Sets the clock, in milliseconds since 1970-01-01 UTC; every server sees it when this returns.
+    /// Sets the clock, in milliseconds since 1970-01-01 UTC. Every server has the new time when this returns.
     pub(crate) fn set(&self, millis: u64) -> Result<()> {
         let mut both = [0; 16];
         both[..8].copy_from_slice(&millis.to_ne_bytes());
@@ -80,12 +80,12 @@ impl SetClock {
     }
 }
 
-/// The wall clock of a server, which goes on ahead of the machine's.
+/// The wall clock of a server, running ahead of the machine's.
 #[derive(Debug)]
 pub(crate) struct ClockAhead(File);
 
 impl ClockAhead {
-    /// Not ahead yet, in a file of this directory, and what makes a server go by it.
+    /// A clock that is not ahead yet, in a file of this directory, and the library that makes a server use it.
     pub(crate) fn new(dir: &Path) -> Result<(Self, Preload)> {
         let path = dir.join("clock-ahead");
         let ahead = Self(File::create(&path).doing("making a clock")?);
@@ -94,7 +94,7 @@ impl ClockAhead {
         Ok((ahead, Preload { library, variables: vec![("FF_TEST_AHEAD", path)] }))
     }
 
-    /// Sets how far it is ahead; every server sees it when this returns.
+    /// Sets how far it is ahead. Every server has the new time when this returns.
     pub(crate) fn set(&self, ahead: Duration) -> Result<()> {
         let millis = u64::try_from(ahead.as_millis()).unwrap_or(u64::MAX);
         self.0.write_all_at(&millis.to_ne_bytes(), 0).doing("setting a clock")?;
@@ -103,12 +103,12 @@ impl ClockAhead {
     }
 }
 
-/// How long the syncs of a server take.
+/// The duration of a server's syncs.
 #[derive(Debug)]
 pub(crate) struct DiskDelay(File);
 
 impl DiskDelay {
-    /// No delay yet, in a file of this directory, and what makes a server go by it.
+    /// No delay yet, in a file of this directory, and the library that makes a server use it.
     pub(crate) fn new(dir: &Path) -> Result<(Self, Preload)> {
         let path = dir.join("disk-delay");
         let delay = Self(File::create(&path).doing("making a slow disk")?);

@@ -1,6 +1,6 @@
 //! A server as a child process, with its data in a temporary directory.
 //!
-//! The child is in a process group of its own, so Ctrl-C at a test run does not reach it; its watch does.
+//! The child has its own process group, so Ctrl-C at a test run does not reach it; its watch ends it.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -18,7 +18,7 @@ use crate::preload::{self, ClockAhead, DiskDelay, Preload, SetClock};
 use crate::tls::TlsFiles;
 use crate::watch::{Watch, end};
 
-/// How long a server may take to end by itself before it is killed.
+/// How long a server may take to end on its own before it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(2);
 
@@ -31,7 +31,7 @@ pub(crate) struct ProcessServer {
     running: Option<Running>,
 }
 
-/// What comes with a server as a process.
+/// The additional parts of a server that is a process.
 #[derive(Debug)]
 pub(crate) struct Extras {
     pub(crate) tls: Option<TlsFiles>,
@@ -75,7 +75,7 @@ impl ProcessServer {
         Ok((server, Extras { tls: tls_files, clock, disk, ahead }))
     }
 
-    /// The same program as a sentinel, which keeps its settings in a file of its own.
+    /// The same program as a sentinel, which keeps its settings in a separate file.
     pub(crate) fn sentinel(program: &Path, settings: &str) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("ff-valkey-").tempdir().doing("making a data directory")?;
         let file = dir.path().join("sentinel.conf");
@@ -122,7 +122,7 @@ impl ProcessServer {
         }
     }
 
-    /// The last lines of a server that ended by itself.
+    /// The last lines of a server that ended on its own.
     pub(crate) fn ended(&mut self) -> Result<Option<String>> {
         let Some(running) = &mut self.running else { return Ok(Some(self.last_lines())) };
         let status = running.server.try_wait().doing("watching the server")?;
@@ -137,7 +137,7 @@ impl ProcessServer {
     /// Ends the process at once, as a crash would.
     pub(crate) fn kill(&mut self) {
         if let Some(Running { mut server, watch }) = self.running.take() {
-            // First, so that it never acts on an id which is somebody else's by then.
+            // The watch ends first, so that it never kills another process that has got the same id.
             drop(watch);
             end(&mut server);
         }
@@ -163,10 +163,10 @@ impl ProcessServer {
         self.signal(Signal::CONT)
     }
 
-    /// Does nothing when the server does not run.
+    /// Does nothing if the server does not run.
     fn signal(&mut self, signal: Signal) -> Result<()> {
         let Some(running) = &mut self.running else { return Ok(()) };
-        // A child that was waited for has given up its id, which may be somebody else's by now.
+        // A child that was waited for has released its id, which may belong to another process now.
         if running.server.try_wait().doing("watching the server")?.is_some() {
             return Ok(());
         }
@@ -182,7 +182,7 @@ impl Drop for ProcessServer {
     }
 }
 
-/// The last lines of a log, as an error shows them.
+/// The last lines of a log, for an error.
 pub(crate) fn last_lines(text: &str) -> String {
     let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(12)..].join("\n")

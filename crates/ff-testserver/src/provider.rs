@@ -1,4 +1,4 @@
-//! Which provider gives the server: a pure decision over the environment and what the machine has.
+//! Chooses the provider of the server: a pure decision over the environment and the facts of the machine.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 /// The public image that Docker runs unless `FF_VALKEY_IMAGE` names another.
 pub const DEFAULT_IMAGE: &str = "valkey/valkey:8.1";
 
-/// What gave the server.
+/// The provider of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Provider {
@@ -33,7 +33,7 @@ impl fmt::Display for Provider {
     }
 }
 
-/// A provider with all that it needs to start.
+/// A provider with everything needed to start a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Choice {
     Docker { image: String },
@@ -41,7 +41,7 @@ pub(crate) enum Choice {
     Shared { url: String },
 }
 
-/// The variables that take part in the choice; an empty one counts as unset.
+/// The variables of the choice; an empty one counts as unset.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Env {
     pub(crate) provider: Option<String>,
@@ -75,18 +75,18 @@ impl Env {
     }
 }
 
-/// What Docker has for us.
+/// The state of Docker on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum DockerFact {
     /// No daemon answers, with its reason.
     NoDaemon(String),
-    /// The daemon answers and has no such image.
+    /// The daemon answers and does not have the image.
     ImageMissing,
     /// The daemon answers and has the image.
     ImagePresent,
 }
 
-/// Decides. The two facts are asked for only where they matter, since each costs a few milliseconds.
+/// Makes the choice. The two facts are queried only if needed, because each costs a few milliseconds.
 pub(crate) async fn choose<D, P>(env: &Env, docker: D, program: P) -> Result<Choice>
 where
     D: AsyncFn(&str) -> DockerFact,
@@ -118,7 +118,7 @@ where
     }
 }
 
-/// The choice for this test program; made once, since the machine does not change under it.
+/// The choice for this test program, made once.
 pub(crate) async fn chosen() -> Result<Choice> {
     static CHOICE: OnceCell<Choice> = OnceCell::const_new();
     CHOICE
@@ -129,12 +129,12 @@ pub(crate) async fn chosen() -> Result<Choice> {
         .cloned()
 }
 
-/// The program for a server that has to be a process, whatever gives the others.
+/// The program for a server that must be a process, whatever provides the others.
 pub(crate) fn program() -> Option<PathBuf> {
     Env::read().program.map(PathBuf::from).or_else(find_program)
 }
 
-/// Where the workspace's builds go.
+/// The directory of the workspace's builds.
 pub(crate) fn target() -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from)

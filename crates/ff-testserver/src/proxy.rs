@@ -1,4 +1,4 @@
-//! A way to a server that can fail where the server itself does not.
+//! A proxy in front of a server, for network failures that the server itself does not have.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::error::{Doing, Result};
 
-/// Passes on what comes to its port, until it is told otherwise. Dropping it cuts all connections.
+/// Forwards data in both directions until a method changes that. Dropping it cuts all connections.
 ///
 /// ```no_run
 /// # use ff_testserver::{Proxy, TestServer};
@@ -30,19 +30,19 @@ pub struct Proxy {
     listening: JoinHandle<()>,
 }
 
-/// What connections do; those of an earlier age go by the last change.
+/// The behaviour of connections; connections of an earlier age follow the last change.
 #[derive(Debug, Clone, Copy)]
 struct Way {
     target: u16,
     age: u64,
     swallowed: bool,
-    /// How long everything takes on its way, in each direction.
+    /// The delay of all data, in each direction.
     delay: Duration,
-    /// How many bytes a second come from the server, on each connection.
+    /// The bytes per second from the server, on each connection.
     rate: Option<u32>,
 }
 
-/// Where a connection is to be cut.
+/// The condition that cuts a connection.
 #[derive(Debug)]
 struct Trap {
     text: Vec<u8>,
@@ -51,7 +51,7 @@ struct Trap {
 }
 
 impl Trap {
-    /// How much of this may pass, if the rest may not.
+    /// How many of these bytes may pass, if the rest may not.
     fn springs_in(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut from = 0;
         while let Some(at) = bytes[from..].windows(self.text.len()).position(|window| window == self.text) {
@@ -66,10 +66,10 @@ impl Trap {
 }
 
 impl Proxy {
-    /// Listens at a port of its own of this machine, and passes on to `target`.
+    /// Listens at its own port of this machine, and forwards to `target`.
     ///
     /// # Errors
-    /// When no port is free.
+    /// If no port is free.
     pub async fn open(target: u16) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.doing("opening a proxy")?;
         let port = listener.local_addr().doing("opening a proxy")?.port();
@@ -91,17 +91,17 @@ impl Proxy {
         self.port
     }
 
-    /// From now on nothing passes over the connections that there are, and neither end is told. New ones work.
+    /// From now on the existing connections swallow all data, and neither end notices. New connections work.
     pub fn swallow(&self) {
         self.end_age(|way| way.swallowed = true);
     }
 
-    /// Cuts the connections that there are. New ones work.
+    /// Cuts the existing connections. New connections work.
     pub fn cut(&self) {
         self.end_age(|way| way.swallowed = false);
     }
 
-    /// Cuts the connections that there are, and leads new ones to this port.
+    /// Cuts the existing connections, and leads new ones to this port.
     pub fn lead_to(&self, target: u16) {
         self.end_age(|way| {
             way.swallowed = false;
@@ -109,18 +109,19 @@ impl Proxy {
         });
     }
 
-    /// From now on everything takes so long on its way, in each direction.
+    /// From now on all data is delayed by this time, in each direction.
     pub fn delay(&self, delay: Duration) {
         self.way.send_modify(|way| way.delay = delay);
     }
 
-    /// From now on so many bytes a second come from the server, over each connection.
+    /// From now on the server's data is limited to this many bytes per second, on each connection.
     pub fn throttle(&self, bytes_per_second: u32) {
         self.way.send_modify(|way| way.rate = Some(bytes_per_second));
     }
 
-    /// When this text has come from the server so many times, in pieces that each hold it whole, the connection over
-    /// which it came last is cut right behind it. New connections then lead to `target`; the others go on.
+    /// Waits until this text has come from the server this many times, in pieces that each contain the whole text. Then
+    /// the connection with the last one is cut directly after it. New connections lead to `target`; the others are not
+    /// affected.
     pub fn cut_after(&self, text: &str, times: usize, target: u16) {
         let trap = Trap { text: text.into(), times, then: target };
         *self.trap.lock().unwrap_or_else(PoisonError::into_inner) = Some(trap);
@@ -143,9 +144,9 @@ impl Drop for Proxy {
 async fn pass_on(client: TcpStream, way: Arc<watch::Sender<Way>>, trap: Arc<Mutex<Option<Trap>>>) {
     let mut now = way.subscribe();
     let Way { target, age, .. } = *now.borrow_and_update();
-    // A server that is gone refuses, and so does the proxy by dropping the client.
+    // A stopped server refuses the connection, and so does the proxy by dropping the client.
     let Ok(server) = TcpStream::connect(("127.0.0.1", target)).await else { return };
-    // Small writes are passed on at once.
+    // Small writes are forwarded immediately.
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
@@ -166,12 +167,12 @@ async fn pass_on(client: TcpStream, way: Arc<watch::Sender<Way>>, trap: Arc<Mute
         swallowed = swallowed => swallowed,
     };
     if swallowed {
-        // Both ends stay open, and nobody reads them.
+        // Both ends stay open, and their data is not read.
         let _ = way.subscribe().wait_for(|way| !way.swallowed).await;
     }
 }
 
-/// Carries bytes from one end to the other until either closes, or `spring` says how much of a piece is the last.
+/// Copies bytes from one end to the other until either closes, or until `spring` names the last byte to pass.
 async fn carry(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -179,7 +180,7 @@ async fn carry(
     rate: impl Fn(&Way) -> Option<u32>,
     spring: impl Fn(&[u8]) -> Option<usize>,
 ) {
-    // What is on its way, with the time at which it arrives.
+    // Data in transit, with its arrival time.
     let (send, mut under_way) = mpsc::channel::<(Instant, Vec<u8>)>(64);
     let now = &way;
     let read = async move {
@@ -205,6 +206,6 @@ async fn carry(
             }
         }
     };
-    // When the reading side has ended, what is under way still arrives.
+    // After the reading side has ended, data in transit still arrives.
     tokio::join!(read, write);
 }

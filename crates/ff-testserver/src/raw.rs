@@ -1,5 +1,5 @@
-//! A client of a few lines, for readiness checks and for tests that act as somebody else on the server. RESP2, one
-//! connection, one reply at a time; no reconnecting.
+//! A minimal client, for readiness checks and for tests that act as another client of the server. RESP2, one
+//! connection, one reply at a time; it does not reconnect.
 
 use std::fmt;
 use std::future::Future;
@@ -21,14 +21,14 @@ pub enum Reply {
     Int(i64),
     /// A string of bytes.
     Bulk(Vec<u8>),
-    /// Nothing.
+    /// Nil.
     Nil,
     /// Several replies.
     Array(Vec<Reply>),
 }
 
 impl Reply {
-    /// The reply as text: a status, an error, a number or a string as it is, nothing as "", several one a line.
+    /// The reply as text: a status, an error, a number or a string unchanged, nil as "", several replies one per line.
     #[must_use]
     pub fn text(&self) -> String {
         match self {
@@ -40,7 +40,7 @@ impl Reply {
         }
     }
 
-    /// The number, where it is one.
+    /// The number, if the reply is one.
     #[must_use]
     pub fn int(&self) -> Option<i64> {
         match self {
@@ -49,7 +49,7 @@ impl Reply {
         }
     }
 
-    /// The items of several replies; none for anything else.
+    /// The items of an array; empty for any other reply.
     #[must_use]
     pub fn items(&self) -> &[Reply] {
         match self {
@@ -81,7 +81,7 @@ impl RawClient {
     /// Connects to a plain port of this machine.
     ///
     /// # Errors
-    /// When nothing listens there.
+    /// If no server listens there.
     pub async fn connect(port: u16) -> Result<Self> {
         Self::connect_to("127.0.0.1", port).await
     }
@@ -96,10 +96,10 @@ impl RawClient {
     /// Sends one command and reads its reply. A refusal is a [`Reply::Error`], not an `Err`.
     ///
     /// # Errors
-    /// When the connection ends or talks something else than RESP2.
+    /// If the connection ends or the answer is not RESP2.
     ///
     /// # Cancel safety
-    /// Not cancel safe: after a dropped future the next reply may belong to the command before.
+    /// Not cancel safe: after a dropped future the next reply may belong to the previous command.
     pub async fn command<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Result<Reply> {
         self.stream.write_all(&encode(args)).await.doing("sending a command")?;
         self.stream.flush().await.doing("sending a command")?;

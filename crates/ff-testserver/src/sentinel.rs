@@ -1,4 +1,4 @@
-//! Sentinels: processes that watch over a primary, and promote a replica when it is gone or when told to.
+//! Sentinels: processes that monitor a primary, and promote a replica when it is down or on request.
 
 use std::time::{Duration, Instant};
 
@@ -6,10 +6,10 @@ use crate::error::{Error, Result};
 use crate::raw::Reply;
 use crate::server::TestServer;
 
-/// Far longer than sentinels take to find one another, or to promote a replica.
+/// Far longer than sentinels need to discover one another, or to promote a replica.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
-/// How long a primary is silent until a sentinel takes it to be down.
+/// How long a primary must be silent before a sentinel considers it down.
 const DOWN_AFTER_MS: u32 = 1_000;
 /// After twice this time a failover is tried again.
 const FAILOVER_TIMEOUT_MS: u32 = 3_000;
@@ -46,22 +46,22 @@ pub struct SentinelsBuilder<'a> {
 }
 
 impl SentinelsBuilder<'_> {
-    /// So many sentinels, of which the greater half must agree; otherwise it is one.
+    /// Starts this many sentinels, the majority of which must agree; default 1.
     pub fn count(mut self, count: usize) -> Self {
         self.count = count.max(1);
         self
     }
 
-    /// Gives the sentinels' own default user this password.
+    /// Sets the password of the sentinels' own default user.
     pub fn password(mut self, password: impl Into<String>) -> Self {
         self.password = Some(password.into());
         self
     }
 
-    /// Starts the sentinels. They know one another, and the replicas that follow the primary by now, when this returns.
+    /// Starts the sentinels. Returns once they know one another and the replicas that follow the primary now.
     ///
     /// # Errors
-    /// [`Error::NeedsProcess`] where the primary is no process of this machine; as for a server.
+    /// [`Error::NeedsProcess`] if the primary is not a process of this machine; as for a server.
     ///
     /// # Cancel safety
     /// A dropped future leaves no sentinel behind.
@@ -94,19 +94,19 @@ impl SentinelsBuilder<'_> {
 }
 
 impl Sentinels {
-    /// Sentinels over this primary, under this name. It must be a process of this machine without TLS, see
+    /// Sentinels for this primary, under this name. It must be a process of this machine without TLS, see
     /// [`Builder::process`](crate::Builder::process).
     pub fn watching(primary: &TestServer, name: impl Into<String>) -> SentinelsBuilder<'_> {
         SentinelsBuilder { primary, name: name.into(), count: 1, password: None }
     }
 
-    /// The sentinels, each of which can be asked, paused, killed and restarted.
+    /// The sentinels, each of which can be queried, paused, killed and restarted.
     #[must_use]
     pub fn nodes(&self) -> &[TestServer] {
         &self.nodes
     }
 
-    /// Their addresses as a URL lists them: `127.0.0.1:20001,127.0.0.1:20002`.
+    /// Their addresses in the format of a URL: `127.0.0.1:20001,127.0.0.1:20002`.
     #[must_use]
     pub fn hosts(&self) -> String {
         self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect::<Vec<_>>().join(",")
@@ -115,7 +115,7 @@ impl Sentinels {
     /// The port of the primary, by the first sentinel that answers.
     ///
     /// # Errors
-    /// When none does.
+    /// If no sentinel answers.
     pub async fn primary(&self) -> Result<u16> {
         let mut answer = Err(Error::Protocol("there is no sentinel".into()));
         for node in &self.nodes {
@@ -134,17 +134,17 @@ impl Sentinels {
         port.ok_or_else(|| Error::Protocol(answer.text()))
     }
 
-    /// Has a replica promoted although the primary is well, and returns its port once all sentinels name it. The former
-    /// primary is told to follow about ten seconds later; until then both take writes, and what the former one takes is
-    /// undone.
+    /// Promotes a replica although the primary is healthy, and returns its port once all sentinels name it. The former
+    /// primary is demoted about ten seconds later; until then both accept writes, and those of the former primary are
+    /// lost.
     ///
     /// # Errors
-    /// When a sentinel does not answer, or does not come to it.
+    /// If a sentinel does not answer, or the failover does not happen.
     pub async fn failover(&self) -> Result<u16> {
         let former = self.primary().await?;
         self.until("begin a failover", async || {
             let answer = self.nodes[0].command(&["SENTINEL", "FAILOVER", &self.name]).await?;
-            // A replica is eligible only a while after it was found.
+            // A replica is eligible only some time after it was discovered.
             Ok((!answer.is_error()).then_some(()).ok_or_else(|| answer.text()))
         })
         .await?;
@@ -154,7 +154,7 @@ impl Sentinels {
     /// Waits until all sentinels name another primary than this one, and returns its port.
     ///
     /// # Errors
-    /// When a sentinel does not answer, or does not come to it.
+    /// If a sentinel does not answer, or does not name another primary.
     pub async fn promoted(&self, former: &TestServer) -> Result<u16> {
         self.away_from(former.port()).await
     }
@@ -208,7 +208,7 @@ impl Sentinels {
     }
 }
 
-/// Whom a sentinel knows.
+/// The servers that a sentinel knows.
 #[derive(Debug, PartialEq, Eq)]
 struct Known {
     others: Option<usize>,
@@ -216,7 +216,7 @@ struct Known {
 }
 
 impl Known {
-    /// From the names and values of `SENTINEL MASTER`.
+    /// Parses the names and values of `SENTINEL MASTER`.
     fn read(reply: &Reply) -> Self {
         let number = |name: &str| {
             let pair = reply.items().chunks_exact(2).find(|pair| pair[0].text() == name)?;

@@ -1,4 +1,4 @@
-//! The server as its owner sees it, whatever runs it.
+//! The handle of a server, independent of its provider.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -18,18 +18,19 @@ use crate::raw::{RawClient, Reply};
 use crate::shared::SharedServer;
 use crate::tls::TlsFiles;
 
-/// How long a server may take until it answers.
+/// The time limit for a server's first answer.
 const READY: Duration = Duration::from_secs(20);
-/// How long it may take to load what it has kept.
+/// The time limit for loading its data.
 const LOADED: Duration = Duration::from_secs(180);
-/// How long one PING may take within that.
+/// The time limit for one PING within that.
 const PING: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(3);
 
 /// A Valkey server that lives as long as this value.
 ///
-/// Dropping it ends the server and deletes its data. It may be shared between tasks: what changes the server's state
-/// ([`kill`](Self::kill), [`restart`](Self::restart), [`pause`](Self::pause), [`resume`](Self::resume)) takes its turn.
+/// Dropping it ends the server and deletes its data. It may be shared between tasks: operations that change the
+/// server's state ([`kill`](Self::kill), [`restart`](Self::restart), [`pause`](Self::pause), [`resume`](Self::resume))
+/// run one at a time.
 #[derive(Debug)]
 pub struct TestServer {
     provider: Provider,
@@ -46,7 +47,7 @@ pub struct TestServer {
     _ports: Vec<Port>,
 }
 
-/// How this crate itself talks to the server: plain TCP, also beside a TLS port.
+/// The connection settings of this crate itself: plain TCP, also beside a TLS port.
 #[derive(Debug, Clone)]
 struct Control {
     host: String,
@@ -118,7 +119,7 @@ impl TestServer {
         Ok(server)
     }
 
-    /// A sentinel; `settings` are completed by its address.
+    /// A sentinel; its address is added to `settings`.
     pub(crate) async fn sentinel(program: &Path, password: Option<String>, settings: &str) -> Result<Self> {
         let port = Port::lease()?;
         let number = port.number();
@@ -166,19 +167,20 @@ impl TestServer {
         }
     }
 
-    /// The URL for clients: `redis://127.0.0.1:PORT`, `rediss://…` with TLS, and `:PASSWORD@` where there is one.
+    /// The URL for clients: `redis://127.0.0.1:PORT`, `rediss://…` with TLS, and with `:PASSWORD@` if there is a
+    /// password.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The port for clients; it stays the same over restarts.
+    /// The port for clients; it stays the same across restarts.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// What runs the server.
+    /// The provider of the server.
     #[must_use]
     pub fn provider(&self) -> Provider {
         self.provider
@@ -190,26 +192,26 @@ impl TestServer {
         self.tls.as_ref()
     }
 
-    /// The Unix socket, where one was asked for.
+    /// The Unix socket, if it was requested.
     #[must_use]
     pub fn unix_socket(&self) -> Option<&Path> {
         self.unix_socket.as_deref()
     }
 
-    /// Ends the server at once, as a crash of it would. Its port stays reserved; [`restart`](Self::restart) brings it
-    /// back. A server that does not run is left as it is.
+    /// Ends the server immediately, like a crash. Its port stays reserved for [`restart`](Self::restart). Has no effect
+    /// on a server that does not run.
     ///
     /// # Errors
-    /// When the server is a shared one, or Docker refuses.
+    /// If the server is shared, or Docker refuses.
     pub async fn kill(&self) -> Result<()> {
         self.running.lock().await.kill().await
     }
 
-    /// Ends the server in order if it runs, and starts it on the same port with the same directory. It has answered
-    /// when this returns. Data is kept only with [`Builder::persistent`].
+    /// Ends the server in order if it runs, and starts it on the same port with the same directory. Returns once it has
+    /// answered. Data is kept only with [`Builder::persistent`].
     ///
     /// # Errors
-    /// When the server is a shared one, or does not come back.
+    /// If the server is shared, or does not start.
     pub async fn restart(&self) -> Result<()> {
         let mut running = self.running.lock().await;
         running.stop().await?;
@@ -217,53 +219,53 @@ impl TestServer {
         wait_ready(&mut running, &self.control).await
     }
 
-    /// Stops the server in its tracks: connections stay up and nothing is answered until [`resume`](Self::resume).
+    /// Freezes the server: connections stay open and nothing is answered until [`resume`](Self::resume).
     ///
     /// # Errors
-    /// When the server is a shared one, or Docker refuses.
+    /// If the server is shared, or Docker refuses.
     pub async fn pause(&self) -> Result<()> {
         self.running.lock().await.pause().await
     }
 
-    /// Lets a paused server go on.
+    /// Continues a paused server.
     ///
     /// # Errors
-    /// When the server is a shared one, or Docker refuses.
+    /// If the server is shared, or Docker refuses.
     pub async fn resume(&self) -> Result<()> {
         self.running.lock().await.resume().await
     }
 
-    /// Sets the wall clock of a server with [`Builder::clock_at`], in milliseconds since 1970-01-01 UTC, also back. The
-    /// server has it when this returns, about a millisecond later. It stands to the millisecond: some servers count the
-    /// microseconds within it.
+    /// Sets the wall clock of a server with [`Builder::clock_at`], in milliseconds since 1970-01-01 UTC, also
+    /// backwards. The server has the new time when this returns, after about a millisecond. The clock is constant to
+    /// the millisecond: some servers count the microseconds within it.
     ///
     /// # Errors
-    /// When the server goes by the machine's clock.
+    /// If the server uses the machine's clock.
     pub fn set_clock(&self, millis: u64) -> Result<()> {
         self.clock.as_ref().ok_or(Error::NoClock)?.set(millis)
     }
 
     /// Sets how far the wall clock of a server with [`Builder::clock_ahead`] is ahead of the machine's, from now on and
-    /// also over a restart.
+    /// also after a restart.
     ///
     /// # Errors
-    /// When the server goes by the machine's clock.
+    /// If the server uses the machine's clock.
     pub fn set_clock_ahead(&self, ahead: Duration) -> Result<()> {
         self.ahead.as_ref().ok_or(Error::NoClock)?.set(ahead)
     }
 
-    /// Has every sync of a server with [`Builder::slow_disk`] take this much longer, from now on.
+    /// Delays every sync of a server with [`Builder::slow_disk`] by this time, from now on.
     ///
     /// # Errors
-    /// When the server goes by the machine's disk.
+    /// If the server uses the machine's disk.
     pub fn delay_syncs(&self, delay: Duration) -> Result<()> {
         self.disk.as_ref().ok_or(Error::NoSlowDisk)?.set(delay)
     }
 
-    /// A plain connection, authenticated, also where [`url`](Self::url) is TLS.
+    /// A plain, authenticated connection, even if [`url`](Self::url) uses TLS.
     ///
     /// # Errors
-    /// When the server does not run or refuses the password.
+    /// If the server does not run or refuses the password.
     pub async fn client(&self) -> Result<RawClient> {
         let mut client = RawClient::connect_to(&self.control.host, self.control.port).await?;
         if let Some(reply) = self.control.authenticate(&mut client).await?
@@ -274,26 +276,26 @@ impl TestServer {
         Ok(client)
     }
 
-    /// Sends one command on a connection of its own. A refusal is a [`Reply::Error`], not an `Err`.
+    /// Sends one command on a separate connection. A refusal is a [`Reply::Error`], not an `Err`.
     ///
     /// # Errors
-    /// When the server does not run or does not answer.
+    /// If the server does not run or does not answer.
     pub async fn command<A: AsRef<[u8]>>(&self, args: &[A]) -> Result<Reply> {
         self.client().await?.command(args).await
     }
 
-    /// Waits until so many replicas hold everything that this server has by now.
+    /// Waits until this many replicas have everything that this server has now.
     ///
     /// # Errors
-    /// When the server does not answer, or it takes longer than a start may.
+    /// If the server does not answer, or the wait exceeds the time limit of a start.
     pub async fn replicas_in_step(&self, count: usize) -> Result<()> {
         let mut client = self.client().await?;
         let started = Instant::now();
         let info = client.command(&["INFO", "replication"]).await?.text();
-        // Not where it stands later: the question below is itself a part of what replicas have to take.
+        // Not the later offset: the query below is itself replicated.
         let offset = replication_offset(&info).ok_or(Error::Protocol(info))?;
         loop {
-            // Has the replicas report where they are, which they do by themselves once a second only.
+            // Makes the replicas report their offsets, which they otherwise do only once a second.
             client.command(&["WAIT", &(count + 1).to_string(), "10"]).await?;
             let info = client.command(&["INFO", "replication"]).await?.text();
             if replicas_at(offset, &info) >= count {
@@ -307,7 +309,7 @@ impl TestServer {
         }
     }
 
-    /// The program, where the server is a process of this machine.
+    /// The program, if the server is a process of this machine.
     pub(crate) async fn program(&self) -> Option<PathBuf> {
         match &*self.running.lock().await {
             Running::Process(server) => Some(server.program().to_owned()),
@@ -335,7 +337,7 @@ impl Control {
         client.command(&args).await.map(Some)
     }
 
-    /// The reply to a PING; also a refusal shows that the server is up.
+    /// The reply to a PING; a refusal also shows that the server is up.
     async fn ping(&self) -> Result<Reply> {
         let mut client = RawClient::connect_to(&self.host, self.port).await?;
         self.authenticate(&mut client).await?;
@@ -427,7 +429,7 @@ impl Running {
     }
 }
 
-/// Waits until the server answers, ends, or has had its time.
+/// Waits until the server answers, ends, or the time limit has passed.
 async fn wait_ready(running: &mut Running, control: &Control) -> Result<()> {
     let started = Instant::now();
     loop {
@@ -449,12 +451,12 @@ async fn wait_ready(running: &mut Running, control: &Control) -> Result<()> {
     }
 }
 
-/// Where the replication stream of a server stands that told this.
+/// The replication offset of a server, from its INFO.
 fn replication_offset(info: &str) -> Option<u64> {
     info.lines().find_map(|line| line.strip_prefix("master_repl_offset:"))?.trim().parse().ok()
 }
 
-/// How many replicas have reported that they come up to `offset`, by what their primary tells.
+/// The number of replicas that have reported at least `offset`, from the INFO of their primary.
 fn replicas_at(offset: u64, info: &str) -> usize {
     let reported = |line: &str| {
         let (name, about) = line.split_once(':')?;

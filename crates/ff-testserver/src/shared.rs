@@ -1,4 +1,4 @@
-//! The one server that `FF_TEST_VALKEY_URL` names: tests take turns, and each finds it empty.
+//! The one server that `FF_TEST_VALKEY_URL` names: one test at a time uses it, and finds it empty.
 
 use std::fs::{File, TryLockError};
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use url::Url;
 use crate::error::{Doing, Error, Result};
 use crate::raw::{RawClient, Reply};
 
-/// How long a test waits for its turn. A test that starts two servers waits for itself, and ends here.
+/// How long a test waits for its turn. A test that starts two servers waits for itself, and fails here.
 const TURN: Duration = Duration::from_secs(300);
 const POLL: Duration = Duration::from_millis(20);
 
@@ -94,7 +94,7 @@ fn parse(text: &str) -> Result<Url> {
 
 fn without_password(url: &Url) -> String {
     let mut url = url.clone();
-    // Fails only for URLs that have no place for a password.
+    // Fails only for URLs that cannot have a password.
     let _ = url.set_password(None);
     url.to_string()
 }
@@ -118,7 +118,7 @@ fn decode(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// A lock that holds between threads and programs, and ends with its holder.
+/// A lock that works between threads and programs, and ends with its holder.
 async fn turn(url: &Url) -> Result<File> {
     let name = format!("ff-testserver-{}-{}.lock", url.host_str().unwrap_or_default(), url.port().unwrap_or(6379));
     let file = File::create(std::env::temp_dir().join(name)).doing("opening the shared server's lock")?;

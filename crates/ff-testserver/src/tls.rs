@@ -1,4 +1,4 @@
-//! Throw-away certificates: an authority, a server certificate for this machine's own names, a client certificate.
+//! Temporary certificates: an authority, a server certificate for this machine's names, a client certificate.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ pub struct TlsFiles {
 }
 
 impl TlsFiles {
-    /// Makes all files in a directory that exists.
+    /// Generates all files in an existing directory.
     pub(crate) fn generate(dir: &Path) -> Result<Self> {
         let mut ca_params = named("ff-testserver authority", &[])?;
         ca_params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

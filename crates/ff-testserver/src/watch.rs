@@ -1,6 +1,6 @@
-//! What ends a server whose owner was killed: a shell that waits on a pipe held by this program. When the program ends
-//! without dropping its servers, the pipe closes, and the shell ends the server and removes its directory. That needs
-//! no unsafe code and no signal handler, and it works after a SIGKILL too.
+//! Ends a server whose owner was killed: a shell waits on a pipe held by this program. If the program ends without
+//! dropping its servers, the pipe closes, and the shell ends the server and removes its directory. That needs neither
+//! unsafe code nor a signal handler, and it also works after a SIGKILL.
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 const PROCESS: &str = r#"trap "" HUP INT TERM; read -r _; kill -9 "$1"; rm -rf "$2""#;
 const CONTAINER: &str = r#"trap "" HUP INT TERM; read -r _; docker rm --force --volumes "$1"; rm -rf "$2""#;
 
-/// The watch over one server; dropping it calls the watch off.
+/// The watch over one server; dropping it ends the watch.
 #[derive(Debug)]
 pub(crate) struct Watch(Child);
 
@@ -21,7 +21,7 @@ impl Watch {
         Self::start(PROCESS, &id.to_string(), dir)
     }
 
-    /// Watches over a container by its name; works where the `docker` program is installed.
+    /// Watches over a container by its name; works if the `docker` program is installed.
     pub(crate) fn over_container(name: &str, dir: &Path) -> Result<Self> {
         Self::start(CONTAINER, name, dir)
     }
@@ -47,7 +47,7 @@ impl Drop for Watch {
     }
 }
 
-/// Kills a child and waits for it. That it may have ended already is no error.
+/// Kills a child and waits for it. A child that has already ended is not an error.
 pub(crate) fn end(child: &mut Child) {
     let _ = child.kill();
     let _ = child.wait();

@@ -1,4 +1,4 @@
-//! A test program that is killed drops nothing, and must leave no server behind all the same.
+//! A killed test program drops nothing, but must not leave a server behind.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -14,7 +14,7 @@ const HOLD: &str = "FF_TESTSERVER_HOLD";
 
 const NAME: &str = "a_server_does_not_outlive_a_killed_test_program";
 
-/// The second program: this same test, told by a variable to hold a server until it is killed.
+/// The second program: this same test, started with a variable that makes it hold a server until it is killed.
 async fn hold_a_server() {
     let server = TestServer::builder().unix_socket().build().await.unwrap();
     println!("held {} {} {}", server.provider(), server.port(), server.unix_socket().unwrap().display());
@@ -39,7 +39,7 @@ async fn a_server_does_not_outlive_a_killed_test_program() {
     let port: u16 = port.parse().unwrap();
     assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
 
-    // `kill` of the standard library is a SIGKILL, which nobody sees coming.
+    // `kill` of the standard library is a SIGKILL, which a process cannot handle.
     holder.kill().unwrap();
     holder.wait().unwrap();
 

@@ -1,4 +1,4 @@
-//! What a proxy does to the connections that pass through it.
+//! The effects of a proxy on the connections through it.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

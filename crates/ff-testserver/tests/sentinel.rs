@@ -1,4 +1,4 @@
-//! What sentinels promise.
+//! The guarantees of sentinels.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use ff_testserver::{Error, Sentinels, TestServer};
@@ -6,7 +6,7 @@ use ff_testserver::{Error, Sentinels, TestServer};
 async fn pair(password: Option<&str>) -> (TestServer, TestServer) {
     let mut builder = TestServer::builder().process();
     if let Some(password) = password {
-        // The former primary follows the new one some day, and then needs the password too.
+        // The former primary follows the new one later, and then also needs the password.
         builder = builder.password(password).arg("--masterauth").arg(password);
     }
     let primary = builder.clone().build().await.unwrap();

@@ -1,4 +1,4 @@
-//! What a server promises, whichever provider gives it. Run once with each `FF_TEST_PROVIDER`.
+//! The guarantees of a server, for every provider. Run once with each `FF_TEST_PROVIDER`.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::net::TcpStream;
@@ -9,7 +9,7 @@ use ff_testserver::{Error, Provider, RawClient, Reply, TestServer};
 fn nobody_listens(port: u16) -> bool {
     match TcpStream::connect(("127.0.0.1", port)) {
         Err(_) => true,
-        // Docker's proxy accepts for a container that is gone, and closes.
+        // Docker's proxy accepts connections for a removed container, and closes them.
         Ok(mut stream) => {
             use std::io::{Read, Write};
             stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
@@ -55,7 +55,7 @@ async fn a_clock_stands_until_it_is_set_and_outlives_a_restart() {
     let server = TestServer::builder().clock_at(1_700_000_000_123).build().await.unwrap();
     assert_eq!(time(&server).await, 1_700_000_000_123);
     tokio::time::sleep(Duration::from_millis(20)).await;
-    assert_eq!(time(&server).await, 1_700_000_000_123, "it stands");
+    assert_eq!(time(&server).await, 1_700_000_000_123, "it is constant");
     for millis in [1_800_000_000_001, 1_700_000_000_000, 5_000] {
         server.set_clock(millis).unwrap();
         assert_eq!(time(&server).await, millis);
@@ -188,7 +188,7 @@ async fn a_replica_follows_its_primary() {
     let replica = TestServer::builder().replica_of(&primary).build().await.unwrap();
     set(&primary, "key", "value").await;
     let mut client = primary.client().await.unwrap();
-    // The link comes up by itself; WAIT counts a replica only when it has everything.
+    // The link comes up on its own; WAIT counts a replica only when it has everything.
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     loop {
         set(&primary, "again", "and again").await;
@@ -208,7 +208,7 @@ async fn what_a_slow_disk_has_not_synced_is_lost_in_a_crash() {
     server.restart().await.unwrap();
     server.delay_syncs(Duration::from_secs(60)).unwrap();
     let mut written = 0;
-    // As long as a sync is under way the server keeps what it writes to itself, up to two seconds.
+    // While a sync is in progress the server withholds its writes, up to two seconds.
     let deadline = std::time::Instant::now() + Duration::from_millis(1_500);
     while std::time::Instant::now() < deadline {
         written += 1;

@@ -1,4 +1,4 @@
-//! TLS servers. Where the server cannot do TLS these tests fail and say so; they are never skipped.
+//! TLS servers. If the server does not support TLS these tests fail with that reason; they are never skipped.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::io::{Read, Write};
@@ -16,7 +16,7 @@ fn certificate(path: &Path) -> CertificateDer<'static> {
     CertificateDer::from_pem_file(path).unwrap()
 }
 
-/// Sends a PING over TLS and gives what comes back.
+/// Sends a PING over TLS and returns the reply.
 fn ping(port: u16, files: &TlsFiles, with_client_cert: bool) -> std::io::Result<String> {
     let mut roots = RootCertStore::empty();
     roots.add(certificate(&files.ca_cert)).unwrap();
@@ -56,7 +56,7 @@ async fn a_tls_port_does_not_speak_plain_text() {
     let server = TestServer::builder().tls().build().await.unwrap();
     let mut client = RawClient::connect(server.port()).await.unwrap();
     assert!(client.command(&["PING"]).await.is_err());
-    assert_eq!(server.command(&["PING"]).await.unwrap().text(), "PONG", "raw commands go beside TLS");
+    assert_eq!(server.command(&["PING"]).await.unwrap().text(), "PONG", "raw commands use the plain port");
 }
 
 #[tokio::test]

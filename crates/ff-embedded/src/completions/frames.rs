@@ -1,4 +1,4 @@
-//! A subscription as its reader holds it, and how it asks for its lag.
+//! The consumer's end of a subscription, and its lag.
 
 use ff_script::operations::LogBytes;
 
@@ -96,7 +96,7 @@ impl LagProbe for EmbeddedLag {
     }
 }
 
-/// How many bytes a log holds, as the library has saved it.
+/// The size of a log in bytes, as recorded by the library.
 fn bytes(keys: &Keyspace, log: LogId) -> LogBytes {
     let fields = keys.get::<Hash>(keys::log_epochs(log).as_bytes()).ok().flatten();
     let saved = fields.and_then(|fields| fields.iter().find(|(name, _)| *name == LogBytes::FIELD.as_bytes()));

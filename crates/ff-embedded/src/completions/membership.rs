@@ -1,8 +1,8 @@
-//! A place among the subscriptions of a host, of which there is a largest number.
+//! A membership among the subscriptions of a host, whose number is limited.
 
 use super::*;
 
-/// A place among the subscriptions; dropping it gives the place back.
+/// A membership; dropping it frees the place.
 pub(super) struct Membership(Arc<AtomicUsize>);
 
 impl Membership {

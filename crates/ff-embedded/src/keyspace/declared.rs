@@ -1,16 +1,16 @@
-//! Which keys may be created.
+//! The keys that may be created.
 
 use rustc_hash::FxHashSet;
 
-/// From how many keys on they are looked up by their hash: most calls declare about fifteen and create three or four,
-/// which is too few to be worth a set of its own.
+/// From this many keys on they are looked up by hash: most calls declare about fifteen keys and create three or four,
+/// too few for a separate set.
 const MANY: usize = 64;
 
-/// While a function runs: its KEYS, the only keys that it may create. Otherwise all may.
+/// While a function runs: its KEYS, the only keys that it may create. Otherwise all keys may be created.
 #[derive(Debug, Default)]
 pub(super) struct Declared {
     running: bool,
-    /// The keys one after the other, and where each ends.
+    /// The concatenated keys, and the end of each.
     few: Vec<u8>,
     ends: Vec<usize>,
     many: FxHashSet<Box<[u8]>>,

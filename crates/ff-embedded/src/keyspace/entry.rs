@@ -1,4 +1,4 @@
-//! What a key holds.
+//! The value of a key.
 
 use super::{hash::Hash, stream::Stream, string::Text, zset::SortedSet};
 
@@ -25,6 +25,6 @@ impl Data {
 pub(crate) trait Kind {
     fn of(data: &Data) -> Option<&Self>;
     fn of_mut(data: &mut Data) -> Option<&mut Self>;
-    /// An empty one. `stamp` is different for everything ever created in a keyspace.
+    /// An empty value. `stamp` is unique among all values ever created in a keyspace.
     fn create(stamp: u64) -> Data;
 }

@@ -1,7 +1,7 @@
 //! Keys that expire.
 //!
-//! A key that is due is removed when the time is set, before the call or the command that the time is for. Time stands
-//! still within a call, so no key expires in the middle of one.
+//! Expired keys are removed when the time is set, before the call or the command that the time is for. The time is
+//! constant within a call, so no key expires in the middle of one.
 
 use std::collections::BTreeSet;
 
@@ -34,7 +34,7 @@ impl Expiries {
         true
     }
 
-    /// Takes the next key whose last moment lies before `now`.
+    /// Removes and returns the next key whose last moment lies before `now`.
     pub(super) fn pop_before(&mut self, now: u64) -> Option<Box<[u8]>> {
         if self.order.first()?.0 >= now {
             return None;

@@ -1,16 +1,16 @@
-//! Commands about keys of any type, and about none.
+//! Commands on keys of any type, and commands without a key.
 
 use super::{CommandError, Keyspace, Value};
 
 type Answer<'a> = Result<Value<'a>, CommandError>;
 
-/// The time at which the present call began: it stands still within one.
+/// The time at which the present call began: it is constant within a call.
 pub(super) fn time<'a>(keys: &'a mut Keyspace, _args: &[&[u8]]) -> Answer<'a> {
     let (seconds, micros) = (keys.now_us / 1_000_000, keys.now_us % 1_000_000);
     Ok(Value::Array(vec![Value::text(seconds), Value::text(micros)]))
 }
 
-/// What tells this host from all others and one moment of it from another, whatever sections are asked for.
+/// The id of this host and its number of executed commands, whatever sections are requested.
 pub(super) fn info<'a>(keys: &'a mut Keyspace, _args: &[&[u8]]) -> Answer<'a> {
     let (run_id, executed) = (keys.run_id, keys.executed);
     Ok(Value::text(format_args!("run_id:{run_id:032x}\r\ntotal_commands_processed:{executed}\r\n")))
@@ -29,7 +29,7 @@ pub(super) fn del<'a>(keys: &'a mut Keyspace, args: &[&[u8]]) -> Answer<'a> {
     Ok(Value::count(args[1..].iter().filter(|key| keys.remove(key)).count()))
 }
 
-/// Hands a message to whoever listens now and answers how many that were.
+/// Delivers a message to the present listeners and returns their number.
 pub(super) fn announce<'a>(keys: &'a mut Keyspace, args: &[&[u8]]) -> Answer<'a> {
     Ok(Value::count(keys.listeners.announce(args[1], args[2])))
 }

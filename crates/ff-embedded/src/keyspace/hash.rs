@@ -78,7 +78,7 @@ pub(super) fn hlen<'a>(keys: &'a mut Keyspace, args: &[&[u8]]) -> Answer<'a> {
     Ok(Value::count(keys.get::<Hash>(args[1])?.map_or(0, |hash| hash.0.len())))
 }
 
-/// In an order that the seed decides, another one at every call: no caller may depend on it.
+/// In an order that the seed decides, different at every call: no caller may depend on it.
 pub(super) fn hkeys<'a>(keys: &'a mut Keyspace, args: &[&[u8]]) -> Answer<'a> {
     let mut order = keys.fork_random();
     let Some(hash) = keys.get::<Hash>(args[1])? else { return Ok(Value::Array(Vec::new())) };

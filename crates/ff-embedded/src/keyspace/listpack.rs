@@ -1,12 +1,12 @@
-//! How many bytes the server's compact encoding of a list takes. Only the size matters here: it decides after how many
-//! entries a stream begins a new node, and so what an approximate trim leaves.
+//! The size of the server's compact encoding of a list in bytes. Only the size matters here: it decides after how many
+//! entries a stream begins a new node, and so how much an approximate trim leaves.
 
 use super::number;
 
 /// The header and the end mark of an empty list.
 pub(super) const EMPTY: usize = 7;
 
-/// What a string takes; one that reads as an integer is kept as one.
+/// The size of a string; a string that parses as an integer is stored as one.
 pub(super) fn string(bytes: &[u8]) -> usize {
     let short_enough = bytes.len() <= 20;
     if let Some(number) = short_enough.then(|| number::integer(bytes).ok()).flatten() {
@@ -21,7 +21,7 @@ pub(super) fn string(bytes: &[u8]) -> usize {
     with_back_length(head + length)
 }
 
-/// What an integer takes.
+/// The size of an integer.
 pub(super) fn integer(number: i64) -> usize {
     with_back_length(match number {
         0..=127 => 1,

@@ -1,6 +1,6 @@
 //! The keyspace: the commands that the library uses, on data in memory, with the server's replies and errors.
 //!
-//! It knows no other command, and it knows neither Lua nor a clock of its own: whoever runs a call sets the time.
+//! It supports no other command, and contains neither Lua nor a clock: the caller sets the time.
 
 mod declared;
 mod entry;
@@ -34,9 +34,9 @@ pub use snapshot::{KeyValue, StreamEntry};
 pub(crate) use stream::{Entry, Stream};
 pub use value::{CommandError, Value};
 
-/// Who hears what is announced on a channel.
+/// Delivers messages that are published on a channel.
 pub(crate) trait Listeners: Send + Sync {
-    /// Hands a message over and returns how many received it.
+    /// Delivers a message and returns the number of receivers.
     fn announce(&self, channel: &[u8], message: &[u8]) -> usize;
 }
 
@@ -113,21 +113,21 @@ pub(crate) enum Access {
     Full,
 }
 
-/// All keys and what they hold.
+/// All keys and their values.
 pub(crate) struct Keyspace {
     data: FxHashMap<Box<[u8]>, Data>,
     expiries: Expiries,
     now_us: u64,
     random: fastrand::Rng,
     created: u64,
-    /// The name of this host among all others, as a server has its run id.
+    /// The id of this host, like a server's run id.
     run_id: u128,
     executed: u64,
     /// The streams that were appended to since [`Keyspace::take_appended`].
     appended: Vec<Box<[u8]>>,
     /// While a function runs: its KEYS, the only keys that it may create.
     declared: Declared,
-    /// The creation that was refused in the present call, whether or not the function made something of the error.
+    /// The creation that was refused in the present call, whether or not the function handled the error.
     undeclared: Option<CommandError>,
     listeners: Arc<dyn Listeners>,
 }
@@ -139,7 +139,7 @@ impl fmt::Debug for Keyspace {
 }
 
 impl Keyspace {
-    /// An empty one; the seed decides in which order hashes are iterated.
+    /// An empty keyspace; the seed decides the order in which hashes are iterated.
     pub(crate) fn new(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         Self {
@@ -161,7 +161,7 @@ impl Keyspace {
         self.listeners = listeners;
     }
 
-    /// Sets what `TIME` tells, in microseconds since 1970-01-01 UTC, and removes the keys that have expired by then.
+    /// Sets the time that `TIME` returns, in microseconds since 1970-01-01 UTC, and removes the keys that have expired.
     pub(crate) fn set_time(&mut self, now_us: u64) {
         self.now_us = now_us;
         while let Some(key) = self.expiries.pop_before(self.now_ms()) {
@@ -173,14 +173,14 @@ impl Keyspace {
         self.now_us / 1_000
     }
 
-    /// From here on only these keys can be created. A server of a cluster could not know to which node another one
-    /// belongs, so that also a single one should never be asked to.
+    /// From here on only these keys can be created. In a cluster a server could not know to which node another key
+    /// belongs, so a single server must not be asked to create one either.
     pub(crate) fn begin_call<K: AsRef<[u8]>>(&mut self, declared: &[K]) {
         self.declared.begin(declared);
         self.undeclared = None;
     }
 
-    /// Lets all keys be created again, and returns the creation that was refused, if one was.
+    /// Allows all keys to be created again, and returns the creation that was refused, if any.
     pub(crate) fn end_call(&mut self) -> Option<CommandError> {
         self.declared.end();
         self.undeclared.take()
@@ -194,7 +194,7 @@ impl Keyspace {
     /// Executes one command: its name, then its arguments.
     ///
     /// # Errors
-    /// What the server would refuse, in its words; a command that this host lacks, by its name.
+    /// The errors of the server, with its texts; for an unsupported command an error with its name.
     pub(crate) fn execute(&mut self, args: &[&[u8]], access: Access) -> Result<Value<'_>, CommandError> {
         let name = args.first().copied().unwrap_or_default();
         let Some(command) = COMMANDS.iter().find(|command| command.name.as_bytes().eq_ignore_ascii_case(name)) else {
@@ -229,7 +229,7 @@ impl Keyspace {
         self.get_mut(key)?.ok_or(CommandError::WRONG_TYPE)
     }
 
-    /// Puts data in place of whatever the key holds, which loses its expiry.
+    /// Replaces the value of the key, which loses its expiry.
     fn replace(&mut self, key: &[u8], data: Data) -> Result<(), CommandError> {
         if !self.contains(key) {
             self.check_declared(key)?;
@@ -268,7 +268,7 @@ impl Keyspace {
         }
     }
 
-    /// A source of randomness of its own, which the seed decides too.
+    /// A separate source of randomness, derived from the seed.
     fn fork_random(&mut self) -> fastrand::Rng {
         self.random.fork()
     }
@@ -277,7 +277,7 @@ impl Keyspace {
         self.appended.push(key.into());
     }
 
-    /// The keys of the streams that were appended to since the last time, in that order, repeated as often.
+    /// The keys of the streams that were appended to since the previous call, in order, one for each append.
     pub(crate) fn take_appended(&mut self) -> Vec<Box<[u8]>> {
         std::mem::take(&mut self.appended)
     }

@@ -2,7 +2,7 @@
 
 use super::CommandError;
 
-/// Reads an integer as strictly as the server: no sign but `-`, no leading zero, no space.
+/// Parses an integer as strictly as the server: no sign but `-`, no leading zero, no space.
 pub(crate) fn integer(text: &[u8]) -> Result<i64, CommandError> {
     let digits = text.strip_prefix(b"-").unwrap_or(text);
     let plain = match digits {
@@ -14,7 +14,7 @@ pub(crate) fn integer(text: &[u8]) -> Result<i64, CommandError> {
     parsed.ok_or(CommandError::NOT_INTEGER)
 }
 
-/// Reads a score.
+/// Parses a score.
 pub(crate) fn float(text: &[u8]) -> Option<f64> {
     let number: f64 = std::str::from_utf8(text).ok()?.parse().ok()?;
     (!number.is_nan()).then_some(number)
@@ -28,7 +28,7 @@ pub(crate) fn write_float(number: f64) -> String {
     if number.is_nan() {
         return "nan".to_owned();
     }
-    // Beyond that the server no longer takes it for an integer.
+    // Above this the server no longer treats it as an integer.
     const LARGEST: f64 = (1_u64 << 62) as f64;
     if number.fract() == 0.0 && number.abs() <= LARGEST {
         #[allow(clippy::cast_possible_truncation, reason = "it is an integer within the range")]

@@ -1,4 +1,4 @@
-//! A look at everything at once, for tests that check invariants.
+//! A snapshot of the whole keyspace, for tests that check invariants.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ pub struct StreamEntry {
     pub fields: Vec<(Bytes, Bytes)>,
 }
 
-/// What one key holds.
+/// The value of one key.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum KeyValue {
@@ -28,7 +28,7 @@ pub enum KeyValue {
     Stream {
         /// Its entries in their order.
         entries: Vec<StreamEntry>,
-        /// The largest id that was ever given.
+        /// The largest id that was ever assigned.
         last_generated: EntryId,
     },
     /// A string.
@@ -54,7 +54,7 @@ impl From<&Data> for KeyValue {
 }
 
 impl Keyspace {
-    /// All keys, sorted, with copies of what they hold.
+    /// All keys, sorted, with copies of their values.
     pub(crate) fn snapshot(&self) -> BTreeMap<Bytes, KeyValue> {
         self.data.iter().map(|(key, data)| (Bytes::copy_from_slice(key), data.into())).collect()
     }

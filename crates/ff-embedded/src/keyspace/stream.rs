@@ -1,4 +1,4 @@
-//! Streams: entries by id, kept in nodes as the server keeps them, because an approximate trim removes whole nodes.
+//! Streams: entries by id, stored in nodes like the server's, because an approximate trim removes whole nodes.
 
 use std::collections::VecDeque;
 
@@ -13,7 +13,7 @@ use super::{
 /// The server's defaults for when a node is full.
 const NODE_ENTRIES: usize = 100;
 const NODE_BYTES: usize = 4096;
-/// Entries that an approximate trim removes at most where nothing else is said.
+/// The default limit of entries that an approximate trim removes.
 const TRIMMED_AT_ONCE: usize = 100 * NODE_ENTRIES;
 
 pub(crate) type Fields = Box<[(Bytes, Bytes)]>;
@@ -21,7 +21,7 @@ pub(crate) type Fields = Box<[(Bytes, Bytes)]>;
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) id: EntryId,
-    /// Counts what was ever appended to this stream. Unlike ids it cannot go back, whatever the clock does.
+    /// The number of entries ever appended to this stream. Unlike ids it never decreases, whatever the clock does.
     pub(crate) serial: u64,
     pub(crate) fields: Fields,
 }
@@ -30,10 +30,10 @@ pub(crate) struct Entry {
 struct Node {
     /// The id of the entry with which the node began; it may be gone.
     first: EntryId,
-    /// The fields of that entry, which entries with the same ones do not repeat.
+    /// The field names of that entry, which entries with the same names do not repeat.
     names: Box<[Bytes]>,
     entries: VecDeque<Entry>,
-    /// How many entries there ever were, the removed ones too.
+    /// The number of entries ever added, including removed ones.
     count: usize,
     bytes: usize,
 }
@@ -68,14 +68,14 @@ impl Node {
         let names: usize = entry.fields.iter().map(|(name, _)| listpack::string(name)).sum();
         let width = entry.fields.len();
         let own = if same { number(width + 3) } else { number(width) + names + number(2 * width + 4) };
-        // The flags take as much as any small number.
+        // The flags take as much space as any small number.
         listpack::integer(0) + ids + values + own
     }
 }
 
 #[derive(Debug)]
 pub(crate) struct Stream {
-    /// Tells this stream from one that had the same key before.
+    /// Distinguishes this stream from an earlier one with the same key.
     stamp: u64,
     nodes: VecDeque<Node>,
     length: usize,
@@ -98,21 +98,21 @@ impl Kind for Stream {
     }
 }
 
-/// What is trimmed away.
+/// The criterion of a trim.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Trim {
-    /// What exceeds this number of entries.
+    /// Removes entries beyond this number.
     MaxLength(usize),
-    /// What has a smaller id.
+    /// Removes entries with a smaller id.
     MinId(EntryId),
 }
 
-/// How much of it goes.
+/// How exactly a trim is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Exactness {
-    /// All of it.
+    /// All matching entries.
     Exact,
-    /// Whole nodes, with so many entries together.
+    /// Whole nodes only, with at most this many entries in total.
     Nodes { at_most: usize },
 }
 
@@ -127,7 +127,7 @@ impl Stream {
         self.length
     }
 
-    /// The largest id ever given.
+    /// The largest id ever assigned.
     pub(crate) const fn last_id(&self) -> EntryId {
         self.last
     }
@@ -136,7 +136,7 @@ impl Stream {
         self.stamp
     }
 
-    /// The serial of the last entry that was ever appended.
+    /// The serial of the last entry ever appended.
     pub(crate) const fn appended(&self) -> u64 {
         self.appended
     }

@@ -18,7 +18,7 @@ fn half(text: &[u8]) -> Result<u64, CommandError> {
     digits.and_then(|text| text.parse().ok()).ok_or(CommandError::STREAM_ID)
 }
 
-/// `<ms>-<seq>`, or `<ms>` with `seq` for what is missing.
+/// Parses `<ms>-<seq>`, or `<ms>` with `seq` as the default of the missing part.
 fn id(text: &[u8], seq: u64) -> Result<EntryId, CommandError> {
     match text.iter().position(|byte| *byte == b'-') {
         Some(at) => Ok(EntryId { epoch: half(&text[..at])?, seq: half(&text[at + 1..])? }),
@@ -30,7 +30,7 @@ fn id(text: &[u8], seq: u64) -> Result<EntryId, CommandError> {
 #[derive(Debug, Clone, Copy)]
 enum Wanted {
     Exactly(EntryId),
-    /// Any of this epoch.
+    /// Any id of this epoch.
     InEpoch(u64),
 }
 
@@ -42,7 +42,7 @@ impl Wanted {
         }
     }
 
-    /// The id after `last`, if that can be had.
+    /// The id after `last`, if there is a valid one.
     fn after(self, last: EntryId) -> Option<EntryId> {
         let id = match self {
             Self::Exactly(id) => id,
@@ -53,7 +53,7 @@ impl Wanted {
     }
 }
 
-/// What stands before an entry's id, or behind the key of a trim.
+/// The options before an entry's id, or after the key of a trim.
 #[derive(Debug, Default)]
 struct Options {
     no_create: bool,
@@ -61,7 +61,7 @@ struct Options {
 }
 
 impl Options {
-    /// Reads options and returns them with what follows; the first word that is none ends them.
+    /// Parses options and returns them with the remaining arguments; the first word that is not an option ends them.
     fn parse<'r, 'a>(mut args: &'r [&'a [u8]]) -> Result<(Self, &'r [&'a [u8]]), CommandError> {
         let mut options = Self::default();
         loop {
@@ -169,10 +169,10 @@ pub(super) fn xtrim<'a>(keys: &'a mut Keyspace, args: &[&[u8]]) -> Answer<'a> {
     Ok(Value::count(stream.map_or(0, |stream| stream.trim(trim, exactness))))
 }
 
-/// What the library reads of the server's answer.
+/// The part of the server's answer that the library reads.
 pub(super) fn xinfo<'a>(keys: &'a mut Keyspace, args: &[&[u8]]) -> Answer<'a> {
     if args.len() != 3 || !args[1].eq_ignore_ascii_case(b"STREAM") {
-        return Err(CommandError::fixed("ERR this host knows XINFO STREAM only"));
+        return Err(CommandError::fixed("ERR this host supports XINFO STREAM only"));
     }
     let stream = keys.get::<Stream>(args[2])?.ok_or(CommandError::fixed("ERR no such key"))?;
     Ok(Value::Array(vec![
@@ -238,7 +238,7 @@ fn count(args: &[&[u8]]) -> Result<Option<usize>, CommandError> {
 
 fn listed<'a>(entries: impl Iterator<Item = &'a Entry>, count: Option<usize>) -> Value<'a> {
     match count {
-        // The server answers nothing at all to a count of zero.
+        // The server returns nil for a count of zero.
         Some(0) => Value::Nil,
         count => Value::Array(entries.take(count.unwrap_or(usize::MAX)).map(entry).collect()),
     }

@@ -28,14 +28,14 @@ impl Kind for Text {
 
 type Answer<'a> = Result<Value<'a>, CommandError>;
 
-/// On which keys `SET` has an effect.
+/// The keys on which `SET` has an effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Only {
     New,
     Existing,
 }
 
-/// The options of `SET` that this host knows: `NX`, `XX`, `GET`, `PX` and `KEEPTTL`.
+/// The supported options of `SET`: `NX`, `XX`, `GET`, `PX` and `KEEPTTL`.
 #[derive(Debug, Default)]
 struct SetOptions<'a> {
     only: Option<Only>,
@@ -87,7 +87,7 @@ pub(super) fn set<'a>(keys: &'a mut Keyspace, args: &[&[u8]]) -> Answer<'a> {
     })
 }
 
-/// When a key expires that lives for so many milliseconds from now.
+/// The expiry time of a key that lives for this many milliseconds from now.
 fn due(keys: &Keyspace, text: &[u8]) -> Result<u64, CommandError> {
     const INVALID: CommandError = CommandError::fixed("ERR invalid expire time in 'set' command");
     let millis = number::integer(text)?;

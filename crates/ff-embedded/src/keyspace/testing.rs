@@ -1,4 +1,4 @@
-//! Commands as one line, for the tests of this module.
+//! Commands written as one line, for the tests of this module.
 
 use std::borrow::Cow;
 

@@ -1,13 +1,13 @@
-//! What a command answers.
+//! The reply of a command.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 
-/// A reply of RESP2. Strings are borrowed from the keyspace where they stand there.
+/// A reply of RESP2. Strings are borrowed from the keyspace where possible.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value<'a> {
-    /// Nothing.
+    /// Nil.
     Nil,
     /// A number.
     Integer(i64),
@@ -40,7 +40,7 @@ impl<'a> Value<'a> {
         bytes.map_or(Self::Nil, Self::bulk)
     }
 
-    /// The same reply, with nothing borrowed.
+    /// The same reply, without borrowed data.
     #[must_use]
     pub fn into_owned(self) -> Value<'static> {
         match self {
@@ -52,7 +52,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The reply as one string, where it is one; a number counts as its text.
+    /// The reply as one string, if it is one; a number counts as its text.
     pub(crate) fn into_bytes(self) -> Option<Bytes> {
         match self {
             Value::Bulk(bytes) | Value::Status(bytes) => Some(Bytes::from(bytes.into_owned())),
@@ -62,7 +62,7 @@ impl<'a> Value<'a> {
     }
 }
 
-/// Why a command was refused, in the server's words; the first of them is the error's code.
+/// The reason why a command was refused, with the server's text; its first word is the error code.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct CommandError(Cow<'static, str>);
@@ -84,18 +84,18 @@ impl CommandError {
         Self(Cow::Owned(text.into()))
     }
 
-    /// The number of arguments does not suit the command.
+    /// The number of arguments does not match the command.
     pub(crate) fn arity(command: &str) -> Self {
         Self::new(format!("ERR wrong number of arguments for '{command}' command"))
     }
 
-    /// A function was about to create a key that its caller had not declared.
+    /// A function tried to create a key that its caller had not declared.
     pub(crate) fn undeclared(key: &[u8]) -> Self {
         let key = String::from_utf8_lossy(key);
         Self::new(format!("ERR the function creates the key '{key}', which is not among its KEYS"))
     }
 
-    /// The error as the server sends it.
+    /// The error in the server's format.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.0

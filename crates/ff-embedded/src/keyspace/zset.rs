@@ -84,8 +84,8 @@ impl SortedSet {
             .take_while(move |(score, _)| if max.1 { score.0 < max.0 } else { score.0 <= max.0 })
     }
 
-    /// As the server does it: from the first member that is not below the range to the first that is above it. With
-    /// different scores that is what it is.
+    /// As on the server: from the first member that is not below the range to the first that is above it. With
+    /// different scores the result depends on this.
     fn by_bytes<'s, 'r>(&'s self, range: &LexRange<'r>) -> impl Iterator<Item = &'s Ranked> + use<'s, 'r> {
         let first = match (self.order.first(), self.order.last(), &range.min) {
             (Some(first), Some(last), LexBound::At(bytes, _)) if first.0 == last.0 => {
@@ -101,7 +101,7 @@ impl SortedSet {
     }
 }
 
-/// Two scores, each with whether it is itself excluded.
+/// Two scores, each with whether it is excluded.
 struct ScoreRange {
     min: (f64, bool),
     max: (f64, bool),
@@ -111,7 +111,7 @@ impl ScoreRange {
     fn parse(min: &[u8], max: &[u8]) -> Result<Self, CommandError> {
         let bound = |text: &[u8]| {
             let (text, excluded) = text.strip_prefix(b"(").map_or((text, false), |rest| (rest, true));
-            // The server reads nothing at all as zero here.
+            // The server reads an empty text as zero here.
             let score = if text.is_empty() { Some(0.0) } else { number::float(text) };
             let score = score.ok_or(CommandError::fixed("ERR min or max is not a float"))?;
             Ok((score, excluded))
@@ -128,7 +128,7 @@ impl ScoreRange {
 enum LexBound<'a> {
     Lowest,
     Highest,
-    /// These bytes, and whether they are themselves excluded.
+    /// These bytes, and whether they are excluded.
     At(&'a [u8], bool),
 }
 
@@ -177,11 +177,11 @@ struct LexRange<'a> {
     max: LexBound<'a>,
 }
 
-/// How many to skip, and how many to take at most.
+/// The number of members to skip, and the maximum number to take.
 struct Limit(usize, usize);
 
 impl Limit {
-    /// `LIMIT offset count` or nothing. A negative offset selects nothing, a negative count everything.
+    /// Parses `LIMIT offset count` or nothing. A negative offset selects nothing, a negative count everything.
     fn parse(args: &[&[u8]]) -> Result<Self, CommandError> {
         match args {
             [] => Ok(Self(0, usize::MAX)),
@@ -205,7 +205,7 @@ pub(super) fn zadd<'a>(keys: &'a mut Keyspace, args: &[&[u8]]) -> Answer<'a> {
     if args.len() % 2 == 1 {
         return Err(CommandError::SYNTAX);
     }
-    // All scores are read before the first is written.
+    // All scores are parsed before the first is written.
     let pairs = args[2..].chunks_exact(2).map(|pair| {
         let score = number::float(pair[0]).ok_or(CommandError::NOT_FLOAT)?;
         Ok((Score(score), pair[1]))
@@ -234,7 +234,7 @@ pub(super) fn zcard<'a>(keys: &'a mut Keyspace, args: &[&[u8]]) -> Answer<'a> {
     Ok(Value::count(keys.get::<SortedSet>(args[1])?.map_or(0, |set| set.scores.len())))
 }
 
-/// By rank, counted from the end where negative; `WITHSCORES` is the one option.
+/// By rank, counted from the end if negative; `WITHSCORES` is the only option.
 pub(super) fn zrange<'a>(keys: &'a mut Keyspace, args: &[&[u8]]) -> Answer<'a> {
     let with_scores = match &args[4..] {
         [] => false,

@@ -1,44 +1,44 @@
-//! The arguments of a command on their way out of Lua.
+//! The arguments of a command, converted from Lua.
 //!
-//! A value of Lua that Rust holds takes a handle, which costs several times as much as copying a short text. The tuples
-//! here take texts off Lua's stack without one.
+//! A Lua value that Rust holds needs a handle, which costs several times as much as copying a short text. The tuples
+//! here take texts off Lua's stack without a handle.
 
 use mlua::{BString, Either, FromLuaMulti, MultiValue, Variadic};
 
 use crate::keyspace::number;
 
-/// How numbers among a command's arguments become texts.
+/// How numbers among a command's arguments are converted to text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Numbers {
     /// As the server writes them.
     AsServer,
-    /// As Lua writes them, which is the same for integers of up to 14 digits, and much faster for all arguments. For a
-    /// library that hands over no other numbers; nor does it see an error when the last argument is nil.
+    /// As Lua writes them: the same for integers of up to 14 digits, and much faster for all arguments. For a library
+    /// that passes no other numbers; it also gets no error when the last argument is nil.
     AsLua,
 }
 
-/// Why arguments are refused.
+/// The reason why arguments are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
     None,
     Type,
 }
 
-/// Arguments of a command as they come.
+/// Arguments of a command, as passed.
 pub(super) trait Arguments: FromLuaMulti + 'static {
-    /// Hands over their texts.
+    /// Passes their texts to `take`.
     fn with_texts<R>(&self, take: impl FnOnce(Result<&[&[u8]], Refusal>) -> R) -> R;
 }
 
-/// A text, or `Right` for what has none; nothing for nil and for what was not given.
+/// A text, or `Right` for a value without one; `None` for nil and for a missing argument.
 type One = Option<Either<BString, bool>>;
 type Eight<Rest> = (One, One, One, One, One, One, One, One, Rest);
 
-/// Any number of arguments; those beyond the 24th take handles. Every place costs something, used or not, and most
-/// commands have less than eight arguments.
+/// Any number of arguments; those beyond the 24th need handles. Every place has a cost, used or not, and most commands
+/// have fewer than eight arguments.
 pub(super) type Texts = Eight<Eight<Eight<Variadic<One>>>>;
 
-/// Appends texts to those before. Fails for what has none, and for what comes after a nil.
+/// Appends texts to the previous ones. Fails for a value without a text, and for a value after a nil.
 trait Collect {
     fn collect<'a>(&'a self, texts: &mut Vec<&'a [u8]>, ended: &mut bool) -> Result<(), Refusal>;
 }
@@ -107,7 +107,7 @@ fn argument(value: &mlua::Value) -> Option<Argument<'_>> {
     }
 }
 
-/// Any number of arguments, each with a handle that knows its type.
+/// Any number of arguments, each with a handle that has its type.
 pub(super) type Values = MultiValue;
 
 impl Arguments for Values {

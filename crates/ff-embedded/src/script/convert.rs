@@ -1,4 +1,4 @@
-//! What crosses between Lua and the keyspace.
+//! Conversion of values between Lua and the keyspace.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use mlua::{Either, Lua, Table};
 
 use crate::keyspace::{CommandError, Value};
 
-/// What an array for Lua is made of: text, which Lua takes over at least cost, or anything else.
+/// An item of a Lua array: text, the cheapest for Lua, or another value.
 pub(super) type Item<'a> = Either<&'a str, Either<bool, mlua::BString>>;
 
 /// Bytes as an item.
@@ -21,7 +21,7 @@ impl<'a> Text<'a> {
     }
 }
 
-/// A command's reply as Lua sees it.
+/// Converts a command's reply to Lua.
 pub(super) fn to_lua(lua: &Lua, reply: &Value<'_>) -> mlua::Result<mlua::Value> {
     Ok(match reply {
         Value::Nil => mlua::Value::Boolean(false),
@@ -49,7 +49,7 @@ fn array_to_lua(lua: &Lua, items: &[Value<'_>]) -> mlua::Result<Table> {
     }))
 }
 
-/// What a function returned as a reply; a table with `err` is an error.
+/// Converts the return value of a function to a reply; a table with `err` is an error.
 pub(super) fn reply(value: &mlua::Value) -> Result<Value<'static>, CommandError> {
     Ok(match value {
         mlua::Value::String(text) => Value::Bulk(Cow::Owned(text.as_bytes().to_vec())),
@@ -73,7 +73,7 @@ fn table_reply(table: &Table) -> Result<Value<'static>, CommandError> {
     for index in 1.. {
         match table.raw_get(index).unwrap_or(mlua::Value::Nil) {
             mlua::Value::Nil => break,
-            // An error within an array reaches a caller as an error of its own kind, which no reply here needs.
+            // An error within an array gets a separate error type on the server, which no reply here needs.
             value => items.push(reply(&value)?),
         }
     }
@@ -87,7 +87,7 @@ fn text_field(table: &Table, name: &str) -> Option<String> {
     }
 }
 
-/// What was raised as an error; `function` is named where the place in the library is known.
+/// Converts a raised error; `function` is named if the place in the library is known.
 pub(super) fn raised(value: &mlua::Value, function: Option<&str>) -> CommandError {
     let mlua::Value::Table(table) = value else {
         return CommandError::new(format!("ERR {value:?}"));

@@ -1,8 +1,8 @@
-//! Errors inside the Lua: raised by the host, seen by the library as tables with `err`, and told with their place.
+//! Errors in the Lua code: raised by the host, seen by the library as tables with `err`, and reported with their place.
 
 use mlua::{Lua, Table, Value};
 
-/// What the host raises.
+/// An error that the host raises.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Raised(String);
@@ -18,7 +18,7 @@ pub(super) fn table(lua: &Lua, text: &str) -> mlua::Result<Value> {
     Ok(Value::Table(table))
 }
 
-/// Turns what the host raised into a table, and leaves everything else as it is.
+/// Turns an error of the host into a table, and leaves everything else unchanged.
 pub(super) fn as_table(lua: &Lua, raised: Value) -> mlua::Result<Value> {
     match &raised {
         Value::Error(error) => table(lua, &text_of(error)),
@@ -26,7 +26,7 @@ pub(super) fn as_table(lua: &Lua, raised: Value) -> mlua::Result<Value> {
     }
 }
 
-/// Turns whatever was raised into a table that names the place: the innermost function of the library on the stack.
+/// Turns any raised error into a table that names the place: the innermost function of the library on the stack.
 pub(super) fn describe(lua: &Lua, raised: Value, chunk: &'static str) -> mlua::Result<Table> {
     let table = match as_table(lua, raised)? {
         Value::Table(table) => table,

@@ -75,7 +75,7 @@ fn append_text(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
 }
 
-/// A table whose keys are 1, 2, … is an array, any other an object. Nothing may be nested.
+/// A table with keys 1, 2, … is an array, any other an object. Nested tables are not supported.
 fn append_table(out: &mut Vec<u8>, table: &Table) -> mlua::Result<()> {
     let length = table.raw_len();
     let pairs: Vec<(Value, Value)> = table.pairs().collect::<mlua::Result<_>>()?;

@@ -1,7 +1,7 @@
 //! The library in Lua: a sandbox like the server's, the library loaded into it, and calls of its functions.
 //!
-//! Values cross here as RESP2 does on the server: nothing becomes `false`, a status a table with `ok`, an error a table
-//! with `err`; of what a function returns a number is cut to an integer and a table ends at its first nil.
+//! Values are converted as RESP2 on the server: nil becomes `false`, a status a table with `ok`, an error a table with
+//! `err`. In the return value of a function a number is truncated to an integer and a table ends at its first nil.
 
 mod arguments;
 mod convert;
@@ -21,27 +21,27 @@ use crate::{
     keyspace::{Access, CommandError, Keyspace, Value},
 };
 
-/// What the server names the text of a library in positions.
+/// The server's name for the text of a library in error positions.
 const CHUNK: &str = "@user_function";
 
 const NO_ARGUMENTS: &str = "ERR Please specify at least one argument for this call";
 const BAD_ARGUMENTS: &str = "ERR Lua redis lib command arguments must be strings or integers";
 
-/// The keyspace, and what the present call may do to it.
+/// The keyspace, and the permissions of the present call.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) keys: Keyspace,
     access: Access,
-    /// Commands that the present call, or else the last one, has executed.
+    /// The number of commands executed by the present call, or else by the last one.
     pub(crate) commands: u64,
     pub(crate) fault: Option<Fault>,
-    /// Whether the last fault has come about.
+    /// Whether the last fault has occurred.
     pub(crate) fault_met: bool,
     /// Outside a call no command can be executed.
     in_call: bool,
 }
 
-/// The keyspace as the Lua and its host share it. Only one of them is at work at a time.
+/// The keyspace as shared by Lua and its host. Only one of them uses it at a time.
 #[derive(Debug, Clone)]
 pub(crate) struct Shared(Arc<Mutex<Running>>);
 
@@ -66,7 +66,7 @@ struct Registered {
 
 type Functions = FxHashMap<String, Registered>;
 
-/// Functions while a library is being loaded: its name and what it has registered so far.
+/// The library that is being loaded: its name and the functions registered so far.
 type Loading = Arc<Mutex<Option<(String, Functions)>>>;
 
 /// A Lua state with libraries loaded into it.
@@ -82,7 +82,7 @@ pub(crate) struct Script {
     loading: Loading,
 }
 
-/// What a library sees, and what runs its functions.
+/// The environment of a library, which runs its functions.
 #[derive(Debug)]
 struct Sandbox {
     environment: Table,
@@ -90,7 +90,7 @@ struct Sandbox {
 }
 
 impl Sandbox {
-    /// `A` is how arguments of commands are taken.
+    /// `A` is the conversion of command arguments.
     fn new<A: Arguments>(lua: &Lua, shared: &Shared, loading: &Loading) -> mlua::Result<Self> {
         let handed_in = (
             call_function::<A>(lua, shared.clone(), OnError::Raise)?,
@@ -111,7 +111,7 @@ impl Script {
     pub(crate) fn new(shared: Shared) -> mlua::Result<Self> {
         let options = LuaOptions::new().catch_rust_panics(false);
         let lua = Lua::new_with(StdLib::STRING | StdLib::TABLE | StdLib::MATH, options)?;
-        // Little of what a call makes outlives it: collecting seldom costs little memory and saves most of the marking.
+        // Few objects survive a call: rare collection costs little memory and saves most of the marking.
         lua.gc_set_pause(400);
         let loading = Loading::default();
         let exact = Sandbox::new::<Values>(&lua, &shared, &loading)?;
@@ -119,8 +119,8 @@ impl Script {
         Ok(Self { lua, shared, exact, fast, functions: Functions::default(), loading })
     }
 
-    /// Loads a library in place of an earlier one of the same name, as `FUNCTION LOAD REPLACE`. One that fails to load
-    /// leaves the earlier one as it is.
+    /// Loads a library and replaces an earlier one of the same name, as `FUNCTION LOAD REPLACE`. If loading fails, the
+    /// earlier one is kept.
     pub(crate) fn load(&mut self, source: &str, numbers: Numbers) -> Result<(), CommandError> {
         let (name, body) = split_header(source)?;
         self.lock_loading().replace((name.to_owned(), Functions::default()));
@@ -148,8 +148,8 @@ impl Script {
         self.loading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs a function at the time `now_us`. What it wrote before an error stays. One that tries to create a key beyond
-    /// `keys` fails, also if it goes on regardless.
+    /// Runs a function at the time `now_us`. What it wrote before an error is kept. A function that tries to create a
+    /// key beyond `keys` fails, even if it ignores the error.
     pub(crate) fn call<K: AsRef<[u8]>, A: AsRef<[u8]>>(
         &self,
         function: &str,
@@ -201,7 +201,7 @@ impl Script {
     }
 }
 
-/// The name in the first line, and the text without it; the line itself stays, so that lines keep their numbers.
+/// The name in the first line, and the text without it; an empty line is kept, so that line numbers do not change.
 fn split_header(source: &str) -> Result<(&str, &str), CommandError> {
     let (header, _) = source.split_once('\n').unwrap_or((source, ""));
     let name = header.strip_prefix("#!lua name=").map(str::trim).filter(|name| !name.is_empty());
@@ -209,7 +209,7 @@ fn split_header(source: &str) -> Result<(&str, &str), CommandError> {
     Ok((name, &source[header.len()..]))
 }
 
-/// What becomes of a command's error.
+/// How an error of a command is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OnError {
     Raise,
@@ -252,7 +252,8 @@ fn call(lua: &Lua, shared: &Shared, on_error: OnError, args: &[&[u8]]) -> mlua::
     }
 }
 
-/// `register(name, callback, no_writes)`: takes a function of the library that is being loaded, or says why not.
+/// `register(name, callback, no_writes)`: registers a function of the library that is being loaded, or returns an
+/// error.
 fn register_function(lua: &Lua, loading: Loading) -> mlua::Result<Function> {
     lua.create_function(move |_, (name, callback, no_writes): (String, Function, bool)| {
         let mut loading = loading.lock().unwrap_or_else(PoisonError::into_inner);
