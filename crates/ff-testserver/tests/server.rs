@@ -92,7 +92,7 @@ async fn a_killed_server_is_gone_and_comes_back_with_its_data() {
     server.kill().await.unwrap();
     assert!(client.command(&["PING"]).await.is_err());
     assert!(nobody_listens(server.port()));
-    server.kill().await.expect("killing twice is no error");
+    server.kill().await.expect("killing twice is not an error");
     server.restart().await.unwrap();
     assert_eq!(get(&server, "key").await.text(), "value");
 }

@@ -1,4 +1,4 @@
-//! Reaching a server, and the clear refusal where that is not possible.
+//! Connecting to a server, and clear errors if that fails.
 
 #![allow(clippy::unwrap_used, reason = "tests and their helpers")]
 
@@ -104,7 +104,8 @@ async fn a_user_without_the_channel_is_told_the_rule_and_can_subscribe_once_it_i
     let mut checker = Checker::default();
     checker.take_until(&mut stream, 1).await;
 
-    // Taken away again under an open stream: no end, no error, and everything once it is back.
+    // The server is stopped under an open stream: the stream neither ends nor fails, and has everything after the
+    // restart.
     server.command(&["ACL", "SETUSER", "ann", "resetchannels"]).await.unwrap();
     writer.end(flow_in(1), "a", &Tags::default(), 5).await;
     eventually("health tells", async || !backend.health().subscribed && backend.health().last_error.is_some()).await;
@@ -171,7 +172,7 @@ async fn a_plain_connection_to_a_tls_port_is_refused_within_the_time() {
 #[tokio::test]
 async fn tls_to_a_port_without_it_is_named_at_once() {
     let server = TestServer::start().await.unwrap();
-    // Far more than it takes, so that only a server that is looked at can be told in time.
+    // Far more than needed: within the time limit only a probe of the server can find the reason.
     let patient = config(&format!("rediss://127.0.0.1:{}", server.port())).with_connect_timeout(10 * QUICK);
     let tls = TestServer::builder().tls().build().await.unwrap();
     let error = refusal(patient.with_ca_file(&tls.tls().unwrap().ca_cert)).await;
@@ -224,7 +225,7 @@ async fn a_call_that_must_not_run_twice_is_not_sent_again() {
     let server = TestServer::start().await.unwrap();
     let host = ValkeyHost::connect(config(server.url())).await.unwrap();
     host.load_library(LIBRARY).await.unwrap();
-    // Busy long enough that the connection is lost under the call.
+    // Busy for so long that the connection is lost during the call.
     let count =
         |idempotent| Call { function: "test_count", keys: vec!["{t}n".into()], ..echo(&["300000"], idempotent) };
     let killer = async {
@@ -235,7 +236,7 @@ async fn a_call_that_must_not_run_twice_is_not_sent_again() {
     assert!(lost.as_ref().is_ok_and(|reply| reply == &["done"]) || lost.is_err_and(|error| error.is_retryable()));
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(server.command(&["GET", "{t}n"]).await.unwrap().text(), "1");
-    // The connection is back for what comes next.
+    // The connection has recovered for the next call.
     assert_eq!(host.fcall(echo(&["again"], false)).await.unwrap(), ["again"]);
 }
 

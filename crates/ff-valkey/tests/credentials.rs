@@ -1,4 +1,4 @@
-//! Users and passwords: any text works, none runs a command, none is shown.
+//! Users and passwords: any text works, none is executed as a command, none is shown.
 
 #![allow(clippy::unwrap_used, reason = "tests and their helpers")]
 
@@ -14,7 +14,7 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 
-/// Texts as people and generators choose them, and as nobody should.
+/// Texts as people and password generators choose them, and unusual ones.
 fn secrets() -> impl Strategy<Value = String> {
     prop_oneof![
         Just("correct horse battery".to_owned()),
@@ -41,7 +41,7 @@ async fn receives(server: &TestServer, config: ValkeyConfig) {
     let mut stream = backend.subscribe_completions().await.unwrap();
     Writer::new(server).await.end_many(&flows(2), 4).await;
     Checker::default().take_until(&mut stream, 4).await;
-    // Again after a reconnect, which authenticates by itself.
+    // Again after a reconnect, which authenticates automatically.
     server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await.unwrap();
     server.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await.unwrap();
     let mut checker = Checker::default();
@@ -105,7 +105,7 @@ async fn a_password_beyond_what_a_server_takes_is_refused_by_its_length() {
 }
 
 proptest! {
-    /// Whatever a URL is made of, and wherever it is cut or lacks its encoding.
+    /// Any combination of URL parts, truncated anywhere, and with or without encoding.
     #[test]
     fn nothing_of_a_malformed_url_is_shown(
         scheme in prop::sample::select(vec![
@@ -120,7 +120,7 @@ proptest! {
         let url = format!("{scheme}{user}:{secret}{rest}");
         if let Err(error) = ValkeyConfig::from_url(&url) {
             let text = error.to_string();
-            // What is ours is lower case, but for the texts taken out here.
+            // The program's own texts are lower case, except those removed here.
             let ours = ["URL `", "UTF-8", "TLS", "sentinelUser"].iter().fold(text.clone(), |text, word| text.replace(word, ""));
             prop_assert!(!ours.contains(|c: char| ('Q'..='Z').contains(&c)), "{url}: {text}");
         }

@@ -1,5 +1,5 @@
-//! What a subscription promises, on a real server: ready means subscribed, nothing lost, nothing twice, nobody waits
-//! for anybody else.
+//! The guarantees of a subscription, on a real server: ready means subscribed, nothing is lost, nothing arrives twice,
+//! and no subscription waits for another.
 
 #![allow(clippy::unwrap_used, reason = "tests and their helpers")]
 
@@ -18,7 +18,7 @@ use ff_testserver::TestServer;
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
 use futures::{FutureExt, StreamExt};
 
-/// Far longer than anything here takes.
+/// Far longer than any step of these tests takes.
 const LONG: WaitOptions = WaitOptions::within(Duration::from_secs(30));
 
 fn config(server: &TestServer) -> ValkeyConfig {
@@ -137,7 +137,7 @@ async fn a_slow_subscription_gets_everything_and_delays_nobody() {
     assert_eq!(backend.health().lagging, 1);
     let mut late = Checker::default();
     late.take_until(&mut slow, 12_000).await;
-    // It meets the live end while events go on.
+    // It reaches the live end while more events are committed.
     let writing = tokio::spawn(async move {
         for _ in 0..100 {
             writer.end_many(&flows, 20).await;
@@ -252,7 +252,7 @@ async fn a_lost_tail_under_an_epoch_with_a_smaller_number_loses_nothing_that_the
     writer.end(flow, "a", &tags, 4).await;
     let mut checker = Checker::default();
     checker.take_until(&mut stream, 14).await;
-    // What a promoted replica would hold that had not seen the last entry of one epoch and all of the next.
+    // The state of a promoted replica that lacks the last entry of one epoch and all of the next epoch.
     let log = "ff:part:{fp:0}:completions";
     let saved = writer.command(&["XRANGE", log, "-", "1000-8"]).await;
     writer.command(&["DEL", log]).await;
@@ -310,7 +310,7 @@ async fn streams_outlive_the_backend_that_opened_them() {
     Checker::default().take_until(&mut stream, 20).await;
 }
 
-/// A flow whose members are named by numbers, so that a writer of its own can announce their ends.
+/// A flow whose members are named by numbers, so that a separate writer can announce their ends.
 async fn numbered(backend: &ValkeyBackend, members: u64) -> SubmittedFlow {
     let flow = FlowSubmission::new(namespace("a"));
     let flow = (0..members).fold(flow, |flow, n| flow.execution(ExecutionSpec::new(n.to_string())));
@@ -322,7 +322,7 @@ async fn looks(server: &TestServer) -> u64 {
     calls(server).await.get("fcall_ro").copied().unwrap_or_default()
 }
 
-/// What the repair of an interrupted end writes.
+/// The entries that the repair of an interrupted end writes.
 async fn repair(server: &TestServer, id: ExecutionId) {
     let core = format!("ff:exec:{}:{id}:core", id.partition());
     let phase = ["lifecycle_phase", "terminal", "public_state", "success", "terminal_outcome", "success"];
@@ -340,7 +340,7 @@ async fn waits_that_hear_of_an_end_before_it_shows_look_again() {
     let before = looks(&server).await;
     let end = async {
         eventually("both have subscribed and looked", async || looks(&server).await >= before + 4).await;
-        // What a call leaves that was interrupted between the log and the execution.
+        // The state after a call that was interrupted between the log and the execution.
         writer.end(submitted.flow_id, "a", &Tags::default(), 1).await;
         eventually("both were told, and looked", async || looks(&server).await >= before + 6).await;
         repair(&server, id).await;
@@ -370,7 +370,7 @@ async fn an_end_that_is_announced_twice_counts_once_for_who_waits_for_all() {
         repair(&server, ids[0]).await;
         writer.next = 0;
         writer.end(submitted.flow_id, "a", &Tags::default(), 1).await;
-        // Longer than until it would look again.
+        // Longer than the interval between its checks.
         tokio::time::sleep(Duration::from_secs(1)).await;
     };
     tokio::select! {

@@ -1,4 +1,4 @@
-//! A primary that changes, found and followed, on real servers and sentinels.
+//! A primary that changes is found and followed, on real servers and sentinels.
 
 #![allow(clippy::unwrap_used, reason = "tests and their helpers")]
 
@@ -18,7 +18,7 @@ const LOG: LogId = LogId { partition: Partition::new(PARTITION), scope: Scope::F
 const LOG_KEY: &str = "ff:part:{fp:3}:completions";
 const SERVICE: &str = "orders";
 
-/// A primary, its replica, and those who watch over both.
+/// A primary, its replica, and the sentinels that monitor both.
 struct Stage {
     primary: TestServer,
     replica: TestServer,
@@ -88,7 +88,7 @@ async fn when_the_primary_dies_commands_and_subscriptions_go_on_with_the_promote
     stage.primary.replicas_in_step(1).await.unwrap();
     stage.primary.kill().await.unwrap();
     assert_eq!(stage.sentinels.promoted(&stage.primary).await.unwrap(), stage.replica.port());
-    // Before anybody subscribed there: it is in the log alone.
+    // Before the first subscription there: the event is only in the log.
     stage.end(&stage.replica, 2000, 3, 4).await;
     assert_eq!(numbers(&mut subscription, 4).await, [3, 4, 5, 6]);
     submit(&backend).await.unwrap();
@@ -120,7 +120,7 @@ async fn the_tail_that_a_promoted_replica_never_had_is_declared_and_what_follows
     let mut subscription = backend.subscribe(&SubscribeOptions::new()).await.unwrap();
     stage.end(&stage.primary, 1000, 0, 3).await;
     stage.primary.replicas_in_step(1).await.unwrap();
-    // A port at which nobody answers: the replica keeps what it has.
+    // A port without a server: the replica keeps its data.
     stage.replica.command(&["REPLICAOF", "127.0.0.1", "1"]).await.unwrap();
     stage.end(&stage.primary, 1000, 3, 2).await;
     assert_eq!(numbers(&mut subscription, 5).await, [0, 1, 2, 3, 4]);
@@ -227,7 +227,7 @@ async fn a_demoted_server_behind_a_stable_address_is_not_believed_and_calls_wait
     assert_eq!(numbers(&mut subscription, 3).await, [0, 1, 2]);
     former.replicas_in_step(1).await.unwrap();
     promoted.command(&["REPLICAOF", "NO", "ONE"]).await.unwrap();
-    // Its log goes, and its connections stay.
+    // Its log is deleted, and its connections stay open.
     former.command(&["REPLICAOF", "127.0.0.1", &empty.port().to_string()]).await.unwrap();
     eventually("the log is gone", async || former.command(&["EXISTS", LOG_KEY]).await.unwrap().text() == "0").await;
     eventually("health tells", async || {

@@ -1,4 +1,4 @@
-//! Filters: nothing crosses, nothing is missing, and what it costs the server.
+//! Filters: no event of another filter arrives, none is missing, and the cost on the server is bounded.
 
 #![allow(clippy::unwrap_used, reason = "tests and their helpers")]
 
@@ -106,7 +106,7 @@ async fn nothing_crosses_and_nothing_is_missing_over_a_flood_from_two_tenants() 
     stays_silent(&mut a, Duration::from_millis(100)).await;
 }
 
-/// Ends executions of two namespaces, tagged in several ways, in one log; the last one passes every filter here.
+/// Ends executions of two namespaces, with several tags, in one log; the last one passes every filter here.
 async fn end_all_kinds(writer: &mut Writer) -> Vec<(u64, &'static str, Option<&'static str>)> {
     let kinds = [("a", None), ("b", Some("blue")), ("a", Some("bluer")), ("b", None), ("a", Some("blue"))];
     let mut ended = Vec::new();
@@ -118,7 +118,7 @@ async fn end_all_kinds(writer: &mut Writer) -> Vec<(u64, &'static str, Option<&'
     ended
 }
 
-/// The numbers of the completions that come, in order, until this one has come.
+/// The numbers of the arriving completions, in order, up to this one.
 async fn numbers_until(subscription: &mut Subscription, last: u64) -> Vec<u64> {
     let mut came = Vec::new();
     while came.last() != Some(&last) {
@@ -155,7 +155,7 @@ async fn a_filter_decides_alike_live_after_a_reconnect_in_catching_up_and_on_rep
     let mut came = vec![Vec::new(); filters.len()];
     for round in 0..2 {
         if round == 1 {
-            // What ends before it has subscribed again is read from the log.
+            // Executions that end before it has subscribed again are read from the log.
             server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await.unwrap();
         }
         ended.extend(end_all_kinds(&mut writer).await);
@@ -190,7 +190,7 @@ async fn our_own_events_are_filtered_without_a_read() {
     Checker::default().take_until(&mut a, 200).await;
     Checker::default().take_until(&mut blue, 200).await;
     let calls = calls(&server).await;
-    // One XREVRANGE per call is the writer's own.
+    // One XREVRANGE per call belongs to the writer.
     assert_eq!((reads(&calls), calls["eval"], calls["xrevrange"]), (200, 200, 200), "{calls:?}");
 }
 
@@ -208,9 +208,9 @@ async fn bare_events_cost_at_most_one_namespace_and_one_tag_read_for_all_subscri
     }
     let cases = [
         (stored(&server, "a", Some("blue")).await, 2),
-        // No filter with a tag is left once the namespace is known.
+        // Once the namespace is known, no filter with a tag remains.
         (stored(&server, "c", Some("blue")).await, 1),
-        // A hash that is not there is an answer.
+        // A missing hash is an answer.
         ((ExecutionId::member(flow_in(4), "y", partitions()), String::new()), 1),
     ];
     for ((id, text), most) in cases {

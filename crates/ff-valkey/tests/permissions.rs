@@ -1,4 +1,4 @@
-//! Each role with exactly its rules: what it does, and what the server refuses it.
+//! Each role with exactly its rules: the permitted operations, and the refused ones.
 
 #![allow(clippy::unwrap_used, reason = "tests and their helpers")]
 
@@ -30,14 +30,14 @@ fn config(url: &str) -> ValkeyConfig {
     ValkeyConfig::from_url(url).unwrap().with_partition_count(partitions())
 }
 
-/// A server with the library and the deployment's record, and somebody who may do everything.
+/// A server with the library and the deployment's record, and an administrator.
 async fn prepared() -> (TestServer, ValkeyBackend) {
     let server = TestServer::builder().build().await.unwrap();
     let owner = ValkeyBackend::connect_with(config(server.url())).await.unwrap();
     (server, owner)
 }
 
-/// Makes a user with exactly the rules of a role.
+/// Creates a user with exactly the rules of a role.
 async fn grant(server: &TestServer, role: Role) -> ValkeyConfig {
     let mut command = vec!["ACL", "SETUSER", role.name(), "on", ">pw", "resetkeys", "resetchannels", "-@all"];
     let rules = role.acl_rules();
@@ -51,7 +51,7 @@ async fn backend(server: &TestServer, role: Role) -> ValkeyBackend {
     ValkeyBackend::connect_with(grant(server, role).await).await.unwrap()
 }
 
-/// Nothing that was done so far was refused, not even where a refusal is passed over.
+/// Checks that no operation so far was refused, including operations whose refusal is ignored.
 async fn nothing_was_refused(server: &TestServer) {
     let log = server.command(&["ACL", "LOG"]).await.unwrap();
     assert!(log.items().is_empty(), "{log}");
@@ -61,7 +61,7 @@ fn is_denied<T: Debug>(answer: Result<T, EngineError>) {
     assert!(matches!(answer, Err(EngineError::PermissionDenied { .. })), "{answer:?}");
 }
 
-/// The user's own connection, for what no backend would send.
+/// The user's own connection, for commands that no backend sends.
 async fn refuses(server: &TestServer, role: Role, commands: &[&[&str]]) {
     let mut client: RawClient = server.client().await.unwrap();
     assert!(!client.command(&["AUTH", role.name(), "pw"]).await.unwrap().is_error());
@@ -91,7 +91,7 @@ async fn claim(backend: &ValkeyBackend) -> Result<Vec<ClaimedExecution>, EngineE
     Ok(claimed)
 }
 
-/// Completes all that can be claimed, until nothing can.
+/// Completes everything that can be claimed, until nothing is left.
 async fn work_off(backend: &ValkeyBackend) -> usize {
     let mut done = 0;
     loop {
@@ -165,7 +165,7 @@ async fn a_submitter_submits_and_cancels_and_neither_works_nor_listens() {
     submitter.submit_execution(&later).await.unwrap();
     assert_eq!(submitter.describe_flow(flow_id).await.unwrap().flow_id, flow_id);
     submitter.describe_execution(alone).await.unwrap();
-    // Ends what is and promotes or skips what waits for it: log entries and announcements.
+    // Ends the execution and promotes or skips its dependents: log entries and announcements.
     assert!(matches!(submitter.cancel_execution(alone, "x").await.unwrap(), CancelOutcome::Cancelled));
     assert_eq!(submitter.cancel_flow(flow_id, "x").await.unwrap().cancelled, 2);
     nothing_was_refused(&server).await;
@@ -207,7 +207,7 @@ async fn a_worker_keeps_flows_going_and_neither_submits_nor_changes_the_server()
     }
     owner.submit_execution(&solo()).await.unwrap();
     assert_eq!(work_off(&worker).await, 1);
-    // More dependents than one call deals with: the worker resolves the others.
+    // More dependents than one call handles: the worker resolves the others.
     let children = (0..300).map(|n| ExecutionSpec::new(format!("child-{n}")).needs(["first"]));
     let wide = children.fold(FlowSubmission::new(namespace("a")), FlowSubmission::execution);
     owner.submit_flow(&wide.execution(ExecutionSpec::new("first"))).await.unwrap();
@@ -245,7 +245,7 @@ async fn a_worker_keeps_flows_going_and_neither_submits_nor_changes_the_server()
 #[tokio::test]
 async fn an_administrator_prepares_the_deployment_and_touches_no_flow() {
     let server = TestServer::builder().build().await.unwrap();
-    // Nobody else can join what is not prepared, and is told who can prepare it.
+    // Other users cannot join an unprepared deployment, and the error names who can prepare it.
     for role in [Role::Subscriber, Role::Submitter, Role::Worker] {
         let refused = ValkeyBackend::connect_with(grant(&server, role).await).await.err().unwrap();
         assert!(matches!(refused, EngineError::PermissionDenied { .. }), "{refused}");
@@ -254,7 +254,7 @@ async fn an_administrator_prepares_the_deployment_and_touches_no_flow() {
     server.command(&["ACL", "LOG", "RESET"]).await.unwrap();
     let host = ValkeyHost::connect(grant(&server, Role::Administrator).await).await.unwrap();
     assert_eq!(ff_script::loader::ensure_loaded(&host).await.unwrap(), LibraryState::Absent);
-    // The library alone is half of it.
+    // The library without the record is not enough.
     let refused = ValkeyBackend::connect_with(grant(&server, Role::Subscriber).await).await.err().unwrap();
     assert!(refused.to_string().contains("ff script load --partitions"), "{refused}");
     server.command(&["ACL", "LOG", "RESET"]).await.unwrap();

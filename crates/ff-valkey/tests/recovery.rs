@@ -1,4 +1,4 @@
-//! What becomes of a subscription when connections and logs fail under it, on a real server.
+//! The behaviour of a subscription when connections and logs fail, on a real server.
 
 #![allow(clippy::unwrap_used, reason = "tests and their helpers")]
 
@@ -21,7 +21,7 @@ use ff_testserver::{Proxy, TestServer};
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 
-/// Far longer than anything here takes.
+/// Far longer than any step of these tests takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PARTITION: u16 = 3;
 const LOG: LogId = LogId { partition: Partition::new(PARTITION), scope: Scope::Flows };
@@ -51,7 +51,7 @@ impl Stage {
         self.writer.end(self.flow, "a", &Tags::default(), count).await;
     }
 
-    /// The numbers that the server gives to subscribers' connections.
+    /// The server's ids of the subscribers' connections.
     async fn subscribers(&mut self) -> Vec<String> {
         let list = self.writer.command(&["CLIENT", "LIST", "TYPE", "pubsub"]).await.text();
         list.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
@@ -81,13 +81,13 @@ async fn connections_that_have_gone_silent_are_replaced_and_nothing_is_lost() {
     assert_eq!(numbers(&mut subscription, 1).await, [8]);
 }
 
-/// The numbers that the server gives to the connections of clients.
+/// The server's ids of the clients' connections.
 async fn connections(server: &TestServer) -> Vec<String> {
     let list = server.command(&["CLIENT", "LIST"]).await.unwrap().text();
     list.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
 }
 
-/// Fails if one of the backend's connections was given up meanwhile. The one that asked is not among them.
+/// Fails if one of the backend's connections was closed meanwhile. The connection of this query is not among them.
 async fn assert_kept(before: &[String], server: &TestServer) {
     let after = connections(server).await;
     let lost = before.iter().filter(|id| !after.contains(id)).count();
@@ -142,7 +142,7 @@ async fn answers_that_are_long_on_their_way_are_waited_for() {
         backend.submit_flow(&flow).await.unwrap();
     }
     let before = connections(&server).await;
-    // More than three seconds for all of it.
+    // More than three seconds in total.
     proxy.throttle(2_500_000);
     let request = ClaimRequest {
         worker: WorkerId::new("w").unwrap(),
@@ -168,7 +168,7 @@ async fn a_connection_that_takes_no_more_of_what_is_written_is_replaced() {
     let proxy = Proxy::open(server.port()).await.unwrap();
     let stage = Stage::over(server, &format!("redis://127.0.0.1:{}", proxy.port())).await;
     proxy.swallow();
-    // More than all buffers on the way hold, so that the client waits to write.
+    // More than all buffers in transit hold, so that the client blocks on a write.
     let payload = Bytes::from(vec![b'x'; 1 << 20]);
     let flow = FlowSubmission::new(namespace("a")).execution(ExecutionSpec::new("a").payload(payload));
     let mut flood: FuturesUnordered<_> = (0..32).map(|_| stage.backend.submit_flow(&flow)).collect();
@@ -198,7 +198,7 @@ async fn a_connection_killed_for_its_full_output_buffer_loses_nothing() {
     let mut stage = Stage::open().await;
     let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
     stage.writer.command(&["CONFIG", "SET", "client-output-buffer-limit", "pubsub 16384 0 0"]).await;
-    // Of one call, so that the server sends nothing in between.
+    // From one call, so that the server sends nothing in between.
     stage.end(1_000).await;
     let killed = stage.writer.command(&["INFO", "stats"]).await.text();
     assert!(!killed.contains("client_output_buffer_limit_disconnections:0"), "{killed}");
@@ -242,7 +242,7 @@ async fn a_call_that_a_replica_refuses_waits_until_the_server_is_a_primary_again
     let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
     stage.end(2).await;
     numbers(&mut subscription, 2).await;
-    // A port at which nobody answers: the server keeps what it has.
+    // A port without a server: the server keeps its data.
     stage.writer.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
     let again = async {
         eventually("health tells", async || !stage.backend.health().connected).await;
@@ -299,7 +299,7 @@ async fn a_connection_that_is_alive_and_delivers_nothing_is_made_anew() {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(anew, "the connection is still the one that delivered nothing");
+    assert!(anew, "the connection was not replaced");
     stage.writer.silent = false;
     stage.end(1).await;
     assert_eq!(numbers(&mut subscription, 1).await, [1]);
@@ -328,7 +328,7 @@ async fn a_lost_tail_is_declared_although_nothing_was_appended_since() {
     let cause = GapCause::HistoryRewritten;
     let undone = Gap { log: LOG, after: Some(entry(1000, 2)), through: entry(1000, 4), cause };
     assert_eq!(gap(&mut subscription).await, undone);
-    // The next writer's clock is behind, and its first entry follows what is left.
+    // The next writer's clock is behind, and its first entry follows the remaining ones.
     stage.server.command(&["XTRIM", LOG_KEY, "MAXLEN", "3"]).await.unwrap();
     stage.writer.epoch = 2000;
     stage.end(2).await;
@@ -406,7 +406,7 @@ async fn a_forged_completion_at_the_very_next_position_is_taken_back_and_the_tru
     stage.end(2).await;
     let taken_back = gap(&mut subscription).await;
     assert_eq!((taken_back.cause, taken_back.after), (GapCause::Forged, Some(entry(1000, 1))));
-    // Both true ones come, whether the second one was delivered before or not.
+    // Both true completions arrive, whether the second one was delivered before or not.
     let rest = numbers(&mut subscription, 2).await;
     assert_eq!(rest, [2, 3]);
 }
@@ -463,7 +463,7 @@ async fn the_lag_tells_of_the_other_logs_where_one_or_its_epochs_cannot_be_read(
     let lag = subscription.lag().await.unwrap();
     assert_eq!((lag.events, lag.unreadable.len()), (3, 1), "{lag:?}");
     assert!(lag.unreadable[0].0 == bad && lag.unreadable[0].1.contains("WRONGTYPE"), "{lag:?}");
-    // A log that is behind, and beside it something else than its epochs.
+    // A log that is behind, and a key of another type instead of its epochs.
     stage.writer.command(&["SET", "ff:part:{fp:3}:completions:epochs", "x"]).await;
     let lag = subscription.lag().await.unwrap();
     let named: Vec<_> = lag.unreadable.iter().map(|(log, _)| *log).collect();
@@ -497,7 +497,7 @@ async fn what_the_library_appended_and_could_not_announce_comes_within_two_secon
         let ended = Instant::now();
         let Frame::Completion(found) = next(&mut subscription).await else { panic!("no completion") };
         assert_eq!(found.execution_id, id);
-        // Two, and the way there.
+        // Two seconds, plus the transit time.
         assert!(ended.elapsed() < Duration::from_secs(3), "{:?}", ended.elapsed());
     }
 }
@@ -537,7 +537,7 @@ async fn a_process_that_hears_nothing_receives_at_most_ten_kilobytes_a_second() 
         line.trim().parse::<u64>().unwrap()
     };
     let compared = async || calls(&server).await.get("fcall_ro").copied().unwrap_or(0);
-    // The first comparison looks at all logs.
+    // The first comparison covers all logs.
     eventually("all logs were compared", async || compared().await > 256).await;
     server.command(&["CONFIG", "RESETSTAT"]).await.unwrap();
     let begin = Instant::now();

@@ -1,4 +1,4 @@
-//! What users see of an internal task that ends: a recorder of metrics that panics ends one.
+//! The effects of an internal task that ends, as users see them: a metrics recorder that panics ends one.
 
 #![allow(clippy::unwrap_used, reason = "tests and their helpers")]
 
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 static PANICS: AtomicBool = AtomicBool::new(false);
 
-/// A user's recorder with a fault in it.
+/// A user's metrics recorder with a fault.
 struct Faulty;
 
 impl Recorder for Faulty {

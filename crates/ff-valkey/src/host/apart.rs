@@ -1,5 +1,5 @@
-//! Connections whose tasks run on a thread of their own: the user's runtime may have all its threads busy with handlers,
-//! and renewals of leases must get through all the same.
+//! Connections whose tasks run on a separate thread: handlers may occupy all threads of the user's runtime, and lease
+//! renewals must get through nevertheless.
 
 use std::sync::{Arc, OnceLock};
 
@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{ValkeyConfig, ValkeyHost};
 
-/// The runtime of all such connections of this process; lasts as long as the process.
+/// The runtime of all such connections of this process; it is never dropped.
 fn runtime() -> Result<&'static Runtime, EngineError> {
     static RUNTIME: OnceLock<Option<Runtime>> = OnceLock::new();
     let start = || Builder::new_multi_thread().worker_threads(1).thread_name("ff-valkey").enable_all().build().ok();
@@ -19,18 +19,18 @@ fn runtime() -> Result<&'static Runtime, EngineError> {
     RUNTIME.get_or_init(start).as_ref().ok_or_else(no_thread)
 }
 
-/// A second host for the same server, connected when it is first asked for.
+/// A second host for the same server, connected on first use.
 #[derive(Default)]
 pub(crate) struct Apart(OnceCell<Arc<ValkeyHost>>);
 
 impl Apart {
-    /// The host, if it was asked for.
+    /// The host, if it was connected.
     pub(crate) fn get(&self) -> Option<&Arc<ValkeyHost>> {
         self.0.get()
     }
 
     /// # Errors
-    /// As connecting.
+    /// As for connecting.
     pub(crate) async fn host(&self, config: &ValkeyConfig) -> Result<&Arc<ValkeyHost>, EngineError> {
         let connect = async || {
             let config = config.clone();

@@ -1,4 +1,4 @@
-//! What an operator asks a server about itself. Read-only, and never needed to run flows.
+//! Queries of an operator about a server. Read-only, and not needed to run flows.
 
 use std::collections::BTreeMap;
 
@@ -16,25 +16,25 @@ use crate::{
     net::{error::concerns_one_command, value},
 };
 
-/// What one completion log holds.
+/// The size of one completion log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogSize {
     /// The log.
     pub log: LogId,
-    /// Entries it holds now.
+    /// The number of present entries.
     pub entries: u64,
-    /// Entries ever appended.
+    /// The number of entries ever appended.
     pub appended: u64,
-    /// What it takes of the server's memory.
+    /// The memory that it uses on the server.
     pub bytes: u64,
 }
 
-/// What was found of several completion logs.
+/// The sizes of several completion logs.
 #[derive(Debug, Default)]
 pub struct LogSizes {
-    /// Those that hold or have held anything.
+    /// Those that have or had entries.
     pub sizes: Vec<LogSize>,
-    /// Those that cannot be read: another program has overwritten the key, or a right is missing.
+    /// Those that cannot be read: another program has overwritten the key, or a permission is missing.
     pub unreadable: Vec<(LogId, EngineError)>,
 }
 
@@ -42,7 +42,7 @@ impl ValkeyHost {
     /// The fields of one section of INFO.
     ///
     /// # Errors
-    /// [`EngineError::PermissionDenied`] where the user may not ask; transport errors.
+    /// [`EngineError::PermissionDenied`] if the user lacks the permission; transport errors.
     pub async fn info(&self, section: &str) -> Result<BTreeMap<String, String>, EngineError> {
         let answer = self.ask_self("INFO", &[section]).await?;
         let text = value::string(answer).unwrap_or_default();
@@ -51,10 +51,10 @@ impl ValkeyHost {
         Ok(fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
     }
 
-    /// One setting of the server; none if it has no such setting.
+    /// One setting of the server; `None` if the server does not have it.
     ///
     /// # Errors
-    /// [`EngineError::PermissionDenied`] where the user may not ask; transport errors, also where the server has no
+    /// [`EngineError::PermissionDenied`] if the user lacks the permission; transport errors, also if the server has no
     /// CONFIG, as with some providers.
     pub async fn setting(&self, name: &str) -> Result<Option<String>, EngineError> {
         let answer = self.ask_self("CONFIG", &["GET", name]).await?;
@@ -62,7 +62,7 @@ impl ValkeyHost {
         Ok(pairs.first().map(|(_, value)| String::from_utf8_lossy(value).into_owned()))
     }
 
-    /// Refuses a server that throws keys away when its memory is full: flows and logs would vanish without a word.
+    /// Refuses a server that evicts keys when its memory is full: flows and logs would be lost silently.
     pub(crate) async fn refuse_eviction(&self) -> Result<(), EngineError> {
         let memory = self.info("memory").await?;
         let of = |name: &str| memory.get(name).map_or("", String::as_str);
@@ -78,17 +78,17 @@ impl ValkeyHost {
     /// The user that this connection acts as.
     ///
     /// # Errors
-    /// [`EngineError::PermissionDenied`] where the user may not ask; transport errors.
+    /// [`EngineError::PermissionDenied`] if the user lacks the permission; transport errors.
     pub async fn whoami(&self) -> Result<String, EngineError> {
         let answer = self.ask_self("ACL", &["WHOAMI"]).await?;
         let name = value::string(answer).unwrap_or_default();
         Ok(String::from_utf8_lossy(&name).into_owned())
     }
 
-    /// Whether `user` may run this command, by a dry run that executes nothing: the server's refusal, if it is one.
+    /// Whether `user` may run this command, by a dry run that executes nothing: the server's refusal, or `None`.
     ///
     /// # Errors
-    /// [`EngineError::PermissionDenied`] where the user may not ask; transport errors.
+    /// [`EngineError::PermissionDenied`] if the user lacks the permission; transport errors.
     pub async fn refusal(&self, user: &str, command: &[&str]) -> Result<Option<String>, EngineError> {
         let args: Vec<&str> = ["DRYRUN", user].into_iter().chain(command.iter().copied()).collect();
         let answer = self.ask_self("ACL", &args).await?;
@@ -110,7 +110,7 @@ impl ValkeyHost {
         PartitionCount::new(count).map(Some)
     }
 
-    /// The names of the engines at work.
+    /// The names of the running engines.
     ///
     /// # Errors
     /// Transport errors; [`EngineError::PermissionDenied`].
@@ -132,17 +132,17 @@ impl ValkeyHost {
         text(0).zip(text(1)).map(|(partitions, abi)| Deployment::recorded(&partitions, &abi)).transpose()
     }
 
-    /// The sizes of all completion logs. One that cannot be read hides no other.
+    /// The sizes of all completion logs. A log that cannot be read does not hide the others.
     ///
     /// # Errors
-    /// Transport errors, and what the server refuses for all logs alike.
+    /// Transport errors, and refusals of the server that concern all logs.
     pub async fn log_sizes(&self, partitions: PartitionCount) -> Result<LogSizes, EngineError> {
         const OP: &str = "measuring the completion logs";
         let scopes = [Scope::Flows, Scope::Solo];
         let logs: Vec<LogId> =
             partitions.partitions().flat_map(|partition| scopes.map(|scope| LogId { partition, scope })).collect();
         let mut found = LogSizes::default();
-        // Bounded, so that the server is never held up for long.
+        // Bounded, so that the server is never blocked for long.
         for some in logs.chunks(256) {
             let questions = some.iter().flat_map(|log| {
                 let key = keys::completion_log(*log);
@@ -163,7 +163,7 @@ impl ValkeyHost {
         Ok(found)
     }
 
-    /// Fields of the deployment's record, of a primary.
+    /// Fields of the deployment's record, from a primary.
     async fn ask_record(&self, name: &'static str, fields: &[&str]) -> Result<Value, EngineError> {
         let args = std::iter::once(keys::DEPLOYMENT).chain(fields.iter().copied()).map(Value::from).collect();
         let answers = Together::new(self, "reading the deployment's record").ask_all(vec![(name, args)]).await?;
@@ -179,7 +179,7 @@ impl ValkeyHost {
     }
 }
 
-/// What one log holds, by XINFO and MEMORY USAGE; nothing if it is not there.
+/// The size of one log, by XINFO and MEMORY USAGE; `None` if the log does not exist.
 fn log_size<'a>(
     log: LogId,
     info: &'a Result<Value, Error>,
@@ -191,7 +191,7 @@ fn log_size<'a>(
         Err(error) => return Err(error),
     };
     let field = |name| number_in(info, name).unwrap_or(0);
-    // Where MEMORY is not permitted the entries still count.
+    // Without permission for MEMORY the entries still count.
     let bytes = bytes.as_ref().ok().and_then(number).unwrap_or(0);
     Ok(Some(LogSize { log, entries: field("length"), appended: field("entries-added"), bytes }))
 }
@@ -200,7 +200,7 @@ fn number(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.parse().ok())
 }
 
-/// A number in a reply of names and values, which is a map or a flat array by protocol.
+/// A number in a reply of names and values, which is a map or a flat array, depending on the protocol.
 fn number_in(reply: &Value, name: &str) -> Option<u64> {
     match reply {
         Value::Array(items) => {

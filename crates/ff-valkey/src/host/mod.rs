@@ -1,9 +1,8 @@
 //! [`ScriptHost`] on a Valkey server: one connection for calls, one for reads.
 //!
-//! Reads have a connection of their own so that catching up with a long log does not stand before a call in a queue.
-//! A call that must not run twice is not sent again when the connection is lost under it: its caller gets the error
-//! and decides. One that a replica refused has not run: it is sent again until a primary takes it, within the time for
-//! an answer.
+//! Reads have a separate connection so that catching up with a long log does not delay calls. A call that must not run
+//! twice is not sent again when its connection is lost: its caller gets the error and decides. A call that a replica
+//! refused has not run: it is sent again until a primary accepts it, within the command timeout.
 
 pub(crate) mod apart;
 pub(crate) mod inspect;
@@ -58,12 +57,12 @@ impl std::fmt::Debug for ValkeyHost {
 }
 
 impl ValkeyHost {
-    /// Connects. The connections reconnect by themselves for as long as the host lives.
+    /// Connects. The connections reconnect on their own for as long as the host lives.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] for what is wrong with the configuration, [`EngineError::PermissionDenied`] for
-    /// wrong credentials, [`EngineError::Transport`] or [`EngineError::Timeout`] when no server answers there,
-    /// [`EngineError::Contention`] when it is a replica.
+    /// [`EngineError::InvalidInput`] for an invalid configuration, [`EngineError::PermissionDenied`] for wrong
+    /// credentials, [`EngineError::Transport`] or [`EngineError::Timeout`] when no server answers,
+    /// [`EngineError::Contention`] if the server is a replica.
     pub async fn connect(config: ValkeyConfig) -> Result<Self, EngineError> {
         config.check()?;
         let primary = Arc::new(Primary::new(config));
@@ -81,7 +80,7 @@ impl ValkeyHost {
         })
     }
 
-    /// How the server is reached.
+    /// The configuration of the connection.
     #[must_use]
     pub fn config(&self) -> &ValkeyConfig {
         self.primary.config()
@@ -105,17 +104,17 @@ impl ValkeyHost {
         self.reads.life()
     }
 
-    /// What was read is true if the server's role, read after it, is that of a primary.
+    /// Data counts only if the server's role, read after the data, is primary.
     pub(crate) fn must_be_primary(&self, op: &str, role: &Role) -> Result<(), EngineError> {
         role.must_be_primary(op).inspect_err(|_| self.reads.doubt())
     }
 
-    /// The last thing that went wrong with a connection, until all are well again.
+    /// The last error of a connection, until all connections have recovered.
     pub(crate) fn last_error(&self) -> Option<String> {
         self.primary.outage().last_error()
     }
 
-    /// Its internal tasks that have ended, and those of its connections apart.
+    /// Internal tasks that have ended, including those of the separate connections.
     pub(crate) fn ended_tasks(&self) -> Vec<&'static str> {
         let mut ended = self.primary.tasks().ended();
         ended.extend(self.apart.get().map(|apart| apart.primary.tasks().ended()).unwrap_or_default());
@@ -177,7 +176,7 @@ impl ValkeyHost {
         }
         let mut answers = pipeline.try_all::<Value>().await;
         answers.iter().for_each(|answer| life.hear_of(answer));
-        // One error for all when the pipeline as a whole was not answered.
+        // One error for all calls if the pipeline as a whole was not answered.
         if answers.len() < calls.len() {
             return for_all(answers.drain(..).find_map(Result::err).unwrap_or_else(Error::new_canceled));
         }
@@ -214,7 +213,7 @@ enum Failure {
     Other(EngineError),
 }
 
-/// A call on its way to a primary.
+/// Retries a call until a primary accepts it.
 struct PrimaryRetry<'a> {
     calls: &'a Connection,
     until: Instant,
@@ -227,7 +226,7 @@ impl<'a> PrimaryRetry<'a> {
         Self { calls: &host.calls, until, backoff: Backoff::reconnect() }
     }
 
-    /// Whether there is time for another try; it has then been waited for.
+    /// Whether there is time for another attempt; returns after the pause.
     async fn again(&mut self) -> bool {
         self.calls.doubt();
         if Instant::now() >= self.until {
@@ -338,7 +337,7 @@ fn again(error: &EngineError) -> EngineError {
 
 fn version_in(info: &str) -> Option<ServerVersion> {
     let value = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
-    // Valkey names a compatible `redis_version` too.
+    // Valkey also reports a compatible `redis_version`.
     let (name, text) = match value("valkey_version") {
         Some(version) => ("valkey", version),
         None => ("redis", value("redis_version")?),
@@ -365,7 +364,7 @@ pub(crate) fn arguments(call: &Call) -> Vec<Value> {
     args
 }
 
-/// Whether a call or its answer may take longer on its way than a connection may be silent.
+/// Whether a call or its answer may be in transit for longer than a connection may be silent.
 fn is_large(call: &Call) -> bool {
     /// Some tenths of a second on a slow link.
     const LARGE: usize = 64 << 10;

@@ -1,12 +1,12 @@
-//! Replies that only mean something together.
+//! Replies that are valid only as a group.
 //!
-//! The client library reconnects by itself and sends again what was not answered, and by then the address may lead to
-//! another server. Of several questions some would be answered by one server and the rest by another: the head of a log
-//! by the former primary, its epochs and the role by the new one, and a loss would stay hidden. So the answers to a group
-//! of questions count only if one connection gave them all: nothing is sent twice, and a connection that was made while
-//! they came fails the group. Who asked repeats it as a whole.
+//! The client library reconnects on its own and sends unanswered commands again, and by then the address may lead to
+//! another server. Some questions of a group would be answered by one server and the rest by another: the head of a log
+//! by the former primary, its epochs and the role by the new one, and a loss would stay hidden. So the answers to a
+//! group of questions count only if one connection returned them all: nothing is sent twice, and a reconnect while they
+//! arrive fails the group. The caller then repeats the whole group.
 //!
-//! Only a primary is believed. Its role is asked last, over the same connection, so it was a primary after it answered.
+//! Only a primary is accepted. Its role is asked last, over the same connection, so it was a primary after it answered.
 
 use ff_core::EngineError;
 use fred::{
@@ -27,7 +27,7 @@ use crate::{
 /// A command and its arguments.
 pub(crate) type Question = (&'static str, Vec<Value>);
 
-/// Questions over the connection for reads, whose answers are all of one server.
+/// Questions over the connection for reads, answered by one server.
 pub(crate) struct Together<'a> {
     host: &'a ValkeyHost,
     op: &'a str,
@@ -35,7 +35,7 @@ pub(crate) struct Together<'a> {
 }
 
 impl<'a> Together<'a> {
-    /// From now on: groups of questions that are asked one after the other count together too.
+    /// Starts now: groups that are asked one after the other also count as one group.
     pub(crate) fn new(host: &'a ValkeyHost, op: &'a str) -> Self {
         Self { host, op, unbroken: Unbroken::of(host.reads()) }
     }
@@ -43,7 +43,7 @@ impl<'a> Together<'a> {
     /// One answer, or refusal by the server, for each question.
     ///
     /// # Errors
-    /// Where no primary gave all answers over one connection.
+    /// If no primary returned all answers over one connection.
     pub(crate) async fn ask(&self, questions: Vec<Question>) -> Result<Vec<Result<Value, Error>>, EngineError> {
         if questions.is_empty() {
             return Ok(Vec::new());
@@ -59,7 +59,7 @@ impl<'a> Together<'a> {
         let mut answers = pipeline.try_all::<Value>().await;
         answers.iter().for_each(|answer| self.host.reads_life().hear_of(answer));
         if answers.len() < expected {
-            // One error for all.
+            // One error for all questions.
             let error = answers.into_iter().find_map(Result::err).unwrap_or_else(Error::new_canceled);
             return Err(self.failed(error));
         }
@@ -71,14 +71,14 @@ impl<'a> Together<'a> {
     /// One answer for each question.
     ///
     /// # Errors
-    /// As for [`Together::ask`], and where the server refuses one of them.
+    /// As for [`Together::ask`], and if the server refuses one of them.
     pub(crate) async fn ask_all(&self, questions: Vec<Question>) -> Result<Vec<Value>, EngineError> {
         let answers = self.ask(questions).await?;
         answers.into_iter().collect::<Result<_, _>>().map_err(|error| self.failed(error))
     }
 
-    /// One answer for each question as it came, or what the server refused it for: what the client would make of an answer
-    /// costs as much as decoding it does.
+    /// One raw answer for each question, or the server's refusal: the client's conversion of an answer costs as much as
+    /// decoding it.
     ///
     /// # Errors
     /// As for [`Together::ask`].
@@ -92,7 +92,7 @@ impl<'a> Together<'a> {
         let asked = questions
             .into_iter()
             .map(async |(name, args)| client.custom_raw(command(name), args).await.inspect(|_| life.hear()));
-        // Queued in the order in which they are polled: the role behind the answers.
+        // Sent in the order in which they are polled: the role after the answers.
         let (answers, role) = futures::join!(futures::future::try_join_all(asked), Role::question::<Value>(&client));
         let answers = answers.map_err(|error| self.failed(error))?;
         self.believe(role.and_then(Role::answered))?;

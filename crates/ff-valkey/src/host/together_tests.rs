@@ -1,4 +1,4 @@
-//! What answers are worth when the connection is lost among them, on two real servers behind one address.
+//! Answers of a group whose connection is lost in between, on two real servers behind one address.
 
 use ff_core::{ExecutionId, FlowId, PartitionCount};
 use ff_testserver::{Proxy, TestServer};
@@ -12,7 +12,7 @@ use crate::{
 
 const KEY: &str = "ff:who";
 
-/// Two servers that answer differently, and a host whose address leads to the first.
+/// Two servers that answer differently, and a host whose address leads to the first one.
 struct Stage {
     former: TestServer,
     next: TestServer,
@@ -30,7 +30,7 @@ impl Stage {
         Self { former, next, proxy, host: ValkeyHost::connect(config).await.unwrap() }
     }
 
-    /// After so many answers the address leads to the next server.
+    /// After this many answers the address leads to the next server.
     fn cut_after(&self, answers: usize) {
         self.proxy.cut_after("the former", answers, self.next.port());
     }
@@ -45,7 +45,7 @@ fn said(answers: Vec<Value>) -> Vec<String> {
     answers.into_iter().map(text).collect()
 }
 
-/// What comes of asking again until there is an answer.
+/// The result of asking again until there is an answer.
 async fn eventually(host: &ValkeyHost) -> Vec<String> {
     loop {
         if let Ok(answers) = Together::new(host, "asking again").ask_all(questions(3)).await {
@@ -86,10 +86,10 @@ async fn groups_that_are_asked_one_after_the_other_are_of_one_server() {
 #[tokio::test]
 async fn a_namespace_that_a_replica_does_not_have_is_no_answer() {
     let stage = Stage::open().await;
-    // A port at which nobody answers.
+    // A port without a server.
     stage.former.command(&["REPLICAOF", "127.0.0.1", "1"]).await.unwrap();
     let execution = ExecutionId::member(FlowId::generate(), "a", PartitionCount::new(16).unwrap());
     let attributes = ServerAttributes(std::sync::Arc::new(stage.host));
     let answer = attributes.namespaces(&[execution]).await.pop().unwrap();
-    assert!(answer.expect_err("only a primary is believed").is_retryable());
+    assert!(answer.expect_err("only a primary is accepted").is_retryable());
 }

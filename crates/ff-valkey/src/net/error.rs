@@ -1,4 +1,4 @@
-//! What the client and the server say, as the kinds of error that callers decide by.
+//! Maps errors of the client and the server to the kinds that callers decide by.
 
 use std::time::Duration;
 
@@ -10,15 +10,15 @@ use crate::{
     net::wording::{sentence, wrong_certificate},
 };
 
-/// What a server lacks that has no functions.
+/// The commands that a server without functions lacks.
 const FUNCTION_COMMANDS: [&str; 2] = ["FUNCTION", "FCALL"];
 const SERVERS: &str = "Use Valkey 7.2 or later, or Redis 7.0 or later";
 
-/// Answers that the same call, made later, need not get again.
+/// Temporary error codes: the same call may succeed later.
 const BUSY: [&str; 9] =
     ["TRYAGAIN", "ASK", "MOVED", "CLUSTERDOWN", "LOADING", "READONLY", "MASTERDOWN", "BUSY", "NOREPLICAS"];
 
-/// What is being done where: names both in every error.
+/// The operation and the configuration: every error names both.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OpContext<'a> {
     op: &'a str,
@@ -69,7 +69,7 @@ impl<'a> OpContext<'a> {
         EngineError::transport(format!("{op} at {}", self.config.endpoint), text)
     }
 
-    /// The server does not let this user do it.
+    /// The server does not permit the operation for this user.
     pub(crate) fn denied(self, text: &str) -> EngineError {
         let user = self.config.username.as_deref().unwrap_or("default");
         EngineError::PermissionDenied {
@@ -79,15 +79,15 @@ impl<'a> OpContext<'a> {
     }
 }
 
-/// Whether the server refused this command because of what it is about: its key, or a right that the user lacks. What
-/// concerns the connection or the state of the server befalls all commands alike.
+/// Whether the server refused this command for its own reasons: its key, or a permission that the user lacks. Errors of
+/// the connection or of the server's state concern all commands alike.
 pub(crate) fn concerns_one_command(error: &Error) -> bool {
     let text = error.details();
     let code = text.split([' ', ':']).next().unwrap_or_default();
     matches!(code, "WRONGTYPE" | "NOPERM" | "ERR") && !text.contains("non local key")
 }
 
-/// Whether the server has no such function.
+/// Whether the server does not have the function.
 pub(crate) fn is_missing_function(error: &Error) -> bool {
     error.details().contains("Function not found")
 }
@@ -98,12 +98,12 @@ pub(crate) fn is_replica(error: &Error) -> bool {
     matches!(code, Some("READONLY" | "MASTERDOWN"))
 }
 
-/// Whether the key holds something else than the command is for: an answer, and none that time will change.
+/// Whether the key has another type than the command needs: an answer that does not change with time.
 pub(crate) fn is_wrong_type(error: &Error) -> bool {
     error.details().starts_with("WRONGTYPE")
 }
 
-/// The ACL rule or the setting that is missing, by the words of the server.
+/// The missing ACL rule or setting, derived from the server's message.
 fn remedy(op: &str, text: &str, user: &str) -> String {
     if text.starts_with("WRONGPASS") || text.contains("invalid username-password") {
         return "Check user and password".into();

@@ -1,4 +1,4 @@
-//! What the client hands over, as the shapes that the server's commands have. Pure.
+//! Converts values of the client to the shapes of the server's replies. Pure.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ pub(crate) fn strings(value: Value) -> Option<Vec<Bytes>> {
     }
 }
 
-/// The error that an answer is. The client does not look into an answer that is taken as it came.
+/// The error in an answer. The client does not inspect a raw answer.
 pub(crate) fn refusal(answer: &Resp3Frame) -> Option<Error> {
     let text = match answer {
         Resp3Frame::SimpleError { data, .. } => data.to_string(),
@@ -40,7 +40,7 @@ pub(crate) fn string(value: Value) -> Option<Bytes> {
     }
 }
 
-/// Names and values of a log entry.
+/// The names and values of a log entry.
 pub(crate) type Fields = Vec<(Bytes, Bytes)>;
 
 /// The reply of XRANGE or XREVRANGE: entries with their fields.
@@ -60,7 +60,7 @@ fn entry(value: Value) -> Option<(EntryId, Fields)> {
     Some((id, pairs(parts.next()?)?))
 }
 
-/// Names and values, as a map or one after the other.
+/// Names and values, as a map or as a flat list.
 pub(crate) fn pairs(value: Value) -> Option<Fields> {
     match value {
         Value::Map(map) => map
@@ -77,16 +77,16 @@ pub(crate) fn pairs(value: Value) -> Option<Fields> {
     }
 }
 
-/// What the reply of XINFO STREAM tells, all of it at one moment.
+/// The reply of XINFO STREAM, an atomic view of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StreamInfo {
-    /// How many entries it holds.
+    /// The number of present entries.
     pub(crate) len: u64,
-    /// The last id that it was given, unless it has never held anything.
+    /// The last assigned id; `None` if the stream never had an entry.
     pub(crate) last: Option<EntryId>,
 }
 
-/// The reply of XINFO STREAM.
+/// Parses the reply of XINFO STREAM.
 pub(crate) fn stream_info(info: Value) -> Option<StreamInfo> {
     let mut fields: HashMap<Bytes, Value> = match info {
         Value::Map(map) => {
@@ -105,7 +105,7 @@ pub(crate) fn stream_info(info: Value) -> Option<StreamInfo> {
     Some(StreamInfo { len, last: (last != EntryId { epoch: 0, seq: 0 }).then_some(last) })
 }
 
-/// The hash of a log's epochs; what is no epoch is left out.
+/// The hash of a log's epochs; invalid epochs are left out.
 pub(crate) fn epochs(value: Value) -> Option<Vec<(u64, Predecessor)>> {
     pairs(value).map(|fields| epochs_in(&fields))
 }

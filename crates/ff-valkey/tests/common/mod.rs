@@ -1,4 +1,4 @@
-//! A writer that does on the server what the library does there, and a reader that checks what arrives.
+//! A writer that acts on the server as the library does, and a reader that checks the deliveries.
 #![allow(dead_code, reason = "each test program uses its part")]
 
 use std::{
@@ -16,11 +16,11 @@ use futures::StreamExt;
 use serde_json::json;
 
 pub(crate) const PARTITIONS: u16 = 16;
-/// Far longer than anything here takes.
+/// Far longer than any step of these tests takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Appends to a log and publishes, as the one routine of the library does. ARGV: the epoch, `publish` or `silent`, and
-/// events without position.
+/// events without a position.
 const APPEND: &str = r"
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 local previous = last[1] and last[1][1] or 'none'
@@ -49,12 +49,12 @@ pub(crate) fn namespace(name: &str) -> Namespace {
     Namespace::new(name).unwrap()
 }
 
-/// The number that a [`Writer`] gave to this event.
+/// The number that a [`Writer`] assigned to this event.
 pub(crate) fn number(event: &CompletionPayload) -> u64 {
     u64::from(event.attempt)
 }
 
-/// Ends executions. All events carry one number, counted from 0 over all flows of this writer.
+/// Ends executions. Each event carries a number, counted from 0 over all flows of this writer.
 pub(crate) struct Writer {
     client: RawClient,
     pub(crate) epoch: u64,
@@ -67,7 +67,7 @@ impl Writer {
         Self { client: server.client().await.unwrap(), epoch: 1_000, next: 0, silent: false }
     }
 
-    /// A process that goes on with number `next` where another one ended.
+    /// A process that continues with number `next` where another one stopped.
     pub(crate) async fn successor(server: &TestServer, next: u64) -> Self {
         Self { next, epoch: 2_000, ..Self::new(server).await }
     }
@@ -91,7 +91,7 @@ impl Writer {
         assert!(!reply.is_error(), "{reply}");
     }
 
-    /// Ends one execution of each of `flows`, over and over, until `count` are ended.
+    /// Ends one execution of each of `flows` in turn, until `count` are ended.
     pub(crate) async fn end_many(&mut self, flows: &[FlowId], count: u64) {
         let tags = Tags::default();
         for n in 0..count {
@@ -124,7 +124,7 @@ pub(crate) fn flow_in(partition: u16) -> FlowId {
         .unwrap()
 }
 
-/// Checks that every number arrives once, and in order within each log.
+/// Checks that every number arrives once, and in the order of each log.
 #[derive(Default)]
 pub(crate) struct Checker {
     pub(crate) seen: BTreeSet<u64>,
@@ -134,26 +134,26 @@ pub(crate) struct Checker {
 impl Checker {
     pub(crate) fn take(&mut self, event: &CompletionPayload) {
         let n = number(event);
-        assert!(self.seen.insert(n), "{n} came twice");
+        assert!(self.seen.insert(n), "{n} arrived twice");
         if let Some(before) = self.last.insert(event.execution_id.partition(), n) {
-            assert!(before < n, "{n} came after {before} of the same log");
+            assert!(before < n, "{n} arrived after {before} of the same log");
         }
     }
 
-    /// Takes events until `count` are seen; fails when none comes for ten seconds.
+    /// Takes events until `count` are seen; fails when none arrives for ten seconds.
     pub(crate) async fn take_until(&mut self, stream: &mut CompletionStream, count: usize) {
         while self.seen.len() < count {
             let event = tokio::time::timeout(Duration::from_secs(10), stream.next()).await;
             let Ok(event) = event else {
                 let missing: Vec<u64> = (0..count as u64).filter(|n| !self.seen.contains(n)).take(10).collect();
-                panic!("{} of {count} came; missing: {missing:?} and more", self.seen.len());
+                panic!("{} of {count} arrived; missing: {missing:?} and more", self.seen.len());
             };
             self.take(&event.expect("a stream never ends"));
         }
     }
 }
 
-/// What comes next, other than checkpoints and the news of having caught up.
+/// The next frame, other than checkpoints and the notice of having caught up.
 pub(crate) async fn next(subscription: &mut Subscription) -> Frame {
     loop {
         let frame = tokio::time::timeout(PATIENCE, subscription.next()).await.expect("something comes").unwrap();
@@ -163,13 +163,13 @@ pub(crate) async fn next(subscription: &mut Subscription) -> Frame {
     }
 }
 
-/// The numbers of the next `count` completions, among which is no gap.
+/// The numbers of the next `count` completions, without a gap among them.
 pub(crate) async fn numbers(subscription: &mut Subscription, count: usize) -> Vec<u64> {
     let mut numbers = Vec::new();
     while numbers.len() < count {
         match next(subscription).await {
             Frame::Completion(completion) => numbers.push(number(&completion)),
-            other => panic!("no completion: {other:?}"),
+            other => panic!("not a completion: {other:?}"),
         }
     }
     numbers
@@ -178,11 +178,11 @@ pub(crate) async fn numbers(subscription: &mut Subscription, count: usize) -> Ve
 pub(crate) async fn gap(subscription: &mut Subscription) -> Gap {
     match next(subscription).await {
         Frame::Gap(gap) => gap,
-        other => panic!("no gap: {other:?}"),
+        other => panic!("not a gap: {other:?}"),
     }
 }
 
-/// Fails if anything comes within the time.
+/// Fails if a frame arrives within the time.
 pub(crate) async fn stays_silent(stream: &mut CompletionStream, time: Duration) {
     let event = tokio::time::timeout(time, stream.next()).await;
     assert!(event.is_err(), "{event:?}");
