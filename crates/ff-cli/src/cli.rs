@@ -23,10 +23,10 @@ use crate::{
     name = "ff",
     version,
     propagate_version = true,
-    after_help = "`ff help COMMAND` tells all about a command.",
+    after_help = "`ff help COMMAND` shows the full help of a command.",
     after_long_help = "Without --url and FF_URL, run and demo need no server: they run in this process. Exit codes: 0 \
-                       success, 1 failed, not found or not written, 2 wrong input, 3 the server is not there or refuses, \
-                       129 the terminal went, 130 cancelled. FF_LOG sets the log level on stderr (default warn)."
+                       success, 1 failed, not found or not written, 2 wrong input, 3 server unavailable or refuses, \
+                       129 terminal closed, 130 cancelled. FF_LOG sets the log level on stderr (default warn)."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -50,7 +50,7 @@ pub(crate) enum Command {
     /// The Lua library: print it, load it, compare it with the server's
     #[command(subcommand)]
     Script(ScriptCommand),
-    /// Look for settings of the server that endanger what FlowFabric promises
+    /// Check the server for settings that endanger the guarantees of FlowFabric
     Doctor(DoctorArgs),
     /// Print completions of the command line for a shell
     ///
@@ -61,7 +61,7 @@ pub(crate) enum Command {
     },
 }
 
-/// Whether somebody gave nothing to do, and is shown what there is.
+/// Whether no command was given, so that the help is shown.
 pub(crate) fn asks_for_help(error: &clap::Error) -> bool {
     error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
 }
@@ -78,36 +78,36 @@ pub(crate) struct RunArgs {
     /// The flow: a YAML file, a WfFormat JSON file, or `-` for stdin
     #[arg(required_unless_present = "resume")]
     pub(crate) flow: Option<PathBuf>,
-    /// Go on with a flow that an earlier `ff run` has left, by the id that it printed. The commands are those that the
-    /// server has for it: whoever may write there decides what runs here
+    /// Continue a flow that an earlier `ff run` has left, by the id that it printed. The commands come from the server:
+    /// every user with write access to the server decides which commands run here
     #[arg(long, value_name = "FLOW", conflicts_with_all = ["flow", "namespace", "time_scale"])]
     pub(crate) resume: Option<FlowId>,
-    /// How many executions run at once [default: one per processor, or 64 where they only sleep]
+    /// How many executions run concurrently [default: one per processor, or 64 if they only sleep]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) workers: Option<u16>,
     /// Print one JSON object per completion and one at the end
     #[arg(long)]
     pub(crate) json: bool,
-    /// Multiply the run times of a recorded workflow, as 0.01 to replay it a hundred times faster
+    /// Multiply the run times of a recorded workflow, such as 0.01 to replay it a hundred times faster
     #[arg(long, value_name = "X")]
     pub(crate) time_scale: Option<f64>,
-    /// The namespace, in place of the one in the file
+    /// The namespace, instead of the one in the file
     #[arg(long, value_name = "NS")]
     pub(crate) namespace: Option<Namespace>,
     /// Serve Prometheus metrics at this address, such as 127.0.0.1:9187
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) metrics: Option<SocketAddr>,
-    /// Which output of commands is shown, each line with the name of its execution: `all`, the last lines of what
-    /// `failed`, or `none`. With --json: the last lines in the completion
+    /// Which output of commands is shown, each line with the name of its execution: `all`, `failed` (the last lines of
+    /// failed attempts), or `none`. With --json: the last lines in the completion
     #[arg(long, value_name = "WHICH", value_enum, default_value_t = ShowOutput::Failed, hide_possible_values = true)]
     pub(crate) show_output: ShowOutput,
-    /// How long a command may take to end after it was asked to, before it is killed [default: 2s]
+    /// How long a command may take to end after the stop signal, before it is killed [default: 2s]
     #[arg(long, value_name = "DURATION", value_parser = parse_grace)]
     pub(crate) grace: Option<Duration>,
-    /// The signal that asks a command to end, where its flow does not say [default: TERM]
+    /// The signal that stops a command, if its flow does not set one [default: TERM]
     #[arg(long, value_name = "SIGNAL")]
     pub(crate) stop_signal: Option<StopSignal>,
-    /// Keep what each attempt prints in a file in this directory
+    /// Keep the output of each attempt in a file in this directory
     #[arg(long, value_name = "DIR")]
     pub(crate) keep_outputs: Option<PathBuf>,
 }
@@ -123,20 +123,20 @@ pub(crate) struct WatchArgs {
     /// Print one JSON object per completion
     #[arg(long)]
     pub(crate) json: bool,
-    /// Completions of solo executions too
+    /// Include completions of solo executions
     #[arg(long)]
     pub(crate) solo: bool,
-    /// Begin there: `now`, `earliest` (what the logs still hold), or a cursor that was printed or saved
+    /// Where to start: `now`, `earliest` (the oldest completion in the logs), or a cursor that was printed or saved
     #[arg(long, value_name = "WHERE", default_value = "now", value_parser = parse_start)]
     pub(crate) from: Start,
-    /// Go on after the cursor in this file if it is there, and keep it up to date: about once a second, and at the end.
-    /// Who is killed in between repeats a second's completions and loses none
+    /// Continue after the cursor in this file if it exists, and update it about once a second and at the end. If killed
+    /// in between, the next run repeats up to a second of completions and loses none
     #[arg(long, value_name = "FILE")]
     pub(crate) cursor_file: Option<PathBuf>,
     /// Serve Prometheus metrics at this address, such as 127.0.0.1:9187
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) metrics: Option<SocketAddr>,
-    /// Stop after so many completions
+    /// Stop after this many completions
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
     /// Stop after this time, such as 30s
@@ -157,7 +157,7 @@ pub(crate) struct DescribeArgs {
 pub(crate) struct CancelArgs {
     /// An execution id `{fp:N}:<uuid>` or a flow id (a uuid)
     pub(crate) id: String,
-    /// Why, for those who look at it later
+    /// The reason, which the snapshot shows later
     #[arg(long, default_value = "cancelled with ff cancel")]
     pub(crate) reason: String,
 }
@@ -171,21 +171,21 @@ pub(crate) struct DemoArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ScriptCommand {
-    /// Print the source of the library that this program carries
+    /// Print the source of the library in this program
     Print {
         /// Print its digest and version only
         #[arg(long)]
         digest: bool,
     },
-    /// Load the library into the server, unless a newer one is there; with --partitions, record their number too
+    /// Load the library into the server, unless it has a newer one; with --partitions, also record their number
     Load {
-        /// Replace one of the same version whose text is another
+        /// Replace a library of the same version with a different text
         #[arg(long)]
         replace: bool,
     },
     /// Compare the server's library with this program's
     Check,
-    /// Print the rules for ACL SETUSER that a user of these roles needs, see PERMISSIONS.md
+    /// Print the rules for ACL SETUSER that a user with these roles needs, see PERMISSIONS.md
     Acl {
         /// subscriber, submitter, worker or administrator; without one, the roles are listed
         #[arg(value_name = "ROLE", value_parser = parse_role)]
@@ -230,7 +230,7 @@ fn parse_start(text: &str) -> Result<Start, String> {
     }
 }
 
-/// What clap says in several lines, as one. Arguments that are URLs may hold passwords, and are not repeated.
+/// The error of clap as one line. Arguments that are URLs may contain passwords and are not repeated.
 pub(crate) fn usage_error(mut error: clap::Error) -> CliError {
     let masked = |text: &String| if text.contains("://") { "…".to_owned() } else { text.clone() };
     let given: Vec<_> = error.context().map(|(kind, value)| (kind, value.clone())).collect();
@@ -240,7 +240,7 @@ pub(crate) fn usage_error(mut error: clap::Error) -> CliError {
             ContextValue::Strings(texts) => {
                 drop(error.insert(kind, ContextValue::Strings(texts.iter().map(masked).collect())));
             }
-            // Suggestions to pass the argument on as it is.
+            // Suggestions repeat the argument as it is.
             ContextValue::StyledStrs(texts) if texts.iter().any(|text| text.to_string().contains("://")) => {
                 drop(error.insert(kind, ContextValue::None));
             }

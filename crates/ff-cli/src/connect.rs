@@ -1,4 +1,4 @@
-//! Which server, and as whom; or none, and then this process.
+//! The options for the server and its user; without a server, flows run in this process.
 
 use std::{fs, path::PathBuf, sync::Arc};
 
@@ -9,7 +9,7 @@ use ff_valkey::{ValkeyBackend, ValkeyConfig};
 
 use crate::{failure::CliError, out, text};
 
-/// In place of a URL: in this process, also where the environment names a server.
+/// Instead of a URL: run in this process, even if the environment names a server.
 const EMBEDDED: &str = "embedded:";
 const NAME_A_SERVER: &str = "give --url redis://host:6379 or set FF_URL";
 
@@ -20,7 +20,7 @@ pub(crate) struct ConnectArgs {
     /// redis-sentinel://host:port,host:port/service; without one, or with `embedded:`, flows run in this process
     #[arg(long, env = "FF_URL", global = true, value_name = "URL", hide_env_values = true)]
     pub(crate) url: Option<String>,
-    /// The user, in place of the one in the URL
+    /// The user, instead of the one in the URL
     #[arg(
         long,
         env = "FF_USERNAME",
@@ -30,13 +30,13 @@ pub(crate) struct ConnectArgs {
         requires = "password_file"
     )]
     username: Option<String>,
-    /// A file that holds the password, in place of the one in the URL
+    /// A file that contains the password, instead of the one in the URL
     #[arg(long, env = "FF_PASSWORD_FILE", global = true, hide_short_help = true, value_name = "FILE")]
     password_file: Option<PathBuf>,
     /// The certificate authority to trust (PEM) [default: the system's]
     #[arg(long, env = "FF_CA", global = true, hide_short_help = true, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// The name that the server's certificate must be for [default: the host of the URL]
+    /// The host name that the server's certificate must match [default: the host of the URL]
     #[arg(long, env = "FF_TLS_SERVER_NAME", global = true, hide_short_help = true, value_name = "NAME")]
     tls_server_name: Option<String>,
     /// A client certificate (PEM)
@@ -56,12 +56,12 @@ fn parse_partitions(text: &str) -> Result<PartitionCount, String> {
     PartitionCount::new(count).map_err(|_| expected())
 }
 
-/// Where the flows live.
+/// Where the flows are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place<'a> {
-    /// In this process, since no server is named.
+    /// In this process, because no server is named.
     Unnamed,
-    /// In this process, as asked for.
+    /// In this process, as requested.
     Embedded,
     Server(&'a str),
 }
@@ -75,20 +75,20 @@ impl ConnectArgs {
         }
     }
 
-    /// Whether flows live in this process and end with it.
+    /// Whether flows are stored in this process and end with it.
     pub(crate) fn is_embedded(&self) -> bool {
         !matches!(self.place(), Place::Server(_))
     }
 
-    /// What the arguments say about a server, checked as far as it can be without it.
+    /// The configuration for the server, checked as far as possible without a connection.
     ///
     /// # Errors
-    /// When no server is named, or what is said of it is wrong.
+    /// If no server is named, or an option is wrong.
     pub(crate) fn config(&self) -> Result<ValkeyConfig, CliError> {
         let url = match self.place() {
             Place::Server(url) => url,
             Place::Unnamed => return Err(needs_a_server("no server is named")),
-            Place::Embedded => return Err(needs_a_server(format!("`{EMBEDDED}` is no server"))),
+            Place::Embedded => return Err(needs_a_server(format!("`{EMBEDDED}` is not a server"))),
         };
         let mut config = ValkeyConfig::from_url(url)?;
         if let Some(path) = &self.password_file {
@@ -111,13 +111,12 @@ impl ConnectArgs {
         Ok(config)
     }
 
-    /// Connects to the server that is named; the library is loaded and the deployment's record checked when this
-    /// returns.
+    /// Connects to the named server. When this returns, the library is loaded and the deployment record is checked.
     pub(crate) async fn open_server(&self) -> Result<Arc<dyn EngineBackend>, CliError> {
         Ok(Arc::new(ValkeyBackend::connect_with(self.config()?).await?))
     }
 
-    /// Connects to the server that is named, or starts without one in this process and says so.
+    /// Connects to the named server, or starts the backend in this process and prints a note.
     pub(crate) async fn open(&self) -> Result<Arc<dyn EngineBackend>, CliError> {
         match self.embedded()? {
             Some(backend) => Ok(Arc::new(backend)),
@@ -125,10 +124,10 @@ impl ConnectArgs {
         }
     }
 
-    /// The backend in this process, told on stderr, unless a server is named.
+    /// The backend in this process, with a note on stderr, unless a server is named.
     ///
     /// # Errors
-    /// When something is said that only a server could make use of.
+    /// If an option is given that applies only to a server.
     pub(crate) fn embedded(&self) -> Result<Option<EmbeddedBackend>, CliError> {
         let why = match self.place() {
             Place::Server(_) => return Ok(None),
@@ -136,7 +135,7 @@ impl ConnectArgs {
             Place::Embedded => "--url embedded",
         };
         if let Some(option) = self.option_for_a_server() {
-            return Err(CliError::usage(option, format!("it is for a server, and none is named; {NAME_A_SERVER}")));
+            return Err(CliError::usage(option, format!("it applies to a server, but none is named; {NAME_A_SERVER}")));
         }
         let mut builder = EmbeddedBackend::builder();
         if let Some(partitions) = self.partitions {
@@ -147,7 +146,7 @@ impl ConnectArgs {
         Ok(Some(backend))
     }
 
-    /// The first option that says how to reach a server, with the variable that may have set it.
+    /// The first option that applies only to a server, with the variable that may have set it.
     fn option_for_a_server(&self) -> Option<&'static str> {
         let given = [
             (self.username.is_some(), "--username (FF_USERNAME)"),

@@ -6,13 +6,13 @@ use ff_core::EngineError;
 
 /// The exit codes of `ff`, beside 0.
 pub(crate) mod code {
-    /// A flow failed or expired, a check found something bad, or what was asked for does not exist.
+    /// A flow failed or expired, a check found a problem, or the requested object does not exist.
     pub(crate) const FAILED: u8 = 1;
     /// The command line or an input file is wrong; nothing was done.
     pub(crate) const USAGE: u8 = 2;
-    /// The server is not there, refuses, or is not one that `ff` can work with.
+    /// The server is unavailable, refuses, or is not supported.
     pub(crate) const SERVER: u8 = 3;
-    /// The terminal went while a flow ran; the flow was left.
+    /// The terminal closed while a flow ran; the flow was left unfinished.
     pub(crate) const HUNG_UP: u8 = 129;
     /// The flow was cancelled, as by Ctrl-C.
     pub(crate) const CANCELLED: u8 = 130;
@@ -26,17 +26,17 @@ pub(crate) struct CliError {
 }
 
 impl CliError {
-    /// Wrong input: what, and why and how to put it right.
+    /// Wrong input: which one, what is wrong with it and how to fix it.
     pub(crate) fn usage(what: impl fmt::Display, why: impl fmt::Display) -> Self {
         Self { message: format!("{what}: {why}"), code: code::USAGE }
     }
 
-    /// Something that was tried did not work.
+    /// An operation failed.
     pub(crate) fn failed(what: impl fmt::Display, why: impl fmt::Display) -> Self {
         Self { message: format!("{what}: {why}"), code: code::FAILED }
     }
 
-    /// What was asked for was cancelled before its end.
+    /// An operation was cancelled before its end.
     pub(crate) fn cancelled(what: impl fmt::Display, why: impl fmt::Display) -> Self {
         Self { message: format!("{what}: {why}"), code: code::CANCELLED }
     }
@@ -46,13 +46,13 @@ impl CliError {
         self
     }
 
-    /// Says at the end what can be done now.
+    /// Appends a hint on what to do.
     pub(crate) fn with_hint(mut self, hint: &str) -> Self {
         self.message = format!("{}; {hint}", self.message);
         self
     }
 
-    /// Puts what the error is about in front.
+    /// Prepends the subject of the error.
     pub(crate) fn about(mut self, what: impl fmt::Display) -> Self {
         self.message = format!("{what}: {}", self.message);
         self
@@ -80,8 +80,7 @@ impl fmt::Display for CliError {
     }
 }
 
-/// A message that what it quotes made long loses its middle: what it is about stands at its beginning, and where that
-/// is at its end.
+/// Shortens a long message in the middle: its beginning names the subject, and its end names the place.
 fn shortened(line: &str) -> Cow<'_, str> {
     const HEAD: usize = 600;
     const TAIL: usize = 300;
@@ -92,7 +91,7 @@ fn shortened(line: &str) -> Cow<'_, str> {
     }
 }
 
-/// The text as one line: whatever breaks lines becomes a space, other control characters are shown escaped.
+/// The text as one line: line breaks become spaces, other control characters are shown escaped.
 pub(crate) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for word in text.split_whitespace() {

@@ -1,7 +1,7 @@
 //! What commands print.
 //!
-//! A reader that has gone away (`ff watch | head -1`) is no error and no panic. Any other failure to write is one: whoever
-//! prints goes on or stops as it sees fit, and the program ends with the failure and exit code 1.
+//! A closed reader (`ff watch | head -1`) is neither an error nor a panic. Any other failure to write is an error: the
+//! caller continues or stops, and the program ends with the failure and exit code 1.
 
 use std::{
     io::{self, Write},
@@ -20,12 +20,12 @@ use crate::failure::CliError;
 /// The first failure to write.
 static FAILED: OnceLock<String> = OnceLock::new();
 
-/// Whether anybody reads on.
+/// Whether stdout still has a reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Reader {
     Listening,
-    /// It has gone away, or what is printed cannot be written.
+    /// The reader has closed stdout, or writing fails.
     Gone,
 }
 
@@ -49,12 +49,12 @@ pub(crate) fn json(value: &impl Serialize) -> Reader {
     }
 }
 
-/// One line on stderr. Nobody can be told that it cannot be written.
+/// Prints one line on stderr. A failure to write it cannot be reported.
 pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Makes what was printed last beyond a crash of the machine, where stdout is a file.
+/// Syncs stdout to disk if it is a file, so that the printed lines survive a crash of the machine.
 pub(crate) fn sync() -> Reader {
     match rustix::fs::fsync(io::stdout().as_fd()) {
         // Not a file.
@@ -68,10 +68,10 @@ pub(crate) fn failure() -> Option<CliError> {
     FAILED.get().map(|why| CliError::failed("stdout cannot be written", why))
 }
 
-/// Returns when nobody reads stdout any more, where that can be known: of pipes and sockets.
+/// Returns when the reader of stdout has closed it. This can only be detected for pipes and sockets.
 pub(crate) async fn reader_gone() {
     let (gone, waiting) = tokio::sync::oneshot::channel();
-    // A thread of its own, which the program's end does not wait for.
+    // A separate thread, which does not delay the end of the program.
     let watching = std::thread::Builder::new().name("stdout".into()).spawn(move || {
         if hung_up(io::stdout().as_fd()) {
             let _ = gone.send(());
@@ -93,7 +93,7 @@ fn hung_up(stdout: BorrowedFd<'_>) -> bool {
     }
 }
 
-/// Writes and flushes, also where another program has made stdout non-blocking.
+/// Writes and flushes, even if another program has made stdout non-blocking.
 fn patiently(stdout: &mut (impl Write + AsFd), mut bytes: &[u8]) -> io::Result<()> {
     loop {
         let step =
@@ -115,7 +115,7 @@ fn is_for_later(error: &io::Error) -> bool {
 }
 
 fn wait_for_room(stdout: BorrowedFd<'_>) {
-    // Whatever this returns, writing tells.
+    // The result does not matter: the next write reports an error.
     let _ = poll(&mut [PollFd::new(&stdout, PollFlags::OUT)], None);
 }
 

@@ -20,7 +20,7 @@ pub(crate) fn span(duration: Duration) -> String {
 /// A point in time, given in milliseconds since 1970, as RFC 3339 in UTC.
 pub(crate) fn timestamp(ms: u64) -> String {
     match SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(ms)) {
-        // Later years than four digits hold cannot be printed so.
+        // The format has only four digits for the year.
         Some(time) if ms < 253_402_300_800_000 => humantime::format_rfc3339_millis(time).to_string(),
         _ => format!("{ms} ms"),
     }
@@ -44,7 +44,7 @@ pub(crate) fn bytes(count: u64) -> String {
 /// The text of a file, without the byte order mark that some editors write.
 ///
 /// # Errors
-/// Where it is not UTF-8, with the encoding that it seems to have.
+/// If it is not UTF-8, with the encoding that it seems to have.
 pub(crate) fn decoded(bytes: Vec<u8>) -> Result<String, &'static str> {
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return Err("it is UTF-16; save it as UTF-8");
@@ -53,7 +53,7 @@ pub(crate) fn decoded(bytes: Vec<u8>) -> Result<String, &'static str> {
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
-/// An argument as messages repeat it: as one line of a bounded length, and not if it is a URL, which may hold a password.
+/// An argument for a message: one line of bounded length. A URL is replaced, because it may contain a password.
 pub(crate) fn argument(text: &str) -> String {
     if text.contains("://") { "…".to_owned() } else { text.chars().take(80).flat_map(char::escape_debug).collect() }
 }
@@ -63,8 +63,8 @@ pub(crate) fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
-/// One line of a program's output without what moves a terminal or misleads its reader: escape sequences are left out,
-/// other control characters are shown escaped, and of what overwrote itself the end is kept.
+/// One line of a program's output, safe for a terminal: escape sequences are removed, other control characters are
+/// shown escaped, and of text that overwrote itself the last version is kept.
 pub(crate) fn for_terminal(line: &str) -> String {
     let text = console::strip_ansi_codes(line.trim_end_matches(['\r', '\n']));
     let last = text.rsplit('\r').next().unwrap_or_default();
@@ -89,7 +89,7 @@ pub(crate) fn table() -> Table {
     table
 }
 
-/// The same with the names of its columns.
+/// The same with column names.
 pub(crate) fn table_of<const N: usize>(columns: [&str; N]) -> Table {
     let mut table = table();
     table.set_header(columns.map(str::to_uppercase));

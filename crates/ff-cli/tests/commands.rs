@@ -400,7 +400,7 @@ async fn the_doctor_names_missing_permissions_and_what_it_may_not_ask() {
     let acl = ["ACL", "SETUSER", "ann", "on", ">pw", "~ff:*", "+@all", "resetchannels"];
     assert!(!server.command(&acl).await.unwrap().is_error());
     let sick = ff(&["doctor", "--sample", "10ms", "--url", &url]).await;
-    assert!(sick.stdout.contains("is no subscriber for lack of &ff:dag:completions"), "{sick:?}");
+    assert!(sick.stdout.contains("cannot act as subscriber: missing &ff:dag:completions"), "{sick:?}");
     assert!(sick.stdout.contains("more than any role needs: ") && sick.stdout.contains("FLUSHALL"), "{sick:?}");
     let acl = ["ACL", "SETUSER", "ann", "&ff:*", "-config", "-acl"];
     assert!(!server.command(&acl).await.unwrap().is_error());

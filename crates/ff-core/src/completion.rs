@@ -7,33 +7,34 @@ use futures::Stream;
 
 use crate::{CompletionPayload, EngineError, ScannerFilter};
 
-/// An independent stream of completions. It never ends by itself; dropping it releases what the backend holds for it.
+/// An independent stream of completions. It never ends on its own; dropping it releases the backend's resources for it.
 pub type CompletionStream = Pin<Box<dyn Stream<Item = CompletionPayload> + Send>>;
 
-/// Tells anyone who asks when executions of flows end.
+/// Streams a completion for every execution of a flow that ends.
 ///
 /// # What an implementation must do
 ///
-/// - **Ready means subscribed.** Every completion committed after a call has returned arrives. A few that were
-///   committed shortly before may arrive too.
-/// - **Each call opens its own subscription** with a bounded queue. Streams are independent: a slow reader delays
-///   nobody else and never grows without bound; dropping one leaves the others alone.
-/// - **Errors are for setting up only** (credentials, permissions, no server, the configured number of subscriptions).
-///   Afterwards the backend reconnects by itself and delivers what was committed meanwhile; the stream neither yields
-///   errors nor ends. Warnings, metrics and the backend's own health call tell of trouble.
-/// - **Exactly once per subscription, in commit order per flow**, as far as the backend's log still holds what is
-///   missing. What it no longer holds is a warning and a metric here, since this stream carries completions only.
+/// - **Ready means subscribed.** Every completion committed after the call has returned is delivered. A few that were
+///   committed shortly before may be delivered too.
+/// - **Each call opens its own subscription** with a bounded queue. Streams are independent: a slow reader does not
+///   delay other readers, and its memory is bounded. Dropping one stream does not affect the others.
+/// - **Only the setup returns errors** (credentials, permissions, no server, the configured number of subscriptions).
+///   Afterwards the backend reconnects on its own and delivers what was committed meanwhile; the stream neither yields
+///   errors nor ends. Warnings, metrics and the backend's health report show problems.
+/// - **Exactly once per subscription, in commit order per flow**, as long as the backend's log still holds the missing
+///   entries. Entries that the log has dropped are reported by a warning and a metric, because this stream carries
+///   completions only.
 ///
-/// # Solo executions stay silent
+/// # Solo executions are not reported
 ///
-/// Only executions that belong to a flow are announced. An execution that was submitted on its own ends in its own
-/// record as usual, and this stream says nothing of it: read its record, or make it a flow of one.
+/// The stream carries completions of executions that belong to a flow. An execution that was submitted on its own ends
+/// in its record as usual, but does not appear here: read its record, or submit it as a flow with one member.
 ///
 /// # Cost
 ///
-/// Events of this project's own library carry what a filter needs, so filtering them reads nothing. For a bare event
-/// of another publisher, a process reads at most one namespace (if some filter names one) and then one tag set (if
-/// some filter names a tag), however many subscriptions there are.
+/// Events of this project's library carry the attributes that filters need, so filtering them reads nothing from the
+/// server. For an event of another publisher without these attributes, a process reads at most one namespace (if some
+/// filter names one) and then one tag set (if some filter names a tag), regardless of the number of subscriptions.
 ///
 /// # Example
 ///
@@ -65,11 +66,11 @@ pub trait CompletionBackend: Send + Sync + 'static {
 
     /// Subscribes to the completions of flows that pass `filter`.
     ///
-    /// A backend that does not override this refuses every filter that is not a no-op: an unfiltered stream in its
-    /// place would hand one tenant's events to another.
+    /// A backend that does not override this refuses every filter that is not a no-op: an unfiltered stream instead
+    /// would deliver one tenant's events to another tenant.
     ///
     /// # Errors
-    /// As [`CompletionBackend::subscribe_completions`]; [`EngineError::Unavailable`] where filtering is not offered.
+    /// As [`CompletionBackend::subscribe_completions`]; [`EngineError::Unavailable`] if the backend does not filter.
     ///
     /// # Cancel safety
     /// Dropping the future opens no subscription.
@@ -81,7 +82,7 @@ pub trait CompletionBackend: Send + Sync + 'static {
     }
 }
 
-/// Users hold `Arc<dyn CompletionBackend>`: this fails to compile when the trait stops being object-safe.
+/// Users hold `Arc<dyn CompletionBackend>`: this fails to compile if the trait is not object-safe.
 const _: fn(&dyn CompletionBackend) = |_| {};
 const _: fn() = || {
     fn is_send_and_unpin<T: Send + Unpin>() {}

@@ -1,9 +1,9 @@
-//! Where a subscription stands in all logs, as a value that outlives the process.
+//! The cursor: the position of a subscription in all logs, as a value that outlives the process.
 //!
 //! The text is `ff1:` and, in base64url without padding: scope (1 byte), partition count, the greatest
-//! epoch, then for each log what it has (at its start, earliest, or after an entry; whether something was undone; how
-//! many epochs were passed before), and those entries, each as the epoch's distance from the greatest and the number;
-//! last a CRC-32 of all that. Numbers are LEB128.
+//! epoch, then for each log its state (at the start, earliest, or after an entry; whether entries were rolled back; how
+//! many epochs were passed before), and those entries, each as the epoch's distance from the greatest epoch and the
+//! sequence number; last a CRC-32 of all that. Numbers are LEB128.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -15,17 +15,18 @@ use crate::{EngineError, EntryId, LogCursor, LogId, PartitionCount, Scope, Subsc
 
 const PREFIX: &str = "ff1:";
 const CHECK: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
-/// No log has more: the few epochs that a reader remembers.
+/// The limit per log. A reader remembers only a few epochs, so no log has more entries.
 const MOST_ENTRIES: u64 = 64;
-/// How a log begins.
+/// The state of a log in the text.
 const START: u64 = 0;
 const EARLIEST: u64 = 1;
 const AFTER: u64 = 2;
 
-/// Where a subscription stands: one position per log. Opaque; keep its text or its serde form and give it to
+/// The state of a subscription: one position per log. Opaque; store its text or its serde form and pass it to
 /// [`Start::After`](crate::Start::After) later, in this process or another one.
 ///
-/// It records the scope and the partition count of its deployment and is refused where those differ.
+/// It contains the scope and the partition count of its deployment. A subscription with another scope or partition
+/// count refuses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
     flows: Arc<[LogCursor]>,
@@ -33,10 +34,10 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// A cursor of these positions, one per partition in order. For backends.
+    /// A cursor with these positions, one per partition in order. For backends.
     ///
     /// # Panics
-    /// When there are no partitions, too many, or not as many of solo executions as of flows.
+    /// If there are no partitions, too many partitions, or different numbers for solo executions and for flows.
     #[must_use]
     pub fn new(flows: Arc<[LogCursor]>, solo: Option<Arc<[LogCursor]>>) -> Self {
         assert!((1..=usize::from(PartitionCount::MAX)).contains(&flows.len()), "{} partitions", flows.len());
@@ -44,7 +45,7 @@ impl Cursor {
         Self { flows, solo }
     }
 
-    /// The positions in the logs of a scope, by partition; `None` for a scope that it does not have. For backends.
+    /// The positions in the logs of a scope, by partition; `None` for a scope that the cursor lacks. For backends.
     #[must_use]
     pub const fn logs(&self, scope: Scope) -> Option<&Arc<[LogCursor]>> {
         match scope {
@@ -53,13 +54,13 @@ impl Cursor {
         }
     }
 
-    /// The newest entry that it has of a log.
+    /// The newest entry of a log that the cursor has passed.
     #[must_use]
     pub fn position(&self, log: LogId) -> Option<EntryId> {
         self.logs(log.scope)?.get(usize::from(log.partition.number()))?.last()
     }
 
-    /// Whose completions it is about.
+    /// The scope of the subscription.
     #[must_use]
     pub const fn scope(&self) -> SubscriptionScope {
         if self.solo.is_some() { SubscriptionScope::FlowsAndSolo } else { SubscriptionScope::Flows }
@@ -74,19 +75,19 @@ impl Cursor {
     /// Refuses a cursor of another deployment or scope.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] that names what differs.
+    /// [`EngineError::InvalidInput`] with the difference.
     pub fn check(&self, partitions: PartitionCount, scope: SubscriptionScope) -> Result<(), EngineError> {
         let refused = |reason| Err(EngineError::invalid(format!("cursor `{}`", shown(&self.to_string())), reason));
         if self.partitions() != usize::from(partitions.get()) {
             return refused(format!(
-                "it is of a deployment of {} partitions, and this one has {}; subscribe from Now or Earliest",
+                "it belongs to a deployment of {} partitions, and this one has {}; subscribe from Now or Earliest",
                 self.partitions(),
                 partitions.get()
             ));
         }
         if self.scope() != scope {
             return refused(format!(
-                "its scope is {}, and the subscription's {scope}; subscribe with the cursor's scope",
+                "its scope is {}, but the subscription's scope is {scope}; subscribe with the cursor's scope",
                 self.scope()
             ));
         }
@@ -123,7 +124,7 @@ impl fmt::Display for Cursor {
     }
 }
 
-/// The newest entry, then those passed, then those undone.
+/// The newest entry, then those of passed epochs, then those that were rolled back.
 fn entries(log: &LogCursor) -> impl Iterator<Item = EntryId> {
     log.last().into_iter().chain(log.passed().iter().copied()).chain(log.undone().iter().copied())
 }

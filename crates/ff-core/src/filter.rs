@@ -1,10 +1,10 @@
-//! Which completions a subscription wants. Pure: where the values come from is the backend's affair.
+//! The filter of a subscription. Pure: the backend provides the values.
 
 use crate::{CompletionPayload, Namespace};
 
-/// A conjunction of what a completion must carry. [`ScannerFilter::NOOP`] wants all.
+/// A conjunction of conditions on a completion. [`ScannerFilter::NOOP`] passes all completions.
 ///
-/// Filters route; they do not authorise: a process that may subscribe sees the events of all tenants.
+/// Filters select events; they do not restrict access: a process that may subscribe can read the events of all tenants.
 ///
 /// ```
 /// # use ff_core::{Namespace, ScannerFilter};
@@ -24,23 +24,23 @@ pub struct ScannerFilter {
 }
 
 impl ScannerFilter {
-    /// The filter that everything passes.
+    /// The filter that passes everything.
     pub const NOOP: Self = Self { namespace: None, instance_tag: None };
 
-    /// The filter that everything passes, to be narrowed.
+    /// The filter that passes everything, as a start to add conditions to.
     #[must_use]
     pub const fn new() -> Self {
         Self::NOOP
     }
 
-    /// Only executions of this namespace.
+    /// Passes only executions of this namespace.
     #[must_use]
     pub fn with_namespace(mut self, namespace: Namespace) -> Self {
         self.namespace = Some(namespace);
         self
     }
 
-    /// Only executions whose tag `key` is exactly `value`.
+    /// Passes only executions whose tag `key` is exactly `value`.
     #[must_use]
     pub fn with_instance_tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.instance_tag = Some((key.into(), value.into()));
@@ -53,10 +53,10 @@ impl ScannerFilter {
         self.namespace.is_none() && self.instance_tag.is_none()
     }
 
-    /// Whether an execution passes that has this namespace and, under the filter's tag key, this value.
+    /// Whether the filter passes an execution with this namespace and, under the filter's tag key, this value.
     ///
-    /// `None` means that the execution has none. Something that could not be read is no `None`: hold the event and
-    /// read again.
+    /// `None` means that the execution does not have the attribute. Do not pass `None` for an attribute that could not
+    /// be read: keep the event and read the attribute again.
     #[must_use]
     pub fn matches(&self, namespace: Option<&str>, tag_value: Option<&str>) -> bool {
         let namespace_passes = self.namespace.as_ref().is_none_or(|wanted| namespace == Some(wanted.as_str()));
@@ -64,7 +64,7 @@ impl ScannerFilter {
         namespace_passes && tag_passes
     }
 
-    /// Whether a completion passes that carries its namespace and tags itself.
+    /// Whether the filter passes a completion that carries its own namespace and tags.
     #[must_use]
     pub fn matches_completion(&self, completion: &CompletionPayload) -> bool {
         let tag_value = self.instance_tag.as_ref().and_then(|(key, _)| completion.tags.get(key));

@@ -1,4 +1,4 @@
-//! What cannot be delivered, as a value.
+//! The gap: a range of positions that cannot be delivered.
 
 use std::fmt;
 
@@ -6,18 +6,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::{EntryId, LogId};
 
-/// Positions of one log that a subscription does not get, or that it got and that were undone.
+/// Positions of one log that are not delivered to a subscription, or that were delivered and then rolled back.
 ///
-/// The range is exact, and in positions: it may cover completions that the subscription's filter would have rejected.
+/// The range is exact and counts positions: it may cover completions that the subscription's filter would have
+/// rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Gap {
     /// The log.
     pub log: LogId,
-    /// The last position before the range; `None` when it begins with the log.
+    /// The last position before the range; `None` if the range begins with the log.
     pub after: Option<EntryId>,
     /// The last position of the range.
     pub through: EntryId,
-    /// Why.
+    /// The cause.
     pub cause: GapCause,
 }
 
@@ -37,23 +38,23 @@ impl fmt::Display for Gap {
 pub enum GapCause {
     /// Retention removed them before they were read.
     Trimmed,
-    /// They were read, and the server undid them: a crash or a failover lost the log's tail. Should the server bring them
-    /// back, they are delivered again.
+    /// They were delivered, and the server then rolled them back: a crash or a failover lost the tail of the log. If
+    /// the server restores them, they are delivered again.
     HistoryRewritten,
-    /// They were read, and the log is another one now, that knows nothing of them. Should the server bring them back, they
-    /// are delivered again.
+    /// They were delivered, but the log was deleted and recreated and has no record of them. If the server restores
+    /// them, they are delivered again.
     LogRecreated,
-    /// The log holds an entry there that is no completion.
+    /// The log entry there is not a completion.
     Unreadable,
-    /// They were announced, and the log tells otherwise of the first of them: somebody else than the library has published
-    /// on the channel. What the log holds there comes after this gap.
+    /// They were announced, but the log contradicts the first of them: a program other than the library has published
+    /// on the channel. The entries that the log holds there follow after this gap.
     Forged,
-    /// The subscription's queue was full, and it asked for the oldest to be dropped.
+    /// The subscription's queue was full, and its policy is to drop the oldest frames.
     Overflow,
 }
 
 impl GapCause {
-    /// All of them.
+    /// All causes.
     pub const ALL: [Self; 6] =
         [Self::Trimmed, Self::HistoryRewritten, Self::LogRecreated, Self::Unreadable, Self::Forged, Self::Overflow];
 

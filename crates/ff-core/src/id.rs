@@ -34,7 +34,7 @@ impl FlowId {
         Self(Uuid::now_v7())
     }
 
-    /// The id that a namespace and an idempotency key always give (UUIDv5), so that a retry meets its first try.
+    /// The id derived from a namespace and an idempotency key (UUIDv5). A repeated submission gets the same id.
     #[must_use]
     pub fn from_idempotency_key(namespace: &Namespace, key: &str) -> Self {
         Self(derived("flow", namespace, key))
@@ -52,7 +52,7 @@ impl FlowId {
         self.0
     }
 
-    /// Where the flow and all its members live.
+    /// The partition of the flow and of all its members.
     #[must_use]
     pub fn partition(self, count: PartitionCount) -> Partition {
         count.partition_of(self.0)
@@ -73,7 +73,7 @@ impl FromStr for FlowId {
     }
 }
 
-/// The identity of a claim, kept while it is repeated.
+/// The identity of a claim. A repeated claim keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClaimId(Uuid);
 
@@ -119,7 +119,7 @@ impl ExecutionId {
         Self { partition: count.partition_of(uuid), uuid }
     }
 
-    /// The id of the solo execution that a namespace and an idempotency key always give.
+    /// The id of a solo execution, derived from a namespace and an idempotency key.
     #[must_use]
     pub fn from_idempotency_key(namespace: &Namespace, key: &str, count: PartitionCount) -> Self {
         Self::solo(derived("execution", namespace, key), count)
@@ -137,7 +137,7 @@ impl ExecutionId {
         Self { partition, uuid }
     }
 
-    /// Where the execution lives.
+    /// The partition of the execution.
     #[must_use]
     pub const fn partition(self) -> Partition {
         self.partition

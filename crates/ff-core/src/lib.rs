@@ -2,7 +2,7 @@
 //! ordered, and the traits that a backend implements.
 //!
 //! A user holds a backend as `Arc<dyn CompletionBackend>` (or one of the working traits in [`backend`]) and never
-//! learns where it keeps its data: this crate knows no transport, no storage layout and no script.
+//! learns where the data is kept: this crate contains no transport, no storage layout and no script.
 //!
 //! Start with [`CompletionBackend`] to receive completions, [`FlowSubmission`] to submit a flow, and
 //! [`backend::WorkBackend`] to execute work.

@@ -1,4 +1,4 @@
-//! Names that users choose: namespaces, lanes, workers and tags. Checked where they enter, cheap to clone afterwards.
+//! Names that users choose: namespaces, lanes, workers and tags. The constructors check them; clones are cheap.
 
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{EngineError, error::shown};
 
-/// Names appear inside keys, sorted-set members and JSON, so they are kept to characters that need no escaping there.
+/// Names appear inside keys, sorted-set members and JSON, so only characters that need no escaping there are allowed.
 fn checked(kind: &'static str, text: &str, longest: usize) -> Result<Arc<str>, EngineError> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_-.:/@".contains(c);
     if text.is_empty() || text.len() > longest || !text.chars().all(allowed) {
@@ -84,7 +84,7 @@ macro_rules! name {
 }
 
 name! {
-    /// A tenant: what belongs together and is filtered together.
+    /// A tenant: flows and executions that belong together and that filters select together.
     Namespace, "namespace"
 }
 name! {
@@ -97,12 +97,12 @@ name! {
 }
 
 name! {
-    /// An engine, as other engines and operators see it.
+    /// An engine, as it appears to other engines and to operators.
     EngineId, "engine id"
 }
 
 impl Namespace {
-    /// `default`, for who needs no tenants.
+    /// The namespace `default`, for deployments without tenants.
     #[must_use]
     pub fn default_namespace() -> Self {
         Self("default".into())
@@ -110,7 +110,7 @@ impl Namespace {
 }
 
 impl LaneId {
-    /// `default`, for who needs one lane only.
+    /// The lane `default`, for deployments that need only one lane.
     #[must_use]
     pub fn default_lane() -> Self {
         Self("default".into())
@@ -126,7 +126,7 @@ pub struct Tags(Arc<BTreeMap<String, String>>);
 
 impl Tags {
     /// # Errors
-    /// [`EngineError::InvalidInput`] that names the tag beyond the limits of [`Tags`].
+    /// [`EngineError::InvalidInput`] with the tag that exceeds the limits of [`Tags`].
     pub fn new<K: Into<String>, V: Into<String>>(tags: impl IntoIterator<Item = (K, V)>) -> Result<Self, EngineError> {
         let map: BTreeMap<String, String> = tags.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
         if map.len() > 32 {
@@ -144,8 +144,8 @@ impl Tags {
         Ok(Self(Arc::new(map)))
     }
 
-    /// Tags as a server or an event has them, whatever they are. They were checked where they were submitted, and one
-    /// that was not must not keep an event or a claim from being read.
+    /// Tags from a server or an event, without a check. They were checked at their submission, and an invalid tag must
+    /// not prevent an event or a claim from being read.
     #[must_use]
     pub fn recorded(tags: BTreeMap<String, String>) -> Self {
         Self(Arc::new(tags))
@@ -162,7 +162,7 @@ impl Tags {
         self.0.iter().map(|(k, v)| (k.as_str(), v.as_str()))
     }
 
-    /// Whether there is none.
+    /// Whether there are no tags.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -1,4 +1,4 @@
-//! How executions are spread over partitions, and nothing about where a partition lives.
+//! How executions are distributed over partitions. Where a partition is stored is up to the backend.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ const XMODEM: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
 pub struct Partition(u16);
 
 impl Partition {
-    /// The partition with this number. Whether the deployment has it is checked where it is used.
+    /// The partition with this number. The calls that use it check whether the deployment has it.
     #[must_use]
     pub const fn new(number: u16) -> Self {
         Self(number)
@@ -35,15 +35,15 @@ impl fmt::Display for Partition {
     }
 }
 
-/// How many partitions a deployment has. Fixed for its lifetime: the count decides where every execution lives.
+/// How many partitions a deployment has. Fixed for its lifetime: the count determines the partition of every execution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u16", into = "u16")]
 pub struct PartitionCount(u16);
 
 impl PartitionCount {
-    /// 256, the count a deployment gets when nothing else is asked for.
+    /// 256, the default count.
     pub const DEFAULT: Self = Self(256);
-    /// The largest count: the number of slots of a Valkey cluster, beyond which partitions cannot spread further.
+    /// The largest count: the number of slots of a Valkey cluster. More partitions could not be distributed further.
     pub const MAX: u16 = 16_384;
 
     /// # Errors

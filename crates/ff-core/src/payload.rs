@@ -9,8 +9,7 @@ use crate::{ExecutionId, FlowId, LaneId, Namespace, Outcome, Position, Tags};
 
 /// One execution has ended. Cloning copies no text and no bytes.
 ///
-/// Everything but the id, the flow and the outcome can be absent: completions that another publisher announced carry
-/// no more than these three.
+/// Only the id, the flow and the outcome are always present: completions from another publisher carry only these three.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct CompletionPayload {
@@ -20,10 +19,10 @@ pub struct CompletionPayload {
     pub flow_id: Option<FlowId>,
     /// How it ended.
     pub outcome: Outcome,
-    /// The execution's result, when it is UTF-8 and small enough to travel with the event (4 KiB by default).
+    /// The execution's result, if it is UTF-8 and small enough to be part of the event (4 KiB by default).
     #[serde(serialize_with = "as_text", skip_serializing_if = "Option::is_none")]
     pub payload_bytes: Option<Bytes>,
-    /// The length of a result in bytes that did not travel with the event; fetch it with `describe_execution`.
+    /// The length in bytes of a result that is not part of the event; fetch the result with `describe_execution`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result_len: Option<u64>,
     /// The server's clock at the commit, milliseconds since 1970-01-01 UTC.
@@ -34,7 +33,7 @@ pub struct CompletionPayload {
     pub lane: Option<LaneId>,
     /// The number of the attempt that ended it, from 1; 0 if it never ran.
     pub attempt: u32,
-    /// 0 for the first life of the execution, one more for each replay.
+    /// 0 for the first run, one more for each replay.
     pub generation: u32,
     /// Why it did not succeed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,15 +41,15 @@ pub struct CompletionPayload {
     /// Its tags at the commit.
     #[serde(skip_serializing_if = "Tags::is_empty")]
     pub tags: Tags,
-    /// Whether dependents were left for the dispatcher: the terminal call promotes a bounded number of them itself.
+    /// Whether dependents were left for the dispatcher: the terminal call itself promotes only a bounded number.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dependents_pending: bool,
-    /// Where it stands in the completion log; absent when another publisher announced it.
+    /// Its position in the completion log; absent if it came from another publisher.
     pub position: Option<Position>,
 }
 
 impl CompletionPayload {
-    /// A completion with the three facts that every publisher sends; set the public fields for the rest.
+    /// A completion with the three fields that every publisher sends; set the public fields for the rest.
     #[must_use]
     pub fn new(execution_id: ExecutionId, flow_id: Option<FlowId>, outcome: Outcome) -> Self {
         Self {

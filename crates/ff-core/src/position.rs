@@ -8,8 +8,8 @@ use crate::{EngineError, Partition, error::shown};
 
 /// An entry of a completion log: the epoch of its writer and the number within it, counted from 0 without holes.
 ///
-/// An epoch belongs to one server process's tenure over the log. Epochs are compared for equality only: the clocks of
-/// two servers differ, so a greater epoch need not be a later one. (`Ord` is the order within one log as it stands.)
+/// A server process begins a new epoch when it starts to write to the log. Compare epochs for equality only: the clocks
+/// of two servers differ, so a greater epoch is not necessarily later. (`Ord` is the order within one log at one time.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EntryId {
     /// The writer's epoch.
@@ -36,7 +36,7 @@ impl FromStr for EntryId {
     }
 }
 
-/// What an epoch's first entry says of the log before it.
+/// What an epoch's first entry records about the log before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Predecessor {
     /// The log had never held an entry.
@@ -53,7 +53,7 @@ impl FromStr for Predecessor {
     }
 }
 
-/// Whose completions a log holds.
+/// The kind of executions whose completions a log holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
@@ -68,7 +68,7 @@ pub enum Scope {
 pub struct LogId {
     /// The partition it belongs to.
     pub partition: Partition,
-    /// Whose completions it holds.
+    /// The kind of executions.
     pub scope: Scope,
 }
 

@@ -1,4 +1,4 @@
-//! What a description of an execution or a flow shows.
+//! Snapshots of executions and flows, as a description returns them.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{ExecutionId, FlowId, FlowState, LaneId, LifecyclePhase, Namespace, Outcome, PublicState, Tags, WorkerId};
 
-/// An execution as it stood when it was read. Times are the server's, in milliseconds since 1970-01-01 UTC.
+/// The state of an execution when it was read. Times are the server's, in milliseconds since 1970-01-01 UTC.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct ExecutionSnapshot {
@@ -33,23 +33,23 @@ pub struct ExecutionSnapshot {
     pub outcome: Option<Outcome>,
     /// Why it did not succeed.
     pub reason: Option<Arc<str>>,
-    /// What its last failed attempt reported.
+    /// The error that its last failed attempt reported.
     pub last_error: Option<Arc<str>>,
-    /// Attempts begun.
+    /// Attempts started.
     pub attempt: u32,
     /// Failed attempts.
     pub failures: u32,
-    /// How many failed attempts end it.
+    /// The number of failed attempts that ends it.
     pub max_attempts: u32,
     /// Executions it still waits for.
     pub unmet_needs: u32,
-    /// 0 for its first life.
+    /// 0 for the first run, one more for each replay.
     pub generation: u32,
-    /// Who holds its lease.
+    /// The worker that holds its lease.
     pub worker: Option<WorkerId>,
     /// When it was submitted.
     pub created_at_ms: u64,
-    /// When its current or last attempt began.
+    /// When its current or last attempt started.
     pub started_at_ms: Option<u64>,
     /// When it ended.
     pub completed_at_ms: Option<u64>,
@@ -59,7 +59,7 @@ pub struct ExecutionSnapshot {
 }
 
 impl ExecutionSnapshot {
-    /// What every execution has; set the public fields for the rest.
+    /// A snapshot with the fields that every execution has; set the public fields for the rest.
     #[must_use]
     pub fn new(
         execution_id: ExecutionId,
@@ -98,7 +98,7 @@ impl ExecutionSnapshot {
     /// The result as a value of JSON; an empty result is `null`.
     ///
     /// # Errors
-    /// [`ResultError`] where the execution has not ended, did not succeed, or has a result of another form.
+    /// [`ResultError`] if the execution has not ended, did not succeed, or its result does not match the type.
     pub fn result_json<T: DeserializeOwned>(&self) -> Result<T, ResultError> {
         let id = self.execution_id;
         match self.outcome {
@@ -114,7 +114,7 @@ impl ExecutionSnapshot {
     }
 }
 
-/// Why an execution has no result of the type that was asked for.
+/// Why an execution has no result of the requested type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResultError {
@@ -124,22 +124,22 @@ pub enum ResultError {
         /// The execution.
         id: ExecutionId,
     },
-    /// It ended without a result.
+    /// It did not succeed.
     #[error("execution {id} ended as {outcome}: {cause}")]
     NotSuccessful {
         /// The execution.
         id: ExecutionId,
         /// How it ended.
         outcome: Outcome,
-        /// What its last attempt reported, or the rule that ended it.
+        /// The error of its last attempt, or the rule that ended it.
         cause: String,
     },
-    /// The result has another form than the type.
-    #[error("the result of execution {id} does not fit: {reason}")]
+    /// The result does not match the type.
+    #[error("the result of execution {id} does not match the type: {reason}")]
     Unreadable {
         /// The execution.
         id: ExecutionId,
-        /// What does not fit, and where.
+        /// The mismatch and its place.
         reason: String,
     },
 }
@@ -155,7 +155,7 @@ pub struct MemberSnapshot {
     pub state: PublicState,
 }
 
-/// A flow as it stood when it was read.
+/// The state of a flow when it was read.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct FlowSnapshot {
@@ -167,7 +167,7 @@ pub struct FlowSnapshot {
     pub namespace: Namespace,
     /// Its state.
     pub state: FlowState,
-    /// Whether its cancellation was asked for.
+    /// Whether its cancellation was requested.
     pub cancel_requested: bool,
     /// When it was submitted, by the server's clock, in milliseconds since 1970-01-01 UTC.
     pub created_at_ms: u64,

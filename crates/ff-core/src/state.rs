@@ -1,4 +1,4 @@
-//! The states of executions and flows, as enums from the wire inward.
+//! The states of executions and flows, as enums.
 
 use std::{fmt, str::FromStr};
 
@@ -20,7 +20,7 @@ macro_rules! states {
             /// Every state, in declaration order.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
-            /// The word that stands for it in stored data and on the wire.
+            /// Its word in stored data and on the wire.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
@@ -53,21 +53,21 @@ states! {
     Outcome, "outcome" {
         /// A worker completed it.
         Success = "success",
-        /// A worker gave it up for good, or its attempts or leases ran out.
+        /// A worker reported a permanent failure, or its attempts or leases are used up.
         Failed = "failed",
-        /// Somebody cancelled it or its flow.
+        /// It or its flow was cancelled.
         Cancelled = "cancelled",
         /// Its deadline passed.
         Expired = "expired",
-        /// What it needs did not succeed, so it can never run.
+        /// An execution that it needs did not succeed, so it can never run.
         Skipped = "skipped",
-        /// A word that this version does not know (another publisher, a newer library).
+        /// A word that is unknown to this version (from another publisher or a newer library).
         Unknown = "unknown",
     }
 }
 
 impl Outcome {
-    /// The outcome behind a word of the wire; [`Outcome::Unknown`] for any other.
+    /// The outcome for a word on the wire; [`Outcome::Unknown`] for an unknown word.
     #[must_use]
     pub fn from_wire(word: &str) -> Self {
         Self::ALL.iter().copied().find(|outcome| outcome.as_str() == word).unwrap_or(Self::Unknown)
@@ -77,7 +77,7 @@ impl Outcome {
 states! {
     /// The coarse phase of an execution.
     LifecyclePhase, "lifecycle phase" {
-        /// Accepted; waits for dependencies or for its time.
+        /// Accepted; waits for dependencies or for its start time.
         Submitted = "submitted",
         /// A worker may claim it.
         Runnable = "runnable",
@@ -113,7 +113,7 @@ states! {
 }
 
 impl PublicState {
-    /// The outcome, if this state is an ended one.
+    /// The outcome, if this is a terminal state.
     #[must_use]
     pub const fn outcome(self) -> Option<Outcome> {
         match self {

@@ -1,4 +1,4 @@
-//! The extended subscription: completions with everything that a consumer needs who must not lose any of them.
+//! The extended subscription, for consumers that must not lose a completion: cursors, gaps, checkpoints and lag.
 
 use std::{
     collections::BTreeSet,
@@ -26,17 +26,18 @@ use crate::{
 ///
 /// All that [`CompletionBackend`] demands, and:
 ///
-/// - **Nothing silent.** Every position after the start is either delivered, rejected by the filter, or within a
-///   declared [`Gap`] whose range is exact.
+/// - **No silent loss.** Every position after the start is delivered, rejected by the filter, or within a declared
+///   [`Gap`] whose range is exact.
 /// - **A cursor resumes exactly.** A subscription that starts after another one's [`Subscription::cursor`] yields what
-///   that one would have yielded next, in another process too.
+///   that one would have yielded next, also in another process.
 #[async_trait]
 pub trait SubscribeBackend: CompletionBackend {
-    /// Subscribes. Completions committed after this returns arrive, whatever the start.
+    /// Subscribes. Completions committed after this returns are delivered, for every start.
     ///
     /// # Errors
-    /// [`EngineError::Unavailable`] where a backend does not offer it, which is the default; as [`CompletionBackend::subscribe_completions`]; [`EngineError::InvalidInput`] for a cursor of another deployment
-    /// or scope.
+    /// [`EngineError::Unavailable`] if the backend does not offer extended subscriptions, which is the default;
+    /// [`EngineError::InvalidInput`] for a cursor of another deployment or scope; and the errors of
+    /// [`CompletionBackend::subscribe_completions`].
     ///
     /// # Cancel safety
     /// Dropping the future opens no subscription.
@@ -61,19 +62,20 @@ const _: fn(&dyn SubscribeBackend) = |_| {};
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct SubscribeOptions {
-    /// Which completions; all of them unless said otherwise.
+    /// The filter. The default passes all completions.
     pub filter: ScannerFilter,
-    /// Only those of these executions, besides the filter. Gaps then are those of the logs in which these executions end.
+    /// If set, only completions of these executions, in addition to the filter. Gaps are then limited to the logs of
+    /// these executions.
     pub only: Option<Arc<BTreeSet<ExecutionId>>>,
-    /// From where.
+    /// The start.
     pub start: Start,
-    /// Of which executions.
+    /// The kinds of executions.
     pub scope: SubscriptionScope,
-    /// How many frames its queue holds; the backend's own number if none.
+    /// The capacity of the queue in frames; `None` for the backend's default.
     pub capacity: Option<NonZeroUsize>,
-    /// What happens when its queue is full.
+    /// The behaviour when the queue is full.
     pub overflow: Overflow,
-    /// Under which name metrics tell of it; without one they tell of all unnamed ones together.
+    /// The name in metrics. Metrics report all subscriptions without a name together.
     pub name: Option<Arc<str>>,
 }
 
@@ -84,49 +86,50 @@ impl SubscribeOptions {
         Self::default()
     }
 
-    /// Wants only what passes this filter.
+    /// Delivers only completions that pass this filter.
     #[must_use]
     pub fn filter(self, filter: ScannerFilter) -> Self {
         Self { filter, ..self }
     }
 
-    /// Wants only completions of these executions.
+    /// Delivers only completions of these executions.
     #[must_use]
     pub fn only(self, executions: impl IntoIterator<Item = ExecutionId>) -> Self {
         Self { only: Some(Arc::new(executions.into_iter().collect())), ..self }
     }
 
-    /// Starts there.
+    /// Sets the start.
     #[must_use]
     pub fn start(self, start: Start) -> Self {
         Self { start, ..self }
     }
 
-    /// Wants completions of these executions.
+    /// Sets the kinds of executions.
     #[must_use]
     pub fn scope(self, scope: SubscriptionScope) -> Self {
         Self { scope, ..self }
     }
 
-    /// Queues this many frames.
+    /// Sets the capacity of the queue in frames.
     #[must_use]
     pub fn capacity(self, capacity: NonZeroUsize) -> Self {
         Self { capacity: Some(capacity), ..self }
     }
 
-    /// Does this when the queue is full.
+    /// Sets the behaviour when the queue is full.
     #[must_use]
     pub fn overflow(self, overflow: Overflow) -> Self {
         Self { overflow, ..self }
     }
 
-    /// Appears in metrics under this name. Names are few: each is a label.
+    /// Sets the name in metrics. Use few names: each one is a label value.
     #[must_use]
     pub fn name(self, name: impl Into<Arc<str>>) -> Self {
         Self { name: Some(name.into()), ..self }
     }
 
-    /// Whether completions of a partition can be wanted, and so its gaps matter: not if only executions of others are.
+    /// Whether the subscription can match completions of a partition, so that the partition's gaps matter to it.
+    /// `false` if [`Self::only`] contains executions of other partitions only.
     #[must_use]
     pub fn concerns(&self, partition: Partition) -> bool {
         let Some(only) = &self.only else { return true };
@@ -134,10 +137,10 @@ impl SubscribeOptions {
         only.range(first..).next().is_some_and(|id| id.partition() == partition)
     }
 
-    /// Checks what the types leave open; every backend calls it.
+    /// Checks the ranges that the types do not enforce. Every backend calls it.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] that names the setting and its range.
+    /// [`EngineError::InvalidInput`] with the setting and its range.
     pub fn check(&self) -> Result<(), EngineError> {
         if let Some(capacity) = self.capacity {
             limits::check_number("subscription queue", capacity.get() as u64, 1..=limits::QUEUE as u64)?;
@@ -151,7 +154,7 @@ impl SubscribeOptions {
         }
     }
 
-    /// Whether a completion that carries its own namespace and tags is wanted.
+    /// Whether the subscription matches a completion that carries its own namespace and tags.
     #[must_use]
     pub fn wants(&self, completion: &CompletionPayload) -> bool {
         self.only.as_ref().is_none_or(|only| only.contains(&completion.execution_id))
@@ -163,28 +166,28 @@ impl SubscribeOptions {
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub enum Start {
-    /// With what is committed from now on. A few that were committed shortly before may come too.
+    /// At the current end of the logs. A few completions that were committed shortly before may be delivered too.
     #[default]
     Now,
-    /// With the oldest completion that the logs still hold.
+    /// At the oldest completion that the logs still hold.
     Earliest,
-    /// With what follows a cursor. What the logs no longer hold of it is a gap.
+    /// After a cursor. Entries that follow it and that the logs no longer hold are reported as a gap.
     After(Cursor),
 }
 
-/// Whose completions a subscription is about.
+/// The kinds of executions whose completions a subscription delivers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SubscriptionScope {
-    /// Those of members of flows.
+    /// Members of flows.
     #[default]
     Flows,
-    /// Those of solo executions too.
+    /// Members of flows and solo executions.
     FlowsAndSolo,
 }
 
 impl SubscriptionScope {
-    /// The logs that it is about.
+    /// The logs that the subscription reads.
     #[must_use]
     pub const fn logs(self) -> &'static [Scope] {
         match self {
@@ -207,12 +210,13 @@ impl fmt::Display for SubscriptionScope {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Overflow {
-    /// It reads the log at its own pace and becomes live again: nothing is lost that the log still holds.
+    /// The subscription reads the log at its own pace and then becomes live again. Nothing is lost that the log still
+    /// holds.
     #[default]
     CatchUp,
-    /// The oldest frames of its queue give way to new ones; a [`Gap`] says which. For dashboards.
+    /// New frames replace the oldest frames of the queue; a [`Gap`] reports the dropped range. For dashboards.
     DropOldest,
-    /// It ends, once what is queued was read; its cursor resumes it.
+    /// The subscription ends after the queued frames were read. Its cursor resumes it.
     Close,
 }
 
@@ -223,15 +227,16 @@ pub enum Overflow {
 pub enum Frame {
     /// An execution has ended.
     Completion(CompletionPayload),
-    /// Positions that do not come, or that came and were undone.
+    /// Positions that will not be delivered, or that were delivered and then rolled back.
     Gap(Gap),
-    /// Everything that was committed before the subscription was opened, or while it was behind, has come.
+    /// Everything that was committed before the subscription was opened, or while it was behind, has been delivered.
     CaughtUp,
-    /// The cursor here, also when the filter lets nothing pass for long. About one a second where something happens.
+    /// The cursor at this point of the stream. About one per second while the logs grow, also if the filter rejects
+    /// everything.
     Checkpoint(Cursor),
 }
 
-/// How a subscription has fared.
+/// Statistics of a subscription.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SubscriptionStats {
@@ -245,21 +250,21 @@ pub struct SubscriptionStats {
     pub overflows: u64,
     /// Completions dropped from its queue ([`Overflow::DropOldest`]).
     pub dropped: u64,
-    /// Whether it reads the log by itself at present.
+    /// Whether it is catching up from the log at present.
     pub catching_up: bool,
 }
 
-/// How far a subscription is behind what is committed.
+/// The distance of a subscription from the ends of its logs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Lag {
-    /// Log entries after its cursor, those that its filter rejects included.
+    /// Log entries after its cursor, including entries that its filter rejects.
     pub events: u64,
     /// The age of the oldest of them, by the server's clock.
     pub oldest_unread: Option<Duration>,
-    /// When the log will remove the oldest of them, if it grows as it does now. `None` when nothing is unread.
+    /// The time until a log removes the oldest of them, at the current growth. `None` if nothing is unread.
     pub until_forgotten: Option<Duration>,
-    /// Logs that cannot be read, and why. What they hold is in no other figure.
+    /// Logs that cannot be read, each with the reason. The other figures do not include them.
     pub unreadable: Vec<(LogId, String)>,
 }
 
@@ -270,11 +275,11 @@ pub trait SubscriptionSource: FusedStream<Item = Frame> + Send {
     fn cursor(&self) -> Cursor;
     /// See [`Subscription::stats`].
     fn stats(&self) -> SubscriptionStats;
-    /// The means to ask for the lag of a cursor, detached from the stream.
+    /// Asks for the lag of a cursor, independently of the stream.
     fn lag_probe(&self) -> Arc<dyn LagProbe>;
 }
 
-/// Tells how far a cursor is behind.
+/// Reports how far a cursor is behind.
 #[async_trait]
 pub trait LagProbe: Send + Sync {
     /// The lag of this cursor.
@@ -284,8 +289,8 @@ pub trait LagProbe: Send + Sync {
     async fn lag_of(&self, cursor: &Cursor) -> Result<Lag, EngineError>;
 }
 
-/// A stream of [`Frame`]s. It ends only when its overflow policy is [`Overflow::Close`]; dropping it releases what the
-/// backend holds for it.
+/// A stream of [`Frame`]s. It ends only if its overflow policy is [`Overflow::Close`]; dropping it releases the
+/// backend's resources for it.
 ///
 /// # Cancel safety
 /// Polling is cancel safe: a frame that was not returned is returned by the next poll.
@@ -317,19 +322,19 @@ impl Subscription {
         Self(Box::pin(source))
     }
 
-    /// Where it stands: after everything that it has yielded.
+    /// The cursor after everything that the stream has yielded.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         self.0.cursor()
     }
 
-    /// How it has fared.
+    /// The statistics up to now.
     #[must_use]
     pub fn stats(&self) -> SubscriptionStats {
         self.0.stats()
     }
 
-    /// How far it is behind. Asks the server.
+    /// The distance from the ends of the logs. Asks the server.
     ///
     /// # Errors
     /// Transport errors.
@@ -338,8 +343,8 @@ impl Subscription {
         probe.lag_of(&cursor).await
     }
 
-    /// Ends it, and returns where it stood.
-    #[must_use = "the cursor is what resumes it"]
+    /// Ends the subscription and returns its cursor.
+    #[must_use = "the cursor resumes the subscription"]
     pub async fn close(self) -> Cursor {
         self.0.cursor()
     }

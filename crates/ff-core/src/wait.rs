@@ -1,4 +1,4 @@
-//! Waiting for the end of executions and flows.
+//! Waits until executions and flows have ended.
 
 use std::{collections::BTreeSet, num::NonZeroUsize, time::Duration};
 
@@ -11,18 +11,18 @@ use crate::{
     SubscribeBackend, SubscribeOptions, Subscription, SubscriptionScope, limits,
 };
 
-/// How many executions are looked at together.
+/// How many executions are described concurrently.
 const LOOKS_AT_ONCE: usize = 32;
-/// How often something that no event tells of is looked at again.
+/// The polling interval for a change that no event reports.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// How long to wait, and for what.
+/// The limits of a wait.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct WaitOptions {
-    /// The wait ends then, whatever happens.
+    /// The longest wait.
     pub deadline: Duration,
-    /// Whether something that does not exist may yet come, until the deadline.
+    /// Whether the wait includes an execution or flow that does not exist yet, until the deadline.
     pub may_be_missing: bool,
 }
 
@@ -34,27 +34,27 @@ impl Default for WaitOptions {
 }
 
 impl WaitOptions {
-    /// Waits at most so long from now. What does not exist is an error at once.
+    /// Waits at most this long. An execution or flow that does not exist is an error immediately.
     #[must_use]
     pub const fn within(deadline: Duration) -> Self {
         Self { deadline, may_be_missing: false }
     }
 
-    /// Waits for what does not exist yet, too.
+    /// Also waits for an execution or flow that does not exist yet.
     #[must_use]
     pub const fn even_if_missing(self) -> Self {
         Self { may_be_missing: true, ..self }
     }
 }
 
-/// Waits for the end of members of flows and of solo executions, whether they have ended already or not. Offered by
-/// every backend that subscribes and describes.
+/// Waits until members of flows and solo executions have ended; also returns those that ended before the call. Every
+/// backend that subscribes and describes implements it.
 ///
-/// Nothing is polled: a subscription for just these executions is opened first, and then they are looked at, so that no
-/// end falls in between. Results are those of the snapshots, whatever their size.
+/// The wait does not poll: it first subscribes to exactly these executions and then describes them, so that no
+/// completion is missed in between. Results come from the snapshots, so their size does not matter.
 ///
 /// # Cancel safety
-/// Dropping a wait releases what it holds and changes nothing.
+/// Dropping a wait releases its subscription and changes nothing.
 ///
 /// ```
 /// use std::time::Duration;
@@ -72,8 +72,8 @@ pub trait WaitBackend: SubscribeBackend + ControlBackend {
     /// Waits until an execution has ended.
     ///
     /// # Errors
-    /// [`EngineError::NotFound`] when it does not exist, [`EngineError::Timeout`] at the deadline, and what subscribing
-    /// and describing give.
+    /// [`EngineError::NotFound`] if it does not exist, [`EngineError::Timeout`] at the deadline, and the errors of
+    /// subscribing and describing.
     async fn wait_for(&self, id: ExecutionId, options: &WaitOptions) -> Result<ExecutionSnapshot, EngineError> {
         self.wait_for_any(&[id], options).await
     }
@@ -81,13 +81,13 @@ pub trait WaitBackend: SubscribeBackend + ControlBackend {
     /// Waits until one of several executions has ended.
     ///
     /// # Errors
-    /// As [`WaitBackend::wait_for`]; [`EngineError::InvalidInput`] for none at all.
+    /// As [`WaitBackend::wait_for`]; [`EngineError::InvalidInput`] if `ids` is empty.
     async fn wait_for_any(&self, ids: &[ExecutionId], options: &WaitOptions) -> Result<ExecutionSnapshot, EngineError> {
         let mut ended = limited(&named(ids)?, options, wait(self, ids, 1, options)).await?;
         ended.pop().ok_or_else(|| EngineError::transport("waiting", "nothing has ended"))
     }
 
-    /// Waits until all of several executions have ended; the answers are in the order of `ids`.
+    /// Waits until all of several executions have ended; the snapshots are in the order of `ids`.
     ///
     /// # Errors
     /// As [`WaitBackend::wait_for_any`].
@@ -130,21 +130,21 @@ async fn limited<T>(
     tokio::time::timeout(options.deadline, wait).await.map_err(timeout)?
 }
 
-/// The executions that wait to end, and those that have.
+/// The executions that have not ended yet, and those that have.
 struct Waiting<'a, B: ?Sized> {
     backend: &'a B,
     may_be_missing: bool,
     pending: BTreeSet<ExecutionId>,
-    /// Of the pending, those whose end was announced and did not show where this process looked: at a replica that was
-    /// the primary, or before an interrupted call was repaired. Neither is announced once more.
-    told: BTreeSet<ExecutionId>,
+    /// Pending executions whose completion was received but whose record did not show it yet: a demoted primary was
+    /// read, or an interrupted call was not repaired yet. No second completion will arrive, so they are polled.
+    announced: BTreeSet<ExecutionId>,
     ended: Vec<ExecutionSnapshot>,
     /// Whether some of the pending may be solo executions.
     solo: bool,
 }
 
 impl<B: ControlBackend + ?Sized> Waiting<'_, B> {
-    /// Looks at executions and takes those that have ended from the pending ones.
+    /// Describes executions and removes those that have ended from the pending ones.
     async fn look_at(&mut self, ids: Vec<ExecutionId>) -> Result<(), EngineError> {
         let backend = self.backend;
         let look = |id| async move { (id, backend.describe_execution(id).await) };
@@ -154,7 +154,7 @@ impl<B: ControlBackend + ?Sized> Waiting<'_, B> {
             match found {
                 Ok(snapshot) if snapshot.outcome.is_some() => {
                     self.pending.remove(&id);
-                    self.told.remove(&id);
+                    self.announced.remove(&id);
                     self.ended.push(snapshot);
                 }
                 Ok(snapshot) => self.solo |= snapshot.flow_id.is_none(),
@@ -165,7 +165,7 @@ impl<B: ControlBackend + ?Sized> Waiting<'_, B> {
         Ok(())
     }
 
-    /// Something of a partition is missing: the end of any of its executions may be among it.
+    /// Describes the pending executions of a partition with a gap: the gap may cover the completion of any of them.
     async fn look_at_partition(&mut self, partition: Partition) -> Result<(), EngineError> {
         let concerned = self.pending.iter().filter(|id| id.partition() == partition);
         self.look_at(concerned.copied().collect()).await
@@ -187,11 +187,11 @@ async fn wait<B: SubscribeBackend + ControlBackend + ?Sized>(
         backend,
         may_be_missing: options.may_be_missing,
         pending: ids.iter().copied().collect(),
-        told: BTreeSet::new(),
+        announced: BTreeSet::new(),
         ended: Vec::new(),
         solo: false,
     };
-    // Most often this is all; and it tells whether solo executions have to be listened to.
+    // Most often this is sufficient. It also shows whether the subscription must include solo executions.
     waiting.look_at_all().await?;
     if waiting.ended.len() >= wanted {
         return Ok(waiting.ended);
@@ -204,14 +204,14 @@ async fn wait<B: SubscribeBackend + ControlBackend + ?Sized>(
     while waiting.ended.len() < wanted {
         let frame = tokio::select! {
             frame = frames.next() => frame,
-            _ = again.tick(), if !waiting.told.is_empty() => {
-                waiting.look_at(waiting.told.iter().copied().collect()).await?;
+            _ = again.tick(), if !waiting.announced.is_empty() => {
+                waiting.look_at(waiting.announced.iter().copied().collect()).await?;
                 continue;
             }
         };
         match frame {
             Some(Frame::Completion(completion)) if waiting.pending.contains(&completion.execution_id) => {
-                waiting.told.insert(completion.execution_id);
+                waiting.announced.insert(completion.execution_id);
                 waiting.look_at(vec![completion.execution_id]).await?;
             }
             Some(Frame::Gap(gap)) => waiting.look_at_partition(gap.log.partition).await?,
@@ -227,7 +227,7 @@ async fn listen<B: SubscribeBackend + ?Sized>(
     only: &BTreeSet<ExecutionId>,
     scope: SubscriptionScope,
 ) -> Result<Subscription, EngineError> {
-    // Room for each of them and a few other frames; more are no loss.
+    // Capacity for each of them and a few other frames. A fuller queue only causes a catch-up.
     let capacity = NonZeroUsize::MIN.saturating_add((only.len() + 15).min(limits::QUEUE - 1));
     let options = SubscribeOptions::new().only(only.iter().copied()).scope(scope).capacity(capacity);
     backend.subscribe(&options).await
@@ -251,24 +251,24 @@ async fn wait_for_flow<B: SubscribeBackend + ControlBackend + ?Sized>(
     }
     let members: BTreeSet<ExecutionId> = flow.members.iter().map(|member| member.execution_id).collect();
     let mut frames = listen(backend, &members, SubscriptionScope::Flows).await?;
-    let mut told = BTreeSet::new();
+    let mut announced = BTreeSet::new();
     loop {
         flow = backend.describe_flow(id).await?;
         if flow.state != FlowState::Running {
             return Ok(flow);
         }
         let open = flow.members.iter().filter(|member| member.state.outcome().is_none());
-        let open = open.map(|member| member.execution_id).filter(|id| !told.contains(id));
+        let open = open.map(|member| member.execution_id).filter(|id| !announced.contains(id));
         let mut open: BTreeSet<ExecutionId> = open.collect();
         if open.is_empty() {
-            // The last end does not show here yet, or was interrupted before it counted.
+            // The record does not show the last completion yet, or the call was interrupted before it updated the flow.
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         while !open.is_empty() {
             match frames.next().await {
                 Some(Frame::Completion(completion)) => {
                     open.remove(&completion.execution_id);
-                    told.insert(completion.execution_id);
+                    announced.insert(completion.execution_id);
                 }
                 Some(Frame::Gap(_)) => break,
                 Some(_) => {}

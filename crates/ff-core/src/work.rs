@@ -1,4 +1,4 @@
-//! What workers and maintainers exchange with a backend.
+//! The values that workers and engines exchange with a backend.
 
 use std::{pin::Pin, time::Duration};
 
@@ -7,36 +7,36 @@ use futures::Stream;
 
 use crate::{ClaimId, EngineError, ExecutionId, FlowId, LaneId, Namespace, Outcome, Partition, Tags, WorkerId, limits};
 
-/// Asks for work of one lane in one partition.
+/// A request for work of one lane in one partition.
 #[derive(Debug, Clone)]
 pub struct ClaimRequest {
-    /// Who asks.
+    /// The worker.
     pub worker: WorkerId,
-    /// The kind of work.
+    /// The lane.
     pub lane: LaneId,
-    /// Where.
+    /// The partition.
     pub partition: Partition,
-    /// At most how many, up to [`limits::CLAIM_BATCH`]. With 0 nothing is claimed, and if there is work another
-    /// waiting process is signalled.
+    /// The most executions to claim, up to [`limits::CLAIM_BATCH`]. With 0 nothing is claimed; if there is work,
+    /// another waiting process is signalled.
     pub max: u32,
     /// How long the lease runs before it must be renewed.
     pub lease: Duration,
-    /// Makes the claim repeatable: a claim with the id of the worker's last one in this partition is answered with what
-    /// that one took and still holds, and takes nothing else. Draw a new one for each claim.
+    /// Makes the claim repeatable: a claim with the id of the worker's previous claim in this partition returns the
+    /// executions that the previous claim took and still holds, and takes no others. Use a new id for each new claim.
     pub id: Option<ClaimId>,
 }
 
 /// The answer to a [`ClaimRequest`].
 #[derive(Debug, Clone)]
 pub struct Claim {
-    /// What is now the worker's.
+    /// The claimed executions.
     pub executions: Vec<ClaimedExecution>,
-    /// Whether the lane has more work in this partition; then the next waiting process has been signalled. If not, the
-    /// caller's process has been noted there and is signalled when work arrives.
+    /// Whether the lane has more work in this partition. If so, the next waiting process has been signalled. If not,
+    /// the caller's process has been registered there and is signalled when work arrives.
     pub more: bool,
 }
 
-/// The right to end one attempt of one execution. Fenced: it is void once another attempt began.
+/// The right to end one attempt of one execution. Fenced: it becomes void when another attempt starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Lease {
     /// The execution.
@@ -45,7 +45,7 @@ pub struct Lease {
     pub flow_id: Option<FlowId>,
     /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// Grows with every claim; an older epoch is void.
+    /// Grows with every claim; a lease with an older epoch is void.
     pub epoch: u64,
 }
 
@@ -53,7 +53,7 @@ pub struct Lease {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ClaimedExecution {
-    /// What the worker must show to end it.
+    /// The lease, which the worker needs to end the execution.
     pub lease: Lease,
     /// Its name within its flow.
     pub name: String,
@@ -61,19 +61,20 @@ pub struct ClaimedExecution {
     pub namespace: Namespace,
     /// Its tags.
     pub tags: Tags,
-    /// What was submitted for the worker.
+    /// The payload that was submitted.
     pub payload: Bytes,
-    /// How many failed attempts end it.
+    /// The number of failed attempts that ends it.
     pub max_attempts: u32,
-    /// How long this attempt may take, from its claim.
+    /// The timeout of this attempt, from its claim.
     pub timeout: Option<Duration>,
-    /// How many leases of this execution ran out without being known to have reached a worker. If any did, the worker
-    /// renews its lease once before it starts, so that work which ends its process does not go uncounted.
+    /// The number of leases of this execution that ran out without confirmation that they reached a worker. If it is
+    /// not 0, the worker renews its lease once before it starts, so that an execution that crashes its worker is
+    /// counted.
     pub unconfirmed_leases: u32,
 }
 
 impl ClaimedExecution {
-    /// What a backend answers.
+    /// A claimed execution with the fields that every execution has. For backends.
     #[must_use]
     pub fn new(lease: Lease, name: String, namespace: Namespace) -> Self {
         Self {
@@ -89,32 +90,32 @@ impl ClaimedExecution {
     }
 }
 
-/// What became of one lease that was to be renewed.
+/// The outcome of renewing one lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RenewOutcome {
-    /// It runs on.
+    /// The lease was extended.
     Renewed,
-    /// It is held, but the attempt has used up its time: the lease ends when it would have ended. The worker must stop
+    /// The lease is held, but the attempt has exceeded its timeout, so the lease was not extended. The worker must stop
     /// and report.
     TimedOut,
-    /// It is void: the worker must stop.
+    /// The lease is void: the worker must stop.
     LeaseLost,
-    /// It could not be read, so it runs on until it expires; a later renewal may succeed.
+    /// The lease could not be read and continues until it expires. A later renewal may succeed.
     Unknown,
 }
 
-/// What became of one lease that was given back.
+/// The outcome of giving back one lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReleaseOutcome {
     /// The execution is in the queue again, or has ended because its flow is being cancelled.
     Released,
-    /// It was void already.
+    /// The lease was void already.
     LeaseLost,
-    /// It could not be read, so nothing was given back: it runs on until it expires. A later call may succeed.
+    /// The lease could not be read, so it was not given back and continues until it expires. A later call may succeed.
     Unknown,
 }
 
-/// Why an attempt failed, and whether another may be made.
+/// Why an attempt failed, and whether a further attempt can help.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Failure {
@@ -125,13 +126,13 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure that a further attempt may heal.
+    /// A failure for which a further attempt may succeed.
     #[must_use]
     pub fn retryable(reason: impl Into<String>) -> Self {
         Self { reason: cut(reason.into()), retryable: true }
     }
 
-    /// A failure that no further attempt can heal.
+    /// A failure for which no further attempt can succeed.
     #[must_use]
     pub fn permanent(reason: impl Into<String>) -> Self {
         Self { reason: cut(reason.into()), retryable: false }
@@ -143,7 +144,7 @@ fn cut(mut reason: String) -> String {
     reason
 }
 
-/// What a reported failure led to.
+/// The outcome of a reported failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailOutcome {
     /// Another attempt starts after this time.
@@ -151,20 +152,20 @@ pub enum FailOutcome {
         /// The backoff.
         after: Duration,
     },
-    /// It has ended as failed.
+    /// The execution has ended as failed.
     Ended,
 }
 
-/// What a cancellation led to.
+/// The outcome of a cancellation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CancelOutcome {
-    /// It has ended as cancelled, now or by an earlier such call.
+    /// The execution has ended as cancelled, by this or an earlier call.
     Cancelled,
-    /// It had ended otherwise before.
+    /// The execution had ended with another outcome before.
     AlreadyEnded(Outcome),
 }
 
-/// What the cancellation of a flow led to.
+/// The outcome of cancelling a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlowCancellation {
     /// Members that this call ended.
@@ -173,15 +174,15 @@ pub struct FlowCancellation {
     pub already_ended: u32,
 }
 
-/// Tells a process that work may have come, or that a lease was lost.
+/// Notifies a process that there may be work, or that a lease was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkSignal {
     /// The lane has work in this partition.
     Ready(Partition),
-    /// Signals may have been missed: ask all partitions again.
+    /// Signals may have been missed: check all partitions again.
     Rescan,
-    /// A lease of this process was ended by somebody else: its execution was cancelled, expired, or went back to the
-    /// queue when the lease ran out.
+    /// A lease of this process has ended: its execution was cancelled, expired, or returned to the queue when the lease
+    /// ran out.
     Lost {
         /// The execution.
         execution_id: ExecutionId,
@@ -190,44 +191,44 @@ pub enum WorkSignal {
     },
 }
 
-/// The work signals of one lane. Never ends by itself.
+/// The work signals of one lane. Never ends on its own.
 pub type WorkSignals = Pin<Box<dyn Stream<Item = WorkSignal> + Send>>;
 
-/// Tells whoever sweeps that something has changed.
+/// Notifies an engine of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TimerSignal {
-    /// Something is due in this partition sooner than anything that was announced or reported before.
+    /// A timer of this partition is due earlier than all timers that were announced or reported before.
     Due {
-        /// Where.
+        /// The partition.
         partition: Partition,
-        /// How long until then.
+        /// The time until it is due.
         after: Duration,
     },
-    /// The engines at work are others than before.
+    /// The set of active engines has changed.
     Engines,
-    /// Signals may have been missed: sweep again what is served, and ask which engines are at work.
+    /// Signals may have been missed: sweep the served partitions again, and ask for the active engines.
     Missed,
 }
 
-/// The timer signals of a deployment. Never ends by itself.
+/// The timer signals of a deployment. Never ends on its own.
 pub type TimerSignals = Pin<Box<dyn Stream<Item = TimerSignal> + Send>>;
 
-/// For how long ended executions and their completions are kept.
+/// How long ended executions and their completions are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SweepPolicy {
-    /// The age beyond which a completion leaves its log, and its execution is deleted after it.
+    /// The age at which a completion is removed from its log. Its execution is deleted afterwards.
     pub retention: Duration,
-    /// For how long after that a submission is still known by its idempotency key: repeating it then answers that it is
-    /// there, and runs nothing. With zero a key is forgotten with its flow or execution.
+    /// How long after that an idempotency key is still known. Until then, repeating the submission returns that it
+    /// exists and runs nothing. With zero, a key is deleted with its flow or execution.
     pub idempotency: Duration,
 }
 
 impl SweepPolicy {
-    /// Checks what the types leave open.
+    /// Checks the ranges that the types do not enforce.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] that names the setting and its range.
+    /// [`EngineError::InvalidInput`] with the setting and its range.
     pub fn check(&self) -> Result<(), EngineError> {
         limits::check_duration("retention", self.retention, Duration::ZERO)?;
         limits::check_duration("idempotency", self.idempotency, Duration::ZERO)
@@ -248,9 +249,9 @@ impl Default for SweepPolicy {
 pub struct SweepReport {
     /// Delayed executions that became runnable.
     pub released: u32,
-    /// Executions taken back from workers whose lease ran out.
+    /// Executions reclaimed from workers whose lease ran out.
     pub reclaimed: u32,
-    /// Executions that ended (deadline, attempts or leases exhausted) or whose ending was completed.
+    /// Executions that ended (deadline, attempts or leases exhausted), or whose interrupted end was completed.
     pub ended: u32,
     /// Dependents that were promoted or skipped.
     pub resolved: u32,
@@ -260,11 +261,11 @@ pub struct SweepReport {
     pub lost: u32,
     /// Whether the sweep stopped at its bound and more is due now.
     pub more: bool,
-    /// How long until something is due next; `None` if nothing is scheduled.
+    /// The time until the next timer is due; `None` if nothing is scheduled.
     pub next_due: Option<Duration>,
 }
 
-/// What one round of resolving a partition's pending dependents did.
+/// The result of one round of resolving a partition's pending dependents.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ResolveReport {
     /// Dependents that were promoted or skipped.
@@ -273,24 +274,24 @@ pub struct ResolveReport {
     pub more: bool,
 }
 
-/// Where a reconciler's scan of a partition stopped.
+/// The position at which a reconciler's scan of a partition stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReconcileCursor(pub ExecutionId);
 
-/// What one step of a reconciler's scan did.
+/// The result of one step of a reconciler's scan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReconcileReport {
-    /// Executions looked at.
+    /// Executions examined.
     pub examined: u32,
-    /// Executions whose indexes, dependencies or completion were put right.
+    /// Executions whose indexes, dependencies or completion were repaired.
     pub repaired: u32,
     /// Executions that ended because their record, or that of their flow, was deleted or evicted.
     pub lost: u32,
     /// Executions that could not be read: another program has overwritten a key.
     pub unreadable: u32,
-    /// One of these.
+    /// One of the unreadable executions.
     pub one_unreadable: Option<ExecutionId>,
-    /// Where to go on; `None` when the partition has been seen to its end.
+    /// The position for the next step; `None` after the end of the partition.
     pub next: Option<ReconcileCursor>,
 }
 

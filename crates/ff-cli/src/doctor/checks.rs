@@ -15,12 +15,12 @@ use super::{
 };
 use crate::text;
 
-/// Smaller hard limits kill a subscriber in an ordinary burst.
+/// With a smaller hard limit, an ordinary burst disconnects a subscriber.
 const SMALL_BUFFER: u64 = 8 * 1024 * 1024;
-/// What an entry takes when none is there to be measured.
+/// The size of an entry if there is none to measure.
 const USUAL_ENTRY_BYTES: u64 = 350;
-const GRANT_CONFIG: &str = "grant it for a look (+config|get), or ask who runs the server";
-/// More than clocks differ that are kept by NTP.
+const GRANT_CONFIG: &str = "grant it temporarily (+config|get), or ask the server's operator";
+/// Clocks that are synchronised by NTP differ by less.
 const CLOCKS_DIFFER_MS: u64 = 2_000;
 const RETENTION: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
@@ -43,7 +43,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// Without an engine no delay, retry, deadline or lost lease takes effect; whether one should be there is not known here.
+/// Without an engine no delay, retry, deadline or lost lease takes effect. Whether one should run is not known here.
 fn engines(engines: &Told<Vec<String>>) -> Finding {
     const SHOWN: usize = 10;
     match engines {
@@ -82,7 +82,7 @@ fn clock(ahead: &Told<i64>) -> Finding {
             Finding::warn(
                 "clock",
                 format!("the server's is {:.1} s {direction} this machine's", millis.unsigned_abs() as f64 / 1_000.0),
-                "delays, deadlines and retention go by the server's clock: keep it by NTP, and never set it by hand",
+                "delays, deadlines and retention use the server's clock: synchronise it by NTP, never set it by hand",
             )
         }
         Ok(_) => Finding::ok("clock", "agrees with this machine's"),
@@ -94,7 +94,7 @@ fn role(facts: &Facts) -> Finding {
     if clustered {
         return Finding::warn(
             "role",
-            "a node of a cluster; this version is made for one primary and its replicas",
+            "a node of a cluster; this version supports one primary and its replicas",
             "use a standalone or replicated server",
         );
     }
@@ -112,7 +112,7 @@ fn role(facts: &Facts) -> Finding {
     }
 }
 
-/// A node of a cluster that serves no calls, whatever else could be asked.
+/// A node of a cluster that is down and refuses all calls.
 fn cluster_down(facts: &Facts) -> Option<Finding> {
     let refusals = [
         facts.library.as_ref().err(),
@@ -124,12 +124,12 @@ fn cluster_down(facts: &Facts) -> Option<Finding> {
         Finding::bad(
             "cluster",
             "it is down, and calls are refused (CLUSTERDOWN): not every slot has a primary that answers",
-            "valkey-cli --cluster check HOST:PORT tells which slots; start their primaries, or assign them with --cluster fix",
+            "valkey-cli --cluster check HOST:PORT lists the slots; start their primaries, or assign them with --cluster fix",
         )
     })
 }
 
-/// Versions of which it was seen that they cut a torn append-only file within a transaction.
+/// Versions that were observed to truncate a torn append-only file within a transaction.
 fn torn_file(facts: &Facts) -> Option<Finding> {
     let version = facts.version.as_ref().ok()?;
     let (major, minor, _) = version.version;
@@ -185,7 +185,7 @@ fn persistence(facts: &Facts) -> Finding {
             Ok(Some(fsync)) if fsync == "always" => Finding::ok(TOPIC, "append-only file, synced before each answer"),
             Ok(Some(fsync)) if fsync == "no" => Finding::warn(
                 TOPIC,
-                "append-only file, synced when the system likes: a crash of the machine can undo what was delivered",
+                "append-only file, synced by the kernel: a crash of the machine can roll back delivered completions",
                 "CONFIG SET appendfsync always (or everysec)",
             ),
             Ok(_) => Finding::warn(
@@ -194,23 +194,19 @@ fn persistence(facts: &Facts) -> Finding {
                  with a slow disk, and subscribers that received it are warned of the gap",
                 "CONFIG SET appendfsync always where that is too much",
             ),
-            Err(why) => {
-                Finding::unknown(TOPIC, &format!("append-only file, but how it is synced: {why}"), GRANT_CONFIG)
-            }
+            Err(why) => Finding::unknown(TOPIC, &format!("append-only file; its sync policy: {why}"), GRANT_CONFIG),
         };
     }
     match &facts.settings.save {
         Ok(Some(save)) if !save.is_empty() => Finding::warn(
             TOPIC,
-            format!("snapshots only (save {save}): a restart undoes everything since the last one"),
+            format!("snapshots only (save {save}): a restart loses everything since the last one"),
             APPEND,
         ),
         Ok(_) => Finding::bad(TOPIC, "none: a restart loses all flows", APPEND),
-        Err(why) => Finding::unknown(
-            TOPIC,
-            &format!("no append-only file, and whether there are snapshots: {why}"),
-            GRANT_CONFIG,
-        ),
+        Err(why) => {
+            Finding::unknown(TOPIC, &format!("no append-only file; the snapshot settings: {why}"), GRANT_CONFIG)
+        }
     }
 }
 
@@ -219,7 +215,7 @@ fn max_memory(facts: &Facts) -> Option<u64> {
     (limit > 0).then_some(limit)
 }
 
-/// Part of the limit, in percent, at which memory is short.
+/// The share of the limit, in percent, from which memory is short.
 const SHORT: u64 = 90;
 
 fn memory(facts: &Facts) -> Finding {
@@ -250,7 +246,7 @@ fn memory(facts: &Facts) -> Finding {
             Finding::bad(TOPIC, format!("{limited}, policy {policy}: flows and completion logs can be evicted"), FIX)
         }
         (policy, _) => {
-            Finding::warn(TOPIC, format!("{limited}, policy {policy}: made for caches, not for what must be kept"), FIX)
+            Finding::warn(TOPIC, format!("{limited}, policy {policy}: suitable for caches, not for durable data"), FIX)
         }
     }
 }
@@ -266,28 +262,29 @@ fn output_buffers(settings: &Settings) -> Finding {
     let words: Vec<&str> = limits.split_whitespace().collect();
     let hard = words.chunks(4).find(|chunk| chunk[0] == "pubsub").and_then(|chunk| chunk.get(1)?.parse::<u64>().ok());
     match hard {
-        None => Finding::unknown(TOPIC, &format!("`{limits}` names no limit of pubsub"), FIX),
-        Some(0) => Finding::warn(TOPIC, "unlimited: a subscriber that hangs takes the server's memory", FIX),
+        None => Finding::unknown(TOPIC, &format!("`{limits}` contains no limit for pubsub"), FIX),
+        Some(0) => Finding::warn(TOPIC, "unlimited: a subscriber that hangs can use up the server's memory", FIX),
         Some(hard) if hard < SMALL_BUFFER => Finding::warn(
             TOPIC,
             format!(
-                "subscribers are cut off at {}: in bursts they reconnect and read the log instead",
+                "subscribers are disconnected at {}: in bursts they reconnect and read the log instead",
                 text::bytes(hard)
             ),
             FIX,
         ),
-        Some(hard) => Finding::ok(TOPIC, format!("subscribers that do not read are cut off at {}", text::bytes(hard))),
+        Some(hard) => {
+            Finding::ok(TOPIC, format!("subscribers that do not read are disconnected at {}", text::bytes(hard)))
+        }
     }
 }
 
-/// One line per role that the user has or lacks, and one for what is more than any role needs.
+/// One line per role that the user has or lacks, and one for permissions that no role needs.
 fn permissions(permissions: &Told<Permissions>) -> Vec<Finding> {
     const TOPIC: &str = "permissions";
     let Permissions { user, missing, excessive } = match permissions {
         Ok(permissions) => permissions,
         Err(why) => {
-            let fix =
-                "grant +acl|whoami +acl|dryrun for a look; a program that lacks a permission is told when it needs it";
+            let fix = "grant +acl|whoami +acl|dryrun temporarily; a program that lacks a permission reports it when it needs it";
             return vec![Finding::unknown(TOPIC, why, fix)];
         }
     };
@@ -301,7 +298,7 @@ fn permissions(permissions: &Told<Permissions>) -> Vec<Finding> {
             let fix = format!("for the role {role}: ACL SETUSER {user} {rules}");
             return Finding::bad(TOPIC, format!("user `{user}` lacks for the role {role}: {rules}"), fix);
         }
-        Finding::ok(TOPIC, format!("user `{user}` is no {role} for lack of {rules}"))
+        Finding::ok(TOPIC, format!("user `{user}` cannot act as {role}: missing {rules}"))
     };
     let mut findings: Vec<Finding> = missing.iter().map(role).collect();
     if !excessive.is_empty() {
@@ -330,7 +327,7 @@ fn logs(logs: &Told<Logs>, partitions: u16, limit: Option<u64>) -> Vec<Finding> 
         findings.push(Finding::bad("logs", says, "another program has overwritten these keys: move them away"));
     }
     if !refused.is_empty() {
-        findings.push(Finding::unknown("logs", &named("were not shown", &refused), GRANT));
+        findings.push(Finding::unknown("logs", &named("could not be read", &refused), GRANT));
     }
     findings
 }
@@ -344,7 +341,7 @@ fn named(what: &str, logs: &[&(LogId, String)]) -> String {
     format!("{} {what}: {names}{more} ({why})", text::count(logs.len(), "log"))
 }
 
-/// What all logs take together, and may take at most, beside what the server has.
+/// The memory that all logs use now and may use at most, compared with the server's limit.
 fn all_logs(logs: &Logs, partitions: u16, limit: Option<u64>) -> Finding {
     let both = [&logs.flows, &logs.solo];
     let now = both.iter().map(|totals| totals.bytes).sum();
@@ -394,14 +391,14 @@ fn log(topic: &'static str, totals: &LogTotals, partitions: u16) -> Finding {
         text::bytes(totals.full_bytes(partitions)),
     );
     if totals.busiest_rate <= 0.0 {
-        return Finding::ok(topic, format!("{now}; none came during the sample"));
+        return Finding::ok(topic, format!("{now}; none during the sample"));
     }
-    // The busiest log is the first to drop what a subscriber may still want.
+    // The busiest log is the first to drop entries that a subscriber may still need.
     let reach = (totals.kept_entries() as f64 / totals.busiest_rate).min(RETENTION.as_secs_f64());
     let reach_text = text::span(std::time::Duration::from_secs_f64(reach));
-    let says = format!("{now}; {:.1}/s now, at which the busiest log reaches back {reach_text}", totals.rate);
+    let says = format!("{now}; {:.1}/s now, at this rate the busiest log reaches back {reach_text}", totals.rate);
     if reach < 600.0 {
-        return Finding::warn(topic, says, "keep longer logs, or a subscriber that is away longer finds a gap");
+        return Finding::warn(topic, says, "keep longer logs; a subscriber that is away longer receives a gap");
     }
     Finding::ok(topic, says)
 }

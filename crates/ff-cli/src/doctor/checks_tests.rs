@@ -171,7 +171,8 @@ fn a_user_of_one_role_is_well_and_is_told_what_the_others_lack() {
     assert!(found.iter().all(|finding| finding.level == Level::Ok), "{found:?}");
     let says: Vec<&str> = found.iter().filter(|f| f.topic == "permissions").map(|f| f.says.as_str()).collect();
     assert!(
-        says[0].contains("all that the role subscriber needs") && says[2].contains("no worker for lack of +unlink")
+        says[0].contains("all that the role subscriber needs")
+            && says[2].contains("cannot act as worker: missing +unlink")
     );
 }
 

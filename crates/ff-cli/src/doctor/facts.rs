@@ -1,4 +1,4 @@
-//! What the server tells of itself. Every question may be refused; then the refusal is what is known.
+//! The facts that the server reports. It may refuse each query; the refusal is then recorded instead.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -49,7 +49,7 @@ pub(super) struct Permissions {
     pub(super) user: String,
     /// The rules that the user lacks for each role.
     pub(super) missing: Vec<(Role, BTreeSet<String>)>,
-    /// What the user may and no role needs.
+    /// Permissions of the user that no role needs.
     pub(super) excessive: Vec<&'static str>,
 }
 
@@ -73,7 +73,7 @@ pub(super) struct LogTotals {
     /// Capacity of one log, in entries and in bytes.
     pub(super) capacity: u64,
     pub(super) capacity_bytes: u64,
-    /// The most that one log may take of the server's memory.
+    /// The most memory of the server that one log may use.
     pub(super) most_memory: u64,
     /// Appended per second to the busiest log.
     pub(super) busiest_rate: f64,
@@ -110,7 +110,7 @@ fn told<T>(answer: Result<T, EngineError>) -> Told<T> {
     answer.map_err(|error| error.to_string())
 }
 
-/// Compares with the middle of the time that the question took.
+/// Compares the server's clock with the midpoint of the round trip.
 async fn clock_ahead(host: &ValkeyHost) -> Told<i64> {
     let own = || UNIX_EPOCH.elapsed().map_or(0, |elapsed| i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX));
     let asked = own();
@@ -121,7 +121,7 @@ async fn clock_ahead(host: &ValkeyHost) -> Told<i64> {
     Ok(micros / 1_000 - (asked + (answered - asked) / 2))
 }
 
-/// Asks for everything that each role does, and for what none does, by dry runs.
+/// Tests by dry runs the commands that each role needs, and commands that no role needs.
 async fn permissions(host: &ValkeyHost) -> Result<Permissions, EngineError> {
     let mut permissions = Permissions { user: host.whoami().await?, ..Permissions::default() };
     for role in Role::ALL {
@@ -136,7 +136,7 @@ async fn permissions(host: &ValkeyHost) -> Result<Permissions, EngineError> {
         permissions.missing.push((role, missing));
     }
     for (what, command) in EXCESSIVE {
-        // A server may lack a command; then nobody may use it.
+        // If the server lacks a command, no user may run it.
         if matches!(host.refusal(&permissions.user, command).await, Ok(None)) {
             permissions.excessive.push(what);
         }

@@ -9,13 +9,13 @@ use serde::Serialize;
 pub(super) enum Level {
     /// As it should be.
     Ok,
-    /// It works, with less than could be promised; or it could not be found out.
+    /// It works with weaker guarantees, or it could not be determined.
     Warn,
-    /// What FlowFabric promises does not hold on this server.
+    /// A guarantee of FlowFabric does not hold on this server.
     Bad,
 }
 
-/// What was found, and what to do about it.
+/// One finding and its fix.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Finding {
     pub(super) level: Level,
@@ -38,7 +38,7 @@ impl Finding {
         Self { level: Level::Bad, topic, says: says.into(), fix: Some(fix.into()) }
     }
 
-    /// For what the server did not tell.
+    /// A finding for a fact that the server did not report.
     pub(super) fn unknown(topic: &'static str, why: &str, fix: impl Into<String>) -> Self {
         Self::warn(topic, format!("not known: {why}"), fix)
     }

@@ -1,4 +1,5 @@
-//! `ff doctor`: settings of a server that endanger what FlowFabric promises, each with its fix. Changes nothing.
+//! `ff doctor`: finds settings of a server that endanger the guarantees of FlowFabric, each with a fix. Changes
+//! nothing.
 
 mod checks;
 mod facts;

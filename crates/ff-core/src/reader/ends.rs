@@ -1,13 +1,13 @@
-//! What a log tells of its epochs.
+//! The ends of a log's epochs.
 
 use std::ops::Deref;
 
 use crate::{EntryId, Predecessor};
 
-/// The last entries of a log's epochs, newest first, and whether these are all that it has had.
+/// The last entries of a log's epochs, newest first, and whether these are all epochs that the log has had.
 ///
-/// A log keeps the epochs of which it has entries, and some before them. Of what it has forgotten it can say nothing, in
-/// particular not that it was undone.
+/// A log keeps the epochs of which it has entries, and some earlier ones. It has no information about forgotten epochs,
+/// so it cannot show that they were rolled back.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EpochEnds {
     ends: Vec<EntryId>,
@@ -15,11 +15,11 @@ pub struct EpochEnds {
 }
 
 impl EpochEnds {
-    /// The ends, from a log's head and its hash of epochs (each with the entry before
-    /// it), of which the head was read first: an epoch that began in between is known by its beginning only.
+    /// The ends, from a log's head and its hash of epochs (each with the entry before it). The head must be read first:
+    /// of an epoch that began in between, only the beginning is known.
     ///
-    /// Without a head (a log trimmed to nothing) the end of the newest epoch is not known; nothing is left to be read of
-    /// it, so any end serves.
+    /// Without a head (a log trimmed to nothing) the end of the newest epoch is not known. No entry of it is left to be
+    /// read, so any end is sufficient.
     #[must_use]
     pub fn of(epochs: &[(u64, Predecessor)], head: Option<EntryId>) -> Self {
         let before = epochs.iter().filter_map(|(_, prev)| match prev {
@@ -28,7 +28,7 @@ impl EpochEnds {
         });
         let unknown_end = if head.is_some() { 0 } else { u64::MAX };
         let newest = epochs.iter().map(|(epoch, _)| *epoch).max().map(|epoch| EntryId { epoch, seq: unknown_end });
-        // Within one log as it stands, epochs only grow.
+        // Within one log at one time, epochs only grow.
         let mut ends: Vec<EntryId> = head.into_iter().chain(before).chain(newest).collect();
         ends.sort_unstable_by(|a, b| b.cmp(a));
         ends.dedup_by_key(|end| end.epoch);
@@ -37,14 +37,14 @@ impl EpochEnds {
         Self { ends, is_cut }
     }
 
-    /// The ends of a log that has forgotten none, newest first.
+    /// The ends of a log that has not forgotten any epoch, newest first.
     #[must_use]
     pub const fn whole(ends: Vec<EntryId>) -> Self {
         Self { ends, is_cut: false }
     }
 
-    /// Whether this epoch, if it was the log's, is one of those that the log no longer tells of: within one log epochs
-    /// only grow.
+    /// Whether this epoch, if it was part of the log, is one that the log has forgotten: within one log epochs only
+    /// grow.
     pub(super) fn has_forgotten(&self, epoch: u64) -> bool {
         self.is_cut && self.ends.last().is_some_and(|oldest| epoch < oldest.epoch)
     }

@@ -1,18 +1,18 @@
-//! How far a reader is behind, from what the logs tell. Pure.
+//! Computes how far a reader is behind, from the figures of the logs. Pure.
 
 use std::time::Duration;
 
 use super::EpochEnds;
 use crate::{Lag, LogCursor};
 
-/// What a log tells about itself.
+/// The figures of a log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogFacts {
     /// The ends of its epochs.
     pub ends: EpochEnds,
     /// How many entries it holds.
     pub len: u64,
-    /// How many bytes, as far as they were counted.
+    /// Their size in bytes, as far as it was counted.
     pub bytes: u64,
     /// How many of them are behind the reader's cursor.
     pub unread_bytes: u64,
@@ -24,18 +24,18 @@ pub struct LogFacts {
     pub unread_at: Option<u64>,
 }
 
-/// How much a log keeps.
+/// The limits of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogLimits {
-    /// So many of its newest entries.
+    /// The number of newest entries that it keeps.
     pub entries: u64,
-    /// So many bytes of its newest entries.
+    /// The bytes of newest entries that it keeps.
     pub bytes: u64,
 }
 
 impl Lag {
-    /// Adds what `cursor` has not read of one log, which keeps what its limits say and nothing older than `retention`; `now`
-    /// is the server's time (ms).
+    /// Adds the entries of one log that `cursor` has not read. The log keeps entries within `limits` and not older than
+    /// `retention`; `now` is the server's time (ms).
     pub fn include(&mut self, cursor: &LogCursor, facts: &LogFacts, now: u64, limits: LogLimits, retention: Duration) {
         let unread = cursor.unread(&facts.ends).min(facts.len);
         if unread == 0 {
@@ -52,8 +52,8 @@ impl Lag {
     }
 }
 
-/// How long it takes until so much more (`left`) is appended, at the rate at which `held` came between the log's first entry
-/// and its last.
+/// The time until `left` more is appended, at the rate at which `held` was appended between the log's first and last
+/// entry.
 fn growth(facts: &LogFacts, held: u64, left: u64) -> Option<Duration> {
     let span = facts.last_at?.checked_sub(facts.first_at?).filter(|span| *span > 0)?;
     let until = (u128::from(left) * u128::from(span)).checked_div(u128::from(held))?;
@@ -91,7 +91,7 @@ mod tests {
         let unread_at = Some(9_000);
         let facts = LogFacts { ends: ends(499), len: 500, first_at, last_at, unread_at, ..LogFacts::default() };
         let lag = measured(&LogCursor::after(Some(id(399))), &facts);
-        // 100 a second come; 900 more until the oldest of 100 unread is the 1,001st.
+        // 100 per second are appended; after 900 more, the oldest of 100 unread is the 1,001st.
         assert_eq!((lag.events, lag.oldest_unread), (100, Some(Duration::from_secs(1))));
         assert_eq!(lag.until_forgotten, Some(Duration::from_secs(9)));
     }
@@ -103,7 +103,7 @@ mod tests {
         let (bytes, unread_bytes) = (500_000, 200_000);
         let facts = LogFacts { ends: ends(49), len: 50, bytes, unread_bytes, first_at, last_at, unread_at };
         let lag = measured(&LogCursor::after(Some(id(39))), &facts);
-        // 100,000 a second come; 800,000 more until those after the oldest unread are a million.
+        // 100,000 per second are appended; after 800,000 more, a million follow the oldest unread.
         assert_eq!(lag.until_forgotten, Some(Duration::from_secs(8)));
     }
 

@@ -1,10 +1,10 @@
-//! The reader's rule: what a reader of one log does with an entry that is shown to it.
+//! The reader's rule: what a reader of one log does with an entry that it observes.
 //!
-//! The hard part is that neither order nor number tells a duplicate from news. A failover to a replica that lagged can
-//! take back entries that were delivered, and the new primary numbers its own from a new epoch, whose value may be
-//! smaller than the old one (clocks differ). So an entry is delivered only if it *proves* that it follows what the
-//! reader has, and is dropped only if the reader *knows* that it has passed it; for anything else the reader asks the
-//! log, which alone knows.
+//! Neither order nor sequence number distinguishes a duplicate from a new entry. A failover to a replica that lagged
+//! can roll back entries that were delivered, and the new primary numbers its own entries in a new epoch, whose value
+//! may be smaller than the old one (clocks differ). So an entry is delivered only if it *proves* that it follows the
+//! reader's last entry, and is dropped only if the reader *knows* that it has passed it. In all other cases the reader
+//! reads the log, which is the only authority.
 //!
 //! ```text
 //! shown: same epoch, seq = last + 1      -> deliver
@@ -13,11 +13,11 @@
 //! anything else                          -> read the log after `last`
 //! ```
 //!
-//! [`LogReading`] is that reading of the log, and finds what of the reader's history the log no longer tells.
+//! [`LogReading`] reads the log, and finds the part of the reader's history that the log no longer contains.
 //!
-//! What was undone can come back: a server that starts from an old file, or a replica that never saw the FLUSHALL. So
-//! to have been undone makes an entry that is *pushed* a duplicate, for it may just be late; one that the *log* shows is
-//! news again, and is delivered again, because the reader was told that it is gone.
+//! Rolled-back entries can return: a server starts from an old file, or a replica never received the FLUSHALL. So a
+//! *pushed* entry that was rolled back is a duplicate, because the push may be late. A rolled-back entry that is read
+//! from the *log* is new again and is delivered again, because the reader has reported it as gone.
 
 mod ends;
 mod lag;
@@ -31,64 +31,63 @@ pub use reading::{LogReading, Step};
 
 use crate::{EntryId, Predecessor};
 
-/// How many epochs a cursor remembers beyond its own. An older duplicate costs one read of the log, nothing else; a
-/// rewrite that reaches further back is declared from the log's beginning.
+/// How many epochs a cursor remembers in addition to its current one. An older duplicate only costs one read of the
+/// log; a rewrite that reaches further back is declared from the log's beginning.
 const REMEMBERED_EPOCHS: usize = 8;
 
-/// What a reader does with an entry that it is shown.
+/// What a reader does with an entry that it observes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// It is the next one.
     Deliver,
     /// It was passed before.
     Duplicate,
-    /// Whether something lies between is not known: read the log after [`LogCursor::last`].
+    /// Entries may be missing in between: read the log after [`LogCursor::last`].
     ReadLog,
 }
 
-/// Where a reader stands in a log.
+/// The start of a reader, or its last entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Place {
-    /// Before the log's first entry, of which it misses none.
+    /// Before the log's first entry: every entry that is not delivered is missing.
     #[default]
     Start,
-    /// Before whatever the log still holds: what was removed earlier is not missed.
+    /// Before the oldest entry that the log still holds: entries that were removed earlier are not missing.
     Earliest,
     /// After this entry.
     After(EntryId),
 }
 
-/// How far a reader has come in one log. Cloning copies no history.
+/// The position of a reader in one log. Cloning copies no history.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogCursor {
     place: Place,
     /// The last entries of the epochs passed before the current one, newest last.
     passed: Arc<[EntryId]>,
-    /// The last entries of epochs of which something was undone, newest last.
+    /// The last entries of epochs with rolled-back entries, newest last.
     undone: Arc<[EntryId]>,
 }
 
 impl LogCursor {
-    /// A reader that has everything up to and including `last`, or nothing of a log that never held anything.
+    /// A reader that has everything up to and including `last`; with `None`, a reader at the start of an empty log.
     #[must_use]
     pub fn after(last: Option<EntryId>) -> Self {
         Self::with_history(last, &[])
     }
 
-    /// A reader that wants whatever the log still holds.
+    /// A reader that starts at the oldest entry that the log still holds.
     #[must_use]
     pub fn earliest() -> Self {
         Self { place: Place::Earliest, ..Self::default() }
     }
 
-    /// As [`LogCursor::after`]; `passed` are the last entries of the epochs before that of `last`, newest last, as far
-    /// as they are known.
+    /// As [`LogCursor::after`]; `passed` are the known last entries of the epochs before that of `last`, newest last.
     #[must_use]
     pub fn with_history(last: Option<EntryId>, passed: &[EntryId]) -> Self {
         Self::restored(last, passed, &[])
     }
 
-    /// As it was: `undone` is what [`LogCursor::undone`] gave.
+    /// Restores a saved reader; `undone` is the result of [`LogCursor::undone`].
     pub(crate) fn restored(last: Option<EntryId>, passed: &[EntryId], undone: &[EntryId]) -> Self {
         Self {
             place: last.map_or(Place::Start, Place::After),
@@ -97,7 +96,7 @@ impl LogCursor {
         }
     }
 
-    /// A reader at the end of a log whose epochs ended like this, newest first.
+    /// A reader at the end of a log with these ends of epochs, newest first.
     #[must_use]
     pub fn at_end(ends: &[EntryId]) -> Self {
         let history: Vec<EntryId> = ends.iter().skip(1).rev().copied().collect();
@@ -113,25 +112,24 @@ impl LogCursor {
         }
     }
 
-    /// The ends of earlier epochs that the reader knows to have passed, newest last.
+    /// The ends of earlier epochs that the reader remembers as passed, newest last.
     #[must_use]
     pub fn passed(&self) -> &[EntryId] {
         &self.passed
     }
 
-    /// The ends of epochs of which the reader had something that was undone, newest last.
+    /// The ends of epochs of which the reader had entries that were rolled back, newest last.
     pub(crate) fn undone(&self) -> &[EntryId] {
         &self.undone
     }
 
-    /// Whether the reader takes whatever comes first.
+    /// Whether the reader accepts any entry as the first one.
     #[must_use]
     pub const fn is_earliest(&self) -> bool {
         matches!(self.place, Place::Earliest)
     }
 
-    /// What to do with the entry `shown`, which was pushed; `prev` is what an epoch's first entry says of the log before
-    /// it.
+    /// What to do with the pushed entry `shown`; `prev` is what an epoch's first entry records about the log before it.
     #[must_use]
     pub fn judge(&self, shown: EntryId, prev: Option<Predecessor>) -> Verdict {
         if self.had(shown) {
@@ -140,7 +138,7 @@ impl LogCursor {
         if self.is_followed_by(shown, prev) { Verdict::Deliver } else { Verdict::ReadLog }
     }
 
-    /// Whether nothing lies between the reader and `shown`.
+    /// Whether `shown` directly follows the reader's last entry.
     fn is_followed_by(&self, shown: EntryId, prev: Option<Predecessor>) -> bool {
         match (self.place, prev) {
             (Place::After(last), _) if shown.epoch == last.epoch => last.seq.checked_add(1) == Some(shown.seq),
@@ -150,7 +148,7 @@ impl LogCursor {
         }
     }
 
-    /// Moves the reader to `entry`, which it now has.
+    /// Moves the reader to `entry`, which has been delivered.
     pub fn advance(&mut self, entry: EntryId) {
         if let Some(last) = self.last().filter(|last| last.epoch != entry.epoch) {
             self.passed = newest(self.passed.iter().copied().chain([last]));
@@ -158,19 +156,19 @@ impl LogCursor {
         self.place = Place::After(entry);
     }
 
-    /// Takes the reader back to `common`, the newest of its entries that the log still tells of. What it had beyond
-    /// stays known as undone, so that late pushes of it are no news.
+    /// Moves the reader back to `common`, the newest of its entries that the log's history still contains. The reader
+    /// remembers the later entries as rolled back, so that late pushes of them are duplicates.
     pub fn rewind(&mut self, common: Option<EntryId>) {
         let undone = self.go_back(common);
         self.undone = newest(self.undone.iter().copied().chain(undone));
     }
 
-    /// As [`LogCursor::rewind`], for positions that the log may fill yet: pushes of them are news.
+    /// As [`LogCursor::rewind`], for positions that the log may still fill: pushes of them are new entries.
     pub fn retract(&mut self, common: Option<EntryId>) {
         self.go_back(common);
     }
 
-    /// Goes back, and returns the ends of the epochs of which something is left behind.
+    /// Goes back, and returns the ends of the epochs of which entries are left behind.
     fn go_back(&mut self, common: Option<EntryId>) -> Vec<EntryId> {
         let mut had: Vec<EntryId> = self.passed.iter().copied().chain(self.last()).collect();
         let kept = common.map_or(0, |common| had.iter().take_while(|end| end.epoch != common.epoch).count());
@@ -180,28 +178,28 @@ impl LogCursor {
         left
     }
 
-    /// Whether the reader has this entry, and does not know that it was undone.
+    /// Whether the reader has this entry and it is not known to be rolled back.
     #[must_use]
     pub fn has(&self, shown: EntryId) -> bool {
         self.reached_in(shown.epoch).is_some_and(|reached| shown.seq <= reached)
     }
 
-    /// Whether the reader has this entry, or had it until it was undone.
+    /// Whether the reader has this entry, or had it before it was rolled back.
     #[must_use]
     pub fn had(&self, shown: EntryId) -> bool {
         let is_passed = |end: &EntryId| end.epoch == shown.epoch && shown.seq <= end.seq;
         self.has(shown) || self.undone.iter().any(is_passed)
     }
 
-    /// The greatest number of an epoch that the reader has.
+    /// The greatest sequence number of an epoch that the reader has.
     fn reached_in(&self, epoch: u64) -> Option<u64> {
         self.lineage().find(|last| last.epoch == epoch).map(|last| last.seq)
     }
 
-    /// The newest entry that the reader has and that a log whose epochs ended like this has had too.
+    /// The newest entry that both the reader and a log with these ends of epochs have had.
     ///
-    /// Where the log has forgotten its first epochs, what the reader has from before those that it tells of counts as had
-    /// by both: of that the log holds nothing any more, whichever history it was.
+    /// If the log has forgotten its first epochs, the reader's entries from before the known epochs count as common:
+    /// the log holds none of these entries any more, so their history does not matter.
     #[must_use]
     pub fn common_with(&self, ends: &EpochEnds) -> Option<EntryId> {
         let told = ends.iter().find_map(|end| {
@@ -216,8 +214,8 @@ impl LogCursor {
         self.last().into_iter().chain(self.passed.iter().rev().copied())
     }
 
-    /// How many entries a log whose epochs ended like this (newest first) has had beyond this reader, as far as the ends
-    /// tell: an epoch that is not among them counts as empty.
+    /// How many entries a log with these ends of epochs (newest first) has had after this reader. An epoch that is not
+    /// among the ends counts as empty.
     #[must_use]
     pub fn unread(&self, ends: &[EntryId]) -> u64 {
         ends.iter()
@@ -274,7 +272,7 @@ mod tests {
 
     #[test]
     fn an_epoch_that_begins_elsewhere_sends_the_reader_to_the_log() {
-        // A promoted replica had only 5-1: 5-2 and 5-3 were undone.
+        // A promoted replica had only 5-1: 5-2 and 5-3 were rolled back.
         assert_eq!(at(5, 3).judge(id(9, 0), Some(Predecessor::Entry(id(5, 1)))), Verdict::ReadLog);
         assert_eq!(at(5, 3).judge(id(9, 1), None), Verdict::ReadLog);
         assert_eq!(at(5, 3).judge(id(9, 0), Some(Predecessor::Start)), Verdict::ReadLog);

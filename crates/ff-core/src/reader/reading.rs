@@ -1,42 +1,43 @@
-//! How one log is read when pushes alone do not tell what follows.
+//! Reads one log when pushes alone do not show what follows.
 //!
-//! Reading after the cursor's id finds everything as long as the log still tells the history that the reader knows. It
-//! may not: a failover to a replica that lagged takes entries back, and the new primary goes on in an epoch whose
-//! number can even be smaller. So an entry that does not follow the cursor is not believed at once. The log's epochs
-//! are looked up, and the newest entry that reader and log have both had is where they part:
+//! Reading after the cursor's id finds everything as long as the log still has the history that the reader knows. That
+//! can change: a failover to a replica that lagged rolls entries back, and the new primary continues in an epoch whose
+//! number can even be smaller. So an entry that does not follow the cursor is not trusted immediately. The log's epochs
+//! are fetched, and the histories part after the newest entry that both reader and log have had:
 //!
-//! 1. What the reader has beyond it was undone: a gap, [`GapCause::HistoryRewritten`], or [`GapCause::LogRecreated`]
-//!    when they have nothing in common. The reader goes back to the common entry and reads on from there.
-//! 2. What then comes first and still does not follow is what the log still holds: all between was removed, a gap,
-//!    [`GapCause::Trimmed`].
+//! 1. The reader's entries after it were rolled back: a gap, [`GapCause::HistoryRewritten`], or
+//!    [`GapCause::LogRecreated`] if they have nothing in common. The reader goes back to the common entry and continues
+//!    from there.
+//! 2. If the next entry still does not follow, it is the oldest one that the log holds: all entries in between were
+//!    removed, a gap, [`GapCause::Trimmed`].
 
 use super::EpochEnds;
 use crate::{EntryId, Gap, GapCause, LogCursor, LogId, Predecessor};
 
-/// How often the epochs are looked up for an entry of which they do not tell.
+/// How often the epochs are fetched for an entry that they do not contain.
 const LOOKS: u32 = 2;
 
-/// What to do with an entry that the log shows.
+/// What to do with an entry that was read from the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// It is the next one; the entries of this range are missing before it. The cursor has moved.
     Deliver(Option<Gap>),
     /// The reader has it.
     Skip,
-    /// It does not follow: look up the log's epochs, [`LogReading::resolve`], and read again.
+    /// It does not follow: fetch the log's epochs, call [`LogReading::resolve`], and read again.
     LookUp,
 }
 
-/// The reading of one log, from a cursor on.
+/// The state of reading one log from a cursor on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogReading {
     log: LogId,
     after: Option<EntryId>,
-    /// What the epochs are, or were, looked up for.
+    /// The entry for which the epochs are being, or were, fetched.
     asked: Option<EntryId>,
-    /// The entry that the log shows and that does not follow, and how often the epochs were looked up since.
+    /// The entry in the log that does not follow, and how often the epochs were fetched since.
     shown: Option<(EntryId, u32)>,
-    /// The ends of the log's epochs, since they were looked up for that.
+    /// The ends of the log's epochs, if they were fetched for it.
     ends: Option<EpochEnds>,
 }
 
@@ -51,13 +52,14 @@ impl LogReading {
         Self { log, after, asked: None, shown: None, ends: None }
     }
 
-    /// The id after which the next page begins.
+    /// The id after which the next page starts.
     #[must_use]
     pub const fn after(&self) -> Option<EntryId> {
         self.after
     }
 
-    /// Whether the epochs were looked up since something said that the log holds `entry`. If not, they are to be.
+    /// Whether the epochs have been fetched since `entry` was first claimed to be in the log. If not, the caller must
+    /// fetch them.
     pub fn is_resolved_for(&mut self, entry: EntryId) -> bool {
         if self.asked != Some(entry) {
             (self.asked, self.ends) = (Some(entry), None);
@@ -65,14 +67,14 @@ impl LogReading {
         self.ends.is_some()
     }
 
-    /// Whether the epochs that were looked up are those of the history to which `entry` belongs. An epoch is one
-    /// writer's, so what lies before any entry of it never changes.
+    /// Whether the fetched epochs belong to the history of `entry`. An epoch has one writer, so the history before any
+    /// of its entries never changes.
     fn tells_of(&self, entry: EntryId) -> bool {
         self.ends.iter().flat_map(|ends| ends.iter()).any(|end| end.epoch == entry.epoch)
     }
 
-    /// Whether the epochs, looked up for `entry` again and again, do not tell of it though the log shows it: they were
-    /// lost or forgotten. After one look it may also be that the log was another one at that moment.
+    /// Whether the epochs, fetched repeatedly for `entry`, do not contain it although the log does: they were lost or
+    /// forgotten. After a single fetch, the log may also have been a different one at that moment.
     fn was_looked_up_in_vain(&mut self, entry: EntryId) -> bool {
         let (shown, looks) = *self.shown.get_or_insert((entry, 0));
         if shown != entry {
@@ -81,13 +83,13 @@ impl LogReading {
         shown == entry && looks >= LOOKS
     }
 
-    /// Whether the log, when its epochs were last looked up, had had `entry`.
+    /// Whether the log had contained `entry` when its epochs were last fetched.
     #[must_use]
     pub fn log_had(&self, entry: EntryId) -> bool {
         self.ends.iter().flat_map(|ends| ends.iter()).any(|end| end.epoch == entry.epoch && entry.seq <= end.seq)
     }
 
-    /// Takes the next entry of a page; moves `cursor` when it is to be delivered.
+    /// Handles the next entry of a page. Moves `cursor` if the entry must be delivered.
     pub fn step(&mut self, cursor: &mut LogCursor, entry: EntryId, prev: Option<Predecessor>) -> Step {
         if cursor.has(entry) {
             self.after = Some(entry);
@@ -111,7 +113,7 @@ impl LogReading {
             (Some(seq), _) => Some(EntryId { epoch: entry.epoch, seq }),
             (None, Some(Predecessor::Entry(prev))) => Some(prev),
             (None, Some(Predecessor::Start)) => None,
-            // It does not say; the ends of the epochs do.
+            // The entry does not show it; the ends of the epochs do.
             (None, None) => {
                 let older = self.ends.iter().flat_map(|ends| ends.iter()).skip_while(|end| end.epoch != entry.epoch);
                 older.skip(1).copied().next()
@@ -121,8 +123,8 @@ impl LogReading {
         Some(Gap { log: self.log, after: cursor.last(), through, cause: GapCause::Trimmed })
     }
 
-    /// Takes the ends of the log's epochs. If the log's history is no longer the reader's, takes `cursor`
-    /// back to the newest entry that both have had, and returns what the reader has beyond it.
+    /// Handles the fetched ends of the log's epochs. If the log's history differs from the reader's, moves `cursor`
+    /// back to the newest common entry, and returns the reader's later entries as a gap.
     pub fn resolve(&mut self, cursor: &mut LogCursor, ends: &EpochEnds) -> Option<Gap> {
         let common = cursor.common_with(ends);
         let undone = cursor.last().filter(|_| common != cursor.last()).map(|through| Gap {
@@ -160,7 +162,7 @@ mod tests {
         cursor
     }
 
-    /// The ends of a log that has forgotten nothing, newest first.
+    /// The ends of a log that has not forgotten any epoch, newest first.
     fn whole<const N: usize>(ends: [EntryId; N]) -> EpochEnds {
         EpochEnds::whole(ends.to_vec())
     }
@@ -236,7 +238,7 @@ mod tests {
             assert_eq!(reading.step(&mut cursor, entry, prev), expected, "{entry}");
         }
         for late in [id(100, 2), id(40, 8)] {
-            assert_eq!(cursor.judge(late, None), Verdict::Duplicate, "late news of what was undone");
+            assert_eq!(cursor.judge(late, None), Verdict::Duplicate, "a late push of a rolled-back entry");
         }
     }
 
@@ -251,7 +253,7 @@ mod tests {
         assert_eq!(reading.step(&mut cursor, id(50, 5), None), Step::Deliver(trimmed));
     }
 
-    /// A log that tells of the epochs 50 and 60, and of what stood before them, and of nothing earlier.
+    /// A log that knows the epochs 50 and 60 and the ends before them, and nothing earlier.
     fn forgetful() -> EpochEnds {
         let epochs = [(50, Predecessor::Entry(id(40, 7))), (60, Predecessor::Entry(id(50, 2)))];
         EpochEnds::of(&epochs, Some(id(60, 5)))

@@ -1,4 +1,4 @@
-//! The sizes beyond which a submission is refused.
+//! The limits of submissions, settings and calls.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -16,16 +16,15 @@ pub const SUBMISSION_BYTES: usize = 16 * 1024 * 1024;
 pub const NAME_BYTES: usize = 256;
 /// The longest delay, timeout, deadline or backoff.
 pub const DURATION: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
-/// How far ahead a backend announces timers. Whoever sweeps does it more often than this, and so finds those that lie
-/// further ahead in time.
+/// How far ahead a backend announces timers. Engines sweep more often than this and so find later timers in time.
 pub const TIMER_HORIZON: Duration = Duration::from_secs(10);
-/// The longest that an engine counts as at work without being noted again.
+/// The longest time that an engine counts as active without registering again.
 pub const ENGINE_STAY: Duration = Duration::from_secs(60);
 /// The highest priority; 0 is the lowest and the default.
 pub const PRIORITY: u16 = 999;
 /// Frames that the queue of one subscription holds.
 pub const QUEUE: usize = 1_000_000;
-/// Executions that one claim asks for. A backend may give fewer and say that there are more.
+/// Executions that one claim requests. A backend may return fewer and report that there are more.
 pub const CLAIM_BATCH: usize = 128;
 /// Bytes of a failure's or cancellation's reason; a longer one is cut at a character.
 pub const REASON_BYTES: usize = 1_024;
@@ -33,7 +32,7 @@ pub const REASON_BYTES: usize = 1_024;
 /// Checks a configured duration: `least` to [`DURATION`], beyond which clocks overflow.
 ///
 /// # Errors
-/// [`EngineError::InvalidInput`] that names the setting, its value and its range.
+/// [`EngineError::InvalidInput`] with the setting, its value and its range.
 pub fn check_duration(what: &str, duration: Duration, least: Duration) -> Result<(), EngineError> {
     if (least..=DURATION).contains(&duration) {
         return Ok(());
@@ -44,7 +43,7 @@ pub fn check_duration(what: &str, duration: Duration, least: Duration) -> Result
 /// Checks a configured number.
 ///
 /// # Errors
-/// [`EngineError::InvalidInput`] that names the setting, its value and its range.
+/// [`EngineError::InvalidInput`] with the setting, its value and its range.
 pub fn check_number(what: &str, number: u64, range: RangeInclusive<u64>) -> Result<(), EngineError> {
     if range.contains(&number) {
         return Ok(());

@@ -1,6 +1,6 @@
-//! What can be submitted: a flow of executions that need each other, or one execution on its own.
+//! Submissions: a flow of executions with dependencies, or one execution on its own.
 //!
-//! Everything that can be refused without asking the server is refused here, with a message that names the input.
+//! All checks that do not need the server are made here, with a message that names the input.
 
 pub mod limits;
 mod spec;
@@ -11,7 +11,7 @@ pub use topology::FlowTopology;
 
 use crate::{EngineError, ExecutionId, FlowId, Namespace, error::shown};
 
-/// A flow: executions that are accepted all at once or not at all.
+/// A flow: executions that are accepted all together or not at all.
 ///
 /// ```
 /// use ff_core::{ExecutionSpec, FlowSubmission, Namespace};
@@ -76,7 +76,7 @@ impl FlowSubmission {
     /// Checks the whole flow and resolves names to indices into `executions`.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] that names the member, dependency, cycle or size at fault.
+    /// [`EngineError::InvalidInput`] with the member, dependency, cycle or size at fault.
     pub fn topology(&self) -> Result<FlowTopology, EngineError> {
         if let Some(name) = &self.name {
             check_text("flow name", name)?;
@@ -104,7 +104,7 @@ impl FlowSubmission {
     }
 }
 
-/// One execution that belongs to no flow.
+/// One execution that does not belong to a flow.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ExecutionSubmission {
@@ -133,7 +133,7 @@ impl ExecutionSubmission {
     /// Checks the submission.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] that names what is at fault.
+    /// [`EngineError::InvalidInput`] with the value at fault.
     pub fn validate(&self) -> Result<(), EngineError> {
         check_key(self.idempotency_key.as_deref())?;
         self.execution.validate()?;

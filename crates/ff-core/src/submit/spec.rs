@@ -8,9 +8,9 @@ use serde::Serialize;
 use super::{check_text, limits};
 use crate::{EngineError, LaneId, Tags, error::shown};
 
-/// How long a failed attempt's retry waits: `initial`, doubled with every further failure, at most `max`. Up to a fifth
-/// is taken off, by the execution's id and the number of its failures, so that executions that failed together do not
-/// all retry at the same moment.
+/// The wait before a retry: `initial`, doubled with every further failure, at most `max`. Up to a fifth is subtracted,
+/// derived from the execution's id and the number of its failures, so that executions that failed together do not all
+/// retry at the same moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     /// The wait after the first failure.
@@ -29,9 +29,9 @@ impl Default for Backoff {
 /// The tag that names the kind of an execution; see [`ExecutionSpec::kind`].
 pub const KIND_TAG: &str = "kind";
 
-/// One execution: what to run, where, when and how often.
+/// One execution: its payload, lane, start time, retries and limits.
 ///
-/// Times are durations, since the clock that counts is the server's.
+/// Times are durations, because only the server's clock is used.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ExecutionSpec {
@@ -43,26 +43,26 @@ pub struct ExecutionSpec {
     pub lane: LaneId,
     /// 0 to 999; higher is claimed first within a lane and partition.
     pub priority: u16,
-    /// What filters and dashboards see of it.
+    /// The tags, which filters and dashboards use.
     pub tags: Tags,
-    /// What the worker is given; up to 1 MiB.
+    /// The payload for the worker; up to 1 MiB.
     pub payload: Bytes,
-    /// How many failed attempts end it, at least 1 (the default: no retry).
+    /// The number of failed attempts that ends it, at least 1 (the default: no retry).
     pub max_attempts: u32,
-    /// How long a retry waits.
+    /// The wait before a retry.
     pub backoff: Backoff,
-    /// How many leases may run out (a worker died or hung) before it fails, at least 1. Default 3.
+    /// The number of expired leases (a worker died or hung) after which it fails, at least 1. Default 3.
     pub max_lease_expiries: u32,
     /// The earliest start, counted from the time at which the whole submission was accepted.
     pub delay: Duration,
-    /// When it expires whatever it does, counted from the time at which the whole submission was accepted.
+    /// When it expires in any state, counted from the time at which the whole submission was accepted.
     pub deadline: Option<Duration>,
     /// How long one attempt may take before it counts as failed.
     pub timeout: Option<Duration>,
 }
 
 impl ExecutionSpec {
-    /// An execution with this name on the default lane, without needs, retries or limits of time.
+    /// An execution with this name on the default lane, without needs, retries or time limits.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         Self {
@@ -119,7 +119,7 @@ impl ExecutionSpec {
     /// Gives the worker this value, as JSON.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] for a value that JSON cannot hold, such as a map whose keys are no texts.
+    /// [`EngineError::InvalidInput`] for a value that JSON cannot represent, such as a map whose keys are not strings.
     pub fn payload_json<T: Serialize + ?Sized>(self, value: &T) -> Result<Self, EngineError> {
         match serde_json::to_vec(value) {
             Ok(bytes) => Ok(self.payload(bytes)),
@@ -130,8 +130,8 @@ impl ExecutionSpec {
         }
     }
 
-    /// Names the kind of work, by which a worker chooses the handler. It is the tag [`KIND_TAG`]; without it the name of
-    /// the execution is its kind.
+    /// Sets the kind of work, by which a worker selects the handler. It is stored as the tag [`KIND_TAG`]; without it
+    /// the name of the execution is its kind.
     ///
     /// # Errors
     /// [`EngineError::InvalidInput`] for a kind beyond the limits of [`Tags`].

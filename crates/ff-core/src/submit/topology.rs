@@ -1,4 +1,4 @@
-//! Which execution of a flow needs which.
+//! The dependencies between the executions of a flow.
 
 use std::collections::HashMap;
 
@@ -58,7 +58,7 @@ impl FlowTopology {
         Ok(topology)
     }
 
-    /// Kahn's algorithm: what is never freed of its needs lies on a cycle or behind one.
+    /// Kahn's algorithm: an execution whose needs are never all met is on a cycle or depends on one.
     fn refuse_cycles(&self, executions: &[ExecutionSpec]) -> Result<(), EngineError> {
         let mut unmet: Vec<usize> = self.needs.iter().map(Vec::len).collect();
         let mut free: Vec<usize> = (0..unmet.len()).filter(|index| unmet[*index] == 0).collect();
@@ -81,13 +81,13 @@ impl FlowTopology {
         ))
     }
 
-    /// Follows unmet needs backwards until one repeats; the names in the order in which they would have to run.
+    /// Follows unmet needs backwards until one repeats. Returns the names in the order in which they would have to run.
     fn cycle_before(&self, stuck: usize, unmet: &[usize]) -> Vec<usize> {
         let mut path = vec![stuck];
         loop {
             let last = path[path.len() - 1];
             let need = self.needs[last].iter().copied().find(|need| unmet[*need] > 0);
-            // Whatever is stuck has a stuck need, so the search cannot end without one.
+            // Every stuck execution has a stuck need, so the search always finds one.
             let Some(need) = need else { return path };
             if let Some(start) = path.iter().position(|index| *index == need) {
                 path.drain(..start);
