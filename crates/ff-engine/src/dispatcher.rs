@@ -1,7 +1,7 @@
-//! Works off the dependents that terminal calls have left pending, as soon as their completion arrives.
+//! Resolves the dependents that terminal calls have left pending, as soon as their completion arrives.
 //!
-//! A completion only says *where* there is work; the backend decides what may run. So a spurious or forged one costs a
-//! call and changes nothing, and a lost one costs time: the reconciler and the sweep find the same work later.
+//! A completion only shows *where* there is work; the backend decides what may run. So a spurious or forged completion
+//! costs a call and changes nothing, and a lost one costs time: the reconciler and the sweep find the same work later.
 
 use std::sync::Arc;
 
@@ -38,20 +38,20 @@ impl<B: ?Sized> std::fmt::Debug for Dispatcher<B> {
 }
 
 impl<B: CompletionBackend + MaintenanceBackend + ?Sized> Dispatcher<B> {
-    /// A dispatcher over this backend that resolves in up to 8 partitions at the same time.
+    /// A dispatcher over this backend that resolves in up to 8 partitions concurrently.
     #[must_use]
     pub fn new(backend: Arc<B>) -> Self {
         Self { backend, concurrency: 8, share: share::everything() }
     }
 
-    /// Resolves in up to this many partitions at the same time, at least one.
+    /// Resolves in up to this many partitions concurrently, at least one.
     #[must_use]
     pub fn concurrency(mut self, partitions: usize) -> Self {
         self.concurrency = partitions.max(1);
         self
     }
 
-    /// Resolves only in the partitions that this says; another engine does it in the others.
+    /// Resolves only in the partitions of this share; other engines serve the other partitions.
     pub(crate) fn within(mut self, share: watch::Receiver<Share>) -> Self {
         self.share = share;
         self
@@ -60,11 +60,11 @@ impl<B: CompletionBackend + MaintenanceBackend + ?Sized> Dispatcher<B> {
     /// Dispatches until `shutdown` is cancelled.
     ///
     /// # Errors
-    /// What [`CompletionBackend::subscribe_completions`] refuses for good, such as wrong credentials. A backend that is
-    /// away is waited for; later errors are logged, counted and retried.
+    /// Permanent errors of [`CompletionBackend::subscribe_completions`], such as wrong credentials. The dispatcher
+    /// waits for an unavailable backend; later errors are logged, counted and retried.
     ///
     /// # Cancel safety
-    /// Dropping the future loses nothing but time: the reconciler finds what was pending.
+    /// Dropping the future only costs time: the reconciler finds the pending dependents.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), EngineError> {
         match shutdown.run_until_cancelled(self.subscribe()).await {
             Some(completions) => {
@@ -96,7 +96,7 @@ impl<B: CompletionBackend + MaintenanceBackend + ?Sized> Dispatcher<B> {
             .await
     }
 
-    /// Once running, any error may pass: permissions and limits can be put right meanwhile.
+    /// After the start, every error is retried: permissions and limits can be repaired meanwhile.
     async fn resubscribe(&self) -> CompletionStream {
         let mut outage = Outage::of("subscribe_completions");
         let mut delays = retry::Delays::new();
@@ -109,7 +109,7 @@ impl<B: CompletionBackend + MaintenanceBackend + ?Sized> Dispatcher<B> {
         }
     }
 
-    /// Where the completion left work, if it did.
+    /// The partition in which the completion left pending dependents, if any.
     fn dirty_partition(&self, completion: &CompletionPayload) -> Option<Partition> {
         let partition = completion.execution_id.partition();
         let exists = partition.number() < self.backend.partition_count().get();
@@ -119,7 +119,7 @@ impl<B: CompletionBackend + MaintenanceBackend + ?Sized> Dispatcher<B> {
 
 type Resolved = (Partition, Result<ResolveReport, EngineError>);
 
-/// The calls under way and the partitions that wait for theirs.
+/// The calls in progress and the partitions that wait for a call.
 struct Rounds<'a, B: ?Sized> {
     dispatcher: &'a Dispatcher<B>,
     dirty: PartitionQueue,
@@ -133,7 +133,7 @@ impl<'a, B: CompletionBackend + MaintenanceBackend + ?Sized> Rounds<'a, B> {
         Self { dispatcher, dirty: PartitionQueue::default(), calls: FuturesUnordered::new(), outage }
     }
 
-    /// Until the stream ends. Reading it never waits for a call.
+    /// Works until the stream ends. Reading the stream never waits for a call.
     async fn work(&mut self, completions: &mut CompletionStream) {
         loop {
             while self.dirty.served() < self.dispatcher.concurrency

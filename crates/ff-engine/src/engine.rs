@@ -1,4 +1,4 @@
-//! Runs what keeps a deployment moving, as tasks of one handle.
+//! Runs the dispatcher, the reconciler and the sweeper as tasks of one handle.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
     supervision::Supervision,
 };
 
-/// Chooses how an [`Engine`] runs; begin with [`Engine::builder`].
+/// Configures and starts an [`Engine`]; see [`Engine::builder`].
 #[must_use]
 pub struct EngineBuilder<B: ?Sized> {
     backend: Arc<B>,
@@ -24,7 +24,7 @@ pub struct EngineBuilder<B: ?Sized> {
     reconciler: DependencyReconciler<B>,
     sweeper: Sweeper<B>,
     id: Option<EngineId>,
-    /// As they were asked for; the parts take no more than they can bear.
+    /// As requested; the parts limit it to their maximum.
     sweep_interval: Duration,
     reconcile_interval: Duration,
     policy: SweepPolicy,
@@ -41,42 +41,42 @@ impl<B: ?Sized> std::fmt::Debug for EngineBuilder<B> {
 }
 
 impl<B: CompletionBackend + MaintenanceBackend + ?Sized> EngineBuilder<B> {
-    /// The name under which other engines and `ff doctor` see it, unique among the engines of the deployment. Default:
-    /// one drawn at random.
+    /// The name that other engines and `ff doctor` see, unique among the engines of the deployment. Default: a random
+    /// name.
     pub fn id(mut self, id: EngineId) -> Self {
         self.id = Some(id);
         self
     }
 
-    /// How long it is from one sweep of a partition to the next where nothing is known to be due before; timers do not
-    /// wait for it, as they are announced. Default 5 s, at most 9 s.
+    /// The time between two sweeps of a partition if no timer is due earlier. Timers do not wait for it, because they
+    /// are announced. Default 5 s, at most 9 s.
     pub fn sweep_interval(mut self, interval: Duration) -> Self {
         self.sweep_interval = interval;
         self.sweeper = self.sweeper.interval(interval);
         self
     }
 
-    /// For how long ended executions are kept. Default 24 h.
+    /// How long ended executions are kept. Default 24 h.
     pub fn sweep_policy(mut self, policy: SweepPolicy) -> Self {
         self.policy = policy;
         self.sweeper = self.sweeper.policy(policy);
         self
     }
 
-    /// How long the reconciler rests between two rounds. Default 15 s.
+    /// The pause between two rounds of the reconciler. Default 15 s.
     pub fn reconcile_interval(mut self, interval: Duration) -> Self {
         self.reconcile_interval = interval;
         self.reconciler = self.reconciler.interval(interval);
         self
     }
 
-    /// How many calls a round of the reconciler makes at most. Default 1,024.
+    /// The most calls in one round of the reconciler. Default 1,024.
     pub fn reconcile_budget(mut self, calls: usize) -> Self {
         self.reconciler = self.reconciler.budget(calls);
         self
     }
 
-    /// In how many partitions the dispatcher resolves dependents at the same time. Default 8.
+    /// The number of partitions in which the dispatcher resolves dependents concurrently. Default 8.
     pub fn dispatch_concurrency(mut self, partitions: usize) -> Self {
         self.dispatcher = self.dispatcher.concurrency(partitions);
         self
@@ -89,11 +89,11 @@ impl<B: CompletionBackend + MaintenanceBackend + ?Sized> EngineBuilder<B> {
         self.policy.check()
     }
 
-    /// Starts the tasks. When it returns, every completion committed from then on is dispatched.
+    /// Starts the tasks. Every completion committed after this returns is dispatched.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] for a duration beyond its range; what verifying the deployment or subscribing to
-    /// completions answers. Nothing runs then.
+    /// [`EngineError::InvalidInput`] for a duration beyond its range; the errors of verifying the deployment and of
+    /// subscribing to completions. After an error nothing runs.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -117,7 +117,7 @@ impl<B: CompletionBackend + MaintenanceBackend + ?Sized> EngineBuilder<B> {
         tasks.spawn(watched().run("dispatcher", dispatching, stop.clone()));
         let reconciling = self.reconciler.within(share.clone()).run(stop.clone());
         tasks.spawn(watched().run("reconciler", reconciling, stop.clone()));
-        // On one task, so that an engine that does not sweep any more is not noted any more.
+        // Both on one task, so that an engine that no longer sweeps is no longer registered as active.
         let (swept, noted) = (stop.clone(), stop.clone());
         let sweeping = async move {
             tokio::join!(sweeper.run(swept), membership.run(noted));
@@ -128,7 +128,7 @@ impl<B: CompletionBackend + MaintenanceBackend + ?Sized> EngineBuilder<B> {
     }
 }
 
-/// How an [`Engine`] is.
+/// The health of an [`Engine`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EngineHealth {
@@ -137,11 +137,11 @@ pub struct EngineHealth {
     pub ended_parts: Vec<&'static str>,
 }
 
-/// A dispatcher, a reconciler and a sweeper at work. Dropping it stops them.
+/// A running dispatcher, reconciler and sweeper. Dropping it stops them.
 ///
-/// Any number may run over one deployment; one per process is plenty, and one in all is enough. They share the
-/// partitions between them: what an engine that stops has served is taken over at once, and within 10 s where it
-/// crashed.
+/// Any number of engines may run over one deployment; one per process is more than enough, and one in total is
+/// sufficient. They share the partitions: the others take over the partitions of an engine that stops immediately, and
+/// those of one that crashes within 10 s.
 ///
 /// ```
 /// use std::{sync::Arc, time::Duration};
@@ -181,29 +181,29 @@ impl Engine {
         }
     }
 
-    /// Whether this engine serves the partition now. Before it is known which engines are at work, it serves none.
+    /// Whether this engine serves the partition now. Until it knows the active engines, it serves none.
     #[must_use]
     pub fn serves(&self, partition: Partition) -> bool {
         self.share.borrow().serves(partition)
     }
 
-    /// How many engines are at work, this one included; 0 while that is not known. An engine that cannot find out
+    /// The number of active engines, including this one; 0 while it is not known. An engine that cannot determine it
     /// serves all partitions.
     #[must_use]
     pub fn engines(&self) -> usize {
         self.condition.engines()
     }
 
-    /// How the engine is, without asking the backend.
+    /// The health of the engine, without a call to the backend.
     #[must_use]
     pub fn health(&self) -> EngineHealth {
         EngineHealth { ended_parts: self.supervision.ended() }
     }
 
-    /// Stops the tasks and waits until they have ended. What they were at is left to whoever runs next.
+    /// Stops the tasks and waits until they have ended. The next engine continues their unfinished work.
     ///
     /// # Cancel safety
-    /// Dropping the future stops the tasks all the same, without waiting for them.
+    /// Dropping the future also stops the tasks, without waiting for them.
     pub async fn shutdown(self) {
         drop(self.stop);
         self.tasks.wait().await;

@@ -1,14 +1,14 @@
-//! Shares the partitions between the engines at work, so that each is swept and reconciled by one of them.
+//! Shares the partitions between the active engines, so that each is swept and reconciled by one of them.
 //!
-//! An engine notes at an interval that it is at work, and is told who else is. It notes itself again at once when the
-//! others are said to have changed. What can go wrong, and what is done:
+//! An engine registers itself at an interval and receives the list of active engines. It registers again immediately
+//! when a signal reports that the list has changed. Failures and their handling:
 //!
-//! | what fails | what is done |
+//! | failure | handling |
 //! | --- | --- |
-//! | an engine crashes or hangs | it is gone after [`GONE_AFTER`]; the others take over with their next note |
-//! | an engine stops | it says so; the others take over at once |
-//! | an engine cannot be noted, now or at its start | it serves everything, which is harmless, until it can |
-//! | an engine is noted, and all its sweeps fail | it is not noted again until one succeeds |
+//! | an engine crashes or hangs | it expires after [`GONE_AFTER`]; the others take over at their next registration |
+//! | an engine stops | it removes itself; the others take over immediately |
+//! | an engine cannot register, now or at its start | it serves all partitions, which is harmless, until it can |
+//! | an engine is registered, but all its sweeps fail | it does not register again until a sweep succeeds |
 
 use std::{
     sync::{
@@ -31,28 +31,28 @@ use crate::{
     share::Share,
 };
 
-/// How often an engine notes itself.
+/// How often an engine registers itself.
 const NOTE_INTERVAL: Duration = Duration::from_secs(2);
-/// When it counts as gone that does not. With one more interval of the others this is how long a crash costs.
+/// When an engine that does not register expires. A crash costs this time plus one interval of the others.
 const GONE_AFTER: Duration = Duration::from_secs(6);
-/// Changes that come together are answered together.
+/// Changes within this time are handled together.
 const SETTLING: Duration = Duration::from_millis(20);
-/// How long saying that it stops may take.
+/// The timeout for the removal of an engine that stops.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// What the parts of an engine tell its membership.
+/// What the parts of an engine report to its membership.
 #[derive(Debug, Default)]
 pub(crate) struct Condition {
     /// Since when all sweeps fail.
     failing_since: Mutex<Option<Instant>>,
-    /// The engines at work are said to have changed.
+    /// A signal reported that the active engines have changed.
     pub(crate) changed: Notify,
-    /// How many are known to be at work.
+    /// The number of active engines, as last known.
     engines: AtomicUsize,
 }
 
 impl Condition {
-    /// Notes how the last sweep went.
+    /// Records the outcome of the last sweep.
     pub(crate) fn swept(&self, succeeded: bool) {
         let mut since = self.failing_since.lock().unwrap_or_else(PoisonError::into_inner);
         if succeeded {
@@ -67,13 +67,13 @@ impl Condition {
         since.is_some_and(|since| since.elapsed() > GONE_AFTER)
     }
 
-    /// How many engines were at work when this was last asked; 0 while that is not known.
+    /// The number of active engines, as last known; 0 while it is not known.
     pub(crate) fn engines(&self) -> usize {
         self.engines.load(Ordering::Relaxed)
     }
 }
 
-/// Notes an engine for as long as it runs.
+/// Registers an engine for as long as it runs.
 pub(crate) struct Membership<B: ?Sized> {
     pub(crate) backend: Arc<B>,
     pub(crate) engine: EngineId,
@@ -82,7 +82,7 @@ pub(crate) struct Membership<B: ?Sized> {
 }
 
 impl<B: MaintenanceBackend + ?Sized> Membership<B> {
-    /// Until `shutdown` is cancelled; then the others are told.
+    /// Runs until `shutdown` is cancelled; then removes the engine.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
         let noting = async {
             let mut outage = Outage::of("note_engine");
@@ -96,7 +96,7 @@ impl<B: MaintenanceBackend + ?Sized> Membership<B> {
             }
         };
         if shutdown.run_until_cancelled(noting).await.is_none() {
-            // Whether it is heard or not: it would be gone a little later.
+            // A failure does not matter: the registration would expire a little later.
             let _ = timeout(FAREWELL, self.backend.note_engine(&self.engine, Duration::ZERO)).await;
         }
     }

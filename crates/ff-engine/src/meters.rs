@@ -1,4 +1,4 @@
-//! What is counted, under which name. The table for users stands in the crate's documentation.
+//! The metrics and their names. The table for users is in the crate's documentation.
 
 use std::collections::HashMap;
 
@@ -38,14 +38,14 @@ impl WorkerMeters {
     }
 }
 
-/// Counts `by` more under a name without labels.
+/// Adds `by` to a counter without labels.
 pub(crate) fn add(name: &'static str, by: u32) {
     if by > 0 {
         counter!(name).increment(u64::from(by));
     }
 }
 
-/// Counts a failed call and says so once per outage: a warning when trouble begins, a line when it ends.
+/// Counts failed calls and logs each outage once: a warning when it begins, an info line when it ends.
 #[derive(Debug)]
 pub(crate) struct Outage {
     op: &'static str,
@@ -80,8 +80,7 @@ impl Outage {
     }
 }
 
-/// Outages of single partitions beside that of the whole: one that fails while others work is named once, and again
-/// when it works.
+/// Outages of single partitions: a partition that fails while others work is logged once, and again when it works.
 #[derive(Debug)]
 pub(crate) struct Outages {
     op: &'static str,
@@ -94,7 +93,7 @@ impl Outages {
         Self { op, whole: Outage::of(op), partitions: HashMap::new() }
     }
 
-    /// Notes what one call, or several at the same time, led to in each partition.
+    /// Records the outcome of one call, or several concurrent calls, in each partition.
     pub(crate) fn note<'a>(&mut self, results: impl Iterator<Item = (Partition, Option<&'a EngineError>)> + Clone) {
         let mut errors = results.clone().filter_map(|(_, error)| error);
         let (first, count) = (errors.next(), results.clone().count());

@@ -1,8 +1,8 @@
 //! Partitions waiting for their turn: each at most once, served round robin, never served twice at the same time.
 //!
-//! The hard part is a mark that arrives while its partition is being served. The call in flight may have looked before
-//! the work came, so the mark must not be dropped; nor may a second call run beside the first. It is kept and makes
-//! the partition wait for another turn as soon as the present one is over.
+//! A mark can arrive while its partition is being served. The call in flight may have looked before the work arrived,
+//! so the mark must not be dropped; a second call must not run concurrently with the first either. The mark is kept,
+//! and the partition waits for another turn as soon as the current one ends.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -23,7 +23,7 @@ pub(crate) struct PartitionQueue {
 }
 
 impl PartitionQueue {
-    /// Asks for one more turn of this partition.
+    /// Requests one more turn of this partition.
     pub(crate) fn mark(&mut self, partition: Partition) {
         match self.states.get_mut(&partition) {
             None => {
@@ -54,7 +54,7 @@ impl PartitionQueue {
         true
     }
 
-    /// Ends a partition's turn. It waits for another one if `more`, or if it was marked meanwhile; the answer says
+    /// Ends a partition's turn. The partition waits for another one if `more`, or if it was marked meanwhile. Returns
     /// whether it was marked.
     pub(crate) fn end(&mut self, partition: Partition, more: bool) -> bool {
         let marked = self.states.remove(&partition) == Some(State::Served { marked_again: true });
@@ -70,7 +70,7 @@ impl PartitionQueue {
         self.waiting.len()
     }
 
-    /// How many turns are under way.
+    /// The number of turns in progress.
     pub(crate) fn served(&self) -> usize {
         self.served
     }

@@ -1,7 +1,7 @@
-//! When which partition is swept. Pure: the clock and the jitter are arguments.
+//! Schedules the sweeps of partitions. Pure: the clock and the jitter are arguments.
 //!
-//! Each partition that is served has one moment at which it is swept next: when something is due there, or when its
-//! regular sweep is. A timer that is announced can only bring that moment forward; what a sweep reports replaces it.
+//! Each served partition has one time for its next sweep: when a timer is due there, or its regular sweep. An announced
+//! timer can only move that time forward; the report of a sweep replaces it.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -13,14 +13,14 @@ use tokio::time::Instant;
 
 /// Partitions swept by one call.
 const SWEEP_BATCH: usize = 64;
-/// A backend that calls something due which its sweep does not do must not make the sweeper spin.
+/// A backend that reports due work which its sweep does not do must not make the sweeper spin.
 pub(crate) const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 
 /// Why and when a partition is swept next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Turn {
     at: Instant,
-    /// Whether it would be useless before `at`. A regular sweep goes along with others a little earlier.
+    /// Whether a sweep before `at` would be useless. A regular sweep may join others a little earlier.
     exact: bool,
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// Serves these partitions from now on, and no others. Those that are new have their turn at once.
+    /// Serves exactly these partitions from now on. New partitions have their turn immediately.
     pub(crate) fn serve(&mut self, partitions: impl IntoIterator<Item = Partition>, now: Instant) {
         let served: HashSet<_> = partitions.into_iter().collect();
         let given_up: Vec<_> = self.served.difference(&served).copied().collect();
@@ -48,21 +48,20 @@ impl Schedule {
         self.order.first().map(|(at, _)| *at)
     }
 
-    /// Something is due in the partition at this moment.
+    /// A timer of the partition is due at `at`.
     pub(crate) fn announced(&mut self, partition: Partition, at: Instant) {
         if self.turns.get(&partition).is_some_and(|turn| at < turn.at) {
             self.plan(partition, Turn { at, exact: true });
         }
     }
 
-    /// Something may be due anywhere.
+    /// Timers may be due in any partition.
     pub(crate) fn all_at_once(&mut self, now: Instant) {
         let served: Vec<_> = self.served.iter().copied().collect();
         served.into_iter().for_each(|partition| self.plan(partition, Turn { at: now, exact: false }));
     }
 
-    /// The partitions whose turn has come, those that have waited longest first. Regular sweeps that are due within
-    /// `ahead` go along.
+    /// The partitions whose turn has come, longest wait first. Regular sweeps that are due within `ahead` are included.
     pub(crate) fn next_batch(&mut self, now: Instant, ahead: Duration) -> Vec<Partition> {
         if self.wake_at().is_none_or(|at| at > now) {
             return Vec::new();
@@ -76,7 +75,7 @@ impl Schedule {
         batch
     }
 
-    /// Plans the turn after a sweep by what it reported; the regular one is at `regular`.
+    /// Plans the turn after a sweep from its report; the regular one is at `regular`.
     pub(crate) fn swept(&mut self, partition: Partition, report: &SweepReport, now: Instant, regular: Instant) {
         let due = report.next_due.map(|after| now + after.max(SHORTEST_WAIT)).filter(|at| *at < regular);
         let turn = match due {
@@ -87,7 +86,7 @@ impl Schedule {
         self.plan(partition, turn);
     }
 
-    /// Plans another try for a partition whose sweep failed.
+    /// Plans a retry for a partition whose sweep failed.
     pub(crate) fn failed(&mut self, partition: Partition, again: Instant) {
         self.plan(partition, Turn { at: again, exact: false });
     }

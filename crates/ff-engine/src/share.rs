@@ -1,8 +1,8 @@
-//! Which partitions an engine serves: all of them, or those that fall to it among the engines at work.
+//! Decides which partitions an engine serves: all of them, or its share among the active engines.
 //!
-//! Every engine decides for itself, by the same rule: a partition goes to the engine with the highest weight for it
-//! (rendezvous hashing). So an engine that comes or goes moves no partition between the others. The rule is part of the
-//! contract between versions: two that differed would leave partitions to each other.
+//! Every engine decides on its own, by the same rule: a partition goes to the engine with the highest weight for it
+//! (rendezvous hashing). So an engine that starts or stops moves no partition between the others. The rule is part of
+//! the contract between versions: two versions with different rules would leave some partitions without an engine.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -19,7 +19,7 @@ pub(crate) enum Share {
 }
 
 impl Share {
-    /// What falls to `engine` among the engines at work. An engine that is not among them stands by.
+    /// The share of `engine` among the active engines. An engine that is not among them is on standby.
     pub(crate) fn among(engine: &EngineId, at_work: &[EngineId], count: PartitionCount) -> Self {
         if at_work == [engine.clone()] {
             return Self::All;
@@ -58,7 +58,7 @@ fn owner(at_work: &[EngineId], partition: Partition) -> Option<&EngineId> {
     at_work.iter().max_by_key(|engine| (weight(engine, partition), *engine))
 }
 
-/// FNV-1a over name and number, with the finaliser of SplitMix64, since FNV alone spreads short inputs badly.
+/// FNV-1a over name and number, with the finaliser of SplitMix64, because FNV alone distributes short inputs badly.
 fn weight(engine: &EngineId, partition: Partition) -> u64 {
     let bytes = engine.as_str().bytes().chain(partition.number().to_be_bytes());
     let hash = bytes

@@ -1,4 +1,4 @@
-//! What becomes of a part of the engine that ends although nobody stopped it.
+//! Detects a part of the engine that ends although it was not stopped.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Supervision(Arc<Mutex<Vec<&'static str>>>);
 
 impl Supervision {
-    /// Runs a part until `stop` is cancelled. Should it end before, by a panic of the backend or its own, that is logged
-    /// and counted, and it is among those that have ended.
+    /// Runs a part until `stop` is cancelled. If it ends earlier, by its own panic or one of the backend, this is
+    /// logged and counted, and the part is listed as ended.
     pub(crate) async fn run(self, name: &'static str, part: impl Future<Output = ()>, stop: CancellationToken) {
         let outcome = AssertUnwindSafe(part).catch_unwind().await;
         if outcome.is_ok() && stop.is_cancelled() {

@@ -155,7 +155,7 @@ fn buffers_that_are_too_small_or_unlimited_are_told() {
         |limits: &'static str| move |facts: &mut Facts| facts.settings.output_buffers = Ok(Some(limits.into()));
     assert!(matches!(one(limits("normal 0 0 0 pubsub 1048576 0 0")), (Level::Warn, text) if text.contains("1.0 MiB")));
     assert!(matches!(one(limits("pubsub 0 0 0")), (Level::Warn, text) if text.contains("unlimited")));
-    assert!(matches!(one(limits("normal 0 0 0")), (Level::Warn, text) if text.contains("no limit of pubsub")));
+    assert!(matches!(one(limits("normal 0 0 0")), (Level::Warn, text) if text.contains("no limit for pubsub")));
 }
 
 fn lacking(missing: [&[&str]; 4]) -> Permissions {

@@ -1,4 +1,4 @@
-//! How a worker is put together.
+//! The settings and the builder of a worker.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use super::{
 /// A lease shorter than this would run out between two renewals on a busy machine.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 
-/// How a worker behaves.
+/// The settings of a worker.
 #[derive(Debug, Clone)]
 pub(super) struct Config {
     pub(super) lane: LaneId,
@@ -52,7 +52,7 @@ impl Config {
     }
 }
 
-/// Puts a [`Worker`] together; begin with [`Worker::builder`].
+/// Builds a [`Worker`]; see [`Worker::builder`].
 #[derive(Debug, Clone, Default)]
 #[must_use]
 pub struct WorkerBuilder {
@@ -67,62 +67,62 @@ impl WorkerBuilder {
         self
     }
 
-    /// How many executions it runs at the same time. Default 16.
+    /// How many executions it runs concurrently. Default 16.
     pub fn concurrency(mut self, slots: usize) -> Self {
         self.config.concurrency = slots;
         self
     }
 
-    /// How long a lease runs; it is renewed after a tenth of that and then after each third. Default 30 s.
+    /// How long a lease runs. It is renewed after a tenth of that time and then after each third. Default 30 s.
     ///
-    /// Renewals do not use the runtime that the worker runs on, so handlers that keep its threads busy keep their leases.
-    /// Nothing else goes on meanwhile, though: see [`WorkerBuilder::handler_blocking`].
+    /// Renewals do not use the runtime of the worker, so handlers that block its threads keep their leases. Everything
+    /// else stops meanwhile: see [`WorkerBuilder::handler_blocking`].
     ///
-    /// If renewals are not answered, the handler is asked to stop a sixth of the lease before its end (or the cancel
-    /// grace, if that is shorter), and dropped at its end.
+    /// If renewals are not answered, the handler's token is cancelled a sixth of the lease before its end (or the
+    /// cancel grace before, if that is shorter), and the handler is dropped at the end of the lease.
     ///
-    /// After a crash of this process its executions return after this time. A longer lease costs fewer renewals and
-    /// survives longer outages of the backend.
+    /// After a crash of this process its executions return to the queue after this time. A longer lease costs fewer
+    /// renewals and survives longer outages of the backend.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.config.lease = lease;
         self
     }
 
-    /// The name under which it holds leases. Default: one drawn at random.
+    /// The name under which it holds leases. Default: a random name.
     pub fn worker_id(mut self, worker_id: WorkerId) -> Self {
         self.config.worker_id = Some(worker_id);
         self
     }
 
-    /// How often it asks all partitions for work although nothing signalled any. Default 60 s.
+    /// How often it checks all partitions for work without a signal. Default 60 s.
     ///
-    /// Where signals may have been missed they are asked at once; this is the net below that.
+    /// If signals may have been missed, it checks immediately; this interval is an additional safety net.
     pub fn rescan_interval(mut self, interval: Duration) -> Self {
         self.config.rescan_interval = interval;
         self
     }
 
-    /// How long running handlers may take to finish once shutdown was asked for. Default 30 s.
+    /// How long running handlers may take to finish after shutdown was requested. Default 30 s.
     pub fn drain_grace(mut self, grace: Duration) -> Self {
         self.config.drain_grace = grace;
         self
     }
 
-    /// How long a handler may take to return after its token was cancelled, before it is dropped; never longer than its
-    /// lease runs. Default 5 s.
+    /// How long a handler may take to return after its token was cancelled, before it is dropped; at most until the end
+    /// of its lease. Default 5 s.
     pub fn cancel_grace(mut self, grace: Duration) -> Self {
         self.config.cancel_grace = grace;
         self
     }
 
-    /// Which executions it takes; what is refused never reaches the handler. Default: all of its lane.
+    /// Which executions it accepts; a refused execution never reaches the handler. Default: all of its lane.
     ///
-    /// A lane is an address and no permission: whoever may submit can submit to any lane. A worker whose handler would do
-    /// harm with the work of strangers says here whose work it takes, by flow, namespace or payload.
+    /// A lane is an address, not a permission: every submitter can submit to any lane. If work from other submitters
+    /// could do harm in the handler, select the accepted work here by flow, namespace or payload.
     ///
-    /// What is refused goes back to the queue: no attempt is counted and no failure. The first time it goes back at
-    /// once, so that another worker of the lane can take it. An execution that comes back again is kept for a while
-    /// before it goes back, up to half a lease, so that a worker which refuses it does not claim it without end.
+    /// A refused execution returns to the queue without counting an attempt or a failure. The first time it returns
+    /// immediately, so that another worker of the lane can take it. An execution that was refused before is kept for a
+    /// while before it returns, up to half a lease, so that a worker which refuses it does not claim it continuously.
     ///
     /// ```
     /// use ff_core::Namespace;
@@ -140,9 +140,9 @@ impl WorkerBuilder {
         self
     }
 
-    /// A handler for the executions of one kind, over values that travel as JSON: `input` is the payload, and what the
-    /// handler returns becomes the result. The kind of an execution is its tag [`KIND_TAG`](ff_core::KIND_TAG), or its
-    /// name where it has no such tag. A second handler for a kind replaces the first.
+    /// A handler for the executions of one kind, with JSON values: the input is the payload, and the returned value
+    /// becomes the result. The kind of an execution is its tag [`KIND_TAG`](ff_core::KIND_TAG), or its name if it has
+    /// no such tag. A second handler for a kind replaces the first.
     ///
     /// A payload that does not parse fails the execution without a retry, and the reason names the field. An empty
     /// payload is `null`. A worker that has no handler for an execution, and no fallback, gives it back as
@@ -176,15 +176,14 @@ impl WorkerBuilder {
         self
     }
 
-    /// A value that all handlers share; they get it from [`WorkContext::state`]. A second one replaces the first.
+    /// A value that all handlers share; [`WorkContext::state`] returns it. A second value replaces the first.
     pub fn state<S: Send + Sync + 'static>(mut self, state: S) -> Self {
         self.handlers.state = Some(Arc::new(state));
         self
     }
 
-    /// The handler of every execution that has none of its own by [`WorkerBuilder::on`]: `Ok` completes the execution
-    /// with these bytes as its result, `Err` fails the attempt. A panic fails the attempt too, as one that a retry may
-    /// heal.
+    /// The handler of every execution without a handler from [`WorkerBuilder::on`]: `Ok` completes the execution with
+    /// these bytes as its result, `Err` fails the attempt. A panic fails the attempt as a retryable failure.
     pub fn handler<F, Fut>(mut self, handler: F) -> Self
     where
         F: Fn(WorkContext) -> Fut + Send + Sync + 'static,
@@ -194,11 +193,11 @@ impl WorkerBuilder {
         self
     }
 
-    /// As [`WorkerBuilder::handler`], for work that computes or waits without `.await`: it runs on a thread for such
-    /// work, so that timeouts, cancellations and other executions go on beside it.
+    /// As [`WorkerBuilder::handler`], for work that computes or waits without `.await`: it runs on a thread for
+    /// blocking work, so that it does not delay timeouts, cancellations and other executions.
     ///
-    /// Nothing can end it from outside. It should look at [`WorkContext::is_cancelled`] now and then; its slot is taken
-    /// and nothing is reported until it has returned.
+    /// The worker cannot stop it from outside. It should check [`WorkContext::is_cancelled`] regularly; its slot is
+    /// taken and nothing is reported until it has returned.
     ///
     /// ```
     /// use ff_engine::Worker;
@@ -220,8 +219,8 @@ impl WorkerBuilder {
     /// The worker, over this backend.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] where there is no handler, and for a setting beyond its range: a concurrency of 1 to
-    /// a million, a lease of at least 100 ms, a rescan interval of at least 1 ms, and no duration above ten years.
+    /// [`EngineError::InvalidInput`] if there is no handler, or for a setting beyond its range: a concurrency of 1 to a
+    /// million, a lease of at least 100 ms, a rescan interval of at least 1 ms, and no duration above ten years.
     pub fn build<B>(self, backend: Arc<B>) -> Result<Worker<B>, EngineError>
     where
         B: WorkBackend + MaintenanceBackend + ?Sized,

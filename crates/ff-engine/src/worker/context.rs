@@ -1,4 +1,4 @@
-//! What a handler is given.
+//! The context that a handler receives.
 
 use std::{any::type_name, fmt, sync::Arc};
 
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{error::HandlerError, handler::State};
 
-/// One attempt of one execution, as its handler sees it.
+/// One attempt of one execution, for its handler.
 #[derive(Clone)]
 pub struct WorkContext {
     execution: ClaimedExecution,
@@ -24,7 +24,7 @@ impl fmt::Debug for WorkContext {
 }
 
 impl WorkContext {
-    /// What the worker passes to a handler; public so that a handler can be tested without a worker.
+    /// The context that a worker passes to a handler; public so that a handler can be tested without a worker.
     #[must_use]
     pub const fn new(execution: ClaimedExecution, cancellation: CancellationToken) -> Self {
         Self { execution, cancellation, state: None }
@@ -40,7 +40,7 @@ impl WorkContext {
         Self { state, ..self }
     }
 
-    /// Everything that came with the claim.
+    /// The claimed execution with all its data.
     #[must_use]
     pub const fn execution(&self) -> &ClaimedExecution {
         &self.execution
@@ -76,7 +76,7 @@ impl WorkContext {
         &self.execution.tags
     }
 
-    /// What was submitted for the worker.
+    /// The payload that was submitted.
     #[must_use]
     pub const fn payload(&self) -> &Bytes {
         &self.execution.payload
@@ -85,7 +85,7 @@ impl WorkContext {
     /// The payload as a value of JSON; an empty payload is `null`.
     ///
     /// # Errors
-    /// A permanent failure that names the field which does not fit.
+    /// A permanent failure that names the field that does not match the type.
     pub fn payload_json<T: DeserializeOwned>(&self) -> Result<T, HandlerError> {
         let bytes: &[u8] = if self.payload().is_empty() { b"null" } else { self.payload() };
         let mut reader = serde_json::Deserializer::from_slice(bytes);
@@ -100,10 +100,10 @@ impl WorkContext {
         Ok(value)
     }
 
-    /// The value that [`WorkerBuilder::state`](super::WorkerBuilder::state) was given.
+    /// The value that was passed to [`WorkerBuilder::state`](super::WorkerBuilder::state).
     ///
     /// # Errors
-    /// A permanent failure that names the type, where the worker has no state of it.
+    /// A permanent failure that names the type, if the worker has no state of this type.
     pub fn state<S: Send + Sync + 'static>(&self) -> Result<&S, HandlerError> {
         let state = self.state.as_deref().and_then(|state| state.downcast_ref());
         state.ok_or_else(|| HandlerError::permanent(format!("the worker has no state of type {}", type_name::<S>())))
@@ -115,9 +115,9 @@ impl WorkContext {
         self.execution.lease.attempt
     }
 
-    /// Cancelled when there is no point in going on: the lease is lost (the execution or its flow was cancelled, its
-    /// deadline passed, another worker took over), the attempt's timeout passed, or the worker shuts down and its
-    /// grace is over. A handler that goes on all the same is dropped at an `.await` shortly after.
+    /// Cancelled when the attempt must stop: the lease is lost (the execution or its flow was cancelled, its deadline
+    /// passed, another worker took over), the attempt's timeout passed, or the worker shuts down and its grace is over.
+    /// A handler that continues nevertheless is dropped at an `.await` shortly after.
     #[must_use]
     pub const fn cancellation(&self) -> &CancellationToken {
         &self.cancellation
@@ -128,7 +128,7 @@ impl WorkContext {
         self.cancellation.cancelled().await;
     }
 
-    /// Whether it is cancelled, for handlers that compute between two `.await`s for long.
+    /// Whether [`WorkContext::cancellation`] is cancelled, for handlers with long computations between two `.await`s.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.cancellation.is_cancelled()

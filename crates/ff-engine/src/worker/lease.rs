@@ -1,7 +1,7 @@
 //! The leases that a worker holds, by its own monotonic clock. Pure: the clock is an argument.
 //!
-//! A lease is counted from the moment at which its claim or renewal was *sent*. The server counts from when it executed
-//! the call, which is later, so a lease that has run out there has run out here before.
+//! A lease counts from the moment at which its claim or renewal was *sent*. The server counts from when it executed the
+//! call, which is later, so a lease runs out here before it runs out there.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -9,17 +9,17 @@ use ff_core::{ExecutionId, Lease};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// When what is to be done about a lease, as parts of its length.
+/// The times for the actions on a lease, as fractions of its length.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timing {
     /// How long a lease runs.
     pub(super) lease: Duration,
-    /// How long before its end a handler is asked to stop, so that it is gone when the lease is.
+    /// How long before the end of the lease its handler is cancelled, so that the handler ends before the lease.
     pub(super) margin: Duration,
 }
 
 impl Timing {
-    /// Handlers that take longer than this have their lease confirmed; it is also how often renewals are looked at.
+    /// The interval of checks for due renewals. The lease of a handler that takes longer than this is confirmed.
     pub(super) fn tick(self) -> Duration {
         self.lease / 10
     }
@@ -29,14 +29,14 @@ impl Timing {
     }
 }
 
-/// What may become of a lease while its handler runs. Each happens once.
+/// The events of a lease while its handler runs. Each happens at most once.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Fate {
-    /// It is void, or may be by our clock.
+    /// The lease is void, or may be void by the local clock.
     pub(super) lost: CancellationToken,
-    /// It is about to run out, since its renewals are not answered.
+    /// The lease is about to run out, because its renewals are not answered.
     pub(super) ending: CancellationToken,
-    /// The backend says that the attempt has used up its time.
+    /// The backend reported that the attempt exceeded its timeout.
     pub(super) timed_out: CancellationToken,
 }
 
@@ -69,7 +69,7 @@ impl LeaseTable {
         Self { timing, entries: HashMap::new() }
     }
 
-    /// Takes up a lease whose claim was sent at `claimed_at`.
+    /// Adds a lease whose claim was sent at `claimed_at`.
     pub(super) fn insert(&mut self, lease: Lease, claimed_at: Instant) -> Fate {
         let fate = Fate::default();
         let expires_at = claimed_at + self.timing.lease;
@@ -78,13 +78,13 @@ impl LeaseTable {
         fate
     }
 
-    /// Drops a lease that is not needed any more.
+    /// Removes a lease that is no longer needed.
     pub(super) fn remove(&mut self, lease: &Lease) {
         self.entries.remove(lease);
     }
 
-    /// The leases to renew now: those due within half a tick too, so that they are renewed together. A lost one stays
-    /// lost.
+    /// The leases to renew now, including those due within half a tick, so that they are renewed together. A lost lease
+    /// stays lost.
     pub(super) fn due(&self, now: Instant) -> Vec<Lease> {
         let until = now + self.timing.tick() / 2;
         let is_due = |entry: &Entry| entry.is_held() && entry.renew_at <= until;
@@ -104,7 +104,7 @@ impl LeaseTable {
         }
     }
 
-    /// The backend says that the attempt has used up its time; the lease ends when it would have ended.
+    /// The backend reported that the attempt exceeded its timeout; the end of the lease does not change.
     pub(super) fn timed_out(&mut self, lease: &Lease) {
         if let Some(entry) = self.entries.get_mut(lease) {
             entry.fate.timed_out.cancel();
@@ -112,21 +112,21 @@ impl LeaseTable {
         }
     }
 
-    /// The backend says that the lease is void.
+    /// The backend reported that the lease is void.
     pub(super) fn lost(&mut self, lease: &Lease) {
         if let Some(entry) = self.entries.get(lease) {
             entry.fate.lost.cancel();
         }
     }
 
-    /// Somebody else has ended the lease.
+    /// The lease was ended from outside of this worker.
     pub(super) fn ended(&mut self, id: ExecutionId, epoch: u64) {
         let ended = self.entries.iter().filter(|(lease, _)| lease.execution_id == id && lease.epoch == epoch);
         ended.for_each(|(_, entry)| entry.fate.lost.cancel());
     }
 
-    /// Ends what is to end by now: handlers whose lease is about to run out, and leases that may have run out; the
-    /// answer is how many of these.
+    /// Cancels the handlers whose lease is about to run out, and expires the leases that may have run out. Returns the
+    /// number of expired leases.
     pub(super) fn expire(&mut self, now: Instant) -> usize {
         let mut expired = 0;
         for entry in self.entries.values().filter(|entry| entry.is_held()) {
@@ -141,7 +141,7 @@ impl LeaseTable {
         expired
     }
 
-    /// When [`LeaseTable::expire`] has something to do next unless there are renewals.
+    /// When [`LeaseTable::expire`] is needed next if there are no renewals.
     pub(super) fn next_end(&self) -> Option<Instant> {
         let end = |entry: &Entry| match entry.fate.ending.is_cancelled() {
             true => entry.expires_at,

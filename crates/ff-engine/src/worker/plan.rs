@@ -1,4 +1,4 @@
-//! Which partition to claim from next, and how much. Pure: neither backend nor time.
+//! Decides from which partition to claim next, and how much. Pure: neither backend nor time.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use crate::partition_queue::PartitionQueue;
 
 /// The most that a backend hands out in one claim.
 const CLAIM_BATCH: usize = 128;
-/// Claims under way at the same time; more would not be faster, only less fair.
+/// Concurrent claims; more would not be faster, only less fair.
 const CLAIMS_AT_ONCE: usize = 8;
 
 /// One claim to be made.
@@ -19,11 +19,11 @@ pub(super) struct Order {
     pub(super) max: usize,
 }
 
-/// Keeps account of slots and of the partitions known to have work.
+/// Tracks the slots and the partitions known to have work.
 ///
-/// A slot is reserved by the claim that may fill it and then taken until the execution's end was reported. A signal
-/// wakes one worker only, so a worker whose slots are all taken must pass it on. One whose slots are merely reserved
-/// waits for the answers first: most of them leave slots over.
+/// A claim reserves the slots that it may fill; a slot is then taken until the outcome of its execution is reported. A
+/// signal wakes one worker only, so a worker whose slots are all taken must pass it on. A worker whose slots are only
+/// reserved waits for the answers first: most of them leave slots free.
 #[derive(Debug)]
 pub(super) struct ClaimPlan {
     slots: usize,
@@ -47,7 +47,7 @@ impl ClaimPlan {
         self.woken.insert(partition);
     }
 
-    /// The partition was seen to have work; nobody's wake was spent on it.
+    /// The partition was found to have work; no wake was consumed for it.
     pub(super) fn found(&mut self, partition: Partition) {
         self.hot.mark(partition);
     }
@@ -71,20 +71,20 @@ impl ClaimPlan {
     }
 
     fn pass_on(&mut self) -> Option<Order> {
-        // One that is being claimed from is not lost by this: it was marked, so the end of the claim brings it back.
+        // A partition with a claim in progress is not lost: it was marked, so it returns at the end of the claim.
         let partition = std::iter::from_fn(|| self.woken.pop_first()).find(|woken| self.hot.begin_with(*woken))?;
         Some(Order { partition, max: 0 })
     }
 
-    /// The free slots are shared between the partitions that can be asked at once.
+    /// The free slots are divided among the partitions that can be asked concurrently.
     fn share(&self) -> usize {
         let free = self.slots.saturating_sub(self.taken + self.reserved);
         let turns = self.hot.waiting().clamp(1, CLAIMS_AT_ONCE - self.hot.served());
         free.div_ceil(turns).min(CLAIM_BATCH)
     }
 
-    /// A claim was answered with so many executions; each of them takes a slot. If there is more, the backend itself
-    /// has woken another worker.
+    /// A claim returned `claimed` executions; each of them takes a slot. If there is more work, the backend has woken
+    /// another worker.
     pub(super) fn answered(&mut self, order: Order, claimed: usize, more: bool) {
         self.reserved -= order.max;
         self.taken += claimed;
@@ -93,19 +93,19 @@ impl ClaimPlan {
         }
     }
 
-    /// A claim failed. What it may have claimed is found when it is repeated.
+    /// A claim failed. Repeating it returns the executions that it may have claimed.
     pub(super) fn failed(&mut self, order: Order) {
         self.reserved -= order.max;
         self.hot.end(order.partition, true);
         self.woken.insert(order.partition);
     }
 
-    /// An execution has ended and left its slot.
+    /// An execution has ended and freed its slot.
     pub(super) fn slot_freed(&mut self) {
         self.taken = self.taken.saturating_sub(1);
     }
 
-    /// Claims nothing from now on, and hands all known work to other workers.
+    /// Stops claiming, and passes all known work to other workers.
     pub(super) fn close(&mut self) {
         self.closed = true;
         self.woken.extend(self.hot.iter());

@@ -1,4 +1,4 @@
-//! How long what was refused is kept before it goes back. Pure: neither backend nor time.
+//! Computes how long a refused execution is kept before it returns to the queue. Pure: neither backend nor time.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -6,7 +6,7 @@ use ff_core::{ClaimedExecution, ExecutionId};
 
 /// The wait after the second refusal; it doubles with each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
-/// So many executions are remembered.
+/// How many executions are remembered.
 const REMEMBERED: usize = 10_000;
 
 /// How often each execution was refused.
@@ -17,7 +17,7 @@ pub(super) struct Refusals {
 }
 
 impl Refusals {
-    /// Counts a refusal; the answer is how long to keep the execution. Always far within its lease and its timeout, so
+    /// Counts a refusal and returns how long to keep the execution: always far less than its lease and its timeout, so
     /// that neither runs out.
     pub(super) fn wait(&mut self, execution: &ClaimedExecution, lease: Duration) -> Duration {
         let id = execution.lease.execution_id;

@@ -1,7 +1,7 @@
-//! Keeps the leases of running executions alive, and gives up those that cannot be kept.
+//! Renews the leases of running executions, and gives up those that cannot be renewed.
 //!
-//! This runs on a thread of its own, so that handlers which compute for long without awaiting, as many as the user's
-//! runtime has threads, do not cost the leases of all. The backend must be able to make the call without that runtime.
+//! This runs on its own thread, so that handlers that compute for long without awaiting, even if they block all threads
+//! of the user's runtime, do not lose all leases. The backend must be able to make the call without that runtime.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -16,8 +16,8 @@ use crate::{meters::Outage, retry::Delays};
 /// Leases renewed by one call.
 const RENEW_BATCH: usize = 128;
 
-/// Keeps the leases on a thread of its own. The first token ends it; the second is cancelled when it has ended, whatever
-/// ended it. Where no thread can be had, nothing runs and the second token is cancelled already.
+/// Renews the leases on a separate thread. The guard stops it; the token is cancelled when it has ended for any reason.
+/// If no thread can be started, the token is cancelled already.
 pub(super) fn keep_apart<B: WorkBackend + ?Sized>(shared: &Arc<Shared<B>>) -> (DropGuard, CancellationToken) {
     let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
     let (shared, stopping, ending) = (Arc::clone(shared), stop.clone(), ended.clone().drop_guard());
@@ -29,7 +29,7 @@ pub(super) fn keep_apart<B: WorkBackend + ?Sized>(shared: &Arc<Shared<B>>) -> (D
         }
     };
     if let Err(error) = std::thread::Builder::new().name("ff-leases".to_owned()).spawn(keep) {
-        tracing::warn!(%error, "there is no thread for renewals");
+        tracing::warn!(%error, "the thread for renewals could not be started");
     }
     (stop.drop_guard(), ended)
 }
@@ -42,7 +42,7 @@ pub(super) async fn keep_leases<B: WorkBackend + ?Sized>(shared: &Shared<B>) -> 
     }
 }
 
-/// Renews what is due at each tick; after an error again soon.
+/// Renews the due leases at each tick; after an error it retries soon.
 async fn renew_leases<B: WorkBackend + ?Sized>(shared: &Shared<B>) -> Infallible {
     let tick = shared.timing.tick();
     let mut delays = Delays::new();
@@ -79,14 +79,14 @@ pub(super) async fn renew<B: WorkBackend + ?Sized>(shared: &Shared<B>, batch: &[
             RenewOutcome::Renewed => leases.renewed(lease, sent_at),
             RenewOutcome::TimedOut => leases.timed_out(lease),
             RenewOutcome::LeaseLost => leases.lost(lease),
-            // It is kept until it expires here too.
+            // The lease is kept until it expires by the local clock.
             RenewOutcome::Unknown => {}
         }
     }
     Ok(())
 }
 
-/// Gives up each lease at the moment when it may have run out, whatever its renewal is doing. A lease that is taken up
+/// Gives up each lease at the moment when it may have run out, even if a renewal is in progress. A lease that is added
 /// meanwhile ends later than the next tick, unless it is old already.
 async fn expire_leases<B: ?Sized>(shared: &Shared<B>) -> Infallible {
     loop {

@@ -1,4 +1,4 @@
-//! Tells the backend how an attempt went, until it answers or the lease is surely over.
+//! Reports the outcome of an attempt to the backend, until the backend answers or the lease has certainly run out.
 
 use backon::Retryable;
 use ff_core::{EngineError, FailOutcome, Failure, Lease, ReleaseOutcome, WorkBackend};
@@ -7,13 +7,13 @@ use tokio::time::Instant;
 use super::{execute::Report, shared::Shared};
 use crate::{meters, retry};
 
-/// Reports; repeating is safe because the owner of a lease gets the same answer again.
+/// Reports the outcome. Repeating is safe, because the owner of a lease gets the same answer again.
 pub(super) async fn report<B: WorkBackend + ?Sized>(shared: &Shared<B>, lease: &Lease, report: Report) {
     let answer = match report {
         Report::Complete(result) => {
             let complete = || async { shared.backend.complete(lease, result.clone()).await };
             match until_answered(shared, lease, "complete", complete).await {
-                // Refused for what it is, not for when: no retry would change that, so the attempt must not hang.
+                // The content is refused: no retry would change that, so the attempt must not hang.
                 Err(refused @ EngineError::InvalidInput { .. }) => {
                     fail(shared, lease, &Failure::permanent(refused.to_string())).await
                 }
@@ -41,7 +41,7 @@ async fn fail<B: WorkBackend + ?Sized>(
     Ok(())
 }
 
-/// Gives the lease back, so that another worker need not wait until it runs out.
+/// Gives the lease back, so that another worker does not have to wait until it runs out.
 pub(super) async fn release<B: WorkBackend + ?Sized>(shared: &Shared<B>, lease: &Lease) {
     let leases = [*lease];
     match until_answered(shared, lease, "release", || async { shared.backend.release(&leases).await }).await {
@@ -52,7 +52,7 @@ pub(super) async fn release<B: WorkBackend + ?Sized>(shared: &Shared<B>, lease: 
             }
             Some(ReleaseOutcome::LeaseLost) => {
                 shared.meters.leases_lost.increment(1);
-                tracing::info!("the execution is no longer ours; there is nothing to give back");
+                tracing::info!("the lease of the execution is lost; nothing to give back");
             }
             Some(ReleaseOutcome::Unknown) | None => {
                 shared.meters.reports_abandoned.increment(1);
@@ -83,8 +83,8 @@ where
         .await
 }
 
-/// The lease ran out one whole lease ago by our clock. The server's began later than ours and its sweep comes later
-/// still, so until then a report may well be accepted.
+/// Whether the lease ran out one whole lease ago by the local clock. The server's lease began later and is swept later
+/// still, so until then a report may be accepted.
 fn surely_over<B: ?Sized>(shared: &Shared<B>, lease: &Lease) -> bool {
     let expires_at = shared.leases().expires_at(lease);
     expires_at.is_none_or(|at| Instant::now() >= at + shared.config.lease)
@@ -94,7 +94,7 @@ fn unreported<B: ?Sized>(shared: &Shared<B>, error: &EngineError) {
     match error {
         EngineError::State { .. } | EngineError::NotFound { .. } => {
             shared.meters.leases_lost.increment(1);
-            tracing::info!(%error, "the execution is no longer ours; its result is dropped");
+            tracing::info!(%error, "the lease of the execution is lost; its result is dropped");
         }
         _ => {
             shared.meters.reports_abandoned.increment(1);

@@ -1,7 +1,7 @@
 //! The worker's loop: listens, claims, starts executions, and drains.
 //!
-//! Everything that waits for the backend runs beside the loop, never inside it, so that a slow answer delays neither a
-//! signal nor a freed slot. Which claim to make next is [`ClaimPlan`]'s decision.
+//! All calls to the backend run outside of the loop, so that a slow answer delays neither a signal nor a freed slot.
+//! [`ClaimPlan`] decides which claim to make next.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -34,17 +34,17 @@ use crate::{
 /// How long reports of handlers that were cancelled at the end of the drain may take.
 const REPORT_GRACE: Duration = Duration::from_secs(5);
 
-/// A claim as it is known to the backend, kept until it is answered.
+/// The identity of a claim for the backend, kept until the claim is answered.
 #[derive(Debug, Clone, Copy)]
 struct Identity {
     id: ClaimId,
-    /// When it was sent first. Its leases may count from then.
+    /// When it was first sent. Its leases may count from then.
     sent_at: Instant,
 }
 
 struct ClaimAnswer {
     order: Order,
-    /// Absent for a claim of nothing.
+    /// `None` for a claim of 0 executions.
     identity: Option<Identity>,
     claim: Result<Claim, EngineError>,
 }
@@ -73,7 +73,7 @@ pub(super) struct Runner<B: ?Sized> {
     unanswered: HashMap<Partition, Identity>,
     claim_outage: Outage,
     claim_delays: Delays,
-    /// No claims before this, after one failed.
+    /// After a failed claim: no claims before this time.
     paused_until: Option<Instant>,
     /// At most one.
     scan: FuturesUnordered<BoxFuture<'static, ScanAnswer>>,
@@ -82,7 +82,7 @@ pub(super) struct Runner<B: ?Sized> {
     scan_again: bool,
     next_scan: Option<Instant>,
     running: JoinSet<()>,
-    /// Leases on their way back.
+    /// Leases that are being given back.
     returning: JoinSet<()>,
     refusals: Refusals,
     shared: Arc<Shared<B>>,
@@ -117,7 +117,7 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
         self.signals = Some(signals?);
         tracing::info!(lane = %self.shared.config.lane, worker_id = %self.shared.worker_id, "the worker is ready");
         let shared = Arc::clone(&self.shared);
-        // Virtual time does not reach other threads.
+        // Virtual time does not apply to other threads.
         let apart = (!cfg!(test)).then(|| keep_apart(&shared));
         let keep = async {
             if let Some((_stop, ended)) = &apart {
@@ -145,7 +145,7 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
     }
 
     /// # Cancel safety
-    /// Nothing is lost: whatever is not returned is still there for the next call.
+    /// Nothing is lost: the next call returns every event that was not returned.
     async fn next_event(&mut self) -> Event {
         tokio::select! {
             signal = next_signal(&mut self.signals) => Event::Signal(signal),
@@ -192,7 +192,7 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
         }
     }
 
-    /// The identity of the next claim of a partition: that of one that was not answered, as long as its leases may run.
+    /// The identity of the next claim of a partition: that of an unanswered claim, as long as its leases may run.
     fn identity(&self, order: Order) -> Option<Identity> {
         let unanswered = self.unanswered.get(&order.partition).copied();
         let repeated = unanswered.filter(|identity| identity.sent_at.elapsed() < self.shared.config.lease);
@@ -207,7 +207,7 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
                 self.claim_outage.succeeded();
                 self.claim_delays.reset();
                 let (mut executions, refused) = self.sorted(claim.executions);
-                // A repeated claim may bring more than there are slots now.
+                // A repeated claim may return more executions than there are free slots now.
                 let surplus = executions.split_off(self.startable(order).min(executions.len()));
                 self.plan.answered(order, executions.len(), claim.more);
                 if let Some(identity) = identity {
@@ -227,7 +227,7 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
         }
     }
 
-    /// How many of what a claim brings are begun: none once no new work is taken on.
+    /// How many executions of a claim are started: none while the worker drains.
     const fn startable(&self, order: Order) -> usize {
         if self.plan.is_closed() { 0 } else { order.max }
     }
@@ -247,7 +247,7 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
         }
     }
 
-    /// What is taken and what is refused.
+    /// Splits executions into accepted and refused ones.
     fn sorted(&self, executions: Vec<ClaimedExecution>) -> (Vec<ClaimedExecution>, Vec<ClaimedExecution>) {
         executions.into_iter().partition(|execution| self.shared.handlers.take(execution))
     }
@@ -273,7 +273,7 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
         if self.next_scan.is_some() {
             self.next_scan = Some(Instant::now());
         } else {
-            // One is under way and may have passed the partition in question already.
+            // A scan is in progress and may have passed the partition already.
             self.scan_again = true;
         }
     }
@@ -303,8 +303,8 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
         self.next_scan = Some(Instant::now() + wait);
     }
 
-    /// Lets running handlers finish, then cancels them, then drops them. What has not ended by then is given back, and so
-    /// is what a claim brings that was under way.
+    /// Lets running handlers finish, then cancels them, then drops them. Executions that have not ended by then are
+    /// given back, and so are those of claims that were in progress.
     async fn drain(&mut self) {
         self.plan.close();
         self.shared.closing.cancel();
@@ -324,7 +324,7 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
         tracing::info!("the worker has stopped");
     }
 
-    /// Goes on with what was claimed, claiming nothing more, until nothing is left.
+    /// Continues with the claimed executions, without new claims, until none is left.
     async fn work_off(&mut self) {
         loop {
             self.start_claims();
@@ -332,7 +332,7 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
                 return;
             }
             match self.next_event().await {
-                // There is nobody left to serve what a scan would find.
+                // The worker would not claim the work that a scan finds.
                 Event::Signal(Some(WorkSignal::Rescan)) => self.shared.doubt_leases(),
                 Event::ScanDue | Event::Scanned(_) => {}
                 Event::Signal(None) => self.signals = None,
@@ -342,7 +342,7 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
     }
 }
 
-/// The event of a task's end. A panic of the task is not silent; the lease that it had runs out.
+/// The event of a task's end. A panic of the task is logged and counted; its lease runs out.
 fn ended_by(ended: Result<(), JoinError>, event: Event) -> Event {
     if let Err(error) = ended {
         tracing::error!(%error, "a task of the worker ended early; the lease that it had runs out");
@@ -351,7 +351,7 @@ fn ended_by(ended: Result<(), JoinError>, event: Event) -> Event {
     event
 }
 
-/// Waits for a backend that is away; an error that waiting cannot heal ends it.
+/// Subscribes. Retries while the backend is unavailable; returns errors that a retry cannot repair.
 async fn subscribe<B: WorkBackend + ?Sized>(shared: &Shared<B>) -> Result<WorkSignals, EngineError> {
     let mut outage = Outage::of("work_signals");
     (|| async { shared.backend.work_signals(&shared.config.lane).await })

@@ -1,4 +1,4 @@
-//! What a worker's loop, its renewals and its executions share.
+//! The state that a worker's loop, its renewals and its executions share.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,13 +20,13 @@ pub(super) struct Shared<B: ?Sized> {
     pub(super) handlers: Handlers,
     pub(super) meters: WorkerMeters,
     pub(super) timing: Timing,
-    /// Cancelled when nothing more is claimed.
+    /// Cancelled when the worker stops claiming.
     pub(super) closing: CancellationToken,
     /// Cancelled when the drain grace is over.
     pub(super) abandon: CancellationToken,
-    /// A lease was taken up that is too old to wait for the next tick, or all are in doubt.
+    /// A lease was added that is too old to wait for the next tick, or all leases must be checked.
     pub(super) renew_now: Notify,
-    /// A lease was taken up that may end before the next tick.
+    /// A lease was added that may end before the next tick.
     pub(super) expire_now: Notify,
     leases: Mutex<LeaseTable>,
     pub(super) backend: Arc<B>,
@@ -56,7 +56,7 @@ impl<B: ?Sized> Shared<B> {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes up a lease whose claim was sent at `claimed_at`.
+    /// Adds a lease whose claim was sent at `claimed_at`.
     pub(super) fn hold(self: &Arc<Self>, lease: Lease, claimed_at: Instant) -> Held<B> {
         let fate = self.leases().insert(lease, claimed_at);
         if claimed_at.elapsed() > self.timing.tick() {
@@ -67,14 +67,14 @@ impl<B: ?Sized> Shared<B> {
         Held { shared: Arc::clone(self), lease, fate }
     }
 
-    /// Messages about lost leases may have been missed, so all are asked about.
+    /// Messages about lost leases may have been missed, so all leases are renewed now.
     pub(super) fn doubt_leases(&self) {
         self.leases().doubt(Instant::now());
         self.renew_now.notify_one();
     }
 }
 
-/// A lease that is renewed for as long as this lives.
+/// A lease that is renewed until this is dropped.
 pub(super) struct Held<B: ?Sized> {
     shared: Arc<Shared<B>>,
     pub(super) lease: Lease,
