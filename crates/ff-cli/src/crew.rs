@@ -9,16 +9,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::failure::CliError;
 
-/// How long an end may take beyond the time that handlers are given, whatever the server is at.
+/// How long the shutdown may take beyond the grace of handlers, even if the server does not respond.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// Short, since a program that dies takes its commands with it: what it ran should be seen as lost soon.
+/// Short, because the commands of a program that dies end with it: their executions should be reclaimed soon.
 const LEASE: Duration = Duration::from_secs(10);
 
-/// What keeps flows moving, and one worker.
+/// An engine and one worker.
 pub(crate) struct Crew {
     backend: Arc<dyn EngineBackend>,
     shutdown: CancellationToken,
-    /// Taken when it has been seen to end.
+    /// Taken when its end was observed.
     worker: Option<JoinHandle<Result<(), EngineError>>>,
     engine: Engine,
     /// How long handlers may take to end.
@@ -37,10 +37,10 @@ impl Crew {
         })
     }
 
-    /// A worker of this lane whose handlers end within `grace` once they are asked to. What they are at goes back when
-    /// the program ends.
+    /// A worker of this lane whose handlers end within `grace` after they are cancelled. Their executions return to the
+    /// queue when the program ends.
     pub(crate) fn worker(lane: LaneId, concurrency: usize, grace: Duration) -> WorkerBuilder {
-        // The time of an attempt beyond its timeout is what is left of its lease: at least two thirds.
+        // After its timeout, an attempt may run until the end of its lease: at least two thirds of it.
         let lease = LEASE.max(2 * grace + LEASE / 2);
         let builder = Worker::builder().lane(lane).concurrency(concurrency).lease(lease);
         builder.drain_grace(Duration::ZERO).cancel_grace(grace + LEASE / 5)
@@ -64,7 +64,7 @@ impl Crew {
         self.worker = None;
         let why = match ended {
             Ok(Err(error)) => return CliError::from(error).about("the worker stopped"),
-            Ok(Ok(())) => "it was told to".to_owned(),
+            Ok(Ok(())) => "it was stopped".to_owned(),
             Err(error) => error.to_string(),
         };
         CliError::failed("the worker stopped", why)

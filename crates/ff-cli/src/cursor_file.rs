@@ -1,4 +1,5 @@
-//! A cursor in a file: read at the start, replaced as a whole, so that whoever is killed leaves the old one or the new one.
+//! A cursor in a file: read at the start and replaced atomically, so that a killed program leaves the old or the new
+//! one.
 
 use std::{
     fs::{self, File},
@@ -52,7 +53,7 @@ impl CursorFile {
 fn replace(path: &Path, beside: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = File::create(beside)?;
     file.write_all(content)?;
-    // Before the new name: a crash must not leave a name without its content.
+    // Sync before the rename: a crash must not leave a name without its content.
     file.sync_all()?;
     fs::rename(beside, path)?;
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));

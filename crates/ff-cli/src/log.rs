@@ -12,15 +12,15 @@ use tracing_subscriber::EnvFilter;
 
 use crate::failure::CliError;
 
-/// What the client library says of each failed attempt is said once per outage by those who use it.
+/// The client library logs each failed attempt. This is suppressed, because ff's own crates log each outage once.
 const LIBRARIES: &str = "fred=error";
 
 static SCREEN: Mutex<Option<MultiProgress>> = Mutex::new(None);
 
-/// Begins to log, at the level that the environment names.
+/// Starts the log at the level from the environment.
 ///
 /// # Errors
-/// Where the environment names none.
+/// If the environment contains an invalid level.
 pub(crate) fn begin() -> Result<(), CliError> {
     let level = std::env::var("FF_LOG").unwrap_or_default();
     let level = if level.is_empty() { "warn" } else { level.as_str() };
@@ -35,7 +35,7 @@ pub(crate) fn begin() -> Result<(), CliError> {
     Ok(())
 }
 
-/// Lines go above this screen, or nowhere in particular.
+/// Prints log lines above this screen, or directly if there is none.
 pub(crate) fn above(screen: Option<MultiProgress>) {
     *SCREEN.lock().unwrap_or_else(PoisonError::into_inner) = screen;
 }
@@ -45,7 +45,7 @@ struct Stderr;
 impl Write for Stderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let screen = SCREEN.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        // Nobody can be told that it cannot be written.
+        // A failure to write the log cannot be reported.
         let write = || drop(io::stderr().lock().write_all(bytes));
         match screen.filter(|_| io::stderr().is_terminal()) {
             Some(screen) => screen.suspend(write),

@@ -10,19 +10,19 @@ use crate::{
     flow_file, out, text, wfformat,
 };
 
-/// Put on every execution, so that a run can be told from all others.
+/// The tag of every execution that identifies its run.
 pub(crate) const RUN_TAG: &str = "ff.run";
-/// Put on every execution: its name, which a completion does not carry otherwise.
+/// The tag of every execution with its name, which a completion does not contain otherwise.
 pub(crate) const NAME_TAG: &str = "ff.name";
-/// Tag keys that begin so are `ff`'s own.
+/// The prefix of tag keys that are reserved for `ff`.
 pub(crate) const RESERVED_TAGS: &str = "ff.";
-/// How many tags a file may put on an execution, so that `ff`'s own find room beside them.
+/// How many tags a file may set on an execution. The rest of the limit is for `ff`'s own tags.
 pub(crate) const FILE_TAGS: usize = 30;
 
-/// Larger files are refused unread.
+/// Larger files are refused.
 const FILE_BYTES: u64 = 64 * 1024 * 1024;
 
-/// What a flow file says.
+/// The content of a flow file.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Plan {
     pub(crate) name: Option<String>,
@@ -30,9 +30,9 @@ pub(crate) struct Plan {
     pub(crate) lane: Option<LaneId>,
     /// Whether the executions only sleep.
     pub(crate) simulated: bool,
-    /// With the work as their payload; on no particular lane yet.
+    /// The executions with their work as payload; the lane is not set yet.
     pub(crate) executions: Vec<ExecutionSpec>,
-    /// What is allowed and perhaps not meant.
+    /// Hints about content that is valid but may be a mistake.
     pub(crate) hints: Vec<String>,
 }
 
@@ -40,7 +40,7 @@ impl Plan {
     /// Reads and checks a flow file; `-` is stdin. `time_scale` is for recorded workflows, which take 1 without it.
     ///
     /// # Errors
-    /// A line that names the file and what is wrong in it, with the place where the format tells it.
+    /// One line with the file, the mistake and, if the format provides it, the place.
     pub(crate) fn load(path: &Path, time_scale: Option<f64>) -> Result<Self, CliError> {
         let plan = Self::parse(path, read(path)?, time_scale)?;
         for hint in &plan.hints {
@@ -49,7 +49,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The same of what was read from the file.
+    /// As [`Plan::load`], for content that was read already.
     ///
     /// # Errors
     /// As [`Plan::load`].
@@ -80,7 +80,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Refuses what no server would take: first what the file says, then that with what `ff` adds to it.
+    /// Refuses a flow that no server would accept: first the content of the file, then together with `ff`'s additions.
     fn check(&self) -> Result<(), CliError> {
         let mut flow = FlowSubmission::new(Namespace::default_namespace());
         flow.name.clone_from(&self.name);
@@ -90,7 +90,7 @@ impl Plan {
         Ok(())
     }
 
-    /// The flow to submit for this run: on a lane of its own, tagged with the run, and safe to submit again.
+    /// The flow to submit for this run: on its own lane, tagged with the run, and safe to submit again.
     pub(crate) fn submission(&self, run: Uuid, namespace: Option<Namespace>) -> Result<FlowSubmission, CliError> {
         let namespace = namespace.or_else(|| self.namespace.clone()).unwrap_or_else(Namespace::default_namespace);
         let mut flow = FlowSubmission::new(namespace).idempotency_key(run_key(run));
@@ -139,7 +139,7 @@ fn read(path: &Path) -> Result<Vec<u8>, CliError> {
     Ok(bytes)
 }
 
-/// By extension where there is one that tells, otherwise by content: JSON that has a workflow in it.
+/// Decides by a known extension, otherwise by content: JSON that contains a workflow.
 fn is_wfformat(path: &Path, text: &str) -> bool {
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("json") => true,

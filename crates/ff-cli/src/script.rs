@@ -68,13 +68,13 @@ async fn load(host: &ValkeyHost, replace: bool) -> Result<(), CliError> {
     let before = loader::inspect(host).await;
     if replace && matches!(before, Ok(LibraryState::Different { .. })) {
         host.load_library(SOURCE).await?;
-        out::text(&format!("{LIBRARY} version {VERSION} is loaded in place of one with another text"));
+        out::text(&format!("{LIBRARY} version {VERSION} is loaded; it replaced one with a different text"));
         return Ok(());
     }
     match loader::ensure_loaded(host).await? {
         LibraryState::Absent => out::text(&format!("{LIBRARY} version {VERSION} is loaded; there was none")),
         LibraryState::Older { version } => {
-            out::text(&format!("{LIBRARY} version {VERSION} is loaded in place of version {version}"));
+            out::text(&format!("{LIBRARY} version {VERSION} is loaded; it replaced version {version}"));
         }
         LibraryState::Newer { version } => {
             out::text(&format!("{LIBRARY} stays at the server's version {version}; this program's {VERSION} is older"));

@@ -1,4 +1,4 @@
-//! `ff watch`: completions as they are committed, until told to stop.
+//! `ff watch`: prints completions as they are committed, until it is stopped.
 
 use std::{future, process::ExitCode, time::Duration};
 
@@ -45,7 +45,7 @@ pub(crate) async fn watch(args: WatchArgs, connect: &ConnectArgs) -> Result<Exit
             frame = frames.next() => frame,
             _ = interrupts.next() => None,
             () = &mut end => None,
-            // Also while there is nothing to write.
+            // Detects a closed reader even while there is nothing to write.
             () = &mut reader_gone => return Ok(ExitCode::SUCCESS),
         };
         let reader = match frame {
@@ -60,7 +60,7 @@ pub(crate) async fn watch(args: WatchArgs, connect: &ConnectArgs) -> Result<Exit
             Some(_) => Reader::Listening,
         };
         if reader == Reader::Gone {
-            // The cursor stays where it was saved last: what was not written, or not read, is to be shown again.
+            // The saved cursor is not moved: completions that were not written or not read are shown again.
             return Ok(ExitCode::SUCCESS);
         }
     }
@@ -69,7 +69,7 @@ pub(crate) async fn watch(args: WatchArgs, connect: &ConnectArgs) -> Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-/// Saves a cursor behind what was printed, never before it.
+/// Saves a cursor after the lines before it were printed and synced.
 fn save(file: Option<&CursorFile>, cursor: &Cursor) -> Result<Reader, CliError> {
     let Some(file) = file else { return Ok(Reader::Listening) };
     let written = out::sync();

@@ -46,7 +46,7 @@ async fn what_says_how_to_reach_a_server_is_refused_where_none_is_named() {
             (&["--password-file", "password"], "--password-file"),
             (&["--username", "ann", "--password-file", "password"], "--username"),
         ] {
-            ff(&[command, given].concat()).await.refused(2, &[option, "for a server", "--url", "FF_URL"]);
+            ff(&[command, given].concat()).await.refused(2, &[option, "applies to a server", "--url", "FF_URL"]);
         }
     }
 }

@@ -80,7 +80,7 @@ impl<B: CompletionBackend + MaintenanceBackend + ?Sized> Dispatcher<B> {
             let mut rounds = Rounds::new(&self);
             loop {
                 rounds.work(&mut completions).await;
-                tracing::warn!("the completions ended; subscribing anew");
+                tracing::warn!("the stream of completions ended; subscribing again");
                 completions = self.resubscribe().await;
             }
         };

@@ -132,8 +132,8 @@ impl<B: CompletionBackend + MaintenanceBackend + ?Sized> EngineBuilder<B> {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EngineHealth {
-    /// The parts (`dispatcher`, `reconciler`, `sweeper`) that have ended although nobody stopped them: by a panic, most
-    /// likely of the backend. The engine has to be started anew.
+    /// The parts (`dispatcher`, `reconciler`, `sweeper`) that have ended although they were not stopped: by a panic,
+    /// most likely of the backend. The engine must be restarted.
     pub ended_parts: Vec<&'static str>,
 }
 

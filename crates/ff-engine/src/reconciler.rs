@@ -309,7 +309,7 @@ mod tests {
         assert_eq!((again.partition.number(), again.cursor), (0, Some(cursor(7))));
         rotation.visited(again.partition, None);
         rotation.begin_round();
-        assert_eq!(rotation.next().unwrap().cursor, None, "a partition seen to its end begins anew");
+        assert_eq!(rotation.next().unwrap().cursor, None, "a partition scanned to its end starts again");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-/// 50 ms, doubling to 5 s, each with up to as much again at random, without end: the caller says when to stop.
+/// 50 ms, doubling to 5 s, each with a random addition of up to the same length, without end: the caller stops it.
 pub(crate) fn schedule() -> ExponentialBuilder {
     ExponentialBuilder::new()
         .with_min_delay(Duration::from_millis(50))
@@ -13,7 +13,7 @@ pub(crate) fn schedule() -> ExponentialBuilder {
         .without_max_times()
 }
 
-/// The schedule for a loop that goes on after each failure.
+/// The schedule for a loop that continues after each failure.
 #[derive(Debug)]
 pub(crate) struct Delays(ExponentialBackoff);
 
@@ -27,7 +27,7 @@ impl Delays {
         self.0.next().unwrap_or(Duration::from_secs(5))
     }
 
-    /// Begins anew, after a success.
+    /// Restarts the schedule, after a success.
     pub(crate) fn reset(&mut self) {
         *self = Self::new();
     }

@@ -29,7 +29,7 @@ impl Supervision {
                 (None, None) => "it panicked",
             },
         };
-        tracing::error!(part = name, why, "a part of the engine has ended; start the engine anew");
+        tracing::error!(part = name, why, "a part of the engine has ended; restart the engine");
         counter!("ff_engine_parts_ended", "part" => name).increment(1);
         self.lock().push(name);
     }

@@ -77,16 +77,17 @@ impl<B: MaintenanceBackend + ?Sized> Sweeper<B> {
         self
     }
 
-    /// Sweeps only what this says, and tells how it goes.
+    /// Sweeps only the partitions of this share, and reports the outcome of the sweeps.
     pub(crate) fn within(mut self, share: watch::Receiver<Share>, condition: Arc<Condition>) -> Self {
         (self.share, self.condition) = (share, condition);
         self
     }
 
-    /// Sweeps until `shutdown` is cancelled; the first sweeps begin at once. Errors are logged, counted and tried again.
+    /// Sweeps until `shutdown` is cancelled; the first sweeps begin at once. Errors are logged, counted and tried
+    /// again.
     ///
     /// # Cancel safety
-    /// Dropping the future loses nothing: whoever sweeps next finds the same due.
+    /// Dropping the future loses nothing: the next sweep finds the same due work.
     pub async fn run(self, shutdown: CancellationToken) {
         let share = self.share.clone();
         let sweeping = async {
@@ -227,7 +228,8 @@ impl<B: MaintenanceBackend + ?Sized> Sweeping<'_, B> {
         // One moment for all of them, so that they go along with each other again.
         let now = Instant::now();
         let regular = now + retry::jittered(interval);
-        // One partition that fails beside others does so for a reason of its own, which a quick retry does not heal.
+        // If one partition fails while others succeed, the cause is in that partition; a quick retry does not repair
+        // it.
         let again = now + if succeeded { BLIND_INTERVAL } else { self.delays.next_delay().min(BLIND_INTERVAL) };
         for (partition, report) in batch.into_iter().zip(reports) {
             match report {

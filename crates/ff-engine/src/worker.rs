@@ -1,6 +1,6 @@
 //! The worker runtime: claims executions of one lane under leases, runs a handler on each, and reports how it went.
 //!
-//! # How it learns of work
+//! # How it finds work
 //!
 //! ```text
 //! signals subscribed ─► ask all partitions ─► hot: has work ──claim──► more? yes: stays hot
@@ -11,7 +11,7 @@
 //!
 //! A partition is *hot* while the last answer said that it has work. Hot partitions are claimed from in turn while
 //! there are free slots. A signal wakes one worker, so a worker that is full passes it on (a claim of nothing). The
-//! rescan is only a safety net for what a crashed worker was told and took with it.
+//! rescan is only a safety net for signals that a worker received before it crashed.
 //!
 //! # How an execution ends
 //!
@@ -25,8 +25,8 @@
 //! | shutdown, and the grace is over | the same |
 //! | [`WorkerBuilder::accept`] refuses it, or it has no handler | release; the handler never sees it |
 //!
-//! Whatever is reported is reported after the handler has ended or was dropped. A release costs neither an attempt nor a
-//! lease expiry.
+//! Every report is made after the handler has ended or was dropped. A release costs neither an attempt nor a lease
+//! expiry.
 
 mod builder;
 mod context;

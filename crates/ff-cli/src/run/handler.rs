@@ -1,4 +1,4 @@
-//! What each attempt of a run goes through.
+//! The handler of a run's attempts.
 
 use std::time::{Duration, Instant};
 
@@ -14,14 +14,14 @@ use crate::work::{Attempt, Ended, Printed, Work, stop::StopSignal};
 /// The worker's timer begins a little before the work does.
 const TIMER_SLACK: Duration = Duration::from_millis(100);
 
-/// What the worker tells.
+/// The events of a worker's attempts.
 #[derive(Debug)]
 pub(super) enum Event {
     Began { id: ExecutionId },
     Ended { id: ExecutionId, end: AttemptEnd },
 }
 
-/// What holds for commands whose flow says nothing else.
+/// The defaults for commands whose flow does not set these values.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Settings {
     pub(super) grace: Option<Duration>,
@@ -38,7 +38,7 @@ impl Settings {
         }
     }
 
-    /// The longest of a flow's own and the one that is set here.
+    /// The longer of the flow's own grace and the one that is set here.
     pub(super) fn longest_grace(self, of_the_flow: Duration) -> Duration {
         of_the_flow.max(self.grace.unwrap_or_default())
     }
@@ -104,7 +104,7 @@ impl Handler {
     }
 
     fn tell(&self, event: Event) {
-        // The session may be over while the last attempts are stopped; nobody needs to know of those.
+        // The session may be over while the last attempts are stopped; their events are not needed.
         let _ = self.events.send(event);
     }
 }

@@ -29,12 +29,12 @@ use crate::{
 const FRAME: Duration = Duration::from_millis(100);
 /// How long a completion that comes once too often may take to show up at the end.
 const SETTLE: Duration = Duration::from_millis(100);
-/// After so long without a completion the server is asked whether the flow is over all the same.
+/// After this time without a completion the server is asked whether the flow is over.
 const SILENCE: Duration = Duration::from_secs(5);
 /// How long a cancelled flow may take to end.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(15);
 
-/// So many failures are looked at more closely.
+/// How many failed executions are described at the end.
 const FAILURES_SHOWN: usize = 50;
 
 /// What a session follows, and who works for it.
@@ -108,7 +108,7 @@ impl Session {
         while let Ok(event) = run.events.try_recv() {
             self.event(event);
         }
-        // Whoever still prints is not waited for.
+        // Processes that still print are not waited for.
         drop(run.lines);
         let left = match followed {
             Ok(()) => None,
@@ -213,7 +213,10 @@ impl Session {
     /// the flow stays as it is.
     async fn interrupted(&mut self, request: Request, run: &mut Follow) -> Result<(), Left> {
         if request == Request::HangUp {
-            let error = CliError::failed(format!("flow {}", self.flow_id), "the terminal has gone; it was left");
+            let error = CliError::failed(
+                format!("flow {}", self.flow_id),
+                "the terminal was closed; the flow was left unfinished",
+            );
             return Err(Left::InOrder(error.with_code(code::HUNG_UP)));
         }
         if self.cancelled_at.is_some() {

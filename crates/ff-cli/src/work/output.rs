@@ -1,5 +1,5 @@
-//! Where what a command prints goes: its last part into memory, the whole into a file, and line by line to whoever
-//! watches.
+//! Handles the output of a command: the last part is kept in memory, the whole output in a file, and each line is sent
+//! to the view.
 
 use std::path::Path;
 
@@ -86,7 +86,7 @@ impl Output {
             && !lines.is_empty()
             && printed.send(Lines { execution_id: *execution_id, lines }).await.is_err()
         {
-            // Nobody watches any more.
+            // The view is closed.
             self.live = None;
         }
     }

@@ -203,7 +203,7 @@ fn signal_name(signal: i32) -> Option<&'static str> {
 
 /// A supervisor at work. Dropping it has all its processes killed.
 struct Supervised {
-    /// Its end here tells the supervisor that this process is gone.
+    /// When this end closes, the supervisor knows that this process has ended.
     control: UnixStream,
     process: Child,
     pid: Pid,
@@ -260,5 +260,5 @@ impl Supervised {
     }
 }
 
-/// The errors of a start that pass when other processes have ended.
+/// The errors of a start that are temporary: they pass when other processes end.
 pub(super) const LATER_ERRORS: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::AGAIN, Errno::NOMEM];

@@ -52,7 +52,7 @@ impl FromStr for StopSignal {
         let known = NAMES.iter().find(|(known, _)| *known == name);
         known.map(|(_, signal)| Self(*signal)).ok_or_else(|| {
             let names = NAMES.map(|(name, _)| name).join(", ");
-            format!("`{}` is no signal that ends a command; expected one of {names}", text.escape_debug())
+            format!("`{}` is not a signal that stops a command; expected one of {names}", text.escape_debug())
         })
     }
 }

@@ -2,8 +2,8 @@
 //! outlives `ff` for as long as that takes, whatever ended `ff`.
 //!
 //! It is this same program, started with [`ARGUMENT`]. Its stdin is a socket to `ff`: the order comes from there first,
-//! then [`STOP`] if the command is to be asked to end, and its end tells that `ff` is gone; the report goes the other
-//! way. Its stderr is the pipe into which the command prints.
+//! then [`STOP`] if the command must be stopped; end of file means that `ff` has ended. The report goes the other way.
+//! Its stderr is the pipe into which the command prints.
 //!
 //! On Linux it is the parent of whatever loses its own below it, so that it finds what the command started even where
 //! that has left its process group and its session. Elsewhere it knows the command's process group only.
@@ -278,7 +278,7 @@ fn start_command(order: &Order) -> Result<std::process::Child, Report> {
     command.spawn().map_err(&not_started)
 }
 
-/// The command gets the limit that `ff` was started with: programs that can only bear the usual one are many.
+/// The command gets the limit that `ff` was started with: many programs do not support a higher limit.
 fn restore_open_files(soft: Option<u64>) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     if let Some(soft) = soft {

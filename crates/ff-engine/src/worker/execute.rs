@@ -1,8 +1,8 @@
 //! One execution, from its claim to its report.
 //!
-//! Nothing is reported or given back before the handler has ended or was dropped, since another attempt may start as
-//! soon as it is. A handler that cannot be dropped, because it computes without awaiting, is waited for; its lease bounds
-//! what others have to wait.
+//! Nothing is reported or given back before the handler has ended or was dropped, because another attempt may start
+//! immediately afterwards. If a handler cannot be dropped, because it computes without awaiting, the worker waits for
+//! it; the lease limits the delay for other workers.
 
 use std::{any::Any, future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -23,20 +23,20 @@ use crate::{meters, retry::Delays};
 
 pub(super) type HandlerResult = Result<Bytes, Failure>;
 
-/// What is to be said of an attempt.
+/// The report of an attempt.
 #[derive(Debug)]
 pub(super) enum Report {
     Complete(Bytes),
     Fail(Failure),
 }
 
-/// What becomes of an attempt that has ended here.
+/// What to do after an attempt has ended here.
 #[derive(Debug)]
 enum Verdict {
     Report(Report),
-    /// It goes back to the queue.
+    /// Return the execution to the queue.
     Release,
-    /// The lease is another's.
+    /// Nothing: the lease is lost.
     Nothing,
 }
 
@@ -50,9 +50,9 @@ enum Stop {
     ShutDown,
 }
 
-/// Runs the handler under a held lease and reports. Ends when the slot is free again. A panic beside the handler, such as
-/// one of the backend, of the metrics recorder or of the subscriber of the log, fails the attempt; where that cannot be
-/// reported either, the execution returns when its lease runs out.
+/// Runs the handler under a held lease and reports. Ends when the slot is free again. A panic outside of the handler
+/// (in the backend, the metrics recorder or the log subscriber) fails the attempt; if that cannot be reported either,
+/// the execution returns to the queue when its lease runs out.
 pub(super) async fn execute<B: WorkBackend + ?Sized>(
     shared: Arc<Shared<B>>,
     execution: ClaimedExecution,
@@ -84,7 +84,7 @@ async fn run<B: WorkBackend + ?Sized>(shared: &Shared<B>, execution: ClaimedExec
     match verdict {
         Verdict::Report(outcome) => report(shared, &held.lease, outcome).await,
         Verdict::Release => release(shared, &held.lease).await,
-        Verdict::Nothing => tracing::info!("stopped without a report; the execution is no longer ours"),
+        Verdict::Nothing => tracing::info!("stopped without a report; the lease of the execution is lost"),
     }
 }
 
@@ -94,8 +94,8 @@ async fn fail_panicked<B: WorkBackend + ?Sized>(shared: &Shared<B>, lease: &Leas
     report(shared, lease, Report::Fail(failure)).await;
 }
 
-/// Where leases of this execution ran out and nobody knows whether a worker had them, confirms this one before the
-/// handler starts: if that ends this process, it is to be counted. Returns why the handler is not to start.
+/// If earlier leases of this execution ran out unconfirmed, confirms this lease before the handler starts, so that a
+/// handler that crashes this process is counted. Returns the reason if the handler must not start.
 async fn confirm<B: WorkBackend + ?Sized>(
     shared: &Shared<B>,
     execution: &ClaimedExecution,
@@ -139,7 +139,7 @@ async fn supervise<B: ?Sized>(shared: &Shared<B>, execution: ClaimedExecution, h
     let mut running = AbortOnDropHandle::new(handler.start(context));
     let stop = tokio::select! {
         biased;
-        // First, since a handler that obeys its token may return before this task runs.
+        // First, because a handler that obeys its token may return before this task runs.
         () = held.fate.lost.cancelled() => Stop::LeaseLost,
         joined = &mut running => return Verdict::Report(Report::of(result_of(joined))),
         after = timed_out(time_allowed) => Stop::TimedOut(after),
@@ -158,7 +158,7 @@ async fn supervise<B: ?Sized>(shared: &Shared<B>, execution: ClaimedExecution, h
         Some(joined) => Some(result_of(joined)),
         None => {
             running.abort();
-            // What it returned after all was asked for too late.
+            // A late return value is ignored.
             let _ = (&mut running).await;
             None
         }
@@ -166,7 +166,7 @@ async fn supervise<B: ?Sized>(shared: &Shared<B>, execution: ClaimedExecution, h
     stop.verdict(late)
 }
 
-/// How long a handler that was asked to stop may go on: never beyond the end of its lease, when the next attempt starts.
+/// How long a cancelled handler may continue: at most until the end of its lease, when the next attempt starts.
 async fn grace<B: ?Sized>(shared: &Shared<B>, stop: Stop, held: &Held<B>) {
     let lease_end = async {
         match stop {
@@ -191,14 +191,14 @@ async fn timed_out(time_allowed: Option<Duration>) -> Duration {
 }
 
 impl Stop {
-    /// What becomes of the attempt after a stop, given what the handler returned in spite of it.
+    /// What to do with the attempt after a stop, given the late return value of the handler, if any.
     fn verdict(self, late: Option<HandlerResult>) -> Verdict {
         match (self, late) {
             (Self::LeaseLost, _) => Verdict::Nothing,
             (Self::TimedOut(after), _) => Verdict::Report(Report::Fail(Failure::retryable(format!(
                 "the attempt took longer than its timeout of {after:?}"
             )))),
-            // Its work is done, and the lease is still held. A failure is most likely the cancellation's own doing.
+            // The work is done, and the lease is still held. A failure is most likely caused by the cancellation.
             (Self::ShutDown | Self::LeaseEnding, Some(Ok(result))) => Verdict::Report(Report::of(Ok(result))),
             (Self::ShutDown | Self::LeaseEnding, _) => Verdict::Release,
         }

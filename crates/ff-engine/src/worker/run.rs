@@ -49,7 +49,7 @@ struct ClaimAnswer {
     claim: Result<Claim, EngineError>,
 }
 
-/// What came of asking all partitions; `signals` if they had to be subscribed anew.
+/// The result of a scan of all partitions; with `signals` if the subscription had to be renewed.
 struct ScanAnswer {
     signals: Option<WorkSignals>,
     found: Result<Vec<Partition>, EngineError>,
@@ -169,7 +169,7 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
                 self.shared.leases().ended(execution_id, epoch);
             }
             Event::Signal(None) => {
-                tracing::warn!("the work signals ended; subscribing anew");
+                tracing::warn!("the work signals ended; subscribing again");
                 self.signals = None;
                 self.scan_soon();
             }
