@@ -456,7 +456,7 @@ impl CatchUp {
     /// nothing: the two reads are not atomic, and the log may have lost or regained the entries in between. So one more
     /// atomic read must show that the log is empty and which entry was its last. An epoch has one writer, so if the
     /// epochs contain both positions, the history that led to that entry never changes. Where the log is not empty, only
-    /// the hub can go on.
+    /// the hub can continue.
     async fn pass_trimmed(&mut self, empty: &[(&Target, LogReading)]) -> Result<bool, EngineError> {
         let had_hub = |(target, reading): &&(&Target, LogReading)| {
             target.hub.last().is_some_and(|hub| reading.log_had(hub) && self.frontier[target.index].last() < Some(hub))

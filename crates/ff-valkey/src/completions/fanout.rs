@@ -531,7 +531,7 @@ impl Deliver for Fanout {
         self.counts.unknown += 1;
         static LINES: Quiet = Quiet::new();
         if let Some(left_out) = LINES.turn() {
-            tracing::warn!(%log, %entry, left_out, "a completion was announced that its log does not hold; it is left out");
+            tracing::warn!(%log, %entry, left_out, "an announced completion is not in its log; ignored");
         }
     }
 }
