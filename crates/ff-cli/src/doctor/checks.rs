@@ -284,7 +284,7 @@ fn permissions(permissions: &Told<Permissions>) -> Vec<Finding> {
     let Permissions { user, missing, excessive } = match permissions {
         Ok(permissions) => permissions,
         Err(why) => {
-            let fix = "grant +acl|whoami +acl|dryrun temporarily; a program that lacks a permission reports it when it needs it";
+            let fix = "grant +acl|whoami +acl|dryrun temporarily; a program reports each permission that it lacks";
             return vec![Finding::unknown(TOPIC, why, fix)];
         }
     };
