@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '15', digest = '433315b3ba1dcc8136696e6bb99c07bf' }
+local ff = { version = '16', digest = '9c69d10294723efff7c096e6aa72fff8' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, and replies. Everything else builds on these.
@@ -304,7 +304,7 @@ local function leave_indexes(call)
     ended[2 * index] = uuid
   end
   for index = 1, #call.flow_list do
-    ff.retention.plan_flow(call, call.flow_list[index], ended)
+    ff.flow.plan_ended(call, call.flow_list[index], ended)
   end
   local partition = call.partition
   ff.base.chunked('ZADD', partition.ended, ended, 2)
@@ -1316,8 +1316,21 @@ local function final_state(flow)
 end
 
 -- Whether all members of a flow were counted as ended, with those that this call ends.
-function ff.flow.has_ended(flow)
+local function has_ended(flow)
   return flow.remaining and ff.base.num(flow.remaining) == 0
+end
+
+-- The member of a flow in `ended`. It finds a flow whose members' records are all gone.
+function ff.flow.ended_member(flow_id)
+  return 'flow:' .. flow_id
+end
+
+-- Adds to the entries that a call is about to write to `ended` that of a flow whose last member ends with it.
+function ff.flow.plan_ended(call, flow, entries)
+  if has_ended(flow) then
+    local count = #entries
+    entries[count + 1], entries[count + 2] = call.now_text, ff.flow.ended_member(flow.id)
+  end
 end
 
 -- Writes what was planned for a flow, in one command for as many members as a call can end.
@@ -1375,7 +1388,7 @@ end
 --   deadlines  (zset, by ms) when an execution expires
 --   open       (zset, by member) every execution whose end is not complete with all its consequences
 --   pending    (zset, by ms) executions that ended and have dependents left to resolve
---   ended      (zset, by ms) executions to delete after retention, and flows as ff.retention.flow_member
+--   ended      (zset, by ms) executions to delete after retention, and flows as ff.flow.ended_member
 --   waiters    (zset, by member) processes to signal when a lane gets work
 -- and per scope the completion log with its epochs.
 -- Raises WRONGTYPE before anything is written when a key holds something else.
@@ -1872,22 +1885,9 @@ local function remove_solo(call, uuid)
   return 1
 end
 
--- The member of a flow in `ended`. It finds a flow whose members' records are all gone.
-local function flow_member(flow_id)
-  return 'flow:' .. flow_id
-end
-
 -- The flow of a member of `ended`; nil for the member of an execution.
 local function flow_of_member(member)
   return string.match(member, '^flow:(.+)$')
-end
-
--- Adds to the entries that a call is about to write to `ended` that of a flow whose last member ends with it.
-function ff.retention.plan_flow(call, flow, entries)
-  if ff.flow.has_ended(flow) then
-    local count = #entries
-    entries[count + 1], entries[count + 2] = call.now_text, flow_member(flow.id)
-  end
 end
 
 local function remove_executions(call, uuids)
@@ -1935,8 +1935,8 @@ local function remove_flow(call, member, uuid, flow_id, cutoff)
   end
   local removed = remove_executions(call, uuids)
   -- Last, so that it finds the flow where this is interrupted.
-  redis.call('ZREM', call.partition.ended, flow_member(flow_id))
-  call.gone[flow_member(flow_id)] = true
+  redis.call('ZREM', call.partition.ended, ff.flow.ended_member(flow_id))
+  call.gone[ff.flow.ended_member(flow_id)] = true
   return removed
 end
 

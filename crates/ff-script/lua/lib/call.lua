@@ -94,7 +94,7 @@ local function leave_indexes(call)
     ended[2 * index] = uuid
   end
   for index = 1, #call.flow_list do
-    ff.retention.plan_flow(call, call.flow_list[index], ended)
+    ff.flow.plan_ended(call, call.flow_list[index], ended)
   end
   local partition = call.partition
   ff.base.chunked('ZADD', partition.ended, ended, 2)

@@ -211,8 +211,21 @@ local function final_state(flow)
 end
 
 -- Whether all members of a flow were counted as ended, with those that this call ends.
-function ff.flow.has_ended(flow)
+local function has_ended(flow)
   return flow.remaining and ff.base.num(flow.remaining) == 0
+end
+
+-- The member of a flow in `ended`. It finds a flow whose members' records are all gone.
+function ff.flow.ended_member(flow_id)
+  return 'flow:' .. flow_id
+end
+
+-- Adds to the entries that a call is about to write to `ended` that of a flow whose last member ends with it.
+function ff.flow.plan_ended(call, flow, entries)
+  if has_ended(flow) then
+    local count = #entries
+    entries[count + 1], entries[count + 2] = call.now_text, ff.flow.ended_member(flow.id)
+  end
 end
 
 -- Writes what was planned for a flow, in one command for as many members as a call can end.

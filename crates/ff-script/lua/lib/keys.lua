@@ -36,7 +36,7 @@ end
 --   deadlines  (zset, by ms) when an execution expires
 --   open       (zset, by member) every execution whose end is not complete with all its consequences
 --   pending    (zset, by ms) executions that ended and have dependents left to resolve
---   ended      (zset, by ms) executions to delete after retention, and flows as ff.retention.flow_member
+--   ended      (zset, by ms) executions to delete after retention, and flows as ff.flow.ended_member
 --   waiters    (zset, by member) processes to signal when a lane gets work
 -- and per scope the completion log with its epochs.
 -- Raises WRONGTYPE before anything is written when a key holds something else.

@@ -37,22 +37,9 @@ local function remove_solo(call, uuid)
   return 1
 end
 
--- The member of a flow in `ended`. It finds a flow whose members' records are all gone.
-local function flow_member(flow_id)
-  return 'flow:' .. flow_id
-end
-
 -- The flow of a member of `ended`; nil for the member of an execution.
 local function flow_of_member(member)
   return string.match(member, '^flow:(.+)$')
-end
-
--- Adds to the entries that a call is about to write to `ended` that of a flow whose last member ends with it.
-function ff.retention.plan_flow(call, flow, entries)
-  if ff.flow.has_ended(flow) then
-    local count = #entries
-    entries[count + 1], entries[count + 2] = call.now_text, flow_member(flow.id)
-  end
 end
 
 local function remove_executions(call, uuids)
@@ -100,8 +87,8 @@ local function remove_flow(call, member, uuid, flow_id, cutoff)
   end
   local removed = remove_executions(call, uuids)
   -- Last, so that it finds the flow where this is interrupted.
-  redis.call('ZREM', call.partition.ended, flow_member(flow_id))
-  call.gone[flow_member(flow_id)] = true
+  redis.call('ZREM', call.partition.ended, ff.flow.ended_member(flow_id))
+  call.gone[ff.flow.ended_member(flow_id)] = true
   return removed
 end
 
