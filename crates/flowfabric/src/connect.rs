@@ -17,8 +17,8 @@ const EMBEDDED: &str = "embedded:";
 /// | `redis-sentinel://host:26379,host:26379/service`, `rediss-sentinel://…` | the primary that sentinels name | `valkey` |
 /// | `embedded:` | this process; nothing outlives it | `embedded` |
 ///
-/// Certificates, partition counts and other settings are those of [`ValkeyConfig`](ff_valkey::ValkeyConfig) and of the
-/// builder of [`EmbeddedBackend`](ff_embedded::EmbeddedBackend).
+/// Certificates, partition counts and other settings are those of `ff_valkey::ValkeyConfig` and of the
+/// builder of `ff_embedded::EmbeddedBackend`.
 ///
 /// # Errors
 /// [`EngineError::InvalidInput`] for a URL that cannot be read, or whose backend is not compiled in; what connecting to

@@ -26,9 +26,9 @@
 //!
 //! | feature | what it adds | default |
 //! | --- | --- | --- |
-//! | `valkey` | [`valkey`]: flows on a server | yes |
+//! | `valkey` | `valkey`: flows on a server | yes |
 //! | `engine` | [`Engine`], [`Worker`] and what they need | yes |
-//! | `embedded` | [`embedded`]: flows in this process, for tests and demos | no |
+//! | `embedded` | `embedded`: flows in this process, for tests and demos | no |
 #![forbid(unsafe_code)]
 
 mod connect;
