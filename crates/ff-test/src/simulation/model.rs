@@ -23,7 +23,7 @@ pub(super) struct Execution {
     /// Leases that ran out without a worker having confirmed them.
     pub(super) unseen: u32,
     /// Whether a worker has confirmed the lease of this attempt.
-    seen: bool,
+    pub(super) seen: bool,
     failed_attempt: u32,
     backoff_now: u64,
     ready_at: u64,

@@ -49,6 +49,8 @@ pub(super) struct Seen {
     pub(super) lease_expires_at: u64,
     pub(super) expiries: u32,
     pub(super) unseen: u32,
+    /// Whether the record names its lease as confirmed.
+    pub(super) confirmed: bool,
     pub(super) has_payload: bool,
 }
 
@@ -185,6 +187,7 @@ impl<S: Stage> World<'_, S> {
             lease_expires_at: stored.lease_expires_at,
             expiries: stored.expiries,
             unseen: stored.unseen,
+            confirmed: stored.confirmed,
             has_payload: stored.has_payload,
         })
     }
@@ -203,6 +206,8 @@ impl<S: Stage> World<'_, S> {
             "lease_expiries",
             "lease_unseen",
             "payload",
+            "lease_epoch",
+            "lease_seen",
         ];
         let values = self.fields(&keys::execution_core(id), names);
         let text = |index: usize| values.get(index).map(bytes_of).map(text).filter(|text| !text.is_empty());
@@ -221,6 +226,7 @@ impl<S: Stage> World<'_, S> {
             lease_expires_at: number(6),
             expiries: small(8),
             unseen: small(9),
+            confirmed: text(11).is_some() && text(11) == text(12),
             has_payload: text(10).is_some(),
         })
     }

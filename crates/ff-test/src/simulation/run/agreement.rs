@@ -59,6 +59,9 @@ impl<S: Stage> Run<'_, S> {
             let needed = expected.has_payload() && expected.ended().is_none();
             ensure!(found.has_payload == needed, "{id}: it has a payload: {}, expected {needed}", found.has_payload);
             if expected.state == PublicState::Active {
+                // Whether an expiry counts depends on it. It also distinguishes an interrupted renewal from a whole one.
+                let (is, should) = (found.confirmed, expected.seen);
+                ensure!(is == should, "{id}: a worker has confirmed the lease: {is}, expected {should}");
                 let (found, expected) = (found.lease_expires_at, expected.lease_expires_at);
                 ensure!(found == expected, "{id}: the lease runs out at {found}, expected {expected}");
             }
