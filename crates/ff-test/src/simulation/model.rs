@@ -228,6 +228,11 @@ impl Model {
         self.end(id, PublicState::Failed, Some("record_lost"));
     }
 
+    /// How many members the flow of this execution has; 0 for a solo execution.
+    pub(super) fn flow_size(&self, id: usize) -> usize {
+        self.executions[id].flow.map_or(0, |flow| self.flows[flow].members.len())
+    }
+
     /// Returns how many members this ended.
     pub(super) fn cancel_flow(&mut self, flow: usize, reason: &str) -> usize {
         let members = self.flows[flow].members.clone();

@@ -32,6 +32,8 @@ const STEP_BACK: u64 = 1_000;
 const CLOCK_STANDS: u32 = 7;
 const STEP: u64 = 100_000;
 const QUIET_ROUNDS: u32 = 2;
+/// How many dependents one call of the library plans (`MAX_DEPENDENTS` in `lua/lib/call.lua`).
+const SETTLED_AT_ONCE: usize = 32;
 
 /// What does not agree, for people.
 type Disagreement = String;
@@ -65,6 +67,9 @@ pub(super) struct Run<'a, S> {
     reader: Option<Reader>,
     /// Whether a record was deleted, whose entry may stay in the queue until a claim meets it.
     lost: bool,
+    /// Whether a member of a flow with more than [`SETTLED_AT_ONCE`] members was lost: its dependents are skipped by
+    /// several calls, in an order that depends on where each call stops.
+    settled_in_parts: bool,
     tenures: Tenures,
     /// The replica that takes over, once it was cut off.
     replica: Option<Replica>,
@@ -140,6 +145,7 @@ impl<'a, S: Stage> Run<'a, S> {
             keeps: keeps::Keeps::default(),
             reader,
             lost: false,
+            settled_in_parts: false,
             tenures: Tenures::default(),
             replica: None,
             submitted: 0,
@@ -535,6 +541,7 @@ impl<'a, S: Stage> Run<'a, S> {
         let id = candidates[pick as usize % candidates.len()];
         self.world.stage.command(&["DEL", &keys::execution_core(self.ids[id])]);
         self.lost = true;
+        self.settled_in_parts |= self.model.flow_size(id) > SETTLED_AT_ONCE;
         self.model.lose(id);
         // Any member of the flow may need it, which is more than one call looks at.
         Ok(self.world.reconcile().and_then(|_| self.world.resolve()).map(drop))
