@@ -7,7 +7,7 @@
 //!   lost.
 //! - Each call returns within a bounded time. A missing reply is [`EngineError::Timeout`].
 //! - Times come from the server's clock, never from a caller.
-//! - After an error whose [`is_retryable`](EngineError::is_retryable) is true, the call may or may not have been
+//! - After an error whose [`may_have_run`](EngineError::may_have_run) is true, the call may or may not have been
 //!   executed.
 
 use std::time::Duration;

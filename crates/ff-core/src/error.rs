@@ -1,9 +1,24 @@
 //! What can go wrong, by kind. Whether a retry can help is a method, not a guess.
 
-use std::time::Duration;
+use std::{error::Error, sync::Arc, time::Duration};
 
-/// The error of every fallible call of FlowFabric.
-#[derive(Debug, thiserror::Error)]
+/// The error of every fallible call of FlowFabric. A clone is cheap and keeps the cause.
+///
+/// | Variant | Retryable | May have run | What to do |
+/// |---|---|---|---|
+/// | [`Unavailable`](Self::Unavailable) | no | no | use another backend, or do without the operation |
+/// | [`NotFound`](Self::NotFound) | no | no | check the id; ended executions are kept only for their retention |
+/// | [`InvalidInput`](Self::InvalidInput) | no | no | correct the input |
+/// | [`PermissionDenied`](Self::PermissionDenied) | no | no | grant what the reason names, or correct the credentials |
+/// | [`Contention`](Self::Contention) | yes | no | call again after a pause |
+/// | [`Conflict`](Self::Conflict) | no | no | use another key, or the settings that exist |
+/// | [`State`](Self::State) | no | no | stop working on the execution |
+/// | [`ResourceExhausted`](Self::ResourceExhausted) | no | no | raise the limit or free the resource |
+/// | [`Timeout`](Self::Timeout) | yes | yes | call again if the call is idempotent; otherwise look first |
+/// | [`Transport`](Self::Transport) | yes | yes | call again if the call is idempotent; otherwise look first |
+/// | [`Protocol`](Self::Protocol) | no | yes | use versions that fit together, or repair the stored data |
+/// | [`Ended`](Self::Ended) | no | no | subscribe again; if that is refused, connect again |
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
     /// The backend does not offer this operation at all.
@@ -75,12 +90,27 @@ pub enum EngineError {
         after: Duration,
     },
     /// The connection or the server failed. The call may or may not have been executed.
-    #[error("{op}: {source}")]
+    #[error("{op}: {cause}")]
     Transport {
         /// What was attempted.
         op: String,
-        /// The client's own error.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        /// The client's own error. The message contains its text, so it is not the error's `source()` as well.
+        cause: Arc<dyn Error + Send + Sync>,
+    },
+    /// This program cannot read the reply or the stored data, or the server cannot read what this program sent. The
+    /// same call gets the same answer. The call may have been executed.
+    #[error("{op}: {reason}")]
+    Protocol {
+        /// What was attempted.
+        op: String,
+        /// What cannot be read, and where.
+        reason: String,
+    },
+    /// A subscription or an internal task that the call depends on has ended.
+    #[error("{what} has ended")]
+    Ended {
+        /// What has ended, for example `the subscription`.
+        what: String,
     },
 }
 
@@ -99,11 +129,21 @@ pub enum StateConflict {
 impl EngineError {
     /// Whether the same call, made later, can succeed without the caller changing anything.
     ///
-    /// True for contention, timeouts and transport failures. After those a call *may* have been executed: repeat only
-    /// calls that are idempotent (all terminal calls by the owner of a lease are, and submissions with an id or key).
+    /// True for contention, timeouts and transport failures. Where the call [may have been
+    /// executed](Self::may_have_run), repeat it only if it is idempotent. All terminal calls by the owner of a lease
+    /// are, and so are submissions with an id or key.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Contention { .. } | Self::Timeout { .. } | Self::Transport { .. })
+    }
+
+    /// Whether the server may have executed the call that failed.
+    ///
+    /// True for timeouts, transport failures and unreadable replies. False means that repeating the call is safe
+    /// whether or not it is idempotent. An operation of several calls may have done a part before the one that failed.
+    #[must_use]
+    pub fn may_have_run(&self) -> bool {
+        matches!(self, Self::Timeout { .. } | Self::Transport { .. } | Self::Protocol { .. })
     }
 
     /// Whether the caller lost the lease it named and must stop working on the execution.
@@ -118,8 +158,18 @@ impl EngineError {
     }
 
     /// Builds [`EngineError::Transport`] from a client's error.
-    pub fn transport(op: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::Transport { op: op.into(), source: source.into() }
+    pub fn transport(op: impl Into<String>, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Transport { op: op.into(), cause: Arc::from(cause.into()) }
+    }
+
+    /// Builds [`EngineError::Protocol`].
+    pub fn protocol(op: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Protocol { op: op.into(), reason: reason.into() }
+    }
+
+    /// Builds [`EngineError::Ended`].
+    pub fn ended(what: impl Into<String>) -> Self {
+        Self::Ended { what: what.into() }
     }
 }
 
@@ -137,12 +187,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_errors_that_time_can_heal_are_retryable() {
-        assert!(EngineError::transport("claim", "connection reset").is_retryable());
-        assert!(EngineError::Timeout { op: "claim".into(), after: Duration::from_secs(1) }.is_retryable());
-        assert!(EngineError::Contention { op: "claim".into(), reason: "TRYAGAIN".into() }.is_retryable());
-        assert!(!EngineError::invalid("id `x`", "malformed").is_retryable());
-        assert!(!EngineError::Unavailable { op: "subscribe_completions_filtered" }.is_retryable());
+    fn every_variant_says_whether_a_retry_helps_and_whether_the_call_may_have_run() {
+        let text = || "text".to_owned();
+        let refused = EngineError::State { what: text(), conflict: StateConflict::LeaseLost };
+        for (error, is_retryable, may_have_run) in [
+            (EngineError::Unavailable { op: "subscribe" }, false, false),
+            (EngineError::NotFound { what: text() }, false, false),
+            (EngineError::invalid("id `x`", "malformed"), false, false),
+            (EngineError::PermissionDenied { op: text(), reason: text() }, false, false),
+            (EngineError::Contention { op: text(), reason: "TRYAGAIN".into() }, true, false),
+            (EngineError::Conflict { what: text(), reason: text() }, false, false),
+            (refused, false, false),
+            (EngineError::ResourceExhausted { resource: "memory", reason: text() }, false, false),
+            (EngineError::Timeout { op: text(), after: Duration::from_secs(1) }, true, true),
+            (EngineError::transport("claim", "connection reset"), true, true),
+            (EngineError::protocol("claim", "the reply is too short"), false, true),
+            (EngineError::ended("the subscription"), false, false),
+        ] {
+            assert_eq!((error.is_retryable(), error.may_have_run()), (is_retryable, may_have_run), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_clone_keeps_the_kind_the_message_and_the_cause() {
+        let error = EngineError::transport("claim", std::io::Error::other("connection reset"));
+        let clone = error.clone();
+        assert_eq!(clone.to_string(), "claim: connection reset");
+        assert!(matches!(clone, EngineError::Transport { cause, .. } if cause.is::<std::io::Error>()));
+    }
+
+    #[test]
+    fn a_report_of_the_error_and_its_sources_names_the_cause_once() {
+        let error = EngineError::transport("claim", "connection reset");
+        assert!(error.to_string().contains("connection reset") && error.source().is_none());
     }
 
     #[test]

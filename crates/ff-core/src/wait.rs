@@ -72,8 +72,8 @@ pub trait WaitBackend: SubscribeBackend + ControlBackend {
     /// Waits until an execution has ended.
     ///
     /// # Errors
-    /// [`EngineError::NotFound`] if it does not exist, [`EngineError::Timeout`] at the deadline, and the errors of
-    /// subscribing and describing.
+    /// [`EngineError::NotFound`] if it does not exist, [`EngineError::Timeout`] at the deadline, [`EngineError::Ended`] if
+    /// the subscription of the wait ends, and the errors of subscribing and describing.
     async fn wait_for(&self, id: ExecutionId, options: &WaitOptions) -> Result<ExecutionSnapshot, EngineError> {
         self.wait_for_any(&[id], options).await
     }
@@ -84,7 +84,7 @@ pub trait WaitBackend: SubscribeBackend + ControlBackend {
     /// As [`WaitBackend::wait_for`]; [`EngineError::InvalidInput`] if `ids` is empty.
     async fn wait_for_any(&self, ids: &[ExecutionId], options: &WaitOptions) -> Result<ExecutionSnapshot, EngineError> {
         let mut ended = limited(&named(ids)?, options, wait(self, ids, 1, options)).await?;
-        ended.pop().ok_or_else(|| EngineError::transport("waiting", "nothing has ended"))
+        ended.pop().ok_or_else(|| EngineError::ended("the wait"))
     }
 
     /// Waits until all of several executions have ended; the snapshots are in the order of `ids`.
@@ -216,7 +216,7 @@ async fn wait<B: SubscribeBackend + ControlBackend + ?Sized>(
             }
             Some(Frame::Gap(gap)) => waiting.look_at_partition(gap.log.partition).await?,
             Some(_) => {}
-            None => return Err(EngineError::transport("waiting", "the subscription has ended")),
+            None => return Err(EngineError::ended("the subscription of the wait")),
         }
     }
     Ok(waiting.ended)
@@ -272,7 +272,7 @@ async fn wait_for_flow<B: SubscribeBackend + ControlBackend + ?Sized>(
                 }
                 Some(Frame::Gap(_)) => break,
                 Some(_) => {}
-                None => return Err(EngineError::transport("waiting", "the subscription has ended")),
+                None => return Err(EngineError::ended("the subscription of the wait")),
             }
         }
     }

@@ -121,7 +121,7 @@ impl Builder {
     pub fn build(self) -> Result<EmbeddedBackend, EngineError> {
         self.log_policy.check()?;
         let host = self.host.unwrap_or_else(|| Arc::new(EmbeddedHost::new(self.clock, self.seed)));
-        host.load_once(SOURCE).map_err(|error| EngineError::transport("loading the library", error))?;
+        host.load_once(SOURCE).map_err(|error| EngineError::protocol("loading the library", error.to_string()))?;
         // On this host every call completes immediately.
         let joined = Operations::join_deployment(&*host, self.partitions).now_or_never();
         let partitions = joined.unwrap_or_else(|| Err(EngineError::transport("joining", "the host did not answer")))?;

@@ -263,6 +263,8 @@ fn failed(op: &str, error: &CommandError) -> EngineError {
     match text.split(' ').next().unwrap_or_default() {
         "OOM" => EngineError::ResourceExhausted { resource: "memory of the host", reason: text },
         "TRYAGAIN" | "BUSY" | "LOADING" | "READONLY" => EngineError::Contention { op: op.to_owned(), reason: text },
+        "WRONGTYPE" => EngineError::protocol(op, text),
+        _ if text.starts_with("ERR user_function:") => EngineError::protocol(op, text),
         _ => EngineError::transport(op, text),
     }
 }

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use ff_core::{
-    CancelOutcome, EngineError, ExecutionId, ExecutionSnapshot, FlowCancellation, FlowId, FlowSnapshot, LaneId,
-    MemberSnapshot, Namespace, Outcome, limits,
+    CancelOutcome, EngineError, ExecutionId, ExecutionSnapshot, FlowCancellation, FlowId, FlowSnapshot, MemberSnapshot,
+    Outcome, limits,
 };
 
 use super::{Operations, Reader, arg, block_and, call, not_found, read, work::read_tags};
@@ -131,7 +131,7 @@ pub(super) fn reason_argument(reason: &str) -> Bytes {
 /// What a page says of the flow itself.
 fn read_flow(reader: &mut Reader<'_>, id: FlowId) -> Result<FlowSnapshot, EngineError> {
     let name = reader.optional_text()?.map(str::to_owned);
-    let mut flow = FlowSnapshot::new(id, Namespace::new(reader.text()?)?, reader.parse()?);
+    let mut flow = FlowSnapshot::new(id, reader.parse()?, reader.parse()?);
     flow.name = name;
     flow.cancel_requested = reader.flag()?;
     flow.created_at_ms = reader.number()?;
@@ -141,8 +141,8 @@ fn read_flow(reader: &mut Reader<'_>, id: FlowId) -> Result<FlowSnapshot, Engine
 
 fn read_execution(reader: &mut Reader<'_>, id: ExecutionId) -> Result<ExecutionSnapshot, EngineError> {
     let name = reader.text()?.to_owned();
-    let flow_id = reader.optional_text()?.map(str::parse).transpose()?;
-    let (namespace, lane) = (Namespace::new(reader.text()?)?, LaneId::new(reader.text()?)?);
+    let flow_id = reader.optional()?;
+    let (namespace, lane) = (reader.parse()?, reader.parse()?);
     let priority = reader.number()?;
     let tags = read_tags(reader)?;
     let mut execution = ExecutionSnapshot::new(id, name, namespace, lane, reader.parse()?, reader.parse()?);
@@ -157,7 +157,7 @@ fn read_execution(reader: &mut Reader<'_>, id: ExecutionId) -> Result<ExecutionS
     execution.max_attempts = reader.number()?;
     execution.unmet_needs = reader.number()?;
     execution.generation = reader.number()?;
-    execution.worker = reader.optional_text()?.map(str::parse).transpose()?;
+    execution.worker = reader.optional()?;
     execution.created_at_ms = reader.number()?;
     execution.started_at_ms = reader.optional_number()?;
     execution.completed_at_ms = reader.optional_number()?;

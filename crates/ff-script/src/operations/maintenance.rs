@@ -79,8 +79,7 @@ impl<H: ScriptHost> Operations<H> {
             return Ok(ResolveReport::default());
         }
         let mut reader = Reader::new("read pending dependents", &pending);
-        let (parent, flow): (Uuid, Option<FlowId>) =
-            (reader.parse()?, reader.optional_text()?.map(str::parse).transpose()?);
+        let (parent, flow): (Uuid, Option<FlowId>) = (reader.parse()?, reader.optional()?);
         let mut uuids = vec![parent];
         while !reader.is_at_end() {
             uuids.push(reader.parse()?);
@@ -175,7 +174,7 @@ impl<H: ScriptHost> Operations<H> {
         let mut reader = Reader::new("note an engine", &reply);
         let mut engines = Vec::new();
         while !reader.is_at_end() {
-            engines.push(EngineId::new(reader.text()?)?);
+            engines.push(reader.parse()?);
         }
         Ok(engines)
     }
@@ -185,7 +184,7 @@ fn read_suspects(reader: &mut Reader<'_>, partition: Partition) -> Result<Vec<Su
     let mut suspects = Vec::new();
     while !reader.is_at_end() {
         let id = ExecutionId::from_parts(partition, reader.parse()?);
-        suspects.push((id, reader.optional_text()?.map(str::parse).transpose()?));
+        suspects.push((id, reader.optional()?));
     }
     Ok(suspects)
 }

@@ -36,10 +36,11 @@ impl Deployment {
     /// The record, from the texts of its fields.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] for what is no number.
+    /// [`EngineError::Protocol`] for what is no number.
     pub fn recorded(partitions: &str, abi: &str) -> Result<Self, EngineError> {
         let refused = |what: &str, text: &str| {
-            EngineError::invalid(format!("recorded {what} `{}`", text.escape_debug()), "it is no number")
+            let reason = format!("the recorded {what} `{}` is not a number", text.escape_debug());
+            EngineError::protocol("reading the deployment", reason)
         };
         Ok(Self {
             partitions: partitions.parse().map_err(|_| refused("partition count", partitions))?,

@@ -45,13 +45,18 @@ impl<'a> Reader<'a> {
         self.parse()
     }
 
-    /// A number of which the empty text means absent.
-    pub(super) fn optional_number<T: FromStr>(&mut self) -> Result<Option<T>, EngineError> {
+    /// A value of which the empty text means absent.
+    pub(super) fn optional<T: FromStr>(&mut self) -> Result<Option<T>, EngineError> {
         if self.rest.first().is_some_and(Bytes::is_empty) {
             self.rest = &self.rest[1..];
             return Ok(None);
         }
-        self.number().map(Some)
+        self.parse().map(Some)
+    }
+
+    /// A number of which the empty text means absent.
+    pub(super) fn optional_number<T: FromStr>(&mut self) -> Result<Option<T>, EngineError> {
+        self.optional()
     }
 
     pub(super) fn flag(&mut self) -> Result<bool, EngineError> {
@@ -59,12 +64,14 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn malformed(&self, detail: &str) -> EngineError {
-        EngineError::transport(self.op, format!("the library's reply cannot be read: {detail}"))
+        EngineError::protocol(self.op, format!("the library's reply cannot be read: {detail}"))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use ff_core::{FlowId, Namespace};
+
     use super::*;
 
     #[test]
@@ -74,5 +81,15 @@ mod tests {
         let mut reader = Reader::new("test", &[]);
         assert!(reader.text().is_err() && reader.optional_number::<u8>().is_err());
         assert!(Reader::new("test", &[Bytes::from_static(b"\xff")]).text().is_err());
+    }
+
+    #[test]
+    fn a_malformed_name_of_the_server_is_a_protocol_error_and_not_a_refusal_of_the_input() {
+        let reply = [Bytes::from_static(b"a name with spaces"), Bytes::from_static(b"x")];
+        let mut reader = Reader::new("test", &reply);
+        let (name, id) = (reader.parse::<Namespace>().unwrap_err(), reader.optional::<FlowId>().unwrap_err());
+        for error in [name, id] {
+            assert!(matches!(error, EngineError::Protocol { .. }), "{error:?}");
+        }
     }
 }

@@ -252,9 +252,9 @@ impl<'a> Batches<'a> {
 
 fn read_claimed(reader: &mut Reader<'_>, partition: Partition) -> Result<ClaimedExecution, EngineError> {
     let execution_id = ExecutionId::from_parts(partition, reader.parse()?);
-    let flow_id = reader.optional_text()?.map(str::parse::<FlowId>).transpose()?;
+    let flow_id = reader.optional::<FlowId>()?;
     let name = reader.text()?.to_owned();
-    let namespace = Namespace::new(reader.text()?)?;
+    let namespace: Namespace = reader.parse()?;
     let tags = read_tags(reader)?;
     let payload = reader.bytes()?;
     let lease = Lease { execution_id, flow_id, attempt: reader.number()?, epoch: reader.number()? };

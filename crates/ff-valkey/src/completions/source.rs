@@ -229,7 +229,7 @@ fn entry_in(value: Value, log: LogId) -> Option<Option<(EntryId, Option<u64>)>> 
 }
 
 fn malformed(op: &str) -> EngineError {
-    EngineError::transport(op, "the server's answer has an unknown shape")
+    EngineError::protocol(op, "the server's answer has an unknown shape")
 }
 
 fn time_command() -> Question {

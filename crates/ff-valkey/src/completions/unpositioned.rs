@@ -246,10 +246,7 @@ impl ServerAttributes {
         let answers = match together.ask(commands).await {
             Ok(answers) => answers,
             // A replica may hold state that is about to be rolled back, so its answer does not count.
-            Err(error) => {
-                let error = error.to_string();
-                return (0..expected).map(|_| Err(EngineError::transport(op, error.clone()))).collect();
-            }
+            Err(error) => return (0..expected).map(|_| Err(error.clone())).collect(),
         };
         let decided = |(index, read): (usize, Result<Value, Error>)| match read {
             Ok(value) => Ok(answer(value)),

@@ -99,15 +99,17 @@ impl ValkeyHost {
     /// The partition count that the deployment has recorded, if it has.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] for a record that names no possible count; transport errors.
+    /// [`EngineError::Protocol`] for a record that names no possible count; transport errors.
     pub async fn recorded_partitions(&self) -> Result<Option<PartitionCount>, EngineError> {
+        const OP: &str = "reading the deployment";
         let answer = self.ask_record("HGET", &["partition_count"]).await?;
         let Some(count) = value::string(answer) else { return Ok(None) };
         let text = String::from_utf8_lossy(&count);
         let count = text.parse().map_err(|_| {
-            EngineError::invalid(format!("recorded partition count `{}`", text.escape_debug()), "it is no number")
+            let reason = format!("the recorded partition count `{}` is not a number", text.escape_debug());
+            EngineError::protocol(OP, reason)
         })?;
-        PartitionCount::new(count).map(Some)
+        PartitionCount::new(count).map(Some).map_err(|error| EngineError::protocol(OP, error.to_string()))
     }
 
     /// The names of the running engines.

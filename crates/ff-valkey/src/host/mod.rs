@@ -187,7 +187,7 @@ impl ValkeyHost {
         match answer {
             Ok(value) => value::strings(value).ok_or_else(|| {
                 let text = "the function's reply is no flat array of strings";
-                Failure::Other(EngineError::transport(call.function, text))
+                Failure::Other(EngineError::protocol(call.function, text))
             }),
             Err(error) if is_missing_function(&error) => Err(Failure::NoLibrary(error)),
             Err(error) => Err(Failure::Other(self.doing(call.function).failed(error))),
@@ -198,6 +198,17 @@ impl ValkeyHost {
     async fn load(&self) -> Result<(), EngineError> {
         let _turn = self.loading.lock().await;
         loader::ensure_loaded(self).await.map(drop)
+    }
+
+    fn not_loaded(&self, error: Error) -> EngineError {
+        const OP: &str = "loading the library";
+        match self.doing(OP).failed(error) {
+            // The server has read the library and does not accept its text.
+            EngineError::Transport { cause, .. } if cause.to_string().starts_with("ERR ") => {
+                EngineError::protocol(format!("{OP} at {}", self.config().endpoint), cause.to_string())
+            }
+            other => other,
+        }
     }
 
     fn give_up(&self, call: &Call, failure: Failure) -> EngineError {
@@ -269,7 +280,7 @@ impl ScriptHost for ValkeyHost {
                 }
                 Err(error) => {
                     for index in missing {
-                        answers[index] = Err(Failure::Other(again(&error)));
+                        answers[index] = Err(Failure::Other(error.clone()));
                     }
                 }
             }
@@ -296,7 +307,7 @@ impl ScriptHost for ValkeyHost {
             match loaded {
                 Err(error) if is_replica(&error) && moving.again().await => {}
                 loaded => {
-                    return loaded.map(drop).map_err(|error| self.doing("loading the library").failed(error));
+                    return loaded.map(drop).map_err(|error| self.not_loaded(error));
                 }
             }
         }
@@ -319,19 +330,7 @@ impl ScriptHost for ValkeyHost {
             .await
             .map_err(|error| self.doing("asking for the server's version").failed(error))?;
         version_in(&info)
-            .ok_or_else(|| EngineError::transport("asking for the server's version", "INFO names no version"))
-    }
-}
-
-/// The same error for another caller, as far as callers tell errors apart.
-fn again(error: &EngineError) -> EngineError {
-    match error {
-        EngineError::PermissionDenied { op, reason } => {
-            EngineError::PermissionDenied { op: op.clone(), reason: reason.clone() }
-        }
-        EngineError::Conflict { what, reason } => EngineError::Conflict { what: what.clone(), reason: reason.clone() },
-        EngineError::InvalidInput { what, reason } => EngineError::invalid(what, reason),
-        other => EngineError::transport("loading the library", other.to_string()),
+            .ok_or_else(|| EngineError::protocol("asking for the server's version", "INFO names no version"))
     }
 }
 

@@ -307,7 +307,7 @@ async fn connect(client: &Client, op: &str, config: &ValkeyConfig) -> Result<Con
 fn refused(op: &str, config: &ValkeyConfig, error: Error) -> EngineError {
     match OpContext::connecting(op, config).failed(error) {
         // The operation already names the address.
-        EngineError::Transport { source, .. } => EngineError::Transport { op: op.to_owned(), source },
+        EngineError::Transport { cause, .. } => EngineError::Transport { op: op.to_owned(), cause },
         other => other,
     }
 }

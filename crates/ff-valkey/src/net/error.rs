@@ -66,7 +66,12 @@ impl<'a> OpContext<'a> {
                 format!("it has no functions ({text}). {SERVERS}, with FUNCTION, FCALL and FCALL_RO not renamed");
             return EngineError::invalid(what, reason);
         }
-        EngineError::transport(format!("{op} at {}", self.config.endpoint), text)
+        let op = format!("{op} at {}", self.config.endpoint);
+        // A key of another type, or data on which the function fails: the same call fails again.
+        if code == "WRONGTYPE" || text.starts_with("ERR user_function:") {
+            return EngineError::protocol(op, text);
+        }
+        EngineError::transport(op, text)
     }
 
     /// The server does not permit the operation for this user.
@@ -184,6 +189,17 @@ mod tests {
         assert!(matches!(mapped(ErrorKind::Timeout, "Request timed out."), EngineError::Timeout { .. }));
         let lost = mapped(ErrorKind::IO, "Connection refused");
         assert!(lost.is_retryable() && lost.to_string().contains("db:6379"), "{lost}");
+    }
+
+    #[test]
+    fn stored_data_that_the_server_or_the_library_cannot_use_is_a_protocol_error() {
+        for text in [
+            "WRONGTYPE Operation against a key holding the wrong kind of value",
+            "ERR user_function:12: attempt to compare nil with number script: ff1_claim, on @user_function:12.",
+        ] {
+            let error = mapped(ErrorKind::Unknown, text);
+            assert!(matches!(error, EngineError::Protocol { .. }) && error.to_string().contains("db:6379"), "{error}");
+        }
     }
 
     #[test]

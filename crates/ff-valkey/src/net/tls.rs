@@ -31,7 +31,7 @@ pub(crate) fn connector(
     // The provider is explicit: the application chooses the process-wide default.
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| EngineError::transport("setting up TLS", error))?;
+        .map_err(|error| EngineError::invalid("setting up TLS", error.to_string()))?;
     let builder = match leads_to {
         None => builder.with_root_certificates(roots),
         Some(leads_to) => {
@@ -116,7 +116,7 @@ impl NamedServer {
     fn new(roots: RootCertStore, leads_to: Arc<ResolvedAddress>, fixed: Option<String>) -> Result<Self, EngineError> {
         let provider = Arc::new(ring::default_provider());
         let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
-        let usual = usual.map_err(|error| EngineError::transport("setting up TLS", error))?;
+        let usual = usual.map_err(|error| EngineError::invalid("setting up TLS", error.to_string()))?;
         Ok(Self { usual, leads_to, fixed })
     }
 }
