@@ -192,7 +192,10 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::testing::{Call, Scripted, transport};
+    use crate::{
+        counting::Counters,
+        testing::{Call, Scripted, protocol, transport},
+    };
 
     fn completion(partition: u16, dependents_pending: bool) -> CompletionPayload {
         let id = ExecutionId::from_parts(Partition::new(partition), Uuid::from_u128(1));
@@ -269,6 +272,20 @@ mod tests {
         backend.until(|calls| calls.contains(&Call::Resolve(2))).await;
         assert!(backend.resolved().len() < 7, "partition 2 did not wait for the retries of 1");
         backend.until(|calls| calls.iter().filter(|call| **call == Call::Resolve(1)).count() == 8).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_partition_that_cannot_be_read_is_counted_and_left_to_the_reconciler() {
+        let counters = Counters::default();
+        let _recorder = metrics::set_default_local_recorder(&counters);
+        let backend = Scripted::new(4);
+        backend.script(|script| script.errors.extend((0..100).map(|_| ("resolve_dependents 1", protocol()))));
+        let _task = dispatching(&backend).await;
+        backend.push(completion(1, true));
+        backend.push(completion(2, true));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(backend.resolved(), [1, 2]);
+        assert_eq!(counters.get("ff_engine_errors"), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -60,7 +60,9 @@ impl Outage {
     pub(crate) fn failed(&mut self, error: &EngineError) {
         failed(self.op);
         self.failures = self.failures.saturating_add(1);
-        if self.failures == 1 {
+        if self.failures == 1 && matches!(error, EngineError::Protocol { .. }) {
+            tracing::warn!(op = self.op, %error, "failing; left to the next regular round");
+        } else if self.failures == 1 {
             tracing::warn!(op = self.op, %error, "failing; will be tried again");
         } else {
             tracing::debug!(op = self.op, %error, failures = self.failures, "still failing");

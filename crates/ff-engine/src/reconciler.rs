@@ -269,7 +269,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::testing::{Call, Scripted, cursor, transport};
+    use crate::testing::{Call, Scripted, cursor, protocol, transport};
 
     /// Serves so many partitions, all of which wait for the first round.
     fn rotation(count: u16) -> Rotation {
@@ -367,6 +367,15 @@ mod tests {
         let calls = backend.calls();
         assert_eq!(reconciled(&calls), [0, 1, 2, 0, 0]);
         assert!(calls.contains(&Call::Reconcile(0, Some(cursor(2)))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_partition_that_cannot_be_read_is_tried_once_per_round() {
+        let backend = Scripted::new(3);
+        backend.script(|script| script.errors.extend((0..100).map(|_| ("reconcile 1", protocol()))));
+        tokio::spawn(DependencyReconciler::new(Arc::clone(&backend)).run(CancellationToken::new()));
+        backend.until(|calls| calls.iter().filter(|call| **call == Call::Verify).count() == 4).await;
+        assert_eq!(reconciled(&backend.calls())[..9], [0, 1, 2].repeat(3));
     }
 
     #[tokio::test(start_paused = true)]

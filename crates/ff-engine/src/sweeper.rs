@@ -237,6 +237,8 @@ impl<B: MaintenanceBackend + ?Sized> Sweeping<'_, B> {
                     count(&report);
                     self.schedule.swept(partition, &report, now, regular);
                 }
+                // Sooner is of no use for what cannot be read.
+                Err(EngineError::Protocol { .. }) => self.schedule.failed(partition, regular),
                 Err(_) => self.schedule.failed(partition, again),
             }
         }
@@ -264,7 +266,7 @@ mod tests {
     use ff_core::Partition;
 
     use super::*;
-    use crate::testing::{Call, Scripted, transport};
+    use crate::testing::{Call, Scripted, protocol, transport};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -346,6 +348,19 @@ mod tests {
         backend.timer(TimerSignal::Missed);
         backend.until(|calls| sweeps(calls) == before + 2).await;
         assert!(start.elapsed() < SECOND, "{:?}", start.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_partition_that_cannot_be_read_is_swept_again_only_at_the_interval() {
+        let backend = Scripted::new(2);
+        listening(&backend).await;
+        backend.script(|script| script.errors.extend((0..100).map(|_| ("sweep 1", protocol()))));
+        backend.timer(TimerSignal::Missed);
+        backend.settle().await;
+        let before = backend.calls().len();
+        sleep(SECOND * 50).await;
+        let tries = swept(&backend.calls()[before..]).iter().filter(|partitions| partitions.contains(&1)).count();
+        assert!((9..=12).contains(&tries), "{tries}");
     }
 
     #[tokio::test(start_paused = true)]

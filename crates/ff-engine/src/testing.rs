@@ -196,6 +196,10 @@ pub(crate) fn transport() -> EngineError {
     EngineError::transport("scripted", "connection reset")
 }
 
+pub(crate) fn protocol() -> EngineError {
+    EngineError::protocol("scripted", "the reply is too short")
+}
+
 pub(crate) fn cursor(number: u128) -> ReconcileCursor {
     ReconcileCursor(ExecutionId::from_parts(Partition::new(0), Uuid::from_u128(number)))
 }

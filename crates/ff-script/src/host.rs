@@ -15,7 +15,8 @@ pub struct Call {
     pub args: Vec<Bytes>,
     /// Whether the function is registered as `no-writes`.
     pub read_only: bool,
-    /// Whether executing the call twice does the same as once, so that a host may repeat it when the answer is lost.
+    /// Whether executing the call twice does the same as once, so that a host may repeat it after an error that [leaves
+    /// open](EngineError::may_have_run) whether it was executed. After other errors that time heals it may repeat any.
     pub idempotent: bool,
 }
 

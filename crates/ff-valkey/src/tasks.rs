@@ -60,7 +60,7 @@ impl Tasks {
     pub(crate) fn check(&self, op: &str) -> Result<(), EngineError> {
         match self.lock().first() {
             None => Ok(()),
-            Some(name) => Err(EngineError::ended(format!("{op}: the internal task `{name}` of this connection"))),
+            Some(name) => Err(EngineError::ended(format!("{op}: the internal task `{name}`"))),
         }
     }
 

@@ -100,6 +100,11 @@ impl ClaimPlan {
         self.woken.insert(order.partition);
     }
 
+    /// A claim failed as each repetition of it would. The partition waits until it is found or signalled again.
+    pub(super) fn left(&mut self, order: Order) {
+        self.answered(order, 0, false);
+    }
+
     /// An execution has ended and freed its slot.
     pub(super) fn slot_freed(&mut self) {
         self.taken = self.taken.saturating_sub(1);

@@ -221,6 +221,11 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
                     self.unanswered.insert(order.partition, identity);
                 }
                 self.claim_outage.failed(&error);
+                if matches!(error, EngineError::Protocol { .. }) {
+                    // The next scan finds the partition again; the others need not wait for it.
+                    self.plan.left(order);
+                    return;
+                }
                 self.plan.failed(order);
                 self.paused_until = Some(Instant::now() + self.claim_delays.next_delay());
             }

@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{WorkContext, Worker, WorkerBuilder};
-use crate::testing::{Call, Scripted, execution, lease, lease_in, transport};
+use crate::testing::{Call, Scripted, execution, lease, lease_in, protocol, transport};
 
 const LEASE: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_secs(3_600);

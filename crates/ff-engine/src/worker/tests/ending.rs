@@ -212,6 +212,18 @@ async fn an_unanswered_report_is_repeated_while_the_lease_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_report_whose_answer_cannot_be_read_is_not_repeated_and_counted_as_abandoned() {
+    let counters = Counters::default();
+    let _recorder = metrics::set_default_local_recorder(&counters);
+    let backend = one_execution(1);
+    backend.script(|script| script.errors.extend((0..100).map(|_| ("complete", protocol()))));
+    let _worker = start(&backend, Worker::builder().lease(LEASE).handler(done)).await;
+    backend.until(|calls| reports(calls) == 1).await;
+    sleep(LEASE).await;
+    assert_eq!((reports(&backend.calls()), counters.get("ff_worker_reports_abandoned")), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_report_is_given_up_when_the_lease_is_surely_over_and_its_slot_is_free_again() {
     let backend = one_execution(1);
     backend.script(|script| {

@@ -159,6 +159,22 @@ async fn a_failed_claim_is_made_again_after_a_pause() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_claim_that_cannot_be_read_waits_for_the_next_scan_and_holds_up_no_other_partition() {
+    let backend = Scripted::new(3);
+    backend.script(|script| {
+        script.work([execution(lease_in(1, 1), "one"), execution(lease_in(2, 2), "two")]);
+        script.errors.extend((0..100).map(|_| ("claim 1", protocol())));
+    });
+    let _worker = start(&backend, Worker::builder().rescan_interval(HOUR).handler(done)).await;
+    let started = Instant::now();
+    backend.until(|calls| reports(calls) == 1).await;
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    sleep(HOUR / 2).await;
+    let tries = claims(&backend.calls()).iter().filter(|(partition, _)| *partition == 1).count();
+    assert_eq!(tries, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_repeated_claim_that_brings_more_than_there_are_slots_gives_the_rest_back() {
     let backend = one_execution(1);
     backend.script(|script| script.surplus.push(execution(lease(2), "two")));
