@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '16', digest = '9c69d10294723efff7c096e6aa72fff8' }
+local ff = { version = '17', digest = 'c0e487680820a479f8a13f7c5c93a234' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, and replies. Everything else builds on these.
@@ -239,7 +239,8 @@ end
 
 -- `policy` is 'max_flow_log max_solo_log inline_limit flow_bytes solo_bytes': entries kept per log, bytes of a result that
 -- travels with its event, bytes kept per log. Earlier programs name no bytes, and then there is no such limit; what further
--- numbers mean is known to later versions. `declared` are the uuids of dependents whose core is in KEYS: for them an absent core is a fact.
+-- numbers mean is known to later versions. `declared` are the uuids of dependents whose core is in KEYS: for them an absent
+-- core is a fact.
 function ff.call.begin(KEYS, policy, declared)
   if policy ~= last_policy then
     read_policy(policy)
@@ -2681,7 +2682,8 @@ end
 
 do -- functions/enqueue.lua
 -- ff1_enqueue: puts members of a flow that was submitted in parts where they wait: into the queue, or among the delays and
--- deadlines, which count from the start of the flow. One that has gone on meanwhile stays where it is, and so does one whose flow is not there or does not list it.
+-- deadlines, which count from the start of the flow. One that has gone on meanwhile stays where it is, and so does one
+-- whose flow is not there or does not list it.
 -- KEYS   1..12 partition block
 -- ARGV   uuids
 -- reply  'ok'

@@ -1,5 +1,6 @@
 -- ff1_enqueue: puts members of a flow that was submitted in parts where they wait: into the queue, or among the delays and
--- deadlines, which count from the start of the flow. One that has gone on meanwhile stays where it is, and so does one whose flow is not there or does not list it.
+-- deadlines, which count from the start of the flow. One that has gone on meanwhile stays where it is, and so does one
+-- whose flow is not there or does not list it.
 -- KEYS   1..12 partition block
 -- ARGV   uuids
 -- reply  'ok'

@@ -29,7 +29,8 @@ end
 
 -- `policy` is 'max_flow_log max_solo_log inline_limit flow_bytes solo_bytes': entries kept per log, bytes of a result that
 -- travels with its event, bytes kept per log. Earlier programs name no bytes, and then there is no such limit; what further
--- numbers mean is known to later versions. `declared` are the uuids of dependents whose core is in KEYS: for them an absent core is a fact.
+-- numbers mean is known to later versions. `declared` are the uuids of dependents whose core is in KEYS: for them an absent
+-- core is a fact.
 function ff.call.begin(KEYS, policy, declared)
   if policy ~= last_policy then
     read_policy(policy)

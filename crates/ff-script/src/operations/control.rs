@@ -43,7 +43,7 @@ impl<H: ScriptHost> Operations<H> {
             }
             let mut reader = Reader::new("describe flow", &reply);
             let flow = read_flow(&mut reader, id)?;
-            next = reader.optional_number()?;
+            next = reader.optional()?;
             // The state of the flow as it was before any member was read: it is never ahead of its members.
             let members = &mut described.get_or_insert(flow).members;
             while !reader.is_at_end() {
@@ -108,7 +108,7 @@ impl<H: ScriptHost> Operations<H> {
             "ok" => {
                 total.cancelled = total.cancelled.saturating_add(reader.number()?);
                 total.already_ended = total.already_ended.saturating_add(reader.number()?);
-                reader.optional_number()
+                reader.optional()
             }
             "ended" => {
                 let flow = self.describe_flow(id).await?;
@@ -135,7 +135,7 @@ fn read_flow(reader: &mut Reader<'_>, id: FlowId) -> Result<FlowSnapshot, Engine
     flow.name = name;
     flow.cancel_requested = reader.flag()?;
     flow.created_at_ms = reader.number()?;
-    flow.completed_at_ms = reader.optional_number()?;
+    flow.completed_at_ms = reader.optional()?;
     Ok(flow)
 }
 
@@ -153,14 +153,14 @@ fn read_execution(reader: &mut Reader<'_>, id: ExecutionId) -> Result<ExecutionS
     execution.reason = reader.optional_text()?.map(Into::into);
     execution.last_error = reader.optional_text()?.map(Into::into);
     execution.attempt = reader.number()?;
-    execution.failures = reader.optional_number()?.unwrap_or(0);
+    execution.failures = reader.optional()?.unwrap_or(0);
     execution.max_attempts = reader.number()?;
     execution.unmet_needs = reader.number()?;
     execution.generation = reader.number()?;
     execution.worker = reader.optional()?;
     execution.created_at_ms = reader.number()?;
-    execution.started_at_ms = reader.optional_number()?;
-    execution.completed_at_ms = reader.optional_number()?;
+    execution.started_at_ms = reader.optional()?;
+    execution.completed_at_ms = reader.optional()?;
     execution.result = Some(reader.bytes()?).filter(|result| !result.is_empty());
     Ok(execution)
 }

@@ -119,8 +119,8 @@ impl<H: ScriptHost> Operations<H> {
         let reply = self.run(call("ff1_reconcile", keys::partition_block(partition), args)).await?;
         let mut reader = Reader::new("reconcile", &reply);
         let (examined, repaired): (_, u32) = (reader.number()?, reader.number()?);
-        let next = reader.optional_number::<Uuid>()?;
-        let (unreadable, one_unreadable) = (reader.number()?, reader.optional_number::<Uuid>()?);
+        let next = reader.optional::<Uuid>()?;
+        let (unreadable, one_unreadable) = (reader.number()?, reader.optional::<Uuid>()?);
         let suspects = read_suspects(&mut reader, partition)?;
         let settled = self.settle(partition, &suspects).await?;
         let of_partition = |uuid| ExecutionId::from_parts(partition, uuid);
@@ -197,6 +197,6 @@ fn read_sweep(reader: &mut Reader<'_>) -> Result<SweepReport, EngineError> {
     report.resolved = reader.number()?;
     report.removed = reader.number()?;
     report.more = reader.flag()?;
-    report.next_due = reader.optional_number()?.map(Duration::from_millis);
+    report.next_due = reader.optional()?.map(Duration::from_millis);
     Ok(report)
 }

@@ -54,11 +54,6 @@ impl<'a> Reader<'a> {
         self.parse().map(Some)
     }
 
-    /// A number of which the empty text means absent.
-    pub(super) fn optional_number<T: FromStr>(&mut self) -> Result<Option<T>, EngineError> {
-        self.optional()
-    }
-
     pub(super) fn flag(&mut self) -> Result<bool, EngineError> {
         self.text().map(|text| text == "1")
     }
@@ -79,7 +74,7 @@ mod tests {
         let reply = [Bytes::from_static(b"x")];
         assert!(Reader::new("test", &reply).number::<u64>().unwrap_err().to_string().contains("`x`"));
         let mut reader = Reader::new("test", &[]);
-        assert!(reader.text().is_err() && reader.optional_number::<u8>().is_err());
+        assert!(reader.text().is_err() && reader.optional::<u8>().is_err());
         assert!(Reader::new("test", &[Bytes::from_static(b"\xff")]).text().is_err());
     }
 

@@ -149,7 +149,8 @@ impl<H: ScriptHost> Operations<H> {
         Ok(started)
     }
 
-    /// Queues the members that wait for no other, and lets delays and deadlines count from the start. Where that fails the reconciler does it: the flow is accepted.
+    /// Queues the members that wait for no other, and lets delays and deadlines count from the start of the flow. If that
+    /// fails, the reconciler does it: the flow is accepted.
     async fn enqueue(&self, partition: Partition, members: &[Written]) {
         let waiting: Vec<Bytes> =
             members.iter().filter(|member| member.is_placed).map(|member| member.args[0].clone()).collect();

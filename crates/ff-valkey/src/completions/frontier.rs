@@ -122,11 +122,11 @@ struct Pushed {
 /// Sightings that wait for the end of a reading.
 #[derive(Debug, Default)]
 struct Deferred {
-    claims: VecDeque<Sighting>,
+    sightings: VecDeque<Sighting>,
     /// How many of them arrived before the read under way was sent.
-    seen_by_read: usize,
+    before_read: usize,
     /// How many of them arrived before the first of the repeated reads.
-    seen_by_repeats: usize,
+    before_retry: usize,
     /// The newest push that exceeded the capacity.
     overflow: Option<EntryId>,
 }
@@ -266,7 +266,7 @@ impl Frontier {
         for (index, start) in starts.into_iter().enumerate().take(self.cursors.len()) {
             let Mode::Starting(held) = &mut self.modes[index] else { continue };
             let mut held = std::mem::take(held);
-            held.seen_by_read = 0;
+            held.before_read = 0;
             match start {
                 Ok(start) => {
                     self.modes[index] = Mode::Live;
@@ -297,7 +297,7 @@ impl Frontier {
             let Mode::Reading(reading) = &mut self.modes[index] else { continue };
             match reading.want {
                 Want::Page => {
-                    reading.held.seen_by_read = reading.held.claims.len();
+                    reading.held.before_read = reading.held.sightings.len();
                     work.push(Work::Page(log, reading.at.after()));
                 }
                 Want::Epochs => work.push(Work::Epochs(log)),
@@ -440,20 +440,20 @@ impl Frontier {
     fn hold(&mut self, index: usize, shown: LogEntry) {
         let waits = matches!(&self.modes[index], Mode::Reading(reading) if reading.want == Want::Unreadable);
         if self.held < HELD_PUSHES && !waits {
-            self.claim(index, Sighting::Push(shown));
+            self.defer(index, Sighting::Push(shown));
         } else if let Mode::Starting(held) | Mode::Reading(Reading { held, .. }) = &mut self.modes[index] {
             held.overflow = Some(shown.entry);
         }
     }
 
-    fn claim(&mut self, index: usize, claim: Sighting) {
+    fn defer(&mut self, index: usize, sighting: Sighting) {
         if let Mode::Starting(held) | Mode::Reading(Reading { held, .. }) = &mut self.modes[index] {
-            let later = held.claims.range_mut(held.seen_by_read.min(held.claims.len())..);
-            match (later.last(), claim) {
+            let later = held.sightings.range_mut(held.before_read.min(held.sightings.len())..);
+            match (later.last(), sighting) {
                 // The newer head covers the older one, and heads may be requested more often than logs are read.
-                (Some(last @ Sighting::Head(..)), claim @ Sighting::Head(..)) => *last = claim,
-                (_, claim) => {
-                    held.claims.push_back(claim);
+                (Some(last @ Sighting::Head(..)), sighting @ Sighting::Head(..)) => *last = sighting,
+                (_, sighting) => {
+                    held.sightings.push_back(sighting);
                     self.held += 1;
                 }
             }
@@ -464,25 +464,25 @@ impl Frontier {
     fn settle(&mut self, index: usize, mut reading: Reading, out: &mut impl Deliver) {
         if let Some(newest) = reading.held.overflow {
             // Pushes that were not kept are older than the next read. That read must contain the newest of them.
-            self.held -= reading.held.claims.len();
+            self.held -= reading.held.sightings.len();
             reading.held = Deferred::default();
             self.put_back(index, reading);
-            self.claim(index, Sighting::Id(newest));
+            self.defer(index, Sighting::Id(newest));
             return;
         }
-        while let Some(claim) = reading.held.claims.pop_front() {
+        while let Some(sighting) = reading.held.sightings.pop_front() {
             self.held -= 1;
-            let (entry, prev) = match &claim {
+            let (entry, prev) = match &sighting {
                 Sighting::Push(shown) => (shown.entry, shown.prev),
                 Sighting::Id(entry) | Sighting::Head(entry, _) => (*entry, None),
             };
             let cursor = &self.cursors[index];
-            let verdict = match &claim {
+            let verdict = match &sighting {
                 // Not a push that may be late: the log ended with it.
                 Sighting::Head(..) if !cursor.has(entry) => Verdict::ReadLog,
                 _ => cursor.judge(entry, prev),
             };
-            match (verdict, &claim) {
+            match (verdict, &sighting) {
                 (Verdict::Duplicate, Sighting::Head(_, at_ms)) => {
                     let known = &mut self.complete_as_of[index];
                     *known = (*at_ms).max(*known);
@@ -507,7 +507,7 @@ impl Frontier {
                                 reading.at = LogReading::from(self.log(index), &self.cursors[index]);
                             }
                             reading.want = want;
-                            reading.held.claims.push_front(claim);
+                            reading.held.sightings.push_front(sighting);
                             self.held += 1;
                             self.put_back(index, reading);
                             return;
@@ -516,8 +516,8 @@ impl Frontier {
                     }
                 }
             }
-            reading.held.seen_by_read = reading.held.seen_by_read.saturating_sub(1);
-            reading.held.seen_by_repeats = reading.held.seen_by_repeats.saturating_sub(1);
+            reading.held.before_read = reading.held.before_read.saturating_sub(1);
+            reading.held.before_retry = reading.held.before_retry.saturating_sub(1);
         }
     }
 }
@@ -525,16 +525,16 @@ impl Frontier {
 impl Reading {
     /// The next step for a sighting that the log, read to its end, does not confirm; `None` to give it up.
     fn next_want(&mut self, claimed: EntryId) -> Option<Want> {
-        if self.held.seen_by_read == 0 {
+        if self.held.before_read == 0 {
             // It arrived after the page was read.
             return Some(Want::Page);
         }
         if !self.at.is_resolved_for(claimed) {
             return Some(Want::Epochs);
         }
-        if self.held.seen_by_repeats == 0 {
+        if self.held.before_retry == 0 {
             // Waiting sightings share these retries; one after another they could delay going live by minutes.
-            (self.retries, self.held.seen_by_repeats) = (0, self.held.seen_by_read);
+            (self.retries, self.held.before_retry) = (0, self.held.before_read);
         }
         self.retries += 1;
         (self.retries <= UNKNOWN_RETRIES).then_some(Want::Later)

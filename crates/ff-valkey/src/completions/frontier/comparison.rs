@@ -109,7 +109,7 @@ impl Frontier {
             if matches!(self.modes[index], Mode::Live) {
                 self.start_reading(index, Want::Page);
             }
-            self.claim(index, Sighting::Head(entry, at_ms));
+            self.defer(index, Sighting::Head(entry, at_ms));
         }
     }
 
@@ -138,7 +138,7 @@ impl Frontier {
                 if is_live {
                     self.start_reading(index, Want::Page);
                 }
-                self.claim(index, Sighting::Head(head, at_ms));
+                self.defer(index, Sighting::Head(head, at_ms));
                 return is_live;
             }
             None if before.last().is_none() || was_empty => self.complete_up_to(index, at_ms),
@@ -193,8 +193,8 @@ impl Frontier {
         let Some(index) = self.index(log) else { return };
         if let Mode::Reading(reading) = &mut self.modes[index] {
             reading.want = Want::Unreadable;
-            self.held -= reading.held.claims.len();
-            let newest = reading.held.claims.iter().rev().find_map(|claim| match claim {
+            self.held -= reading.held.sightings.len();
+            let newest = reading.held.sightings.iter().rev().find_map(|sighting| match sighting {
                 Sighting::Push(shown) => Some(shown.entry),
                 Sighting::Id(entry) => Some(*entry),
                 Sighting::Head(..) => None,
