@@ -29,7 +29,7 @@ impl WorkerHandle {
     /// and the cancel grace, and the time of the last reports.
     ///
     /// # Errors
-    /// What the worker was refused at its start, or [`EngineError::Unavailable`] after a panic of the backend.
+    /// What the worker was refused at its start, or [`EngineError::Ended`] after a panic of the backend.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the worker stopping.
@@ -37,10 +37,7 @@ impl WorkerHandle {
         drop(self.shutdown);
         match self.task.await {
             Ok(outcome) => outcome,
-            Err(error) => {
-                tracing::error!(%error, "the worker ended by a panic");
-                Err(EngineError::Unavailable { op: "a worker that ended by a panic" })
-            }
+            Err(error) => Err(EngineError::ended(format!("the task of the worker ({error})"))),
         }
     }
 }

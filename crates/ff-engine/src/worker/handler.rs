@@ -38,12 +38,14 @@ impl Handler {
         F: Fn(WorkContext, T) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<R, HandlerError>> + Send + 'static,
     {
-        let handler = Arc::new(handler);
         Self::bytes(move |context| {
-            let handler = Arc::clone(&handler);
+            let running = context.payload_json().map(|input| handler(context, input));
             async move {
-                let input = context.payload_json().map_err(HandlerError::into_failure)?;
-                let result = handler(context, input).await.map_err(HandlerError::into_failure)?;
+                let result = match running {
+                    Ok(running) => running.await,
+                    Err(error) => Err(error),
+                };
+                let result = result.map_err(HandlerError::into_failure)?;
                 let bytes = serde_json::to_vec(&result);
                 let bytes = bytes.map_err(|error| Failure::permanent(format!("the result is not JSON: {error}")))?;
                 Ok(Bytes::from(bytes))

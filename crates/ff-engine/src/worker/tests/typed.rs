@@ -123,3 +123,15 @@ async fn a_started_worker_gives_back_its_work_at_shutdown() {
     handle.shutdown().await.unwrap();
     assert_eq!(released(&backend.calls()), [lease(1)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_panics_is_reported_as_ended() {
+    let backend = Scripted::new(1);
+    backend.script(|script| script.panics.extend(["work_signals"]));
+    let handle = Worker::builder().handler(done).build(backend).unwrap().start();
+    while !handle.has_ended() {
+        tokio::task::yield_now().await;
+    }
+    let error = handle.shutdown().await.unwrap_err();
+    assert!(matches!(error, EngineError::Ended { .. }), "{error:?}");
+}
