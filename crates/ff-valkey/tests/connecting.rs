@@ -13,6 +13,10 @@ use ff_script::host::{Call, ScriptHost};
 use ff_testserver::TestServer;
 use ff_valkey::{ValkeyBackend, ValkeyConfig, ValkeyHost};
 use futures::StreamExt;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 const QUICK: Duration = Duration::from_secs(2);
 
@@ -167,6 +171,27 @@ async fn a_plain_connection_to_a_tls_port_is_refused_within_the_time() {
     let server = TestServer::builder().tls().build().await.unwrap();
     let error = refusal(config(&format!("redis://127.0.0.1:{}", server.port()))).await;
     assert!(error.to_string().contains("write rediss://"), "{error}");
+}
+
+#[tokio::test]
+async fn a_tls_server_that_closes_a_plain_connection_without_an_answer_is_recognised() {
+    const HANDSHAKE: u8 = 0x16;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tokio::spawn(async move {
+        loop {
+            let (mut peer, _) = listener.accept().await.unwrap();
+            if peer.read_u8().await.unwrap() == HANDSHAKE {
+                peer.write_u8(HANDSHAKE).await.unwrap();
+            }
+            peer.shutdown().await.unwrap();
+            // All that the client sends is read, so the connection ends without a reset.
+            tokio::spawn(async move { while peer.read_u8().await.is_ok() {} });
+        }
+    });
+    let error = refusal(config(&format!("redis://127.0.0.1:{port}"))).await;
+    assert!(error.to_string().contains("write rediss://"), "{error}");
+    server.abort();
 }
 
 #[tokio::test]

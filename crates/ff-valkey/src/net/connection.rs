@@ -27,7 +27,10 @@ use fred::{
     clients::Client,
     error::{Error, ErrorKind},
     interfaces::{ClientLike, EventInterface},
-    types::{ConnectHandle, config::Server},
+    types::{
+        ConnectHandle,
+        config::{Config, Server},
+    },
 };
 use tokio::{
     sync::{
@@ -49,7 +52,7 @@ use crate::{
         outage::Part,
         primary::{Primary, ResolvedAddress, Role, SentinelResolver},
         sentinel::OneShotClient,
-        wording::sentence,
+        wording::{is_lost, sentence},
     },
     telemetry,
 };
@@ -282,18 +285,21 @@ pub(crate) async fn drive(client: &Client, limit: Duration) -> Option<Result<Con
     };
     match outcome {
         Ok(()) => Some(Ok(router)),
-        Err(error) if concerns_the_line(&error) => Some(Err(mismatch::found(&config, deadline).await.unwrap_or(error))),
-        Err(error) => Some(Err(error)),
+        Err(error) => Some(Err(explained(error, &config, deadline).await)),
     }
 }
 
-/// Whether the cause may be a server that unexpectedly speaks TLS, or does not.
-fn concerns_the_line(error: &Error) -> bool {
-    match error.kind() {
+/// The error, or that the server unexpectedly speaks TLS, or does not, if the connection was lost for that reason.
+async fn explained(error: Error, config: &Config, deadline: Instant) -> Error {
+    let may_be_a_mismatch = match error.kind() {
         ErrorKind::Protocol | ErrorKind::Tls | ErrorKind::Parse | ErrorKind::Canceled => true,
         ErrorKind::IO => !error.details().contains("ConnectionRefused"),
-        _ => false,
+        _ => is_lost(&error),
+    };
+    if !may_be_a_mismatch {
+        return error;
     }
+    mismatch::found(config, deadline).await.unwrap_or(error)
 }
 
 async fn connect(client: &Client, op: &str, config: &ValkeyConfig) -> Result<ConnectionDriver, EngineError> {
@@ -361,7 +367,12 @@ impl ConnectionMonitor {
         loop {
             let config = self.primary.config();
             let role = match timeout_at(until, Role::ask(&self.client)).await {
-                Ok(role) => role.map_err(|error| refused(op, config, error))?,
+                Ok(Ok(role)) => role,
+                // The library takes a connection that the server closes at once for a good one.
+                Ok(Err(error)) => {
+                    let error = explained(error, &self.client.client_config(), until).await;
+                    return Err(refused(op, config, error));
+                }
                 Err(_) => return Err(EngineError::Timeout { op: op.to_owned(), after: config.connect_timeout }),
             };
             let Role::Replica { of } = role else { return Ok(()) };

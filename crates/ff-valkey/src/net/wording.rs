@@ -12,8 +12,14 @@ pub(crate) fn sentence(error: &Error) -> String {
     let said = error.details();
     match error.kind() {
         ErrorKind::IO | ErrorKind::Tls => of_the_system(said),
+        _ if is_lost(error) => CLOSED.to_owned(),
         _ => without_arguments(said).to_owned(),
     }
+}
+
+/// Whether the client library has no connection any more for the command.
+pub(crate) fn is_lost(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unknown | ErrorKind::Routing) && error.details() == "Failed to route command."
 }
 
 /// A server's message about a command, up to the arguments that it repeats.
@@ -143,6 +149,7 @@ mod tests {
         assert_eq!(from(io::Error::from_raw_os_error(104)), "the server closed the connection");
         assert_eq!(from(io::Error::from_raw_os_error(113)), "no route to host");
         assert_eq!(from(io::ErrorKind::UnexpectedEof.into()), "the server closed the connection");
+        assert_eq!(sentence_of(ErrorKind::Unknown, "Failed to route command."), "the server closed the connection");
         let lookup = io::Error::other("failed to lookup address information: Name or service not known");
         assert_eq!(from(lookup), "failed to lookup address information: Name or service not known");
         let alert = sentence_of(ErrorKind::IO, "Custom { kind: InvalidData, error: AlertReceived(InternalError) }");
