@@ -41,6 +41,10 @@ pub fn url(bytes: &[u8]) -> bool {
     {
         url_is_kept(&format!("{scheme}://{}@{place}", marked(who)));
     }
+    // So is a scheme, which may be what is left of a password.
+    if let Some((scheme, rest)) = text.split_once("://") {
+        url_is_kept(&format!("{}://{rest}", marked(scheme)));
+    }
     url_is_kept(text)
 }
 
@@ -77,6 +81,10 @@ fn url_is_kept(url: &str) -> bool {
             let ours = ["URL", "UTF-8", "TLS", "sentinelUser"];
             let rest = ours.iter().fold(line.clone(), |line, word| line.replace(word, ""));
             assert!(!rest.contains(is_mark), "{line}");
+            // Parsers write a scheme in lower case.
+            let lower = line.to_lowercase();
+            let mut words = url.split(|c| !is_mark(c)).filter(|word| word.len() >= 5);
+            assert!(!words.any(|word| lower.contains(&word.to_lowercase())), "{line}");
             false
         }
     }

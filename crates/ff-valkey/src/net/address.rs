@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf};
 
 use ff_core::EngineError;
-use url::Url;
+use url::{ParseError, Url};
 
 /// The port of a server if the URL does not name one.
 pub(crate) const SERVER_PORT: u16 = 6379;
@@ -133,9 +133,10 @@ impl fmt::Debug for Credentials {
 /// # Errors
 /// [`EngineError::InvalidInput`]; the message shows only the scheme of the URL, and the expected form.
 pub(crate) fn parse(url: &str) -> Result<Parsed, EngineError> {
+    let url = url.trim();
     let parsed = match sentinel_scheme(url) {
         // URL parsers silently drop the characters that this refuses, and so change passwords.
-        _ if url.trim().contains(char::is_control) => {
+        _ if url.contains(char::is_control) => {
             Err("it contains a control character; write it encoded, a line break as %0A".to_owned())
         }
         Some((tls, rest)) => sentinel(rest, tls),
@@ -155,10 +156,13 @@ fn sentinel_scheme(url: &str) -> Option<(bool, &str)> {
 
 /// Parses a URL of one server. The error describes the fault and quotes nothing of the URL.
 fn single(url: &str) -> Result<Parsed, String> {
-    if !url.contains("://") {
+    let Some((scheme, _)) = url.split_once("://").filter(|(scheme, _)| !scheme.is_empty()) else {
         return Err(format!("it has no scheme; write redis:// in front of host and port. {SCHEMES}"));
+    };
+    if let Some(index) = wrong_in_scheme(scheme) {
+        return Err(format!("character {} cannot be in a scheme, the part before `://`. {SCHEMES}", index + 1));
     }
-    let url = Url::parse(url).map_err(|error| format!("{error}. {SCHEMES}. {ENCODING}"))?;
+    let url = Url::parse(url).map_err(|error| format!("{}. {ENCODING}", malformed(error)))?;
     let endpoint = match url.scheme() {
         "redis" | "valkey" => tcp(&url, false)?,
         "rediss" | "valkeys" => tcp(&url, true)?,
@@ -177,11 +181,30 @@ fn single(url: &str) -> Result<Parsed, String> {
     Ok(parsed)
 }
 
+/// The position of the first character that no scheme has there.
+fn wrong_in_scheme(scheme: &str) -> Option<usize> {
+    let fits = |index, c: char| c.is_ascii_alphabetic() || index > 0 && (c.is_ascii_digit() || "+-.".contains(c));
+    scheme.chars().enumerate().position(|(index, c)| !fits(index, c))
+}
+
+/// The fault that the URL parser found.
+fn malformed(error: ParseError) -> &'static str {
+    match error {
+        ParseError::EmptyHost => "it names no host",
+        ParseError::InvalidPort => "its port is not a number from 0 to 65535",
+        ParseError::InvalidIpv4Address | ParseError::InvalidIpv6Address => "its host is not a valid IP address",
+        ParseError::IdnaError | ParseError::InvalidDomainCharacter => {
+            "its host has a character that cannot be in a host name"
+        }
+        _ => "it is malformed; write redis://user:password@host:6379",
+    }
+}
+
 fn tcp(url: &Url, tls: bool) -> Result<Endpoint, String> {
+    let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| format!("it names no host. {ENCODING}"))?;
     if !matches!(url.path(), "" | "/" | "/0") {
         return Err(format!("{ONE_DATABASE}. {ENCODING}"));
     }
-    let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| format!("it names no host. {ENCODING}"))?;
     if host.contains(',') {
         return Err(format!("several hosts are sentinels; {SENTINEL_SHAPE}"));
     }
@@ -254,7 +277,7 @@ impl Parsed {
 /// The part of a URL that may be shown: a known scheme. In the rest of a malformed URL no part can be distinguished
 /// from a password, or from a part of a password that was not encoded.
 fn masked(url: &str) -> String {
-    const KNOWN: [&str; 14] = [
+    const KNOWN: [&str; 19] = [
         "redis",
         "rediss",
         "valkey",
@@ -266,6 +289,11 @@ fn masked(url: &str) -> String {
         "rediss-sentinel",
         "valkey-sentinel",
         "valkeys-sentinel",
+        "redis+tls",
+        "redis+ssl",
+        "redis-cluster",
+        "redis+cluster",
+        "redis+sentinel",
         "http",
         "https",
         "tcp",
@@ -385,6 +413,26 @@ mod tests {
             let error = parse(bad).unwrap_err();
             assert!(matches!(error, EngineError::InvalidInput { .. }), "{bad}");
             assert!(!error.to_string().contains("secret") && error.to_string().contains("URL `"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_malformed_url_is_refused_with_the_fault_and_the_right_form() {
+        for (bad, fault) in [
+            ("1redis://h", "character 1 cannot be in a scheme"),
+            ("\"redis://h\"", "character 1 cannot be in a scheme"),
+            ("redis ://h", "character 6 cannot be in a scheme"),
+            ("redíš://h", "character 4 cannot be in a scheme"),
+            ("://h", "it has no scheme"),
+            ("redis+tls://h", "URL `redis+tls://…`: its scheme is not known"),
+            ("redis://h:99999", "its port is not a number from 0 to 65535"),
+            ("redis:// h", "its host has a character that cannot be in a host name"),
+            ("redis://[::g]", "its host is not a valid IP address"),
+            ("redis:///h", "it names no host"),
+        ] {
+            let error = parse(bad).unwrap_err().to_string();
+            assert!(error.contains(fault), "{bad}: {error}");
+            assert!(error.contains("redis://user:password@host:6379") || error.contains("%2F for `/`"), "{error}");
         }
     }
 
