@@ -34,6 +34,10 @@ pub(crate) async fn watch(args: WatchArgs, connect: &ConnectArgs) -> Result<Exit
     let options = SubscribeOptions::new().filter(filter.clone()).scope(scope).start(start).name("watch");
     let subscribing = async { Ok(connect.open_server().await?.subscribe(&options).await?) };
     let mut frames = interrupts.or(subscribing).await?;
+    // From the start, so that what could not be written is shown again even if no cursor follows this one.
+    if let Some(file) = &file {
+        file.write(&frames.cursor())?;
+    }
     out::note(&format!("ff: watching {}; Ctrl-C ends it", described(&filter)));
     let reader_gone = out::reader_gone();
     tokio::pin!(reader_gone);

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ff_core::{ExecutionId, PartitionCount};
+use ff_script::keys;
 use ff_testserver::TestServer;
 use rustix::process::Signal;
 use support::{Finished, command, example, ff, file, finish, processes::send};
@@ -122,6 +124,35 @@ async fn a_deadline_ends_the_flow_as_failed() {
     let server = TestServer::start().await.unwrap();
     let finished = run_yaml(&server, "executions: {a: {run: sleep 60, deadline: 500ms}}", &["--json"]).await;
     assert_eq!((finished.code, summary(&finished)["outcomes"]["expired"].as_u64()), (1, Some(1)), "{finished:?}");
+}
+
+#[tokio::test]
+async fn a_member_whose_record_is_deleted_fails_with_this_cause_under_its_name() {
+    let server = TestServer::start().await.unwrap();
+    let yaml = "executions:
+  one: {run: sleep 1}
+  two: {run: echo 2, needs: [one]}
+  three: {run: echo 3, needs: [two]}";
+    let (_directory, path) = file("flow.yaml", yaml);
+    let mut child = command(&["run", &path, "--json", "--url", server.url()]).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    let started: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let flow_id = started["flow_id"].as_str().unwrap().parse().unwrap();
+    let record = keys::execution_core(ExecutionId::member(flow_id, "two", PartitionCount::DEFAULT));
+    while server.command(&["DEL", &record]).await.unwrap().int() != Some(1) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let rest = tokio::task::spawn_blocking(move || std::io::read_to_string(stdout).unwrap());
+    let finished = finish(child).await;
+    let lines: Vec<serde_json::Value> =
+        rest.await.unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let two = lines.iter().find(|line| line["name"] == "two").unwrap();
+    assert_eq!(two["cause"], "its record on the server is gone");
+    let summary = lines.last().unwrap();
+    assert_eq!((&summary["state"], &summary["audit_passed"]), (&"failed".into(), &true.into()), "{finished:?}");
+    assert_eq!(finished.code, 1);
 }
 
 #[tokio::test]

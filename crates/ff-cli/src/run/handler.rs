@@ -9,7 +9,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use super::{outputs::Outputs, tracker::AttemptEnd};
-use crate::work::{Attempt, Ended, Printed, Work, stop::StopSignal};
+use crate::work::{Attempt, Ended, Printed, STOPPED, Work, stop::StopSignal};
 
 /// The worker's timer begins a little before the work does.
 const TIMER_SLACK: Duration = Duration::from_millis(100);
@@ -65,6 +65,9 @@ impl Handler {
             // As the worker reports it.
             Some(timeout) if context.is_cancelled() && started.elapsed() + TIMER_SLACK >= timeout => {
                 format!("the attempt took longer than its timeout of {timeout:?}")
+            }
+            _ if context.is_cancelled() && failure.reason.starts_with(STOPPED) => {
+                failure.reason.replacen(STOPPED, "stopped, because its lease was lost", 1)
             }
             _ => failure.reason.clone(),
         });

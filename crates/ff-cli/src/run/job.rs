@@ -74,6 +74,8 @@ pub(super) enum Prepared {
 pub(super) struct Look {
     pub(super) run: Uuid,
     pub(super) namespace: Namespace,
+    /// The executions of the flow.
+    pub(super) members: Vec<ExecutionId>,
     /// Of a flow that is resumed.
     lane: Option<LaneId>,
 }
@@ -101,7 +103,11 @@ impl Prepared {
 
     pub(super) async fn look(&self, backend: &dyn EngineBackend) -> Result<Look, CliError> {
         match self {
-            Self::New { run, flow, .. } => Ok(Look { run: *run, namespace: flow.namespace.clone(), lane: None }),
+            Self::New { run, flow, .. } => {
+                let members = named(flow, *run, backend.partition_count()).executions;
+                let members = members.into_iter().map(|(_, id)| id).collect();
+                Ok(Look { run: *run, namespace: flow.namespace.clone(), members, lane: None })
+            }
             Self::Resume(flow_id) => look_at(backend, *flow_id).await,
         }
     }
@@ -216,7 +222,10 @@ async fn look_at(backend: &dyn EngineBackend, flow_id: FlowId) -> Result<Look, C
     }
     let mut found = found.into_iter();
     match (found.next(), found.next()) {
-        (Some((lane, Some(run))), None) => Ok(Look { run, namespace: flow.namespace, lane: Some(lane) }),
+        (Some((lane, Some(run))), None) => {
+            let members = flow.members.iter().map(|member| member.execution_id).collect();
+            Ok(Look { run, namespace: flow.namespace, members, lane: Some(lane) })
+        }
         (None, _) => Err(refuse("it is just ending; look again with `ff describe`")),
         _ => Err(refuse("it was not submitted by `ff run`; the workers of its lanes run it")),
     }

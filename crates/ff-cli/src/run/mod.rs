@@ -13,7 +13,8 @@ mod view;
 
 use std::{process::ExitCode, sync::Arc, thread::available_parallelism};
 
-use ff_core::{FlowState, ScannerFilter};
+use ff_core::{CompletionStream, FlowState, Frame, SubscribeOptions, Subscription};
+use futures::{StreamExt, future::ready};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -30,9 +31,7 @@ use crate::{
     connect::ConnectArgs,
     crew::Crew,
     failure::{CliError, code},
-    metrics, open_files, out,
-    plan::RUN_TAG,
-    secrets,
+    metrics, open_files, out, secrets,
     signals::Interrupts,
     text,
     work::adopt_orphans,
@@ -52,10 +51,9 @@ pub(crate) async fn run(args: RunArgs, connect: &ConnectArgs) -> Result<ExitCode
     let opening = async {
         let backend = prepared.open(connect).await?;
         let look = prepared.look(&*backend).await?;
-        let filter = ScannerFilter::new()
-            .with_namespace(look.namespace.clone())
-            .with_instance_tag(RUN_TAG, look.run.to_string());
-        let completions = backend.subscribe_completions_filtered(&filter).await?;
+        // By id, because a member whose record is gone ends without its tags.
+        let options = SubscribeOptions::new().only(look.members.iter().copied());
+        let completions = completions_of(backend.subscribe(&options).await?);
         let crew = Crew::start(&backend).await?;
         Ok((backend, look, completions, crew))
     };
@@ -112,6 +110,14 @@ pub(crate) async fn run(args: RunArgs, connect: &ConnectArgs) -> Result<ExitCode
         ));
     }
     Ok(exit_code(state))
+}
+
+/// Gaps are logged by the backend, and the audit finds what is missing.
+fn completions_of(subscription: Subscription) -> CompletionStream {
+    Box::pin(subscription.filter_map(|frame| match frame {
+        Frame::Completion(completion) => ready(Some(completion)),
+        _ => ready(None),
+    }))
 }
 
 /// How a flow that was left can be finished.

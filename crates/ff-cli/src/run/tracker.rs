@@ -7,6 +7,9 @@ use ff_core::{CompletionPayload, ExecutionId, FlowSnapshot, FlowTopology, Outcom
 
 use crate::{cause, failure::one_line, work::Exit};
 
+/// The reason of a member whose record was deleted: it ends without waiting for what it needs.
+const RECORD_LOST: &str = "record_lost";
+
 /// How an attempt ended here.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct AttemptEnd {
@@ -210,7 +213,8 @@ impl Tracker {
             self.strangers += 1;
             return Arrival::Stranger;
         };
-        let in_order = self.needs_have_arrived(index, completion.outcome);
+        let in_order =
+            completion.reason.as_deref() == Some(RECORD_LOST) || self.needs_have_arrived(index, completion.outcome);
         let failed_needs = self.failed_needs(index);
         let member = &mut self.members[index];
         if std::mem::take(&mut member.known_before) {

@@ -28,6 +28,8 @@ pub(crate) use self::{
 
 /// How much of the output becomes the execution's result.
 const RESULT_BYTES: usize = 64 * 1024;
+/// The beginning of the reason where an attempt was stopped from outside.
+pub(crate) const STOPPED: &str = "stopped";
 
 /// The work of one execution, as it travels in the payload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,7 +113,7 @@ impl Work {
         match self {
             Self::Shell(command) => shell::run(command, attempt).await,
             Self::Sleep { micros } => Ended::without_process(tokio::select! {
-                () = attempt.stop.cancelled() => Err(Failure::retryable("stopped")),
+                () = attempt.stop.cancelled() => Err(Failure::retryable(STOPPED)),
                 () = tokio::time::sleep(Duration::from_micros(*micros)) => Ok(Bytes::new()),
             }),
         }

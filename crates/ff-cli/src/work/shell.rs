@@ -21,7 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Attempt, Ended, Exit, Output, program,
+    Attempt, Ended, Exit, Output, STOPPED, program,
     stop::{GRACE, StopSignal},
     strays,
     supervisor::{self, Order, Report},
@@ -107,7 +107,7 @@ pub(super) async fn run(command: &Command, attempt: &Attempt) -> Ended {
             tracing::warn!(execution_id = %attempt.execution_id, %why, "the command is started later");
         }
         tokio::select! {
-            () = attempt.stop.cancelled() => return Ended::without_process(Err(Failure::retryable("stopped"))),
+            () = attempt.stop.cancelled() => return Ended::without_process(Err(Failure::retryable(STOPPED))),
             () = tokio::time::sleep(LATER) => {}
         }
     }
@@ -159,7 +159,7 @@ fn verdict(report: Option<Report>, output: Output, attempt: &Attempt) -> Option<
         Some(Report::Later) => return None,
         Some(Report::NotStarted { why }) => (None, Some(Failure::permanent(why))),
         None => (None, Some(Failure::retryable("the command was killed together with its supervisor"))),
-        Some(Report::Ended { .. }) if stopped => (None, Some(Failure::retryable(with_last_line("stopped".into())))),
+        Some(Report::Ended { .. }) if stopped => (None, Some(Failure::retryable(with_last_line(STOPPED.into())))),
         Some(Report::Ended { exit: Exit::ExitStatus(0) }) => (Some(Exit::ExitStatus(0)), None),
         Some(Report::Ended { exit }) => (Some(exit), Some(Failure::retryable(with_last_line(exit.to_string())))),
     };
