@@ -107,6 +107,7 @@ macro_rules! all_cases {
                 a_deadline_ends_an_execution_that_nobody_claimed
                 a_deadline_ends_an_execution_that_is_running
                 a_repeated_submission_under_one_key_is_the_same_flow
+                a_flow_beyond_one_call_is_there_once_and_whole_whoever_submits_it
                 a_key_used_for_other_content_is_a_conflict
                 what_does_not_exist_is_not_found
                 work_of_another_lane_is_not_handed_out

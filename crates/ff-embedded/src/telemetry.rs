@@ -1,6 +1,7 @@
 //! The names of all metrics of this crate: the same as those of the server's backend, as far as they apply.
 
 use ff_core::GapCause;
+pub use ff_script::telemetry::{IN_PARTS, PARTS_DISCARDED};
 use metrics::{counter, gauge};
 
 /// Completions handed to subscriptions.

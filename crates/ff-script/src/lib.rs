@@ -8,6 +8,7 @@ pub mod keys;
 pub mod loader;
 pub mod operations;
 pub mod permissions;
+pub mod telemetry;
 pub mod timers;
 pub mod wake;
 pub mod wire;

@@ -4,10 +4,14 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use ff_conformance::Fixture;
 use ff_core::{EngineError, ExecutionId, FlowId, FlowSubmission, SubmittedFlow, limits};
-use ff_script::keys;
+use ff_embedded::EmbeddedBackend;
+use ff_script::{keys, telemetry};
+use metrics_exporter_prometheus::PrometheusBuilder;
 use support::Stand;
 
 /// More than one call writes.
@@ -250,4 +254,35 @@ async fn payloads_of_every_size_reach_their_workers() {
     for (size, (_, id)) in sizes.iter().zip(fixture.submit(&flow).await.executions) {
         assert_eq!(fixture.claim(id).await.payload.len(), *size);
     }
+}
+
+/// Submits a flow in parts, then lets its core name a part that no program writes, and submits it again. `set` executes
+/// HSET.
+async fn in_parts_are_counted(fixture: &Fixture, set: impl AsyncFn(&[&str])) {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let counted = recorder.handle();
+    let _recorder = metrics::set_default_local_recorder(&recorder);
+    let is_counted = |name: &str, count: &str| counted.render().contains(&format!("\n{name} {count}\n"));
+    let flow = fixture.submit(&many(fixture)).await;
+    assert!(is_counted(telemetry::IN_PARTS, "1"), "{}", counted.render());
+    assert!(fixture.submit(&many(fixture)).await.already_submitted);
+    let core = keys::flow_core(flow.executions[0].1.partition(), flow.flow_id);
+    set(&["HSET", &core, "state", "submitting", "part:5000", "7"]).await;
+    let refused = fixture.backend.submit_flow(&many(fixture)).await.unwrap_err();
+    assert!(matches!(refused, EngineError::Contention { .. }), "{refused}");
+    assert!(is_counted(telemetry::PARTS_DISCARDED, "3"), "{}", counted.render());
+    assert!(is_counted(telemetry::IN_PARTS, "1"), "{}", counted.render());
+}
+
+#[tokio::test]
+async fn flows_in_parts_and_parts_that_were_discarded_are_counted_on_a_server() {
+    let stand = Stand::start().await;
+    in_parts_are_counted(&Fixture::new(stand.backend.clone()), async |args| drop(stand.command(args).await)).await;
+}
+
+#[tokio::test]
+async fn flows_in_parts_and_parts_that_were_discarded_are_counted_in_process() {
+    let backend = Arc::new(EmbeddedBackend::new());
+    let set = async |args: &[&str]| drop(backend.host().command(args).unwrap());
+    in_parts_are_counted(&Fixture::new(backend.clone()), set).await;
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ff_core::Scope;
+pub use ff_script::telemetry::{IN_PARTS, PARTS_DISCARDED};
 use metrics::{counter, gauge};
 
 /// Completions put into queues of subscriptions.

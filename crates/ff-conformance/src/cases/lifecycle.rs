@@ -4,13 +4,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ff_core::{
-    EngineError, ExecutionId, ExecutionSubmission, FlowId, FlowState, LifecyclePhase, Outcome, PublicState,
-    SweepPolicy, WorkSignal,
+    EngineError, ExecutionId, ExecutionSubmission, FlowId, FlowState, FlowSubmission, LifecyclePhase, Outcome,
+    PublicState, SweepPolicy, WorkSignal,
 };
 use futures::StreamExt;
 
 use super::Backend;
 use crate::fixture::{Fixture, name, within};
+
+/// Members of a flow that no backend need take in one call, and the delay of some of them.
+const MEMBERS: usize = 200;
+const DELAY: Duration = Duration::from_millis(50);
 
 pub async fn a_solo_execution_runs_from_submission_to_its_result(backend: Backend) {
     let fixture = Fixture::new(backend);
@@ -117,6 +121,51 @@ pub async fn a_repeated_submission_under_one_key_is_the_same_flow(backend: Backe
     let again = fixture.backend.submit_execution(&solo).await.expect("accepted");
     assert_eq!(first.execution_id, again.execution_id);
     assert!(!first.already_submitted && again.already_submitted);
+}
+
+/// More bytes and more members than one call may take: `0`, then groups of which the first needs `0`, and members that
+/// need the one before them. Every tenth waits for its time.
+fn beyond_one_call(fixture: &Fixture, last: &str) -> FlowSubmission {
+    let flow = FlowSubmission::new(fixture.namespace.clone()).idempotency_key("large");
+    (0..MEMBERS).fold(flow, |flow, n| {
+        let text = if n + 1 == MEMBERS { last } else { "x" };
+        let spec = fixture.spec(&n.to_string()).payload(text.repeat(8 << 10));
+        let spec = if n % 10 == 9 { spec.delay(DELAY) } else { spec };
+        let need = match n % 3 {
+            0 => 0,
+            _ => n - 1,
+        };
+        flow.execution(if n == 0 || n % 10 == 9 { spec } else { spec.needs([need.to_string()]) })
+    })
+}
+
+pub async fn a_flow_beyond_one_call_is_there_once_and_whole_whoever_submits_it(backend: Backend) {
+    let fixture = Fixture::new(backend);
+    let flow = beyond_one_call(&fixture, "x");
+    let (one, other) = futures::join!(fixture.submit(&flow), fixture.submit(&flow));
+    assert_eq!((one.flow_id, &one.executions), (other.flow_id, &other.executions));
+    assert!(one.already_submitted != other.already_submitted, "exactly one of them submitted it");
+    let refused = fixture.backend.submit_flow(&beyond_one_call(&fixture, "y")).await;
+    assert!(matches!(refused, Err(EngineError::Conflict { .. })), "{refused:?}");
+    let found = fixture.backend.describe_flow(one.flow_id).await.expect("it exists");
+    let names: Vec<_> = found.members.iter().map(|member| (member.name.clone(), member.execution_id)).collect();
+    assert_eq!(names, one.executions);
+    // Nothing is claimed before, and a claim takes all that it finds.
+    for (_, id) in one.executions.iter().skip(9).step_by(10) {
+        fixture.sweep_until(*id, PublicState::Waiting).await;
+    }
+    for (index, (name, id)) in one.executions.iter().enumerate() {
+        let claimed = fixture.claim(*id).await;
+        assert_eq!((&claimed.name, claimed.payload.len()), (name, 8 << 10));
+        fixture.backend.complete(&claimed.lease, Bytes::new()).await.expect("the owner may complete");
+        if index == 0 {
+            // More than one call promotes.
+            fixture.resolve_all(id.partition()).await;
+        }
+    }
+    let ended = fixture.backend.describe_flow(one.flow_id).await.expect("it exists");
+    assert_eq!(ended.state, FlowState::Success);
+    assert!(fixture.submit(&flow).await.already_submitted);
 }
 
 pub async fn a_key_used_for_other_content_is_a_conflict(backend: Backend) {

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Operations, Reader, arg, block_and, call};
 use crate::{
     host::{Call, Reply, ScriptHost},
-    keys,
+    keys, telemetry,
 };
 
 /// Members that one call writes, and bytes of their arguments unless the first has more. ARCHITECTURE.md says what they
@@ -108,8 +108,13 @@ impl<H: ScriptHost> Operations<H> {
             };
         }
         for _ in 0..TRIES {
-            if let Some(accepted) = self.submit_parts(head, &fingerprint, &members, &parts).await? {
-                return Ok(accepted);
+            match self.submit_parts(head, &fingerprint, &members, &parts).await? {
+                Some(Accepted::Now) => {
+                    telemetry::count(telemetry::IN_PARTS);
+                    return Ok(Accepted::Now);
+                }
+                Some(Accepted::Before) => return Ok(Accepted::Before),
+                None => telemetry::count(telemetry::PARTS_DISCARDED),
             }
         }
         Err(EngineError::Contention {
