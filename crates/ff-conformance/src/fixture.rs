@@ -1,4 +1,4 @@
-//! What the cases share: submitting, working and waiting, with a time limit on everything that waits.
+//! Shared helpers of the cases: submitting, working and waiting, with a time limit on every wait.
 
 use std::{
     sync::{Arc, Mutex},
@@ -14,16 +14,16 @@ use ff_core::{
 use futures::{FutureExt, StreamExt};
 use uuid::Uuid;
 
-/// Beyond this a wait is a failure. Far longer than anything takes; never part of what is measured.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The time limit of a wait. Far longer than any case takes.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
 
-/// A backend with a lane and a namespace of its own.
+/// A backend with its own lane and namespace.
 pub struct Fixture {
     /// The backend under test.
     pub backend: Arc<dyn EngineBackend>,
-    /// A lane that nobody else uses.
+    /// A lane that no other case uses.
     pub lane: LaneId,
-    /// A tenant that nobody else is.
+    /// A namespace that no other case uses.
     pub namespace: Namespace,
     claimed: Mutex<Vec<ClaimedExecution>>,
 }
@@ -47,7 +47,7 @@ impl Fixture {
         ExecutionSpec::new(name).lane(self.lane.clone())
     }
 
-    /// A flow of this fixture's namespace: names, each with its needs.
+    /// A flow in this fixture's namespace: the members' names, each with its needs.
     #[must_use]
     pub fn flow(&self, members: &[(&str, &[&str])]) -> FlowSubmission {
         members.iter().fold(FlowSubmission::new(self.namespace.clone()), |flow, (name, needs)| {
@@ -55,7 +55,7 @@ impl Fixture {
         })
     }
 
-    /// Submits a flow that must be accepted.
+    /// Submits a flow and expects it to be accepted.
     pub async fn submit(&self, flow: &FlowSubmission) -> SubmittedFlow {
         self.backend.submit_flow(flow).await.expect("a valid flow is accepted")
     }
@@ -70,7 +70,7 @@ impl Fixture {
         self.claim_as(None, partition, max, lease).await
     }
 
-    /// As [`Fixture::claim_some`], as the claim with this id.
+    /// Like [`Fixture::claim_some`], with this claim id.
     pub async fn claim_as(
         &self,
         id: Option<ClaimId>,
@@ -83,12 +83,12 @@ impl Fixture {
         self.backend.claim(&request).await.expect("a claim is answered").executions
     }
 
-    /// Claims this very execution; others that come along are kept for later calls.
+    /// Claims this execution. Other executions that the claim returns are kept for later calls.
     pub async fn claim(&self, id: ExecutionId) -> ClaimedExecution {
         self.claim_for(id, Duration::from_secs(600)).await
     }
 
-    /// As [`Fixture::claim`], with this lease.
+    /// Like [`Fixture::claim`], with this lease.
     pub async fn claim_for(&self, id: ExecutionId, lease: Duration) -> ClaimedExecution {
         let wait = async {
             loop {
@@ -97,7 +97,7 @@ impl Fixture {
                 }
                 let more = self.claim_some(id.partition(), 128, lease).await;
                 let found = !more.is_empty();
-                self.claimed.lock().expect("no case panics while it holds this").extend(more);
+                self.claimed.lock().expect("no case panics while it holds the lock").extend(more);
                 if !found {
                     tokio::task::yield_now().await;
                 }
@@ -106,17 +106,17 @@ impl Fixture {
         within(&format!("claim {id}"), wait).await
     }
 
-    /// As [`Fixture::claim_for`], and confirms the lease: when it runs out, that counts.
+    /// Like [`Fixture::claim_for`], and confirms the lease, so that its expiry counts.
     pub async fn claim_confirmed(&self, id: ExecutionId, lease: Duration) -> ClaimedExecution {
         let claimed = self.claim_for(id, lease).await;
         let renewed = self.backend.renew(&[claimed.lease], lease).await.expect("a renewal is answered");
-        // Nothing sweeps meanwhile, so the lease is held although its time may be over.
+        // There is no sweep meanwhile, so the lease is held although it may have expired.
         assert_ne!(renewed, [RenewOutcome::LeaseLost]);
         claimed
     }
 
     fn take(&self, id: ExecutionId) -> Option<ClaimedExecution> {
-        let mut claimed = self.claimed.lock().expect("no case panics while it holds this");
+        let mut claimed = self.claimed.lock().expect("no case panics while it holds the lock");
         let index = claimed.iter().position(|claimed| claimed.lease.execution_id == id)?;
         Some(claimed.swap_remove(index))
     }
@@ -133,7 +133,7 @@ impl Fixture {
         self.backend.fail(&claimed.lease, &Failure::permanent("broken")).await.expect("the owner may fail");
     }
 
-    /// The execution as it stands.
+    /// Describes an execution that exists.
     pub async fn describe(&self, id: ExecutionId) -> ExecutionSnapshot {
         self.backend.describe_execution(id).await.expect("it exists")
     }
@@ -149,7 +149,7 @@ impl Fixture {
         reports.remove(0).expect("a sweep is answered")
     }
 
-    /// Sweeps, waiting until the next thing is due, until an execution is in this state.
+    /// Sweeps whenever something is due, until an execution is in this state.
     pub async fn sweep_until(&self, id: ExecutionId, wanted: PublicState) {
         let wait = async {
             loop {
@@ -163,7 +163,7 @@ impl Fixture {
         within(&format!("{id} becomes {wanted}"), wait).await;
     }
 
-    /// Works off pending dependents until none is left.
+    /// Resolves pending dependents until none is left.
     pub async fn resolve_all(&self, partition: Partition) {
         while self.backend.resolve_dependents(partition).await.expect("resolving is answered").more {}
     }
@@ -177,9 +177,9 @@ impl Fixture {
     }
 }
 
-/// The next completion of a stream; panics when none comes.
+/// The next completion of a stream; panics if none arrives.
 pub(crate) async fn next(stream: &mut CompletionStream) -> CompletionPayload {
-    within("the next completion", stream.next()).await.expect("a stream never ends by itself")
+    within("the next completion", stream.next()).await.expect("a stream never ends on its own")
 }
 
 /// The next `count` completions of a stream.
@@ -191,20 +191,20 @@ pub(crate) async fn take(stream: &mut CompletionStream, count: usize) -> Vec<Com
     completions
 }
 
-/// Whether a stream has nothing to give at this moment.
+/// Whether a stream has no completion ready.
 pub(crate) fn is_silent(stream: &mut CompletionStream) -> bool {
     stream.next().now_or_never().is_none()
 }
 
-/// Waits for `future`, and fails the case when it takes too long.
+/// Waits for `future`, and fails the case if it takes too long.
 pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
-    match tokio::time::timeout(PATIENCE, future).await {
+    match tokio::time::timeout(TIME_LIMIT, future).await {
         Ok(output) => output,
-        Err(_) => panic!("waited {PATIENCE:?} in vain: {what}"),
+        Err(_) => panic!("not within {TIME_LIMIT:?}: {what}"),
     }
 }
 
-/// A name that is known to be valid.
+/// Parses a name of the suite.
 pub(crate) fn name<T: std::str::FromStr<Err = ff_core::EngineError>>(text: &str) -> T {
     text.parse().expect("the suite's own names are valid")
 }

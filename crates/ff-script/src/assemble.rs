@@ -1,7 +1,7 @@
 //! Joins the files under `lua/` into the one text that a server loads.
 //!
-//! Lua 5.1 allows 200 locals in a chunk and 60 upvalues in a function, so every file stands in a block of its own and
-//! all shared parts hang on the one table `ff`.
+//! Lua 5.1 allows 200 locals in a chunk and 60 upvalues in a function. Every file is therefore its own block, and all
+//! shared functions are fields of the table `ff`.
 
 use std::{fmt::Write as _, fs, io, path::Path};
 
@@ -11,10 +11,11 @@ use sha2::{Digest as _, Sha256};
 pub const LIBRARY: &str = "flowfabric1";
 /// The ABI major: what the names of the functions start with.
 pub const ABI_MAJOR: u32 = 1;
-/// The digest of each version of the library, one a line; a version's number is the number of its line. Two texts with
-/// one version would refuse each other's programs, so every text that was committed has a line of its own.
+/// The digest of each version of the library, one per line; a version's number is the number of its line. Two texts
+/// with one version would refuse each other's programs, so every committed text has its own line.
 pub const DIGESTS: &str = include_str!("../lua/digests.txt");
-/// The library's version within its major; grows with every change of the Lua, so that a newer one is never replaced.
+/// The library's version within its major. It grows with every change of the Lua, so that a newer library is never
+/// replaced by an older one.
 pub const VERSION: u32 = count_lines(DIGESTS.as_bytes());
 
 const fn count_lines(text: &[u8]) -> u32 {
@@ -28,11 +29,11 @@ const fn count_lines(text: &[u8]) -> u32 {
     lines
 }
 
-/// Joins the files under `lua_dir`: `lib/*.lua`, then `functions/*.lua`, each sorted by name. The result lacks only the
-/// header that [`with_header`] adds.
+/// Joins the files under `lua_dir`: `lib/*.lua`, then `functions/*.lua`, each sorted by name. [`with_header`] adds the
+/// header.
 ///
 /// # Errors
-/// What reading the files gives.
+/// If a file cannot be read.
 pub fn body(lua_dir: &Path) -> io::Result<String> {
     let mut body = String::new();
     for folder in ["lib", "functions"] {
@@ -63,18 +64,19 @@ pub fn digest(body: &str) -> String {
     })
 }
 
-/// The library that a server loads: a body under the header that names it.
+/// The library that a server loads: the body with its header.
 #[must_use]
 pub fn with_header(body: &str, version: usize) -> String {
     let digest = digest(body);
     format!(
-        "#!lua name={LIBRARY}\n-- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.\n\
+        "#!lua name={LIBRARY}\n\
+         -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.\n\
          local ff = {{ version = '{version}', digest = '{digest}' }}\n{body}"
     )
 }
 
-/// The digests with that of a new text: in a line of its own if the last line was committed (`committed` are the
-/// digests then), else in place of the last line, which no commit has seen.
+/// Adds the digest of a new text to `digests`. If the last line is not among the `committed` ones, replaces that line:
+/// its text was never committed.
 #[must_use]
 pub fn record_digest(digests: &str, committed: &str, digest: &str) -> String {
     let mut lines: Vec<&str> = digests.lines().collect();
@@ -108,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_differs_from_a_committed_one_gets_a_version_of_its_own() {
+    fn a_text_that_differs_from_a_committed_one_gets_its_own_version() {
         assert_eq!(record_digest("a\nb\n", "a\nb\n", "c"), "a\nb\nc\n");
         assert_eq!(record_digest("a\nb\nc\n", "a\nb\n", "d"), "a\nb\nd\n");
         assert_eq!(record_digest("a\nb\n", "a\nb\n", "b"), "a\nb\n");

@@ -1,13 +1,13 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '17', digest = 'c0e487680820a479f8a13f7c5c93a234' }
+local ff = { version = '18', digest = '2b7d8fff412c46c103bc1ca0ac19fb96' }
 
 do -- lib/base.lua
--- The clock, numbers as text, and replies. Everything else builds on these.
+-- The clock, numbers as text, and replies; used by everything else.
 
 ff.base = {}
 
--- The second of the last call, which is most often that of the next.
+-- The second of the last call, cached: the next call most often falls into the same.
 local last_second, last_second_ms
 
 -- The server's time in milliseconds. Frozen within a call.
@@ -21,14 +21,14 @@ function ff.base.now()
   return now
 end
 
--- Both ways for the numbers that come most often.
+-- Conversion tables for the most frequent numbers.
 local text_of = { [0] = '0', '1', '2', '3', '4', '5', '6', '7', '8', '9' }
 local number_of = {
   [''] = 0, ['0'] = 0, ['1'] = 1, ['2'] = 2, ['3'] = 3, ['4'] = 4, ['5'] = 5, ['6'] = 6, ['7'] = 7, ['8'] = 8, ['9'] = 9,
 }
 
--- An integer as text; Lua's own conversion writes large ones as 1e+15. To print a float takes several times as long as
--- two integers, and an integer may be no longer than 32 bits.
+-- An integer as text; Lua's own conversion writes large ones as 1e+15. Formatting a float takes several times as long
+-- as formatting two integers, and '%d' takes at most 32 bits.
 function ff.base.int(number)
   local text = text_of[number]
   if text then
@@ -41,7 +41,7 @@ function ff.base.int(number)
   return string.format('%.0f', number)
 end
 
--- The integer behind a stored text; absent and empty are 0.
+-- A stored text as an integer; absent and empty are 0.
 function ff.base.num(text)
   if not text then
     return 0
@@ -54,8 +54,8 @@ function ff.base.text(value)
   return value or ''
 end
 
--- Calls a command that takes any number of arguments after its key, at most 1,000 of them at a time. `width` arguments
--- belong together.
+-- Calls a command with any number of arguments after its key, at most 1,000 at a time. Groups of `width` arguments stay
+-- together.
 function ff.base.chunked(command, key, arguments, width)
   local count, step = #arguments, 1000 - 1000 % (width or 1)
   for first = 1, count, step do
@@ -68,107 +68,107 @@ function ff.base.is_overwritten(problem)
   return string.find(problem, 'WRONGTYPE', 1, true) ~= nil
 end
 
--- What every failing call of this library raises: a code, a space, and a text.
+-- The error reply of a failing call: a code, a space, and a text.
 function ff.base.refuse(code, text)
   return redis.error_reply(code .. ' ' .. text)
 end
 end
 
 do -- lib/bytes.lua
--- How many bytes a completion log holds, and which of its entries may go when these are too many.
+-- Counts the bytes of a completion log and trims the log when they exceed its limit.
 --
--- The count is a running offset: the bytes of all entries that were appended. Marks say at which offset some of the
--- entries begin, about a sixteenth of the limit apart. What stands before a mark goes when what follows it has reached
--- the limit, so that a log keeps at least its newest `limit` bytes and at most one piece and one entry more.
+-- The count is a running offset: the bytes of all entries appended so far. Marks record at which offset some of the
+-- entries begin, about a sixteenth of the limit apart. The entries before a mark are trimmed when the entries after it
+-- have reached the limit. A log thus keeps at least its newest `limit` bytes, and at most one piece and one entry more.
 --
--- Both live in this library's memory, and are saved as one field beside the log's epochs four times per piece. A new tenure
--- takes them from there. What was appended after they were saved counts for nothing then, and so does what the log held
--- before there was such a field: it goes with the entries before the next mark. So a log may be trimmed too late, and never
--- too early, because the bytes that count after a mark are bytes of entries after it.
+-- Offset and marks live in this library's memory and are saved four times per piece, as one field beside the log's
+-- epochs. A new tenure starts from the saved field. Entries appended after the last save, or before the field existed,
+-- are not counted; they are trimmed with the entries before the next mark. A log may therefore be trimmed too late but
+-- never too early, because all bytes counted after a mark belong to entries after it.
 
 ff.bytes = {}
 
--- Beside the value and the result: ids, lengths and names as a stream keeps them.
+-- Bytes of an entry beside event and result: ids, lengths and field names in the stream.
 local OVERHEAD = 40
--- Pieces of a limit, the most bytes of one piece, and how often the count is saved per piece.
+-- Pieces per limit, the most bytes of one piece, and saves per piece.
 local PIECES, LONGEST_PIECE, SAVES = 16, 1048576, 4
--- How many entries an append trims, and how many a node of a stream has: a trim that stops for the first has taken more than
--- their difference.
+-- The most entries that one append trims, and the entries of a stream node: a trim that was stopped by the limit has
+-- removed more than their difference.
 local AT_ONCE, NODE = 120, 100
--- A log of programs without a limit keeps no more marks.
-local MOST_MARKS = 300
+-- The most marks of a log; reached only if programs without a limit append to it.
+local MAX_MARKS = 300
 
 local FIELD = 'bytes'
 
--- log key -> `offset`, the id `upto` which it counts, `saved` as it stood when it was saved, `last_at` of the last mark,
--- and the marks, oldest first: `ids` and where they begin (`ats`).
+-- log key -> `offset`; `upto`, the last entry it counts; `saved`, the offset last saved; `last_at`, the offset of the
+-- last mark; and the marks, oldest first: entries (`ids`) and the offsets where they begin (`ats`).
 local logs = {}
 
--- Whether an entry stands behind another one.
-local function is_behind(id, other)
+-- Whether an entry comes after another one.
+local function is_after(id, other)
   local epoch, seq = string.match(id, '^(%d+)-(%d+)$')
   local other_epoch, other_seq = string.match(other, '^(%d+)-(%d+)$')
   epoch, other_epoch = tonumber(epoch), tonumber(other_epoch)
   return epoch > other_epoch or epoch == other_epoch and tonumber(seq) > tonumber(other_seq)
 end
 
-local function text_of(held)
-  local words = { held.upto, ff.base.int(held.offset) }
-  for index, id in ipairs(held.ids) do
+local function text_of(state)
+  local words = { state.upto, ff.base.int(state.offset) }
+  for index, id in ipairs(state.ids) do
     words[#words + 1] = id
-    words[#words + 1] = ff.base.int(held.ats[index])
+    words[#words + 1] = ff.base.int(state.ats[index])
   end
   return table.concat(words, ' ')
 end
 
--- What counts of a saved text: the marks of entries up to `prev`, and its offset if it counts no others.
-local function read(held, text, prev)
+-- Takes from a saved text the marks of entries up to `prev`, and the offset if it counts no entry after `prev`.
+local function restore(state, text, prev)
   local upto, offset, marks = string.match(text, '^(%d+%-%d+) (%d+)(.*)$')
   if not upto then
     return
   end
   for id, at in string.gmatch(marks, ' (%d+%-%d+) (%d+)') do
-    if is_behind(id, prev) then
+    if is_after(id, prev) then
       break
     end
-    held.ids[#held.ids + 1], held.ats[#held.ats + 1] = id, tonumber(at)
+    state.ids[#state.ids + 1], state.ats[#state.ats + 1] = id, tonumber(at)
   end
-  held.last_at = held.ats[#held.ats] or 0
-  held.offset = is_behind(upto, prev) and held.last_at or tonumber(offset)
+  state.last_at = state.ats[#state.ats] or 0
+  state.offset = is_after(upto, prev) and state.last_at or tonumber(offset)
 end
 
--- How much a log keeps: so many entries (a text), and so many bytes, in pieces of so many.
+-- The limits of a log: entries (a text) and bytes.
 function ff.bytes.keep(entries, limit)
   return { entries = entries, bytes = limit, piece = math.min(limit / PIECES, LONGEST_PIECE) }
 end
 
--- How many bytes an entry takes with this event and this result, if any.
+-- The bytes of an entry with this event and this result, if any.
 function ff.bytes.of(event, result)
   return #event + (result and #result or 0) + OVERHEAD
 end
 
--- Begins to count for a tenure whose log ends with `prev` ('none' if it holds nothing). Returns what is to be saved: a
--- field beside the log's epochs, and its value.
+-- Starts the count for a tenure whose log ends with `prev` ('none' if it is empty). Returns the field to save beside
+-- the log's epochs, and its value.
 function ff.bytes.begin(log, epochs_key, prev)
-  local held = { offset = 0, upto = '0-0', last_at = 0, ids = {}, ats = {} }
+  local state = { offset = 0, upto = '0-0', last_at = 0, ids = {}, ats = {} }
   if prev ~= 'none' then
-    held.upto = prev
-    read(held, redis.call('HGET', epochs_key, FIELD) or '', prev)
+    state.upto = prev
+    restore(state, redis.call('HGET', epochs_key, FIELD) or '', prev)
   end
-  held.saved = held.offset
-  logs[log] = held
-  return FIELD, text_of(held)
+  state.saved = state.offset
+  logs[log] = state
+  return FIELD, text_of(state)
 end
 
--- Whether a field beside the epochs is one of this file.
+-- Whether a field beside the epochs belongs to this file.
 function ff.bytes.is_field(name)
   return name == FIELD
 end
 
--- Takes the entries before the last mark that what follows allows to begin the log, at most `AT_ONCE` of them: what is left
--- goes with the next appends. Where this is refused, as where a field cannot be saved, the log is trimmed later.
-local function trim(log, held, beyond)
-  local ids, ats, first = held.ids, held.ats, 2
+-- Trims the entries before the last mark at or below the offset `beyond`, at most AT_ONCE of them; the next appends
+-- trim the rest. If the server refuses this, or the saved field, the log is trimmed later.
+local function trim(log, state, beyond)
+  local ids, ats, first = state.ids, state.ats, 2
   while ats[first + 1] and ats[first + 1] <= beyond do
     first = first + 1
   end
@@ -183,43 +183,43 @@ local function trim(log, held, beyond)
   end
 end
 
--- Counts an entry that was appended, behind all others that were counted.
+-- Counts an entry that was just appended.
 function ff.bytes.count(log, epochs_key, id, length, keep)
-  local held = logs[log]
-  local offset, ats = held.offset, held.ats
-  if not ats[1] or offset - held.last_at >= keep.piece then
-    held.ids[#held.ids + 1], ats[#ats + 1], held.last_at = id, offset, offset
-    if #ats > MOST_MARKS then
-      table.remove(held.ids, 1)
+  local state = logs[log]
+  local offset, ats = state.offset, state.ats
+  if not ats[1] or offset - state.last_at >= keep.piece then
+    state.ids[#state.ids + 1], ats[#ats + 1], state.last_at = id, offset, offset
+    if #ats > MAX_MARKS then
+      table.remove(state.ids, 1)
       table.remove(ats, 1)
     end
   end
   offset = offset + length
-  held.offset, held.upto = offset, id
-  if (offset - held.saved) * SAVES >= keep.piece then
-    held.saved = offset
-    redis.pcall('HSET', epochs_key, FIELD, text_of(held))
+  state.offset, state.upto = offset, id
+  if (offset - state.saved) * SAVES >= keep.piece then
+    state.saved = offset
+    redis.pcall('HSET', epochs_key, FIELD, text_of(state))
   end
   local beyond = offset - keep.bytes
   if ats[2] and ats[2] <= beyond then
-    trim(log, held, beyond)
+    trim(log, state, beyond)
   end
 end
 end
 
 do -- lib/call.lua
--- What one call of a function knows and intends. Functions first read and plan, then `ff.call.commit` writes: a
--- script's error does not roll back, so nothing may be found out after the first write.
+-- The state and the plan of one call. Functions first read and plan, then `ff.call.commit` writes. An error in a script
+-- does not roll back, so everything that can fail comes before the first write.
 
 ff.call = {}
 
--- Bounds of one call, since a script cannot be interrupted once it has written. ARCHITECTURE.md says what they take.
+-- Bounds of one call, since a script cannot be interrupted once it has written. ARCHITECTURE.md has the measured times.
 local MAX_ENDS = 24
 local MAX_DEPENDENTS = 32
 
 local NOTHING = {}
 
--- The policy of the last call, which is most often that of the next.
+-- The policy of the last call, cached: the next call most often has the same.
 local last_policy, keep_of_flows, keep_of_solo, inline_limit
 
 local function read_policy(policy)
@@ -231,16 +231,17 @@ local function read_policy(policy)
   last_policy = policy
 end
 
--- A call that plans no end: it looks at executions and writes by itself. `lanes` got work.
+-- The state of a call that ends no execution and writes without `ff.call.commit`. `lanes` collects the lanes that get
+-- work.
 function ff.call.look(KEYS)
   local now = ff.base.now()
   return { partition = ff.keys.partition(KEYS), now = now, now_text = ff.base.int(now), loaded = {}, lanes = {} }
 end
 
--- `policy` is 'max_flow_log max_solo_log inline_limit flow_bytes solo_bytes': entries kept per log, bytes of a result that
--- travels with its event, bytes kept per log. Earlier programs name no bytes, and then there is no such limit; what further
--- numbers mean is known to later versions. `declared` are the uuids of dependents whose core is in KEYS: for them an absent
--- core is a fact.
+-- The state of a call that may end executions. `policy` is 'max_flow_log max_solo_log inline_limit flow_bytes
+-- solo_bytes': entries kept per log, the largest result that is part of its event, bytes kept per log. Earlier programs
+-- send no bytes; then there is no such limit. Numbers after these belong to later versions and are ignored. `declared`
+-- holds the uuids of dependents whose core is in KEYS: an absent core of theirs is really gone.
 function ff.call.begin(KEYS, policy, declared)
   if policy ~= last_policy then
     read_policy(policy)
@@ -257,15 +258,15 @@ function ff.call.begin(KEYS, policy, declared)
     flow_list = {},   -- the same, in the order in which they were read
     ends = {},        -- executions that end, or whose end is completed, in the order of their completions
     moves = {},       -- executions that change without ending
-    parents = {},     -- ended executions whose dependents were looked at
+    parents = {},     -- ended executions whose dependents were visited
     messages = {},    -- completions to announce: channel and text of each
     lanes = {},       -- lanes that got work
-    losses = {},      -- executions whose lease this call ends, to tell their holders
+    losses = {},      -- executions whose lease this call ends, to notify their holders
     resolved = 0,     -- dependents promoted or skipped
   }
 end
 
--- A list with one more value; made when it gets its first.
+-- Appends to a list that is created with its first value.
 local function with(list, value)
   list = list or {}
   list[#list + 1] = value
@@ -278,9 +279,9 @@ local function zrem(key, members)
   end
 end
 
--- Frees the payloads of ended executions and takes them out of the indexes: out of those of the state they had, or out of all where an interrupted
--- call has overwritten it. The lease, deadline and open entries go last: through them an
--- interrupted end is found and completed.
+-- Frees the payloads of ended executions and removes them from the indexes of their last state, or from all indexes if
+-- an interrupted call has overwritten that state. The lease, deadline and open entries are removed last: through them
+-- an interrupted end is found and completed.
 local function leave_indexes(call)
   local ready, delayed, leases, deadlines
   local open, ended = {}, {}
@@ -316,7 +317,7 @@ local function leave_indexes(call)
   zrem(partition.open, open)
 end
 
--- Carries out what was planned. Returns whether an announcement was refused ('0' or '1').
+-- Writes the plan. Returns whether an announcement was refused ('0' or '1').
 function ff.call.commit(call)
   local flows, ends, moves, parents = call.flow_list, call.ends, call.moves, call.parents
   for index = 1, #flows do
@@ -339,7 +340,7 @@ function ff.call.commit(call)
     leave_indexes(call)
   end
   local refused = ff.completion.publish(call)
-  ff.execution.tell_losses(call)
+  ff.execution.announce_losses(call)
   ff.queue.signal_all(call)
   ff.timers.announce(call)
   return refused
@@ -347,24 +348,23 @@ end
 end
 
 do -- lib/clock.lua
--- Watching the server's clock, which may be set. Whoever holds a lease or waits for retention counts on time that has passed,
--- and not on a clock that was moved.
+-- Detects changes of the server's clock. Leases and retention depend on elapsed time, not on a clock that was set.
 --
--- Every call tells the time here. Two calls far apart are a leap: the clock was set, or the server answered nobody
--- meanwhile. Neither could a lease be renewed then. What was seen is kept in this library's memory only: a process that
--- begins knows of no leap, and has seen its clock stand for no time.
+-- Every call records its time here. A long time between two calls is a leap: either the clock was set, or the server
+-- answered nobody meanwhile, so that no lease could be renewed. The observations live in this library's memory only: a
+-- new process knows of no leap, and its clock counts as not yet stable.
 
 ff.clock = {}
 
--- Ahead (ms): more than lies between two calls of a deployment that is alive.
+-- A leap ahead (ms): longer than the time between two calls of a live deployment.
 local LEAP = 10000
--- More than lies between two passes of a sweeper.
+-- Longer than the time between two passes of a sweeper (ms).
 local LONG_LEAP = 120000
--- Back (ms): more than a clock that is being adjusted.
+-- A step back (ms): larger than the steps of a clock that is being adjusted.
 local STEP_BACK = 1000
 local KEPT_LEAPS = 8
 
--- The time of the last call, since when the clock has stood, leaps ahead in their order, and how often it went back.
+-- The time of the last call, since when the clock has been stable, the latest leaps ahead, and how often it went back.
 local seen, since, leaps, turns = nil, nil, {}, 0
 
 local function leapt_ahead(now)
@@ -377,7 +377,8 @@ local function leapt_ahead(now)
   end
 end
 
--- A leap ahead that is taken back in part is a shorter one: leases that ran out within it ran out by the clock only.
+-- A step back shortens the leaps ahead that it undoes: leases that expired within such a leap expired by the clock
+-- only.
 local function went_back(now)
   local kept = {}
   for _, leap in ipairs(leaps) do
@@ -388,7 +389,7 @@ local function went_back(now)
   leaps, since, turns = kept, now, turns + 1
 end
 
--- Notes the time of a call.
+-- Records the time of a call.
 function ff.clock.note(now)
   if not seen then
     since = now
@@ -400,14 +401,14 @@ function ff.clock.note(now)
   seen = now
 end
 
--- For how long the clock has stood (ms): since the last leap that no sweeper makes, or that went back.
-function ff.clock.stood_for(now)
+-- For how long the clock has been stable (ms): since the last leap longer than any pause of a sweeper, or step back.
+function ff.clock.stable_for(now)
   return now - since
 end
 
--- When a lease of this length runs out that leaps are not to shorten: one that ran out within a leap has left at its end
--- what it had left at its beginning. A lease that was given after the leap did not run out within it, although a clock that
--- was then adjusted back shows such a time.
+-- The end of a lease of this length, corrected for leaps: a lease that expired within a leap has after the leap the
+-- time that was left before it. A lease that was given after the leap is not corrected, although its end may lie within
+-- the leap if the clock was adjusted back afterwards.
 function ff.clock.lease_end(expires_at, lease_ms)
   for _, leap in ipairs(leaps) do
     local held = expires_at - lease_ms <= leap.from + STEP_BACK
@@ -418,7 +419,7 @@ function ff.clock.lease_end(expires_at, lease_ms)
   return expires_at
 end
 
--- How often the clock went back, and by how much it may differ without having gone back (ms).
+-- How often the clock went back, and how large a step back is tolerated (ms).
 function ff.clock.turns()
   return turns, STEP_BACK
 end
@@ -429,11 +430,11 @@ do -- lib/completion.lua
 
 ff.completion = {}
 
--- An event is bounded whatever the core holds, so that every reader can take it. What was checked where it entered is
--- never longer than this.
+-- The bounds of an event, whatever the core holds, so that every reader accepts it. Values that passed the checks at
+-- submission are never longer.
 local LONGEST_REASON, LONGEST_TAGS, LONGEST_RESULT = 1024, 32768, 1048576
 
--- A text cut at a character of UTF-8.
+-- Cuts a text at a UTF-8 character boundary.
 local function cut(text, longest)
   local len = longest
   while len > 0 and string.find(text, '^[\128-\191]', len + 1) do
@@ -442,8 +443,8 @@ local function cut(text, longest)
   return string.sub(text, 1, len)
 end
 
--- What every subscriber may know, as the inside of a JSON object. Namespaces, lanes and ids hold no character that
--- needs escaping; `tags_json` was composed and checked where it was submitted.
+-- The fields of the event, as the inside of a JSON object. Namespaces, lanes and ids hold no character that needs
+-- escaping; `tags_json` was composed and checked at submission.
 local function body(execution, inline)
   local flow, more = '', ''
   if execution.flow_id then
@@ -475,14 +476,14 @@ local function body(execution, inline)
     .. '","attempt":' .. execution.current_attempt_index .. ',"gen":' .. execution.generation .. more
 end
 
--- Whether the result travels with the event: text that is short enough.
-local function travels(call, execution)
+-- Whether the result is part of the event: it must be text and short enough.
+local function is_inline(call, execution)
   local result = execution.result
   return result and result ~= '' and execution.result_text == '1' and #result <= call.inline_limit
     and #result <= LONGEST_RESULT
 end
 
--- The log of an execution, its epochs, how much it keeps, and the channel.
+-- The log of an execution, the log's epochs and limits, and the channel.
 local function destination(call, execution)
   local partition = call.partition
   if execution.flow_id then
@@ -491,13 +492,13 @@ local function destination(call, execution)
   return partition.solo_log, partition.solo_epochs, call.keep_of_solo, ff.keys.solo_channel
 end
 
--- Where the completion of an execution that ends now is expected to stand, if that is known. The core says so before it
--- stands there, so that a call which is interrupted in between is not followed by a second entry.
+-- The expected position of the completion of an execution that ends now, if it is known. The core records it before the
+-- entry is appended, so that completing an interrupted call does not append a second entry.
 function ff.completion.expected_position(call, execution)
   return ff.log.expected_id((destination(call, execution)))
 end
 
--- The event of an entry of the log.
+-- The event of a log entry.
 local function event_of(entry)
   local fields = entry[2]
   for index = 1, #fields, 2 do
@@ -508,9 +509,9 @@ local function event_of(entry)
   return ''
 end
 
--- The position of an entry that an interrupted call wrote without noting it in the core. Another execution's entry may
--- stand there, and its result may hold any text, so that only the event's first field says whose entry it is.
-local function unnoted_position(log, execution)
+-- The position of an entry that an interrupted call appended without recording it in the core. Another execution's
+-- entry may be there instead. Results may hold any text, so only the event's first field identifies the execution.
+local function unrecorded_position(log, execution)
   local expected = execution.log_expected
   local entry = execution.resumed and expected and redis.call('XRANGE', log, expected, expected)[1]
   local own = '{"execution_id":"' .. execution.execution_id .. '"'
@@ -519,26 +520,26 @@ local function unnoted_position(log, execution)
   end
 end
 
--- Notes where the entry of an execution is going to stand.
-local function note_expected(execution, id)
+-- Records the position that the entry of an execution is going to have.
+local function record_expected(execution, id)
   redis.call('HSET', execution.core, 'log_expected', id)
 end
 
--- Writes the log entry of an execution whose core is terminal, notes its position in the core, and keeps the message
--- for `ff.completion.publish`. What an interrupted call has recorded is announced again: it may not have been, and
--- readers know a duplicate by its position.
+-- Appends the log entry of an execution whose core is terminal, records its position in the core, and keeps the message
+-- for `ff.completion.publish`. An entry that an interrupted call appended is announced again: the call may not have
+-- announced it, and readers detect a duplicate by its position.
 function ff.completion.record(call, execution)
-  local inline = travels(call, execution)
+  local inline = is_inline(call, execution)
   local text = body(execution, inline)
   local event = '{' .. text .. '}'
   local fields = inline and { 'e', event, 'result', execution.result } or { 'e', event }
   local log, epochs, keep, channel = destination(call, execution)
   local id, prev = execution.log_pos, nil
   if not id then
-    id = unnoted_position(log, execution)
+    id = unrecorded_position(log, execution)
     if not id then
       local length = ff.bytes.of(event, inline and execution.result)
-      id, prev = ff.log.append(log, epochs, keep, call.now, fields, length, note_expected, execution)
+      id, prev = ff.log.append(log, epochs, keep, call.now, fields, length, record_expected, execution)
     end
     redis.call('HSET', execution.core, 'log_pos', id)
   end
@@ -549,8 +550,8 @@ function ff.completion.record(call, execution)
   messages[#messages + 1] = '{' .. text .. ',"pos":"' .. id .. '"' .. prev .. result .. '}'
 end
 
--- Announces what this call recorded. Comes last: the log holds it whatever becomes of the announcement.
--- Returns '0', or '1' if an announcement was refused (no permission on the channel).
+-- Announces the entries of this call. Comes last: the log holds them even if the announcement fails. Returns '0', or
+-- '1' if an announcement was refused (no permission on the channel).
 function ff.completion.publish(call)
   local refused, messages = '0', call.messages
   for index = 1, #messages, 2 do
@@ -562,26 +563,26 @@ function ff.completion.publish(call)
   return refused
 end
 
--- When an entry of the log was committed (ms). The fields before `at` hold no quotation marks of their own.
+-- When a log entry was committed (ms). The values before `at` hold no quotation marks.
 function ff.completion.committed_at(entry)
   return tonumber(string.match(event_of(entry), '"at":(%d+)')) or 0
 end
 end
 
 do -- lib/dependents.lua
--- What the end of an execution means for those that need it: promotion, or a skip that ends them too.
+-- Resolves the dependents of an ended execution: promotes them, or ends them as skipped.
 --
--- An execution's `dependents` is a fixed list; `dependents_done` counts how many of them have been dealt with. A
--- dependent notes each need that was met as a field `met:<uuid>` in the same command that counts it, so dealing with
--- one twice does nothing. What exceeds the bound of a call, and what cannot be read now, stays behind in `pending`.
+-- An execution's `dependents` is a fixed list; `dependents_done` counts how many of them are resolved. A dependent
+-- records each met need as a field `met:<uuid>` in the same command that counts it, so resolving one twice changes
+-- nothing. If a call's bound is reached or a dependent cannot be read, the ended execution stays in `pending`.
 
 ff.dependents = {}
 
--- Stands for the dependents of an execution whose record was lost: any member of its flow may need it. Who does is found
--- out when they are dealt with.
+-- Marks the dependents of an execution whose record was lost as unknown: any member of its flow may need it. Resolving
+-- checks the needs of each member.
 ff.dependents.unknown = '?'
 
--- The list of dependents behind a stored text, and whether it only says who may need the execution.
+-- The list of dependents of a stored text, and whether it is uncertain: all members that may need the execution.
 function ff.dependents.list(partition, stored, flow_id)
   if not stored or string.byte(stored) ~= 63 then
     return stored or '', false
@@ -615,11 +616,11 @@ local function meet(call, dependent, parent)
   end
 end
 
--- Deals with one dependent. Returns false where it has to wait.
+-- Resolves one dependent. Returns false if it has to wait.
 local function resolve(call, parent, uuid)
   local dependent, problem, met = ff.execution.load(call, uuid, 'met:' .. parent.uuid)
   if problem then
-    -- What another program has overwritten is lost, and must not keep the others waiting.
+    -- A key that another program has overwritten is lost, and must not block the others.
     return ff.base.is_overwritten(problem)
   elseif not dependent then
     return call.declared[uuid]
@@ -640,8 +641,8 @@ local function resolve(call, parent, uuid)
   return true
 end
 
--- Plans for the dependents of an execution that ends or has ended, as far as the call's bounds allow. Members of a
--- flow that is being cancelled are left to the cancellation.
+-- Plans the resolution of the dependents of an ended execution, within the call's bounds. Members of a flow that is
+-- being cancelled are left to the cancellation.
 function ff.dependents.plan(call, parent)
   local stored = parent.dependents
   if stored == nil then
@@ -653,7 +654,7 @@ function ff.dependents.plan(call, parent)
   local list
   list, parent.uncertain = ff.dependents.list(call.partition, stored, parent.flow_id)
   local count = ff.uuids.count(list)
-  -- One call may come to the same parent twice, before anything of the first time is written.
+  -- One call may plan for the same parent twice before anything is written.
   local before = parent.progress or ff.base.num(parent.dependents_done)
   local done = before
   local flow = ff.flow.of(call, parent)
@@ -686,7 +687,7 @@ end
 end
 
 do -- lib/execution.lua
--- Executions: reading one, and the only writers of its state.
+-- Reads executions, and is the only writer of their state.
 --
 --   blocked ──> waiting <──> active ──> success | failed | cancelled | expired | skipped
 --      └──────> delayed ─┘     │
@@ -694,7 +695,7 @@ do -- lib/execution.lua
 
 ff.execution = {}
 
--- What it takes to end an execution comes first: a call that can do nothing else reads no more.
+-- The first TO_END fields suffice to end an execution: a call that can only end it reads no more.
 local FIELDS = {
   'execution_id', 'flow_id', 'index', 'namespace', 'lane_id', 'tags_json', 'lifecycle_phase', 'public_state',
   'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation', 'lease_epoch', 'deadline_at',
@@ -705,13 +706,13 @@ local FIELDS = {
 }
 local TO_END, ALL = 21, #FIELDS
 
--- Bytes of results that a call reads to complete interrupted ends, unless the last of them has more.
+-- The most bytes of results that a call reads to complete interrupted ends; the last result may exceed it.
 local RESUMED_BYTES = 65536
 
 local PHASES = { blocked = 'submitted', delayed = 'submitted', waiting = 'runnable', active = 'active' }
 
--- An execution from the values of its fields, `values[2]` the first of them; false where there is none. Spelled out,
--- since a table that is made at once in its full size costs a fraction of one that grows.
+-- An execution from the values of FIELDS, which begin at `values[2]`; absent fields are false. Written as one
+-- constructor, since a table created in its full size costs a fraction of one that grows.
 local function from_values(uuid, core, values)
   return {
     uuid = uuid, core = core,
@@ -729,8 +730,8 @@ local function from_values(uuid, core, values)
   }
 end
 
--- Reads an execution: a table of its fields, or nil where nothing was found, or nil and an error. Read once a call.
--- `extra` names one more field to read along; its value comes third. `count` is how many of FIELDS to read.
+-- Reads an execution, once per call: a table of its fields, or nil if it is not found, or nil and an error.
+-- `extra` names one more field to read; its value is the third result. `count` is how many of FIELDS to read.
 function ff.execution.load(call, uuid, extra, count)
   local known = call.loaded[uuid]
   if known then
@@ -753,8 +754,8 @@ function ff.execution.load(call, uuid, extra, count)
   return execution, nil, values[1]
 end
 
--- The member of an execution in `open`: its uuid, and for the member of a flow behind it the flow's id, so that the flow
--- of a record that is lost is still known.
+-- The member of an execution in `open`: its uuid, followed by the id of its flow if it has one, so that the flow of a
+-- lost record is still known.
 function ff.execution.open_member(execution)
   return execution.flow_id and execution.uuid .. execution.flow_id or execution.uuid
 end
@@ -768,8 +769,8 @@ function ff.execution.is_terminal(execution)
   return execution.ending or execution.lifecycle_phase == 'terminal'
 end
 
--- Whether the attempt has used up its time. Its lease is not extended any more, and so bounds how long it may take to
--- stop; the execution is nobody else's before.
+-- Whether the attempt has timed out. Its lease is no longer extended and so bounds how long the handler may take to
+-- stop; no other worker gets the execution before the lease ends.
 function ff.execution.is_timed_out(call, execution)
   local timeout_at = ff.base.num(execution.timeout_at)
   return timeout_at > 0 and timeout_at <= call.now
@@ -786,8 +787,8 @@ function ff.execution.holds_lease(execution, epoch, attempt)
     and execution.current_attempt_index == attempt
 end
 
--- The execution that the owner of a lease wants to end as `outcome`: to be ended, or to be resumed where an earlier
--- call stopped short. Otherwise nil and the answer to give: the one an identical call got, or why it is refused.
+-- The execution that the holder of a lease wants to end as `outcome`: to be ended, or to be resumed if an earlier call
+-- was interrupted. Otherwise nil and the reply: the one that an identical call got, or why the call is refused.
 function ff.execution.owned(call, uuid, epoch, attempt, outcome)
   local count = outcome == 'success' and TO_END or ALL
   local execution, problem, dependents = ff.execution.load(call, uuid, 'dependents', count)
@@ -817,14 +818,14 @@ function ff.execution.owned(call, uuid, epoch, attempt, outcome)
   return nil, { 'lease_lost' }
 end
 
--- Plans the end of an execution and what follows from it. `fields` are further fields to write.
+-- Plans the end of an execution and its effects. `fields` are further fields to write.
 function ff.execution.finish(call, execution, outcome, reason, fields)
   execution.ending = true
   execution.terminal_outcome = outcome
   execution.failure_reason = reason
   execution.completed_at = call.now_text
   ff.execution.take_from_holder(call, execution)
-  -- Room for what most ends write besides, so that the table need not grow.
+  -- Sized for what most ends write besides, so that the table need not grow.
   execution.fields = fields or { nil, nil, nil, nil, nil, nil }
   call.ends[#call.ends + 1] = execution
   call.ends_left = call.ends_left - 1
@@ -832,21 +833,22 @@ function ff.execution.finish(call, execution, outcome, reason, fields)
   ff.dependents.plan(call, execution)
 end
 
--- Plans to tell the process that holds the lease that it is lost. A call of the holder itself has set `by_holder`.
+-- Plans to notify the process that holds the lease that the lease is lost. In a call of the holder itself `by_holder`
+-- is set.
 function ff.execution.take_from_holder(call, execution)
   local active = execution.public_state == 'active'
-  if active and execution.lease_listener and not execution.by_holder and not execution.holder_told then
-    execution.holder_told = true
+  if active and execution.lease_listener and not execution.by_holder and not execution.loss_planned then
+    execution.loss_planned = true
     call.losses[#call.losses + 1] = execution
   end
 end
 
--- Tells the holders of the leases that this call has ended.
-function ff.execution.tell_losses(call)
+-- Notifies the holders of the leases that this call has ended.
+function ff.execution.announce_losses(call)
   local losses = call.losses
   for index = 1, #losses do
     local execution = losses[index]
-    ff.queue.lost(call.partition, execution.lease_listener, execution.uuid, execution.lease_epoch)
+    ff.queue.announce_loss(call.partition, execution.lease_listener, execution.uuid, execution.lease_epoch)
   end
 end
 
@@ -860,8 +862,8 @@ function ff.execution.cancelled_with_flow(call, execution, fields)
   return true
 end
 
--- Reads the result of an execution that has ended as far as its completion needs it: its length, and the result itself
--- only where it may travel with the event. A call plans no further ends once it has read RESUMED_BYTES of results.
+-- Reads what a completion needs of an ended execution's result: its length, and the result itself only if it may be
+-- part of the event. A call plans no further ends once it has read RESUMED_BYTES of results.
 local function read_result(call, execution)
   local len = redis.call('HSTRLEN', execution.core, 'result')
   execution.result_len = len
@@ -876,7 +878,7 @@ local function read_result(call, execution)
   end
 end
 
--- Plans to complete an end that an earlier call left unfinished.
+-- Plans to complete an interrupted end.
 function ff.execution.resume_end(call, execution)
   call.ends_left = call.ends_left - 1
   read_result(call, execution)
@@ -887,15 +889,16 @@ function ff.execution.resume_end(call, execution)
   ff.dependents.plan(call, execution)
 end
 
--- Plans a change of state that is no end: to 'waiting', or to 'delayed' until `due` (ms).
+-- Plans a change to a state that is not terminal: to 'waiting', or to 'delayed' until `due` (ms).
 function ff.execution.move(call, execution, state, due, fields)
   execution.next_state = state
   execution.due = due
   ff.execution.touch(call, execution, fields)
 end
 
--- The delay and the deadline of a member of a flow that was submitted in parts count from the time of its part
--- (`times_from`). Counts them from the start of its flow instead; returns the fields that say so, or nil where they do.
+-- Moves the delay and the deadline of a member of a flow that was submitted in parts: they were computed from the time
+-- of its part (`times_from`), and count from the start of its flow. Returns the fields to write, or nil if nothing
+-- changes.
 function ff.execution.count_from_start(call, execution)
   local from = ff.base.num(execution.times_from)
   local flow = from > 0 and ff.flow.of(call, execution)
@@ -915,8 +918,8 @@ function ff.execution.count_from_start(call, execution)
   return fields
 end
 
--- Notes in `call.missing` the indexes that an execution which has not ended belongs to and is not in, and in its field
--- `counted` what `count_from_start` changes.
+-- Collects in `call.missing` the index entries that an open execution lacks, and in its field `counted` the changes of
+-- `count_from_start`.
 function ff.execution.note_missing(call, execution)
   local counted = ff.execution.count_from_start(call, execution)
   if counted then
@@ -939,7 +942,7 @@ function ff.execution.note_missing(call, execution)
   end
 end
 
--- Puts executions into the indexes that they were missing in. Their times come first, by which the indexes go.
+-- Writes the missing index entries. The changed times are written first, since the index entries are derived from them.
 function ff.execution.add_missing(call)
   for _, entry in ipairs(call.missing.counted) do
     redis.call('HSET', entry[1], unpack(entry[2]))
@@ -971,23 +974,23 @@ function ff.execution.touch(call, execution, fields)
   end
 end
 
--- Up to a fifth is taken off the backoff, by the execution's uuid and the number of its failures: executions that
--- failed together retry at different moments, and a repeated call computes the same.
+-- Shortens the backoff by up to a fifth, depending on the execution's uuid and its number of failures: executions that
+-- failed together retry at different times, and a repeated call computes the same backoff.
 local function with_jitter(execution, failures, backoff)
-  local drawn = (tonumber(string.sub(execution.uuid, -6), 16) + failures * 7919) * 48271 % 1000
-  return backoff - math.floor(backoff * drawn / 5000)
+  local fraction = (tonumber(string.sub(execution.uuid, -6), 16) + failures * 7919) * 48271 % 1000
+  return backoff - math.floor(backoff * fraction / 5000)
 end
 
-local function forget(fields, name, stored)
+local function reset(fields, name, stored)
   if ff.base.num(stored) > 0 then
     fields[#fields + 1] = name
     fields[#fields + 1] = '0'
   end
 end
 
--- Plans what follows from a failed attempt. Returns 'retry' and the backoff in ms, or 'ended' and 0. A worker that
--- reports the failure itself (`by_holder`) shows that this work does not end its process: leases that ran out are
--- forgotten.
+-- Plans a retry or the end after a failed attempt. Returns 'retry' and the backoff in ms, or 'ended' and 0. If the
+-- worker itself reports the failure (`by_holder`), this work does not crash its process: the counts of expired leases
+-- are reset.
 function ff.execution.attempt_failed(call, execution, reason, retryable)
   local failures = ff.base.num(execution.failures) + 1
   local fields = { 'failures', ff.base.int(failures), 'last_error', reason, 'failed_epoch', execution.lease_epoch }
@@ -999,8 +1002,8 @@ function ff.execution.attempt_failed(call, execution, reason, retryable)
     return 'ended', 0
   end
   if execution.by_holder then
-    forget(fields, 'lease_expiries', execution.lease_expiries)
-    forget(fields, 'lease_unseen', execution.lease_unseen)
+    reset(fields, 'lease_expiries', execution.lease_expiries)
+    reset(fields, 'lease_unseen', execution.lease_unseen)
   end
   local doubled = ff.base.num(execution.backoff_ms) * 2 ^ math.min(failures - 1, 40)
   local backoff = with_jitter(execution, failures, math.min(doubled, ff.base.num(execution.backoff_max_ms)))
@@ -1014,8 +1017,8 @@ function ff.execution.attempt_failed(call, execution, reason, retryable)
   return 'retry', backoff
 end
 
--- Plans what follows from a lease that ran out. One that is not known to have reached a worker says nothing about the
--- work, so it counts neither as an expiry nor as a timeout; the next worker confirms its lease before it starts.
+-- Plans what follows an expired lease. An unconfirmed lease may never have reached a worker, so it counts neither as an
+-- expiry nor as a timeout; the next worker confirms its lease before it starts.
 function ff.execution.lease_expired(call, execution)
   ff.execution.take_from_holder(call, execution)
   if not is_confirmed(execution) then
@@ -1061,7 +1064,8 @@ function ff.execution.write_end(call, execution)
     'terminal_outcome', outcome, 'completed_at', execution.completed_at, unpack(fields, 1, count))
 end
 
--- Frees what only a worker needed. Comes after the end and its log entry, and before the execution leaves the indexes.
+-- Frees the payload, which only a worker needed. Comes after the end and its log entry, and before the execution leaves
+-- the indexes.
 function ff.execution.free_payload(execution)
   if execution.has_payload then
     redis.call('HDEL', execution.core, 'payload', 'large_payload', 'large_payload_len', 'has_payload')
@@ -1104,7 +1108,7 @@ end
 end
 
 do -- lib/flow.lua
--- Flows: how many members are left, and how the flow ends.
+-- Flows: submission in parts, the count of open members, cancellation, and the end of a flow.
 
 ff.flow = {}
 
@@ -1112,11 +1116,11 @@ local FIELDS = {
   'flow_id', 'state', 'remaining', 'unsuccessful', 'cancel_requested', 'cancel_reason', 'member_cancelled',
 }
 
--- For how long the parts of a submission are kept until the next of them comes (ms).
+-- How long the parts of a submission are kept while the next one is awaited (ms).
 ff.flow.parts_kept_for = '60000'
 
--- The answer to a submission of a flow that is there; nil where it is to be written, and whether parts of it are there
--- then. `part` is 'whole', 'first' or 'further'.
+-- The reply to a submission whose flow exists already; nil if it is to be written, and whether some of its parts exist.
+-- `part` is 'whole', 'first' or 'further'.
 function ff.flow.known(core, fingerprint, part)
   local stored = redis.call('HMGET', core, 'fingerprint', 'state')
   local known, submitting = stored[1], stored[2] == 'submitting'
@@ -1130,18 +1134,18 @@ function ff.flow.known(core, fingerprint, part)
   return nil, true
 end
 
--- The field that says how many members a part has that begins at this index.
+-- The field for the number of members of the part that begins at this index.
 local function part_field(first)
   return 'part:' .. first
 end
 
--- Notes that a part is whole. The note goes with the flow's core, or with what a failover loses, so that a flow never
--- starts without some of its members.
-function ff.flow.note_part(core, first, count)
+-- Records that a part is written. The record expires with the flow's core and is lost in a failover like the part
+-- itself, so a flow never starts without some of its members.
+function ff.flow.record_part(core, first, count)
   redis.call('HSET', core, part_field(first), ff.base.int(count))
 end
 
--- The fields that note parts, and of each the index of its first member and the number of its members.
+-- The fields that record parts, and for each the index of its first member and the number of its members.
 local function read_parts(core)
   local fields, firsts = {}, {}
   for _, name in ipairs(redis.call('HKEYS', core)) do
@@ -1154,8 +1158,8 @@ local function read_parts(core)
   return fields, firsts, #fields > 0 and redis.call('HMGET', core, unpack(fields)) or {}
 end
 
--- Notes that `count` members from the index `first` on are being written, perhaps again. Programs may divide a flow into
--- different parts: a part replaces all that it shares members with, so that the notes never overlap.
+-- Removes the records of the parts that the members from index `first` on (`count` of them) overlap: these members are
+-- about to be written again. Programs may divide a flow into different parts, and the records must never overlap.
 function ff.flow.forget_parts(core, first, count)
   local fields, firsts, counts = read_parts(core)
   local replaced = {}
@@ -1167,7 +1171,7 @@ function ff.flow.forget_parts(core, first, count)
   ff.base.chunked('HDEL', core, replaced)
 end
 
--- The fields that note parts, and how many members these have together.
+-- The fields that record parts, and the number of members in all parts.
 function ff.flow.parts(core)
   local fields, _, counts = read_parts(core)
   local total = 0
@@ -1177,14 +1181,14 @@ function ff.flow.parts(core)
   return fields, total
 end
 
--- Notes that a flow is being submitted in parts. It expires unless the next part comes in time: then its members are
--- discarded as those of a submission that was interrupted.
+-- Marks a flow as being submitted in parts. It expires unless the next part comes in time: then the reconciler discards
+-- its members like those of any interrupted submission.
 function ff.flow.keep_submitting(core, flow_id, fingerprint)
   redis.call('HSET', core, 'flow_id', flow_id, 'fingerprint', fingerprint, 'state', 'submitting')
   redis.call('PEXPIRE', core, ff.flow.parts_kept_for)
 end
 
--- Writes a flow whose members are all there.
+-- Writes the core of a flow whose members are all written.
 function ff.flow.start(call, core, flow)
   local count = ff.base.int(ff.uuids.count(flow.members))
   redis.call('HSET', core, 'flow_id', flow.id, 'namespace', flow.namespace, 'name', flow.name,
@@ -1192,7 +1196,7 @@ function ff.flow.start(call, core, flow)
     'created_at', call.now_text, 'members', flow.members)
 end
 
--- Whether a flow lists a member. A submission that was interrupted and then made with other content leaves members behind
+-- Whether a flow lists a member. A submission that was interrupted and then repeated with other content leaves members
 -- that its flow does not list.
 function ff.flow.lists(flow, execution)
   if not flow.members then
@@ -1207,13 +1211,13 @@ function ff.flow.started_at(flow)
   return flow.started_at
 end
 
--- The field that says that a member was counted as ended.
+-- The field that marks a member as counted.
 local function mark_of(index)
   return 'ended:' .. index
 end
 
--- Reads a flow, once a call, and along with it whether its member `index` ('' for none) was counted as ended. Returns
--- nil where there is none, and nil and an error where it cannot be read.
+-- Reads a flow, once per call, and whether its member `index` ('' for none) was counted as ended. Returns nil if there
+-- is no such flow, and nil and an error if it cannot be read.
 local function read(call, flow_id, index)
   if call.flows[flow_id] then
     return call.flows[flow_id]
@@ -1233,7 +1237,7 @@ local function read(call, flow_id, index)
   return flow
 end
 
--- As `read`, but raises the error of a read that failed, since this comes before any write.
+-- Like `read`, but raises an error. Allowed before the first write only.
 function ff.flow.load(call, flow_id, index)
   local flow, problem = read(call, flow_id, index)
   if problem then
@@ -1242,8 +1246,9 @@ function ff.flow.load(call, flow_id, index)
   return flow
 end
 
--- The flow of an execution; nil where there is none, and nil and an error where it cannot be read. A call that deals with
--- many executions asks this before it plans anything for one of them.
+-- The flow of an execution; nil if it has none or it does not exist, and nil and an error if it cannot be read. A call
+-- for many executions uses this before it plans anything for one of them, so that one bad flow does not fail the
+-- others.
 function ff.flow.try(call, execution)
   local flow_id = execution.flow_id
   if flow_id then
@@ -1257,13 +1262,13 @@ function ff.flow.of(call, execution)
   return flow_id and (call.flows[flow_id] or ff.flow.load(call, flow_id, execution.index))
 end
 
--- Whether an execution was written by a submission that its flow does not come from, or not yet.
+-- Whether an execution was written by a submission other than that of its flow, or by one that is not complete yet.
 function ff.flow.is_of_another(call, execution)
   local flow = ff.flow.of(call, execution)
   return flow and (flow.state == 'submitting' or not ff.flow.lists(flow, execution))
 end
 
--- Whether a member was counted, as it is stored.
+-- Whether the stored flow has counted a member.
 local function was_counted(flow, mark)
   if mark == flow.mark then
     return flow.marked
@@ -1271,7 +1276,7 @@ local function was_counted(flow, mark)
   return redis.call('HEXISTS', flow.core, mark) == 1
 end
 
--- Plans to count a member that ends. A member that was counted before is not counted again.
+-- Plans to count a member that ends, unless it was counted before.
 function ff.flow.member_ended(call, execution)
   local flow = ff.flow.of(call, execution)
   if not flow then
@@ -1295,12 +1300,12 @@ function ff.flow.member_ended(call, execution)
   flow.ended_at = call.now_text
 end
 
--- Plans to mark a flow as being cancelled: its members no longer start.
+-- Plans to mark a flow as being cancelled: its members do not start any more.
 function ff.flow.request_cancel(flow, reason)
   flow.cancel_requested, flow.cancel_reason, flow.newly_cancelled = true, reason, true
 end
 
--- Marks a flow as being cancelled. Comes before its first member ends, so that whoever completes an interrupted
+-- Marks a flow as being cancelled. Comes before its first member ends, so that the repair of an interrupted
 -- cancellation cancels the rest.
 function ff.flow.write_cancel(flow)
   if flow.newly_cancelled then
@@ -1308,7 +1313,7 @@ function ff.flow.write_cancel(flow)
   end
 end
 
--- A cancellation, of the flow or of one of its members, outweighs a failure.
+-- A cancellation, of the flow or of one of its members, takes precedence over a failure.
 local function final_state(flow)
   if flow.cancel_requested or flow.member_cancelled then
     return 'cancelled'
@@ -1316,17 +1321,17 @@ local function final_state(flow)
   return ff.base.num(flow.unsuccessful) > 0 and 'failed' or 'success'
 end
 
--- Whether all members of a flow were counted as ended, with those that this call ends.
+-- Whether all members of a flow are counted as ended, including those that this call ends.
 local function has_ended(flow)
   return flow.remaining and ff.base.num(flow.remaining) == 0
 end
 
--- The member of a flow in `ended`. It finds a flow whose members' records are all gone.
+-- The member of a flow in `ended`. Retention finds by it a flow whose members' records are all gone.
 function ff.flow.ended_member(flow_id)
   return 'flow:' .. flow_id
 end
 
--- Adds to the entries that a call is about to write to `ended` that of a flow whose last member ends with it.
+-- Adds a flow whose last member this call ends to the entries that the call writes to `ended`.
 function ff.flow.plan_ended(call, flow, entries)
   if has_ended(flow) then
     local count = #entries
@@ -1334,7 +1339,7 @@ function ff.flow.plan_ended(call, flow, entries)
   end
 end
 
--- Writes what was planned for a flow, in one command for as many members as a call can end.
+-- Writes the planned changes of a flow in one command; the members that one call can end fit into it.
 function ff.flow.write(flow)
   local changes = flow.changes
   if #changes == 0 then
@@ -1351,7 +1356,7 @@ end
 end
 
 do -- lib/keys.lua
--- The keys and channels, spelled once for Lua; src/keys.rs spells them for Rust.
+-- The keys and channels for Lua; src/keys.rs has them for Rust.
 
 ff.keys = {
   flow_channel = 'ff:dag:completions',
@@ -1368,8 +1373,8 @@ local expected_types = {
   solo_epochs = 'hash',
 }
 
--- First key -> what `ff.keys.partition` made of it, for the partitions whose keys have been found to be of the expected
--- types since this library was loaded. A partition takes 1.5 KB.
+-- First key -> the result of `ff.keys.partition`, for the partitions whose key types were checked since this library
+-- was loaded. A partition takes 1.5 KB.
 local known = {}
 
 local function check_types(partition)
@@ -1383,11 +1388,11 @@ local function check_types(partition)
 end
 
 -- Names the partition's keys, which come first in KEYS:
---   ready      (zset, by member) what may be claimed, as ff.queue.member
---   delayed    (zset, by due ms) what waits for its time
---   leases     (zset, by ms) when a claimed execution's lease runs out
+--   ready      (zset, by member) executions that may be claimed, as ff.queue.member
+--   delayed    (zset, by due ms) executions that wait for their time
+--   leases     (zset, by ms) when a claimed execution's lease expires
 --   deadlines  (zset, by ms) when an execution expires
---   open       (zset, by member) every execution whose end is not complete with all its consequences
+--   open       (zset, by member) every execution that has not ended, or whose end is not completely written
 --   pending    (zset, by ms) executions that ended and have dependents left to resolve
 --   ended      (zset, by ms) executions to delete after retention, and flows as ff.flow.ended_member
 --   waiters    (zset, by member) processes to signal when a lane gets work
@@ -1434,14 +1439,14 @@ do -- lib/leases.lua
 
 ff.leases = {}
 
--- Leases looked at by one call.
+-- The most leases that one call visits.
 local LEASES_AT_ONCE = 64
 
--- partition tag -> { turns, skipped, done }: how far its leases were looked at since the clock last went back.
+-- partition tag -> { turns, skipped, done }: how far its leases were visited since the clock last went back.
 local walks = {}
 
--- Leases that run for longer than they were given, since the clock was set back: pairs of execution and new end. Looks at
--- a bounded number of leases, and at none once all were seen.
+-- Leases that would last longer than they were given for, because the clock was set back: pairs of execution and new
+-- end. Visits a bounded number of leases per call, and none once all were visited.
 function ff.leases.overlong(call)
   local turns, tolerance = ff.clock.turns()
   local partition, found = call.partition, {}
@@ -1473,27 +1478,28 @@ do -- lib/log.lua
 -- Appending to a completion log so that a reader can prove what it has and has not seen.
 --
 -- Entries are numbered `<epoch>-<seq>`, densely within an epoch. An epoch is one server process's tenure over one log:
--- `mine` lives in this library's memory, which no restart, promotion or reload survives, so whoever lost sight of the
--- log's tail also lost its epoch and starts a new one, whose first entry names the entry before it.
+-- `tenures` lives in this library's memory and does not survive a restart, promotion or reload. A process that may have
+-- missed the log's tail therefore has no epoch and starts a new one, whose first entry names the entry before it.
 --
--- No two tenures share an epoch, whatever the clocks of their servers say. A new epoch lies beyond everything that the
--- log has seen, by a step that each load of the library draws once. Two tenures of one load see each other's epochs, in
--- the log or in `mine`. Two loads draw different steps from what no two of them share: the run id of the server, and
--- within one server its counters. They agree by chance once in four billion pairs, and that matters only if neither saw
--- the other's entries. An average step uses up a four-millionth of the numbers that Lua can count (2^53).
+-- No two tenures share an epoch, whatever the clocks of their servers say. A new epoch is larger than every id of the
+-- log, by a step that each load of the library computes once. Two tenures of one load see each other's epochs, in the
+-- log or in `tenures`. Two loads compute different steps, from what no two of them share: the run id of the server, and
+-- within one server its counters. The chance of equal steps is one in four billion per pair, and it matters only if
+-- neither saw the other's entries. An average step uses up a four-millionth of the integers that Lua can represent
+-- (2^53).
 
 ff.log = {}
 
--- log key -> { epoch, seq } of the last entry that this process appended, and as texts what stands before the seq of
--- each entry of this epoch, and the id of the next entry, once it was asked for.
-local mine = {}
+-- log key -> this process's tenure: `epoch` and `seq` of the last entry that it appended, the text `prefix` before the
+-- seq of each id, and `next_id`, the next entry's id, once it was computed.
+local tenures = {}
 
--- The epochs of which the log has entries are kept beside it with their predecessors, and the newest ones in any case. A
--- log that has entries of too many loses the oldest of those.
+-- A hash beside the log holds the epochs of its entries with their predecessors, and in any case the newest
+-- KEPT_EPOCHS. A log with entries of more than MAX_EPOCHS epochs loses the oldest of them.
 local KEPT_EPOCHS = 64
-local MOST_EPOCHS = 1024
+local MAX_EPOCHS = 1024
 
--- The step of this load of the library, once an epoch was begun.
+-- The step of this load of the library, computed when the first epoch begins.
 local step
 -- A prime below 2^32, and a factor that keeps products below 2^53.
 local STEPS, FACTOR = 4294967291, 1000003
@@ -1507,9 +1513,9 @@ local function xadd(log, max_len, id, fields)
   return redis.pcall('XADD', log, 'NOMKSTREAM', 'MAXLEN', '~', max_len, id, unpack(fields))
 end
 
--- Continues this process's epoch. Returns the id, or nil and, if an entry had to be taken back, its id.
+-- Appends to this process's epoch. Returns the id, or nil and, if an appended entry had to be deleted, its id.
 local function continue_epoch(log, max_len, fields)
-  local own = mine[log]
+  local own = tenures[log]
   if not own then
     return nil
   end
@@ -1526,8 +1532,8 @@ local function continue_epoch(log, max_len, fields)
   return nil, id
 end
 
--- The last entry of the log before this append, or 'none', and the largest id that the log has ever given.
-local function tail(log, taken_back)
+-- The last entry of the log before this append, or 'none', and the largest id that the log has ever assigned.
+local function tail(log, deleted)
   if redis.call('EXISTS', log) == 0 then
     return 'none', nil
   end
@@ -1542,15 +1548,15 @@ local function tail(log, taken_back)
   if last then
     return last[1], largest
   end
-  if taken_back then
-    local epoch, seq = parts(taken_back)
+  if deleted then
+    local epoch, seq = parts(deleted)
     return seq > 0 and ff.base.int(epoch) .. '-' .. ff.base.int(seq - 1) or 'none', largest
   end
   return largest == '0-0' and 'none' or largest, largest
 end
 
--- A number below STEPS that is another one for every load of the library on every server.
-local function drawn_step()
+-- A number below STEPS that differs for every load of the library on every server.
+local function random_step()
   local time = redis.call('TIME')
   local info = redis.pcall('INFO', 'server', 'replication', 'stats')
   local text, value = (type(info) == 'string' and info or '') .. time[1] .. ' ' .. time[2], 0
@@ -1561,20 +1567,20 @@ local function drawn_step()
 end
 
 local function new_epoch(log, largest, now)
-  step = step or drawn_step()
+  step = step or random_step()
   local beyond = now
   if largest then
     beyond = math.max(beyond, (parts(largest)) + 1)
   end
-  if mine[log] then
-    beyond = math.max(beyond, mine[log].epoch + 1)
+  if tenures[log] then
+    beyond = math.max(beyond, tenures[log].epoch + 1)
   end
   return beyond + step
 end
 
--- Takes the entries before an epoch from the log if it is one of too many. Returns the epoch of the log's first entry.
+-- Trims the oldest epochs of a log that has too many. Returns the epoch of the log's first entry.
 local function oldest_epoch(log, epochs)
-  local too_many = #epochs - MOST_EPOCHS
+  local too_many = #epochs - MAX_EPOCHS
   if too_many > 0 then
     redis.call('XTRIM', log, 'MINID', epochs[too_many + 1] .. '-0')
   end
@@ -1583,7 +1589,7 @@ local function oldest_epoch(log, epochs)
 end
 
 local function forget_old_epochs(log, epochs_key)
-  -- One field is not an epoch.
+  -- One field is the count of bytes.
   if redis.call('HLEN', epochs_key) <= KEPT_EPOCHS + 1 then
     return
   end
@@ -1602,25 +1608,25 @@ local function forget_old_epochs(log, epochs_key)
   ff.base.chunked('HDEL', epochs_key, forgotten)
 end
 
-local function begin_epoch(log, epochs_key, max_len, now, fields, taken_back, announce, whose)
-  local prev, largest = tail(log, taken_back)
+local function begin_epoch(log, epochs_key, max_len, now, fields, deleted, record_expected, execution)
+  local prev, largest = tail(log, deleted)
   local epoch_text = ff.base.int(new_epoch(log, largest, now))
   local first = { 'prev', prev }
   for index = 1, #fields do
     first[#first + 1] = fields[index]
   end
-  announce(whose, epoch_text .. '-0')
+  record_expected(execution, epoch_text .. '-0')
   redis.call('HSET', epochs_key, epoch_text, prev, ff.bytes.begin(log, epochs_key, prev))
   forget_old_epochs(log, epochs_key)
   local id = redis.call('XADD', log, 'MAXLEN', '~', max_len, epoch_text .. '-*', unpack(first))
   local given, seq = parts(id)
-  mine[log] = { epoch = given, seq = seq, prefix = ff.base.int(given) .. '-' }
+  tenures[log] = { epoch = given, seq = seq, prefix = ff.base.int(given) .. '-' }
   return id, prev
 end
 
--- The id that the next append gives if this process's epoch goes on; nil if it has none.
+-- The id of the next append if this process's epoch continues; nil if it has none.
 function ff.log.expected_id(log)
-  local own = mine[log]
+  local own = tenures[log]
   if not own then
     return nil
   end
@@ -1628,20 +1634,20 @@ function ff.log.expected_id(log)
   return own.next_id
 end
 
--- Appends an entry with these fields, which takes `length` bytes. Returns its id, and on an epoch's first entry what stood
--- before it. `keep` is what `ff.bytes.keep` made. `announce` is told the id beforehand where it is not the expected one, and
--- `whose` entry it is.
-function ff.log.append(log, epochs_key, keep, now, fields, length, announce, whose)
+-- Appends an entry with these fields, which takes `length` bytes, for `execution`. Returns its id, and for an epoch's
+-- first entry the entry before it. `keep` comes from `ff.bytes.keep`. If the id is not the one of `ff.log.expected_id`,
+-- calls `record_expected` with the execution and the id before it appends.
+function ff.log.append(log, epochs_key, keep, now, fields, length, record_expected, execution)
   local id, prev = continue_epoch(log, keep.entries, fields)
   if not id then
-    id, prev = begin_epoch(log, epochs_key, keep.entries, now, fields, prev, announce, whose)
+    id, prev = begin_epoch(log, epochs_key, keep.entries, now, fields, prev, record_expected, execution)
   end
   ff.bytes.count(log, epochs_key, id, length, keep)
-  ff.tally.note(log, mine[log], whose.uuid)
+  ff.tally.note(log, tenures[log], execution.uuid)
   return id, prev
 end
 
--- Removes entries that were committed before `cutoff` (ms), at most 100 of them. Returns whether none is left.
+-- Trims entries that were committed before `cutoff` (ms), at most 100 per call. Returns whether none is left.
 function ff.log.trim_before(log, cutoff)
   local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
   if not first or ff.completion.committed_at(first) >= cutoff then
@@ -1662,31 +1668,31 @@ end
 end
 
 do -- lib/queue.lua
--- What may be claimed, and who is told about it.
+-- The queue of claimable executions, and the signals to processes that wait for work.
 
 ff.queue = {}
 
 local MAX_PRIORITY = 999
 -- Digits of a time in ms, until the year 2286.
 local TIME_DIGITS = 13
--- Waiting processes that are tried for one signal, in case the first ones are gone.
+-- The most waiting processes that are tried for one signal, in case the first ones are gone.
 local SIGNAL_TRIES = '64'
--- How often a partition looks for processes that are gone (ms), and at how many of those that wait.
+-- How often a partition checks for processes that are gone (ms), and how many waiters it checks at once.
 local PRUNE_INTERVAL = 60000
 local PRUNED_AT_ONCE = 16
 
--- How long work waits for the process that was signalled before the next one is (ms), and at how many lanes of a
--- partition a sweep looks.
+-- How long work waits for the signalled process before the next one is signalled (ms), and how many lanes of a
+-- partition a sweep checks for such work.
 local REMIND_AFTER = 1000
 local REMINDED_AT_ONCE = 8
--- Lanes whose last signal is remembered.
+-- The most lanes whose last signal is remembered.
 local REMEMBERED_LANES = 1000
 
--- partition tag -> { at, after }: when this process last looked, and at whom last.
+-- partition tag -> { at, after }: when waiters were last checked, and the last waiter checked.
 local pruned = {}
--- partition tag -> lane after which the next look for waiting work begins.
+-- partition tag -> the start of the next check for waiting work.
 local reminded = {}
--- lane -> the process that was signalled last in whatever partition, so that work goes round.
+-- lane -> the process that was signalled last in any partition, so that processes take turns.
 local signalled, remembered = {}, 0
 
 -- The range of a lane's members in `ready` and `waiters`: lanes hold no control characters.
@@ -1694,7 +1700,7 @@ local function lane_range(lane)
   return '[' .. lane .. '\n', '(' .. lane .. '\11'
 end
 
--- Members sort by lane, priority (high first), time (old first), and place in the flow.
+-- Members sort by lane, priority (high first), time (old first), and index in the flow.
 function ff.queue.member(call, execution)
   local time = call.now_text
   if #time < TIME_DIGITS then
@@ -1720,19 +1726,19 @@ function ff.queue.push(call, execution)
   call.lanes[#call.lanes + 1] = execution.lane_id
 end
 
--- Notes a process to be signalled when the lane gets work here.
+-- Records a process to be signalled when the lane gets work here.
 function ff.queue.wait(partition, lane, listener)
   redis.call('ZADD', partition.waiters, '0', lane .. '\n' .. listener)
 end
 
--- Whether somebody receives a message on a listener's channel.
+-- Sends a message on a listener's channel. Returns whether a process received it.
 local function reaches(listener, message)
   local receivers = redis.pcall('PUBLISH', ff.keys.wake_channel(listener), message)
   return type(receivers) == 'number' and receivers > 0
 end
 
--- Tells a process that it has lost a lease, so that its handler need not go on until the next renewal.
-function ff.queue.lost(partition, listener, uuid, epoch)
+-- Notifies a process that it has lost a lease, so that its handler does not run on until the next renewal.
+function ff.queue.announce_loss(partition, listener, uuid, epoch)
   reaches(listener, 'lost ' .. partition.tag .. ' ' .. uuid .. ' ' .. epoch)
 end
 
@@ -1750,7 +1756,7 @@ local function remember(lane, listener)
   signalled[lane] = listener
 end
 
--- Processes that wait for this lane, those first that come after the one that was signalled last.
+-- Processes that wait for this lane, beginning after the one that was signalled last.
 local function waiters_in_turn(partition, lane)
   local first, last = lane_range(lane)
   local waiters = redis.call('ZRANGEBYLEX', partition.waiters, first, last, 'LIMIT', '0', SIGNAL_TRIES)
@@ -1760,8 +1766,8 @@ local function waiters_in_turn(partition, lane)
   end
   previous = lane .. '\n' .. previous
   if #waiters == tonumber(SIGNAL_TRIES) then
-    local behind = redis.call('ZRANGEBYLEX', partition.waiters, '(' .. previous, last, 'LIMIT', '0', SIGNAL_TRIES)
-    return #behind > 0 and behind or waiters
+    local next_ones = redis.call('ZRANGEBYLEX', partition.waiters, '(' .. previous, last, 'LIMIT', '0', SIGNAL_TRIES)
+    return #next_ones > 0 and next_ones or waiters
   end
   local turned, count = {}, #waiters
   local start = 1
@@ -1774,7 +1780,7 @@ local function waiters_in_turn(partition, lane)
   return turned
 end
 
--- Signals one process that waits for this lane, passing over those that are gone.
+-- Signals one process that waits for this lane, skipping those that are gone.
 function ff.queue.signal(partition, lane)
   for _, waiter in ipairs(waiters_in_turn(partition, lane)) do
     redis.call('ZREM', partition.waiters, waiter)
@@ -1786,8 +1792,8 @@ function ff.queue.signal(partition, lane)
   end
 end
 
--- Signals the next process for lanes whose work has waited although processes wait for it: the one that was signalled
--- before cannot take it or is gone. Returns when to look again (ms), if there is work.
+-- Signals the next process for lanes whose work waits although processes wait for it: the process that was signalled
+-- cannot take the work or is gone. Returns when to check again (ms), if there is work.
 function ff.queue.remind(partition, now)
   local from = reminded[partition.tag] or '-'
   local found = false
@@ -1809,8 +1815,8 @@ function ff.queue.remind(partition, now)
   return found and now + REMIND_AFTER or nil
 end
 
--- Now and then takes processes that are gone off the list, also of lanes that get no more work. An empty message asks
--- whether somebody listens.
+-- Periodically removes waiters that are gone, also of lanes that get no more work. An empty message tests whether a
+-- process listens.
 function ff.queue.prune(partition, now)
   local last = pruned[partition.tag] or { at = now - PRUNE_INTERVAL, after = '-' }
   pruned[partition.tag] = last
@@ -1825,7 +1831,7 @@ function ff.queue.prune(partition, now)
   end
   local more = #waiters == PRUNED_AT_ONCE
   last.after = more and '(' .. waiters[#waiters] or '-'
-  -- A long list is gone through without a pause.
+  -- A long list is checked without a pause.
   last.at = more and now - PRUNE_INTERVAL or now
 end
 
@@ -1847,22 +1853,24 @@ end
 end
 
 do -- lib/retention.lua
--- Forgetting: log entries by age, then the executions and flows that no log entry speaks of any more.
+-- Retention: removes log entries by age, then the executions and flows that no log entry refers to any more.
 
 ff.retention = {}
 
--- For how long the clock must have stood before anything is deleted by it (ms), or for the retention if that is shorter.
-local CLOCK_STANDS = 600000
--- What is left of a core so that a repeated submission is known.
+-- For how long the clock must have been stable before anything is deleted (ms), or for the retention if that is
+-- shorter.
+local STABLE_CLOCK = 600000
+-- The fields of a core that are kept to recognise a repeated submission.
 local KEPT_FIELDS = { fingerprint = true, state = true, terminal_outcome = true }
 
--- Whether the id comes from an idempotency key (UUIDv5): others cannot be submitted again.
+-- Whether the id is derived from an idempotency key (UUIDv5): others cannot be submitted again.
 local function is_derived(uuid)
   return string.sub(uuid, 15, 15) == '5'
 end
 
--- Deletes the core of a flow or a solo execution, or reduces it to what answers a repeated submission, for as long as the
--- policy says. A reduced one counts as not found everywhere else. The expiry comes first, so that nothing stays for good.
+-- Deletes the core of a flow or a solo execution, or reduces it to KEPT_FIELDS for the time of the policy, so that a
+-- repeated submission is recognised. Everywhere else a reduced core counts as not found. The expiry is set first, so
+-- that no core stays forever if the call is interrupted.
 local function delete_head(call, core, uuid)
   if call.idempotency_ms <= 0 or not is_derived(uuid) then
     redis.call('UNLINK', core)
@@ -1886,7 +1894,7 @@ local function remove_solo(call, uuid)
   return 1
 end
 
--- The flow of a member of `ended`; nil for the member of an execution.
+-- The flow id of a flow's member of `ended`; nil for an execution's.
 local function flow_of_member(member)
   return string.match(member, '^flow:(.+)$')
 end
@@ -1910,8 +1918,8 @@ local function postpone(partition, member, score)
   return 0
 end
 
--- Removes a flow by the entry `member` of `ended`, of the flow itself or of the execution `uuid`.
--- Members stay at least as long as their flow does, and a flow as long as its youngest completion.
+-- Removes the flow to which the entry `member` of `ended` belongs: the flow's own entry, or that of its member `uuid`.
+-- Members stay at least as long as their flow does, and a flow as long as its newest completion.
 local function remove_flow(call, member, uuid, flow_id, cutoff)
   local core = ff.keys.flow(call.partition.tag, flow_id)
   local flow = redis.pcall('HMGET', core, 'state', 'completed_at', 'members')
@@ -1924,25 +1932,25 @@ local function remove_flow(call, member, uuid, flow_id, cutoff)
   elseif flow[3] and ff.base.num(flow[2]) >= cutoff then
     return postpone(call.partition, member, ff.base.num(flow[2]))
   end
-  -- The flow comes first: without its members' list each member is removed by its own entry in `ended`. So are those that
-  -- this call has no room for.
+  -- The flow is deleted first: without its list of members, each member is removed by its own entry in `ended`. So are
+  -- the members beyond this call's bound.
   local uuids = { uuid }
   if flow[3] then
-    for place = 1, math.min(ff.uuids.count(flow[3]), call.room) do
+    for place = 1, math.min(ff.uuids.count(flow[3]), call.removals_left) do
       local other = ff.uuids.at(flow[3], place)
       uuids[#uuids + 1] = other ~= uuid and other or nil
     end
     delete_head(call, core, flow_id)
   end
   local removed = remove_executions(call, uuids)
-  -- Last, so that it finds the flow where this is interrupted.
+  -- Last, so that this entry still finds the flow after an interruption.
   redis.call('ZREM', call.partition.ended, ff.flow.ended_member(flow_id))
   call.gone[ff.flow.ended_member(flow_id)] = true
   return removed
 end
 
--- Removes what a member of `ended` stands for: an execution, or the flow that it belongs to. Returns how many executions
--- were removed.
+-- Removes the execution of a member of `ended`, or the whole flow that it belongs to. Returns how many executions were
+-- removed.
 local function remove(call, member, cutoff)
   local flow_id = flow_of_member(member)
   if flow_id and not call.flows_done then
@@ -1965,8 +1973,8 @@ local function remove(call, member, cutoff)
   return remove_solo(call, uuid)
 end
 
--- Whether a log has no entry from before `cutoff` left; nil where another program has overwritten it, which keeps its own
--- executions waiting and no others.
+-- Whether a log has no entry from before `cutoff` left; nil if another program has overwritten the log, which holds up
+-- the removal of the executions of this log only.
 local function trimmed(log, cutoff)
   local length = redis.pcall('XLEN', log)
   if type(length) == 'table' and ff.base.is_overwritten(length.err) then
@@ -1975,10 +1983,10 @@ local function trimmed(log, cutoff)
   return ff.log.trim_before(log, cutoff)
 end
 
--- Deletes up to `room` executions, and those of a flow that the last of them begins. Returns how many were removed, and
+-- Deletes up to `limit` executions, or more if the last of them belongs to a flow. Returns how many were removed, and
 -- whether more are due.
-function ff.retention.run(call, retention_ms, idempotency_ms, room)
-  if ff.clock.stood_for(call.now) < math.min(CLOCK_STANDS, retention_ms) then
+function ff.retention.run(call, retention_ms, idempotency_ms, limit)
+  if ff.clock.stable_for(call.now) < math.min(STABLE_CLOCK, retention_ms) then
     return 0, false
   end
   call.idempotency_ms = idempotency_ms
@@ -1989,35 +1997,35 @@ function ff.retention.run(call, retention_ms, idempotency_ms, room)
     return 0, true
   end
   local candidates = redis.call('ZRANGEBYSCORE', partition.ended, '-inf', '(' .. ff.base.int(cutoff), 'LIMIT', 0,
-    room)
+    limit)
   local removed = 0
   call.gone, call.flows_done, call.solo_done = {}, flows_done, solo_done
   for _, member in ipairs(candidates) do
-    call.room = room - removed
-    if call.room <= 0 then
+    call.removals_left = limit - removed
+    if call.removals_left <= 0 then
       return removed, true
     end
     if not call.gone[member] then
       removed = removed + remove(call, member, cutoff)
     end
   end
-  return removed, #candidates == room
+  return removed, #candidates == limit
 end
 end
 
 do -- lib/suspects.lua
--- Suspects: entries of an index whose execution is not found, and executions whose flow is not. Whether something is gone
--- only a call can tell that has its key in KEYS, `ff1_settle`. Others name suspects in their reply, and put them off so
--- that their bounded scans go on.
+-- Suspects: index entries whose execution is not found, and executions whose flow is not found. Only `ff1_settle`,
+-- which has their keys in KEYS, can prove that a record is gone. Other functions name suspects in their reply, and
+-- postpone them so that their bounded scans make progress.
 
 ff.suspects = {}
 
--- Suspects that one reply names.
+-- The most suspects that one reply names.
 local NAMED_AT_ONCE = 64
--- For how long an entry is put off that cannot be dealt with now (ms).
-ff.suspects.put_off_for = 60000
+-- For how long an entry that cannot be handled now is postponed (ms).
+ff.suspects.postponed_for = 60000
 
--- Notes a suspect. The flow id of a member is found in its entry in `open` where the caller does not know it.
+-- Adds a suspect to the reply. If the caller does not know its flow id, this is taken from its entry in `open`.
 function ff.suspects.note(call, uuid, flow_id)
   local suspects = call.suspects
   if #suspects >= 2 * NAMED_AT_ONCE then
@@ -2031,35 +2039,36 @@ function ff.suspects.note(call, uuid, flow_id)
   suspects[#suspects + 1] = flow_id
 end
 
--- When an entry that cannot be dealt with now is looked at again (ms), as a text.
+-- When a postponed entry is visited again (ms), as a text.
 function ff.suspects.later(call)
-  return ff.base.int(call.now + ff.suspects.put_off_for)
+  return ff.base.int(call.now + ff.suspects.postponed_for)
 end
 end
 
 do -- lib/tally.lua
--- What this server process has appended to the logs, remembered for readers: one short call tells them which logs went
--- on, in place of one for each log.
+-- Remembers which logs this server process has appended to, so that a reader finds the logs that have grown with one
+-- short call instead of one call per log.
 
 ff.tally = {}
 
--- How many entries this process has appended, and what tells this process from any other: when it was first asked for
--- that (microseconds). Processes that one reader asks in turn share no such moment.
+-- How many entries this process has appended, and an identity of this process: the time of its first `since` call in
+-- microseconds. No two processes that serve one reader in turn share that time.
 local appends, process = 0, nil
 
--- log key -> its last entry: `own` as `ff.log` has it, with `whose` it is (a uuid), and how many entries had been appended
--- to all logs `at` it.
+-- log key -> the log's tenure in `ff.log`, with the uuid of its newest entry's execution (`whose`) and the value of
+-- `appends` at that entry (`at`).
 local logs = {}
 
--- Notes that an entry was appended.
+-- Counts an appended entry.
 function ff.tally.note(log, own, uuid)
   appends = appends + 1
   own.whose, own.at = uuid, appends
   logs[log] = own
 end
 
--- The server's time (ms), the tally of this process, and then the logs of a scope that were appended to since the tally was
--- `since`. Uses nothing of the library that a reader has no rights for, and tells nobody the time: it takes no lease.
+-- The server's time (ms), the tally of this process, and then the logs of a scope that were appended to since the tally
+-- `since`. Calls TIME only, since a reader's permissions allow no more; `ff.clock` is not needed, because no lease
+-- depends on this call.
 function ff.tally.since(since, scope)
   local time = redis.call('TIME')
   process = process or time[1] .. '.' .. time[2]
@@ -2087,41 +2096,42 @@ end
 end
 
 do -- lib/timers.lua
--- Timers that are due before the next regular sweep: the call that creates one makes it known.
+-- Timers that are due before the next regular sweep: the call that creates one announces it to the engines.
 --
--- The engine that serves a partition sweeps it when the soonest timer that it knows of is due, and otherwise once per
--- interval, which is shorter than HORIZON. So a timer is announced only if it is due within the horizon and sooner than
--- what was announced or reported before: a later one is found by the sweep that the earlier one asks for. A burst of
+-- The engine that serves a partition sweeps it when the earliest timer that it knows of is due, and otherwise once per
+-- interval, which is shorter than HORIZON. A timer is therefore announced only if it is due within the horizon and
+-- earlier than the timer that was announced or reported last; the sweep for that one finds a later timer. A burst of
 -- timers announces little, and a lease of 30 s announces nothing.
 
 ff.timers = {}
 
--- How far ahead timers are announced (ms). The longest interval of a sweeper is shorter; limits.rs spells it for Rust.
+-- How far ahead timers are announced (ms). The longest interval of a sweeper is shorter; limits.rs has the value for
+-- Rust.
 local HORIZON = 10000
--- How long after it was due a timer that nobody swept counts as known (ms). Then the message was lost, and the next
--- timer is announced again.
+-- How long an overdue timer counts as known (ms). After that time without a sweep its message was lost, and the next
+-- timer is announced.
 local OVERDUE = 1000
 
--- partition tag -> when the soonest timer is due (ms) that was announced, or reported by a sweep.
+-- partition tag -> when the earliest timer is due (ms) that was announced, or reported by a sweep.
 local known = {}
 
--- Plans to make a timer known that this call creates, due at a time in ms.
+-- Plans to announce a timer that this call creates, due at a time in ms.
 function ff.timers.note(call, due)
   if due - call.now < HORIZON and not call.reports_timers and (not call.timer or due < call.timer) then
     call.timer = due
   end
 end
 
--- Announces the soonest timer that this call has created, as `<partition number> <ms until it is due>`. A lost message
--- costs time only.
+-- Announces the earliest timer that this call has created, as `<partition number> <ms until it is due>`. A lost message
+-- only delays the timer until the next sweep.
 function ff.timers.announce(call)
   local due = call.timer
   if not due then
     return
   end
   local tag = call.partition.tag
-  local told = known[tag]
-  if told and told <= due and told > call.now - OVERDUE then
+  local known_due = known[tag]
+  if known_due and known_due <= due and known_due > call.now - OVERDUE then
     return
   end
   redis.pcall('PUBLISH', ff.keys.timers_channel,
@@ -2129,20 +2139,19 @@ function ff.timers.announce(call)
   known[tag] = due
 end
 
--- Notes when something is due next (ms, or nil) that a sweep reports to its caller.
+-- Records the next due time (ms, or nil) that a sweep reports to its caller.
 function ff.timers.reported(partition, due)
   known[partition.tag] = due
 end
 
--- Tells the engines that their number has changed, so that they share the partitions again.
-function ff.timers.tell_engines()
+-- Announces that the set of engines has changed, so that they divide the partitions again.
+function ff.timers.announce_engines()
   redis.pcall('PUBLISH', ff.keys.timers_channel, 'engines')
 end
 end
 
 do -- lib/uuids.lua
--- Lists of uuids as they are stored: texts of 36 characters with a comma between them. A list of a thousand is read without
--- a table of its parts.
+-- Lists of uuids as they are stored: texts of 36 characters, separated by commas. Reading a list creates no table.
 
 ff.uuids = {}
 
@@ -2153,13 +2162,13 @@ function ff.uuids.count(list)
   return math.floor((#list + 1) / WIDTH)
 end
 
--- The uuid at a place, from 1.
+-- The uuid at a position, from 1.
 function ff.uuids.at(list, place)
   local first = (place - 1) * WIDTH + 1
   return string.sub(list, first, first + LENGTH - 1)
 end
 
--- The place of a uuid, from 1; nil where it is not in the list.
+-- The position of a uuid, from 1; nil if it is not in the list.
 function ff.uuids.place(list, uuid)
   local first = string.find(list, uuid, 1, true)
   return first and (first - 1) / WIDTH + 1
@@ -2167,13 +2176,12 @@ end
 end
 
 do -- functions/appended.lua
--- ff1_appended: names the logs that this server process has appended to since a reader asked before. It reads no key:
--- the library remembers what it appended, and a process that has taken over, or was loaded anew, gives another tally.
+-- ff1_appended: names the logs that this server process has appended to since the reader's last call. It reads no key:
+-- the library remembers its appends. A process that has taken over or has reloaded the library returns another tally.
 -- KEYS   1 a key of the server that is asked
--- ARGV   1 the tally that the reader was given before, '' at first; 2 'flows' or 'solo'
--- reply  the server's time (ms) and the tally as it is now; then '*' if it is not known what was appended since, else
---        for each log appended to the number of its partition, its newest entry and the uuid of the execution that this
---        tells of, with a space between them
+-- ARGV   1 the tally of the last reply, '' at first; 2 'flows' or 'solo'
+-- reply  the server's time (ms) and the tally now; then '*' if the appends since that tally are unknown, else per log
+--        appended to: partition number, id of the newest entry and uuid of that entry's execution, separated by spaces
 -- flags  no-writes
 local function appended(_, ARGV)
   return ff.tally.since(ARGV[1], ARGV[2])
@@ -2183,7 +2191,7 @@ redis.register_function({ function_name = 'ff1_appended', callback = appended, f
 end
 
 do -- functions/await_work.lua
--- ff1_await_work: tells whether a lane has work here, and if not, notes a process to be signalled when it has.
+-- ff1_await_work: reports whether a lane has work here. If not, notes a process to be signalled when it gets work.
 -- KEYS   1..12 partition block
 -- ARGV   1 lane, 2 listener
 -- reply  '1' if there is work, else '0'
@@ -2239,9 +2247,9 @@ do -- functions/cancel_flow.lua
 -- ff1_cancel_flow: cancels the members of a flow that have not ended, a bounded number of them per call. From the
 -- first call on none of its members can start.
 -- KEYS   1..12 partition block, 13 flow core
--- ARGV   1 policy, 2 flow id, 3 reason (UTF-8), 4 how many members were looked at before, 5 how many to look at, at
+-- ARGV   1 policy, 2 flow id, 3 reason (UTF-8), 4 how many members earlier calls have visited, 5 how many to visit at
 --        most
--- reply  'ok', cancelled, ended before, offset to go on at or '' when done | 'not_found' | 'ended', state of the flow
+-- reply  'ok', cancelled, ended before, next offset or '' when done | 'not_found' | 'ended', state of the flow
 -- errors WRONGTYPE
 -- flags  allow-oom
 local function cancel_member(call, uuid)
@@ -2289,26 +2297,26 @@ redis.register_function({ function_name = 'ff1_cancel_flow', callback = cancel_f
 end
 
 do -- functions/claim.lua
--- ff1_claim: hands out runnable executions of one lane under a lease. A claim that is repeated is answered with what it
--- took the first time, as far as it still holds that.
+-- ff1_claim: leases runnable executions of one lane to a worker. A repeated claim gets the executions that its first
+-- call took, as far as the claim still holds them.
 -- KEYS   1..12 partition block, 13 the worker's last claim here
--- ARGV   1 lane, 2 worker, 3 how many at most (0: only pass the signal on), 4 lease ms, 5 listener to note if the
+-- ARGV   1 lane, 2 worker, 3 how many at most (0: only signal the next waiter), 4 lease ms, 5 listener to note if the
 --        lane is empty ('' for none), 6 claim id ('' for a claim that is never repeated)
 -- reply  '1' if the lane has more, else '0'; then per execution: uuid, flow id or '', name, namespace, tags as JSON,
---        payload, attempt, lease epoch, max attempts, timeout ms or 0, how many of its leases ran out unconfirmed
+--        payload, attempt, lease epoch, max attempts, timeout ms or 0, how many of its leases expired unconfirmed
 -- errors WRONGTYPE
 -- flags  allow-oom
 local FIELDS = {
   'public_state', 'ready_member', 'flow_id', 'name', 'namespace', 'tags_json', 'payload', 'current_attempt_index',
   'lease_epoch', 'max_attempts', 'timeout_ms', 'lease_unseen', 'large_payload_len',
 }
--- Executions that a call leases at most, and members looked at beyond those wanted, in case some are out of date.
+-- The most executions that a call leases, and the queue members read beyond those wanted, in case some are stale.
 local LEASED_AT_ONCE, SPARE = 40, 16
--- Bytes of payloads that a call hands out, unless the first has more.
+-- The most payload bytes in one reply, unless the first execution has more.
 local BYTES_AT_ONCE = 262144
 
--- What there is to lease of an execution; nil where it is not readable now. Where it is not found, or was overwritten by
--- another program, nil and true.
+-- The fields that a lease needs; nil if the execution cannot be read now. Nil and true if it is not found or was
+-- overwritten by another program.
 local function read_execution(call, uuid)
   local core = ff.keys.core(call.partition.tag, uuid)
   local values = redis.pcall('HMGET', core, unpack(FIELDS))
@@ -2335,8 +2343,8 @@ local function take_next(candidate)
   candidate.epoch = ff.base.int(ff.base.num(candidate.lease_epoch) + 1)
 end
 
--- What a member of the queue stands for. A member whose execution is not found leaves the queue, so that others come to
--- the front: the reconciler settles what is lost and puts back what was only out of sight.
+-- The execution of a queue member. A member whose execution is not found is removed from the queue, so that it does not
+-- block others: the reconciler settles lost executions and queues the others again.
 local function read_candidate(call, member)
   local candidate, absent = read_execution(call, ff.queue.uuid(member))
   if absent then
@@ -2348,7 +2356,7 @@ local function read_candidate(call, member)
   return candidate
 end
 
--- Members of a flow that is being cancelled leave the queue too: whoever completes the cancellation finds them.
+-- Members of a flow that is being cancelled leave the queue too: the cancellation finds them by the flow's list.
 local function is_stale(call, candidate)
   if candidate.stale or not candidate.flow_id then
     return candidate.stale
@@ -2360,7 +2368,7 @@ local function is_stale(call, candidate)
   return cancelled[flow_id]
 end
 
--- What to lease, what to take off the queue, and whether there is more to lease. Looks no further than that takes.
+-- The executions to lease, the members to remove from the queue, and whether there is more to lease.
 local function choose(call, members, wanted)
   local chosen, stale, bytes_left = {}, {}, BYTES_AT_ONCE
   for _, member in ipairs(members) do
@@ -2374,15 +2382,15 @@ local function choose(call, members, wanted)
       return chosen, stale, true
     end
   end
-  -- Behind a window full of what goes away there may be work.
+  -- If stale members filled the window, there may be work behind it.
   return chosen, stale, #stale > 0 and #members == wanted + SPARE
 end
 
 local function lease(call, candidate, worker, listener, lease_ms)
   local timeout = ff.base.num(candidate.timeout_ms)
   local expires_text, timeout_at = ff.base.int(call.now + lease_ms), timeout > 0 and call.now + timeout or 0
-  -- First out of the queue: the reconciler puts back what is waiting and not in it, but nobody could know an entry
-  -- that an interrupted claim has left there.
+  -- Out of the queue first: if the call stops here, the reconciler queues the waiting execution again. A queue entry
+  -- of an active execution would look like work.
   redis.call('ZREM', call.partition.ready, candidate.member)
   redis.call('HSET', candidate.core, 'lifecycle_phase', 'active', 'public_state', 'active',
     'current_attempt_index', candidate.attempt, 'lease_epoch', candidate.epoch, 'lease_worker', worker,
@@ -2391,7 +2399,7 @@ local function lease(call, candidate, worker, listener, lease_ms)
   redis.call('ZADD', call.partition.leases, expires_text, candidate.uuid)
 end
 
--- What this claim takes, as its record says it: the claim's id, then the uuid and lease epoch of each.
+-- The text of a claim's record: the claim's id, then the uuid and lease epoch of each execution.
 local function describe(claim_id, chosen)
   local parts = {}
   for index = 1, #chosen do
@@ -2400,9 +2408,9 @@ local function describe(claim_id, chosen)
   return claim_id .. ' ' .. table.concat(parts, ',')
 end
 
--- What an earlier call of this claim took and still holds, or was about to take; nil if there was none. Notes what is
--- chosen now if this is the first call. Comes before the first lease, so that whatever was leased is found here. A record
--- of this claim is never replaced, also where a repetition is interrupted.
+-- The executions that an earlier call of this claim took and still holds, or was about to take; nil if this is the
+-- first call, which then records what it has chosen. The record is written before the first lease, so it names every
+-- leased execution. It is never replaced by a repetition, not even by one that is interrupted.
 local function taken_before(call, key, claim_id, chosen, lease_ms)
   local stored = redis.call('GET', key)
   if not stored or string.sub(stored, 1, #claim_id + 1) ~= claim_id .. ' ' then
@@ -2426,7 +2434,7 @@ local function taken_before(call, key, claim_id, chosen, lease_ms)
   return taken
 end
 
--- Gives the rest of the lease's time back to who holds it, and puts the index right that an interrupted call left.
+-- Extends a lease that this claim already holds to its full length, and repairs the index after an interrupted call.
 local function lease_again(call, execution, lease_ms)
   local before, expires = redis.call('HGET', execution.core, 'lease_expires_at'), call.now + lease_ms
   if expires > ff.base.num(before) then
@@ -2443,8 +2451,8 @@ local function payload_of(candidate)
   return candidate.payload or ''
 end
 
--- Eleven texts at a time of what a worker is told.
-local function tell(reply, candidate)
+-- Appends an execution to the reply, as eleven texts.
+local function append_claimed(reply, candidate)
   local at = #reply
   reply[at + 1] = candidate.uuid
   reply[at + 2] = candidate.flow_id or ''
@@ -2472,7 +2480,7 @@ local function claim(KEYS, ARGV)
     more = more or #chosen > 0
     chosen = taken
   end
-  -- Room for the first execution, so that the table need not grow.
+  -- Sized for the first execution, so that the table need not grow.
   local reply = { more and '1' or '0', nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }
   for _, candidate in ipairs(chosen) do
     if candidate.is_held then
@@ -2480,7 +2488,7 @@ local function claim(KEYS, ARGV)
     else
       lease(call, candidate, worker, listener, lease_ms)
     end
-    tell(reply, candidate)
+    append_claimed(reply, candidate)
   end
   if #stale > 0 then
     redis.call('ZREM', call.partition.ready, unpack(stale))
@@ -2528,12 +2536,12 @@ redis.register_function({ function_name = 'ff1_complete', callback = complete, f
 end
 
 do -- functions/deployment.lua
--- ff1_deployment: records what is fixed for the lifetime of a deployment, and tells what is recorded.
+-- ff1_deployment: records the settings that are fixed for the lifetime of a deployment, and returns what is recorded.
 -- KEYS   1 the deployment's record (hash)
 -- ARGV   1 partition count, 2 ABI major
 -- reply  recorded partition count, recorded ABI major
 -- errors WRONGTYPE
--- flags  allow-oom (who ends work must be able to join a full server)
+-- flags  allow-oom (a program that ends work must be able to connect to a full server)
 local function deployment(KEYS, ARGV)
   local record, count, abi = KEYS[1], ARGV[1], ARGV[2]
   local known = redis.call('HMGET', record, 'partition_count', 'abi')
@@ -2554,7 +2562,7 @@ do -- functions/describe_execution.lua
 -- ARGV   none
 -- reply  nothing when it does not exist; else name, flow id, namespace, lane, priority, tags as JSON, phase, state,
 --        outcome, reason, last error, attempt, failures, max attempts, unmet needs, generation, worker, created at,
---        started at, completed at, result; '' for what it has not
+--        started at, completed at, result; '' for a field that it does not have
 -- errors WRONGTYPE
 -- flags  no-writes
 local FIELDS = {
@@ -2592,9 +2600,9 @@ end
 do -- functions/describe_flow.lua
 -- ff1_describe_flow: reads a flow and the state of its members.
 -- KEYS   1 flow core
--- ARGV   1 the partition's hash tag, 2 place of the first member (from 1), 3 how many members at most
--- reply  nothing when it does not exist; else name, namespace, state, '1' if its cancellation was asked for, created
---        at, completed at or '', place to go on at or '' at the end, then per member: name, uuid, state
+-- ARGV   1 the partition's hash tag, 2 first member to read (from 1), 3 how many members at most
+-- reply  nothing when it does not exist; else name, namespace, state, '1' if its cancellation was requested, created
+--        at, completed at or '', next member to read or '' at the end, then per member: name, uuid, state
 -- errors WRONGTYPE
 -- flags  no-writes
 local function describe_flow(KEYS, ARGV)
@@ -2627,20 +2635,21 @@ redis.register_function({ function_name = 'ff1_describe_flow', callback = descri
 end
 
 do -- functions/engine.lua
--- ff1_engine: notes that an engine is at work or that it stops, and names the engines at work. A change is announced to
--- all of them.
+-- ff1_engine: records that an engine is running or stops, and returns the running engines. A change is announced to all
+-- of them.
 -- KEYS   1 the engines (zset, by the ms at which each counts as gone)
--- ARGV   1 engine, 2 for how many ms it counts as at work unless it calls again (0: it stops)
--- reply  the engines at work
+-- ARGV   1 engine, 2 for how many ms it counts as running unless it calls again (0: it stops)
+-- reply  the running engines
 -- errors WRONGTYPE
--- flags  allow-oom (what runs must go on when the server is full)
+-- flags  allow-oom (running work must go on when the server is full)
 
--- Engines beyond this number are not noted; they stand by until others stop.
+-- Engines beyond this number are not recorded; they stand by until others stop.
 local MAX_ENGINES = 1000
--- The longest that an engine counts as at work (ms). An entry that lies further ahead was noted under another clock.
+-- The longest time that an engine counts as running without a call (ms). An entry further ahead comes from before the
+-- clock was set back.
 local LONGEST = 60000
 
--- The other engines at work, those that are gone, and whether `id` counts as at work.
+-- The other running engines, those that are gone, and whether `id` counts as running.
 local function read_engines(key, id, now)
   local stored = redis.call('ZRANGE', key, 0, MAX_ENGINES, 'WITHSCORES')
   local living, gone, is_noted = {}, {}, false
@@ -2672,7 +2681,7 @@ local function engine(KEYS, ARGV)
   end
   ff.base.chunked('ZREM', key, gone)
   if changed then
-    ff.timers.tell_engines()
+    ff.timers.announce_engines()
   end
   return living
 end
@@ -2681,14 +2690,14 @@ redis.register_function({ function_name = 'ff1_engine', callback = engine, flags
 end
 
 do -- functions/enqueue.lua
--- ff1_enqueue: puts members of a flow that was submitted in parts where they wait: into the queue, or among the delays and
--- deadlines, which count from the start of the flow. One that has gone on meanwhile stays where it is, and so does one
--- whose flow is not there or does not list it.
+-- ff1_enqueue: adds members of a flow that was submitted in parts to the queue, or to the delays and deadlines, which
+-- count from the start of the flow. Skips a member that has progressed meanwhile, and one whose flow does not exist or
+-- does not list it.
 -- KEYS   1..12 partition block
 -- ARGV   uuids
 -- reply  'ok'
 -- errors WRONGTYPE
--- flags  allow-oom (what was accepted must go on when the server is full)
+-- flags  allow-oom (accepted work must go on when the server is full)
 local function enqueue(KEYS, ARGV)
   local call = ff.call.look(KEYS)
   call.missing, call.flows, call.flow_list = { counted = {} }, {}, {}
@@ -2743,15 +2752,15 @@ redis.register_function({ function_name = 'ff1_fail', callback = fail, flags = {
 end
 
 do -- functions/heads.lua
--- ff1_heads: compares the newest entries of completion logs with what a reader has of them.
+-- ff1_heads: compares the newest entries of completion logs with a reader's cursors.
 -- KEYS   1.. logs of one partition
--- ARGV   for each of them: '-' if the reader has nothing, else the id of the newest entry that it has, and behind a
---        space the uuid of the execution of which that entry told it, if it knows
--- reply  for each log: '' if that is its newest entry, '-' if it holds none, else the id of its newest entry and the
---        uuid of the execution that it tells of ('' if it does not say it as the library does)
+-- ARGV   per log: '-' if the reader has no entry, else the id of its newest entry, then a space and the uuid of that
+--        entry's execution if the reader knows it
+-- reply  per log: '' if that is the log's newest entry, '-' if the log is empty, else the id of the newest entry and
+--        the uuid of its execution ('' if the entry is not in the library's format)
 -- errors WRONGTYPE
 -- flags  no-writes
--- The uuid of the execution that an entry of the log tells of; '' if it is not written as the library does.
+-- The uuid of an entry's execution; '' if the entry is not in the library's format.
 local function uuid_in(entry)
   local fields = entry[2]
   for index = 1, #fields, 2 do
@@ -2779,20 +2788,20 @@ redis.register_function({ function_name = 'ff1_heads', callback = heads, flags =
 end
 
 do -- functions/pending.lua
--- ff1_pending: names an execution that ended with dependents left to resolve, and the next of them.
+-- ff1_pending: names an ended execution that has unresolved dependents, and the next of these.
 -- KEYS   1..12 partition block
 -- ARGV   1 how many dependents at most
 -- reply  nothing when there is none; else the uuid of the ended execution, its flow's id, then the uuids of its next
 --        dependents
 -- errors WRONGTYPE
 -- flags  no-writes
--- Entries looked at, in case the first ones cannot be read.
-local LOOKED_AT = 16
+-- How many entries are read, in case the first ones cannot be.
+local READ_AT_ONCE = 16
 
 local function pending(KEYS, ARGV)
   local limit = tonumber(ARGV[1])
   local partition = ff.keys.partition(KEYS)
-  for _, uuid in ipairs(redis.call('ZRANGE', partition.pending, 0, LOOKED_AT - 1)) do
+  for _, uuid in ipairs(redis.call('ZRANGE', partition.pending, 0, READ_AT_ONCE - 1)) do
     local core = ff.keys.core(partition.tag, uuid)
     local stored = redis.pcall('HMGET', core, 'dependents', 'dependents_done', 'flow_id')
     if not stored.err then
@@ -2811,34 +2820,34 @@ redis.register_function({ function_name = 'ff1_pending', callback = pending, fla
 end
 
 do -- functions/reconcile.lua
--- ff1_reconcile: looks at executions that are not done with and puts right what an interrupted call left undone.
+-- ff1_reconcile: examines open executions and repairs what an interrupted call left incomplete.
 -- KEYS   1..12 partition block
--- ARGV   1 policy, 2 uuid after which to go on ('' to begin), 3 how many executions at most
--- reply  examined, repaired, uuid to go on after or '' at the end, how many could not be read, the uuid of one of these
---        or '', then uuid and flow id (or '') of each suspect, for ff1_settle
+-- ARGV   1 policy, 2 uuid of the last examined execution ('' to begin), 3 how many executions at most
+-- reply  examined, repaired, uuid to continue after or '' at the end, how many could not be read, the uuid of one of
+--        these or '', then uuid and flow id (or '') of each suspect, for ff1_settle
 -- errors WRONGTYPE
 -- flags  allow-oom
 
--- Unmet needs of one execution that are looked up in a call.
+-- The most unmet needs of one execution that a call looks up.
 local NEEDS_AT_ONCE = 16
--- What a call reads: executions, and pieces of lists of uuids, which take as long.
+-- The most executions that a call reads. Reading PIECE bytes of a list of uuids takes as long and counts as one.
 local READS_AT_ONCE, PIECE = 48, 8192
 
--- Where the look at an execution's needs begins. Drawn, so that all of a long list come to be looked at.
-local drawn = 1
+-- Where the scan of an execution's needs begins. Random, so that successive calls cover all of a long list.
+local random_start = 1
 
 local function charge_list(call, list)
   call.reads_left = call.reads_left - math.floor(#list / PIECE)
 end
 
--- A need that was met without being counted: its execution ended, recorded its completion, and is not pending.
+-- Finds a need that was met without being counted: its execution ended, recorded its completion, and is not pending.
 local function missed_needs(call, execution)
   local stored = redis.call('HGET', execution.core, 'needs') or ''
   local count, seen = ff.uuids.count(stored), 0
   charge_list(call, stored)
-  drawn = drawn * 16807 % 2147483647
+  random_start = random_start * 16807 % 2147483647
   for turn = 0, math.min(count, 4 * NEEDS_AT_ONCE) - 1 do
-    local uuid = ff.uuids.at(stored, (drawn + turn) % count + 1)
+    local uuid = ff.uuids.at(stored, (random_start + turn) % count + 1)
     call.reads_left = call.reads_left - 1 / NEEDS_AT_ONCE
     if seen == NEEDS_AT_ONCE then
       return
@@ -2908,7 +2917,7 @@ local function examine(call, member)
   end
 end
 
--- Sets the expiry of flows that are being submitted where an interrupted call has left none.
+-- Sets the expiry of flows that are being submitted, in case an interrupted call did not.
 local function expire_submitting(call)
   for core in pairs(call.submitting) do
     if redis.call('PTTL', core) < 0 then
@@ -2951,16 +2960,17 @@ redis.register_function({ function_name = 'ff1_reconcile', callback = reconcile,
 end
 
 do -- functions/release.lua
--- ff1_release: gives held leases back. The attempt neither failed nor ran out: the execution goes back to the queue.
+-- ff1_release: gives held leases back. The attempt counts neither as a failure nor as an expiry: the execution goes
+-- back to the queue.
 -- KEYS   1..12 partition block, then the core of each execution
 -- ARGV   1 policy, then per execution: uuid, lease epoch, attempt
--- reply  per execution '1' it is back in the queue, or ended because its flow is being cancelled, by this call or by an
---        earlier one; '0' lease lost; '?' it or its flow is not readable: the lease stays as it is
+-- reply  per execution '1' back in the queue, or ended because its flow is being cancelled, by this call or by an
+--        earlier one; '0' lease lost; '?' it or its flow cannot be read, and the lease is unchanged
 -- errors WRONGTYPE
 -- flags  allow-oom
 local FIRST = 2
 
--- Plans for an execution that a worker gives back. Returns whether the lease was the worker's.
+-- Plans the return of an execution to the queue. Returns whether the worker held the lease.
 local function give_back(call, execution, epoch, attempt)
   if ff.execution.holds_lease(execution, epoch, attempt) then
     execution.by_holder = true
@@ -3003,15 +3013,15 @@ redis.register_function({ function_name = 'ff1_release', callback = release, fla
 end
 
 do -- functions/renew.lua
--- ff1_renew: extends leases, and notes with each lease's first renewal that a worker has it.
+-- ff1_renew: extends leases. The first renewal of a lease confirms that a worker has it.
 -- KEYS   1..12 partition block, then the core of each execution
 -- ARGV   1 lease ms, then per execution: uuid, lease epoch, attempt
 -- reply  per execution '1' renewed, '0' lease lost, '2' held but not extended, since the attempt has used up its time,
---        '?' not readable: the lease stays as it is
+--        '?' cannot be read, and the lease is unchanged
 -- errors WRONGTYPE
 -- flags  allow-oom
--- The entry in `leases` is never later than the lease in the core, also when this call is interrupted: the sweep puts
--- right one that is too early, but would not look at one that is too late.
+-- The entry in `leases` is never later than the lease in the core, also when this call is interrupted: the sweep
+-- corrects an entry that is too early, but would not visit one that is too late.
 local function extend(call, execution, lease_ms)
   local expires, before = call.now + lease_ms, ff.base.num(execution.lease_expires_at)
   local expires_text = ff.base.int(expires)
@@ -3036,7 +3046,7 @@ local function confirm(execution)
   end
 end
 
--- What an execution gets, as the reply says it.
+-- The reply for one execution.
 local function verdict(call, execution, epoch, attempt)
   if not (execution and ff.execution.holds_lease(execution, epoch, attempt)) then
     return '0'
@@ -3072,7 +3082,7 @@ redis.register_function({ function_name = 'ff1_renew', callback = renew, flags =
 end
 
 do -- functions/resolve.lua
--- ff1_resolve: promotes or skips dependents that a terminal call has left pending.
+-- ff1_resolve: promotes or skips the dependents that a terminal call has left pending.
 -- KEYS   1..12 partition block, 13 core of the ended execution, 14 its flow's core, then the cores of the dependents
 -- ARGV   1 policy, 2 uuid of the ended execution, then the uuids of the dependents
 -- reply  dependents resolved, '1' if more is pending in the partition and this call has made progress
@@ -3105,21 +3115,21 @@ redis.register_function({ function_name = 'ff1_resolve', callback = resolve, fla
 end
 
 do -- functions/settle.lua
--- ff1_settle: decides what becomes of suspects: entries of an index whose execution is not found, and executions whose
--- flow is not found. Their keys are in KEYS, so that what is absent is gone: a server that moves the slot refuses the
--- call instead (TRYAGAIN).
--- KEYS   1..12 partition block, then per suspect: core, tags, flow core (where no flow is known: its own core)
+-- ff1_settle: settles suspects: index entries whose execution is not found, and executions whose flow is not found. All
+-- their keys are in KEYS, so an absent key is really gone: a server that is moving the slot refuses the call
+-- (TRYAGAIN).
+-- KEYS   1..12 partition block, then per suspect: core, tags, flow core (its own core if no flow is known)
 -- ARGV   1 policy, then per suspect: uuid, flow id or ''
 -- reply  removed (left by an interrupted submission, or of no known flow), lost (ended because a record is gone)
 -- errors WRONGTYPE
 -- flags  allow-oom
 
--- Ancestors of executions that a call looks at.
+-- The most ancestors of executions that a call reads.
 local ANCESTORS_AT_ONCE = 96
 -- The lane and the name of an execution whose record is gone.
 local UNKNOWN = 'unknown'
 
--- What no call that ends executions takes out of the indexes.
+-- Removes an execution from the indexes that only terminal calls maintain.
 local function forget(call, suspect)
   local partition, uuid = call.partition, suspect.uuid
   for _, index in ipairs({ 'delayed', 'leases', 'deadlines', 'pending', 'ended' }) do
@@ -3136,8 +3146,8 @@ local function discard(call, suspect, execution)
   forget(call, suspect)
 end
 
--- The index of an execution in its flow, from 0; nil where its flow does not list it. Reads with it what the execution
--- takes from the flow.
+-- The index of an execution in its flow, from 0; nil if its flow does not list it. Also reads the fields that the
+-- execution takes from its flow.
 local function index_in(flow, uuid)
   if not flow.namespace then
     local stored = redis.call('HMGET', flow.core, 'members', 'namespace', 'created_at')
@@ -3147,7 +3157,7 @@ local function index_in(flow, uuid)
   return place and ff.base.int(place - 1)
 end
 
--- A record in place of the one that is gone, with what its flow knows.
+-- A record that replaces the lost one, made of what its flow holds.
 local function record_of(call, suspect, flow, index)
   local record = {
     uuid = suspect.uuid, core = suspect.core, execution_id = call.partition.tag .. ':' .. suspect.uuid,
@@ -3163,8 +3173,8 @@ local function record_of(call, suspect, flow, index)
   return record, fields
 end
 
--- A member whose record is gone: it ends as failed, unless its flow knows how it ended.
-local function lose(call, suspect, flow)
+-- Ends a member whose record is gone: as failed, unless its flow has recorded how it ended.
+local function end_lost(call, suspect, flow)
   local index = index_in(flow, suspect.uuid)
   if not index then
     call.removals[#call.removals + 1] = suspect
@@ -3188,7 +3198,8 @@ local function lose(call, suspect, flow)
   call.counted[#call.counted + 1] = suspect
 end
 
--- Whether the submission of an execution came to its end: then it was in an index, or more has happened to it.
+-- Whether the submission of an execution was completed: then it is in an index, or has progressed since. For a blocked
+-- execution that has neither, also returns one of its needs.
 local function was_submitted(call, execution)
   local partition, state = call.partition, execution.public_state
   if execution.lifecycle_phase == 'terminal' or execution.current_attempt_index ~= '0' or execution.ending then
@@ -3203,8 +3214,8 @@ local function was_submitted(call, execution)
   return ff.base.num(execution.unmet_needs) < count, count > 0 and ff.uuids.at(needs, 1)
 end
 
--- Whether a flow whose core is gone was submitted to its end, as an execution and what it needs tell; nil if that
--- is not known.
+-- Whether the submission of a flow whose core is gone was completed, judged by an execution and what it needs; nil if
+-- that is not known.
 local function flow_was_submitted(call, execution)
   while call.ancestors_left > 0 do
     call.ancestors_left = call.ancestors_left - 1
@@ -3222,8 +3233,8 @@ local function flow_was_submitted(call, execution)
   end
 end
 
--- An execution whose flow is gone.
-local function orphaned(call, suspect, execution)
+-- Plans for an execution whose flow is gone.
+local function settle_orphan(call, suspect, execution)
   local submitted = flow_was_submitted(call, execution)
   if submitted == false then
     call.discards[#call.discards + 1] = { suspect, execution }
@@ -3247,11 +3258,11 @@ local function judge(call, suspect)
   elseif flow and flow.state == 'submitting' then
     return
   elseif not execution and flow then
-    lose(call, suspect, flow)
+    end_lost(call, suspect, flow)
   elseif not execution then
     call.removals[#call.removals + 1] = suspect
   elseif suspect.flow_id and not flow then
-    orphaned(call, suspect, execution)
+    settle_orphan(call, suspect, execution)
   elseif flow and not ff.flow.lists(flow, execution) then
     call.discards[#call.discards + 1] = { suspect, execution }
   end
@@ -3289,12 +3300,12 @@ redis.register_function({ function_name = 'ff1_settle', callback = settle, flags
 end
 
 do -- functions/start_flow.lua
--- ff1_start_flow: accepts a flow whose members were written in parts. From here on it is there as a whole; its members
--- are queued by ff1_enqueue, or by the reconciler where that is not called.
+-- ff1_start_flow: accepts a flow whose members were written in parts. From then on the whole flow is visible. Its
+-- members are queued by ff1_enqueue, or by the reconciler if that is not called.
 -- KEYS   1..12 partition block, 13 flow core
 -- ARGV   1 flow id, 2 namespace, 3 flow name, 4 fingerprint, 5 members (uuids, comma-separated)
--- reply  'ok' | 'exists' (the same content is there already) | 'conflict' (other content is there) | 'restart' (some
---        parts are not kept any more)
+-- reply  'ok' | 'exists' (with the same content) | 'conflict' (exists with other content) | 'restart' (some parts have
+--        expired)
 -- errors WRONGTYPE, OOM
 local function start_flow(KEYS, ARGV)
   local head = KEYS[ff.keys.block + 1]
@@ -3307,7 +3318,7 @@ local function start_flow(KEYS, ARGV)
   if count ~= ff.uuids.count(ARGV[5]) then
     return { 'restart' }
   end
-  -- First, so that what was accepted does not expire. The reconciler knows a flow of parts that does not.
+  -- First, so that an accepted flow does not expire. The reconciler sets the expiry again if this call stops here.
   redis.call('PERSIST', head)
   ff.flow.start(call, head, {
     id = ARGV[1], namespace = ARGV[2], name = ARGV[3], fingerprint = ARGV[4], members = ARGV[5],
@@ -3320,19 +3331,20 @@ redis.register_function('ff1_start_flow', start_flow)
 end
 
 do -- functions/submit.lua
--- ff1_submit: accepts a flow, or one solo execution, or writes a part of the members of a flow that is too large for one
--- call. Nobody sees such a flow before ff1_start_flow, and its parts may be written again until then. A flow of which parts
--- are there may be accepted as a whole too: programs differ in what they send at once.
+-- ff1_submit: accepts a flow, or one solo execution, or writes a part of the members of a flow that is too large for
+-- one call. Such a flow is invisible before ff1_start_flow, and its parts may be written again until then. A flow may
+-- also be accepted as a whole after some of its parts were written: programs differ in what they send at once.
 -- KEYS   1..12 partition block, 13 flow core (of a solo execution: its own core), then per member: core, tags
 -- ARGV   1 policy, 2 flow id ('' for a solo execution), 3 namespace, 4 flow name, 5 fingerprint, 6 index in the flow of
---        the first member, 7 'whole' | 'first' (part of a flow) | 'further', then per member: uuid, name, lane, priority, tags as JSON, payload, max attempts, backoff ms, longest backoff ms,
+--        the first member, 7 'whole' | 'first' (part of a flow) | 'further', then per member: uuid,
+--        name, lane, priority, tags as JSON, payload, max attempts, backoff ms, longest backoff ms,
 --        max lease expiries, delay ms, deadline ms (0 none), timeout ms (0 none), number of needs,
 --        needs and dependents (uuids, comma-separated), number of tags, then key and value of each tag
--- reply  'ok' | 'exists' (the same content is there already) | 'conflict' (other content is there) | 'restart' (a further
---        part of a flow whose earlier parts are not kept any more)
+-- reply  'ok' | 'exists' (with the same content) | 'conflict' (exists with other content) | 'restart' (a further part
+--        of a flow whose earlier parts have expired)
 -- errors WRONGTYPE, OOM
 local FIRST_MEMBER, MEMBER_ARGUMENTS = 8, 17
--- Bytes of a payload from which on it has a field of its own, so that a claim can tell what it takes.
+-- A payload of this many bytes or more has its own field, so that a claim can weigh it without reading it.
 local LARGE_PAYLOAD = 16384
 
 local function read_members(KEYS, ARGV)
@@ -3355,12 +3367,12 @@ local function read_members(KEYS, ARGV)
   return members
 end
 
--- When something is due that comes `ms` (a text) from now, as a text; nil for never.
+-- The time `ms` (a text) from now, as a text; nil for never.
 local function due(call, ms)
   return ms ~= '0' and ff.base.int(call.now + tonumber(ms)) or nil
 end
 
--- Decides in which state a member begins.
+-- Sets the initial state of a member.
 local function begin_member(call, member)
   member.deadline_at = due(call, member.deadline_ms)
   member.eligible_at = due(call, member.delay_ms)
@@ -3374,10 +3386,10 @@ local function begin_member(call, member)
   end
 end
 
--- The fields that not every execution has, and how many texts these are.
+-- The optional fields of an execution, and how many texts these are.
 local function further_fields(call, member, ARGV)
   local flow_id, fingerprint, part = ARGV[2], ARGV[5], ARGV[7]
-  -- Room for what most executions have, so that the table need not grow.
+  -- Sized for what most executions have, so that the table need not grow.
   local fields, count = { nil, nil, nil, nil, nil, nil, nil, nil }, 0
   local function set(name, value)
     fields[count + 1], fields[count + 2] = name, value
@@ -3474,8 +3486,8 @@ local function index_members(call, members)
   ff.base.chunked('ZADD', partition.deadlines, deadlines, 2)
 end
 
--- The open entries come first, so that whatever is interrupted later is found by the reconciler: without the core of
--- its flow a member is discarded, with it what is missing is put right.
+-- The open entries are written first, so that the reconciler finds a submission that is interrupted later: it discards
+-- a member without the core of its flow, and otherwise repairs what is missing.
 local function open_members(call, flow_id, members)
   local open = {}
   for index, member in ipairs(members) do
@@ -3505,7 +3517,7 @@ local function submit(KEYS, ARGV)
     write_member(call, ARGV, member)
   end
   if part ~= 'whole' then
-    ff.flow.note_part(head, first, #members)
+    ff.flow.record_part(head, first, #members)
     return { 'ok' }
   elseif in_parts then
     -- First, as in ff1_start_flow.
@@ -3524,33 +3536,33 @@ redis.register_function('ff1_submit', submit)
 end
 
 do -- functions/sweep.lua
--- ff1_sweep: does what is due in a partition, a bounded piece of it: delays, leases, deadlines,
--- pending dependents, retention.
+-- ff1_sweep: does a bounded amount of what is due in a partition: delays, leases, deadlines, pending dependents,
+-- retention.
 -- KEYS   1..12 partition block
--- ARGV   1 policy, 2 retention ms, 3 for how long a repeated submission is known after that (ms; 0 for not at all)
+-- ARGV   1 policy, 2 retention ms, 3 how long a repeated submission is recognised after that (ms; 0: not at all)
 -- reply  released, reclaimed, ended, dependents resolved, removed, '1' if more is due now, ms until something is due
 --        next or '', then uuid and flow id (or '') of each suspect, for ff1_settle
 -- errors WRONGTYPE
 -- flags  allow-oom
 
--- How many executions a call visits, and how many of each index at least.
+-- How many executions a call visits, and at least how many of each index.
 local VISITS, LEAST_VISITS = 32, 6
 
--- Entries that the call may visit of an index.
-local function room(call)
+-- How many entries of an index the call may visit.
+local function visit_limit(call)
   return math.max(call.visits_left, LEAST_VISITS)
 end
 
 local function due(call, index)
-  local entries = redis.call('ZRANGEBYSCORE', index, '-inf', ff.base.int(call.now), 'LIMIT', 0, room(call))
+  local entries = redis.call('ZRANGEBYSCORE', index, '-inf', ff.base.int(call.now), 'LIMIT', 0, visit_limit(call))
   call.visits_left = call.visits_left - #entries
   return entries
 end
 
--- Looks at what an index says is due. An entry that cannot be dealt with, because its execution is not found or it or its
--- flow was overwritten by another program, is put off.
+-- Visits the due entries of an index. Postpones an entry that cannot be handled, because its execution is not found or
+-- because it or its flow was overwritten by another program.
 local function each_due(call, index, visit)
-  local limit = room(call)
+  local limit = visit_limit(call)
   local entries = due(call, index)
   for _, uuid in ipairs(entries) do
     if call.ends_left <= 0 then
@@ -3564,7 +3576,7 @@ local function each_due(call, index, visit)
       problem = flow_problem
     end
     if problem and ff.base.is_overwritten(problem) or not (execution or problem) then
-      call.put_off[#call.put_off + 1] = { index, uuid }
+      call.postponed[#call.postponed + 1] = { index, uuid }
     end
     local untouched = execution and not problem and not execution.ending and not execution.moving
     local ended = untouched and execution.lifecycle_phase == 'terminal'
@@ -3590,7 +3602,7 @@ local function reclaim(call, execution)
   elseif execution.public_state ~= 'active' then
     call.stale[#call.stale + 1] = { call.partition.leases, execution.uuid }
   else
-    -- An attempt that has used up its time stays its worker's until the lease ends: attempts do not overlap.
+    -- A timed-out attempt keeps its lease until the lease ends: attempts do not overlap.
     local expires_at = ff.base.num(execution.lease_expires_at)
     local corrected = ff.clock.lease_end(expires_at, ff.base.num(execution.lease_ms))
     if expires_at <= call.now and corrected > call.now then
@@ -3599,7 +3611,7 @@ local function reclaim(call, execution)
       ff.execution.lease_expired(call, execution)
       call.reclaimed = call.reclaimed + 1
     else
-      -- A renewal was interrupted after it had written the core.
+      -- A renewal was interrupted after it wrote the core.
       call.moved_due[#call.moved_due + 1] = { execution.uuid, execution.lease_expires_at }
     end
   end
@@ -3614,7 +3626,7 @@ local function expire(call, execution)
 end
 
 local function resolve_pending(call)
-  local limit = room(call)
+  local limit = visit_limit(call)
   local parents = redis.call('ZRANGE', call.partition.pending, 0, limit - 1)
   call.visits_left = call.visits_left - #parents
   local progress = false
@@ -3636,13 +3648,13 @@ local function resolve_pending(call)
         call.stale[#call.stale + 1] = { call.partition.pending, uuid }
       end
     elseif not parent or flow_problem then
-      call.put_off[#call.put_off + 1] = { call.partition.pending, uuid }
+      call.postponed[#call.postponed + 1] = { call.partition.pending, uuid }
     end
   end
   return progress and #parents == limit
 end
 
--- Gives a lease the end that it has by the clock as it is now. The entry in `leases` is never later than the core.
+-- Moves the end of a lease after the clock was set. The entry in `leases` is never later than the core.
 local function correct_lease(call, execution, expires_at)
   if execution.ending or execution.moving then
     return
@@ -3668,7 +3680,7 @@ local function correct_indexes(call)
   for _, entry in ipairs(call.corrected) do
     correct_lease(call, entry[1], entry[2])
   end
-  for _, entry in ipairs(call.put_off) do
+  for _, entry in ipairs(call.postponed) do
     redis.call('ZADD', entry[1], ff.suspects.later(call), entry[2])
   end
 end
@@ -3704,7 +3716,7 @@ local function reply(call, removed, more, due_at)
   }
 end
 
--- Most sweeps find nothing to do and should cost next to nothing.
+-- Most sweeps find nothing due and must be cheap.
 local function is_idle(call, due_at, cutoff)
   local oldest = first_score(call.partition.ended)
   return (not due_at or due_at > call.now) and (not oldest or oldest >= cutoff)
@@ -3716,8 +3728,7 @@ local function sweep(KEYS, ARGV)
   local call = ff.call.begin(KEYS, policy)
   -- The reply says when something is due next.
   call.reports_timers = true
-  call.released, call.reclaimed, call.stale, call.moved_due, call.put_off, call.suspects =
-    0, 0, {}, {}, {}, {}
+  call.released, call.reclaimed, call.stale, call.moved_due, call.postponed, call.suspects = 0, 0, {}, {}, {}, {}
   call.visits_left = VISITS
   local partition = call.partition
   ff.queue.prune(partition, call.now)
@@ -3733,7 +3744,7 @@ local function sweep(KEYS, ARGV)
   more = resolve_pending(call) or more
   ff.call.commit(call)
   correct_indexes(call)
-  local removed, more_to_remove = ff.retention.run(call, retention_ms, idempotency_ms, room(call))
+  local removed, more_to_remove = ff.retention.run(call, retention_ms, idempotency_ms, visit_limit(call))
   return reply(call, removed, more or more_to_remove, earlier(soonest(partition), remind_at))
 end
 
@@ -3741,7 +3752,7 @@ redis.register_function({ function_name = 'ff1_sweep', callback = sweep, flags =
 end
 
 do -- functions/version.lua
--- ff1_version: which library this is.
+-- ff1_version: the version and digest of the loaded library.
 -- KEYS   none
 -- ARGV   none
 -- reply  version, digest

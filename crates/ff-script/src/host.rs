@@ -1,4 +1,4 @@
-//! What a server (or something that behaves like one) must offer so that the library can run on it.
+//! The interface that a server, or an emulation of one, must offer to run the library.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,14 +9,15 @@ use ff_core::EngineError;
 pub struct Call {
     /// The function's name, with the ABI major.
     pub function: &'static str,
-    /// KEYS: everything the call may create. All in one slot.
+    /// KEYS: every key that the call may create, all in one slot.
     pub keys: Vec<String>,
     /// ARGV.
     pub args: Vec<Bytes>,
     /// Whether the function is registered as `no-writes`.
     pub read_only: bool,
-    /// Whether executing the call twice does the same as once, so that a host may repeat it after an error that [leaves
-    /// open](EngineError::may_have_run) whether it was executed. After other errors that time heals it may repeat any.
+    /// Whether executing the call twice has the same effect as once. A host may repeat such a call after an error that
+    /// [leaves open](EngineError::may_have_run) whether it was executed. After other retryable errors a host may repeat
+    /// any call.
     pub idempotent: bool,
 }
 
@@ -38,26 +39,26 @@ pub trait ScriptHost: Send + Sync + 'static {
     /// Runs one function.
     ///
     /// # Errors
-    /// Transport errors; [`EngineError::Contention`] for answers such as TRYAGAIN; [`EngineError::ResourceExhausted`]
-    /// for OOM. A host that finds the library missing loads it and runs the call again.
+    /// Transport errors; [`EngineError::Contention`] for replies such as TRYAGAIN; [`EngineError::ResourceExhausted`]
+    /// for OOM. If the library is missing, the host loads it and runs the call again.
     async fn fcall(&self, call: Call) -> Result<Reply, EngineError>;
 
-    /// Runs many functions with few round trips; the results are in the order of the calls, each with its own.
+    /// Runs many functions in few round trips. There is one result per call, in the order of the calls.
     async fn fcall_many(&self, calls: Vec<Call>) -> Vec<Result<Reply, EngineError>>;
 
-    /// As [`ScriptHost::fcall_many`], for calls that must get through although the caller's runtime may have no thread to
-    /// spare: renewals of leases. A host whose calls are driven by tasks of that runtime drives these elsewhere.
+    /// Like [`ScriptHost::fcall_many`], for renewals of leases, which must succeed although the caller's runtime may
+    /// have no free thread. A host whose calls are driven by tasks of that runtime drives these on a thread of its own.
     async fn fcall_apart(&self, calls: Vec<Call>) -> Vec<Result<Reply, EngineError>> {
         self.fcall_many(calls).await
     }
 
-    /// Loads the library's source in place of an earlier one (`FUNCTION LOAD REPLACE`).
+    /// Loads the library's source, replacing an earlier one (`FUNCTION LOAD REPLACE`).
     ///
     /// # Errors
     /// Transport errors; [`EngineError::PermissionDenied`].
     async fn load_library(&self, source: &str) -> Result<(), EngineError>;
 
-    /// Runs one function as [`ScriptHost::fcall`] does, but reports a missing library as `None` and loads nothing.
+    /// Like [`ScriptHost::fcall`], but returns `None` if the library is missing, and does not load it.
     ///
     /// # Errors
     /// Transport errors.

@@ -1,4 +1,4 @@
-//! Every key and channel of FlowFabric, spelled once for Rust. The Lua side spells them in `lua/lib/keys.lua`.
+//! Every key and channel of FlowFabric for Rust; `lua/lib/keys.lua` has them for Lua.
 //!
 //! All keys of a partition carry its hash tag `{fp:N}`, so that they share a slot of a Valkey cluster.
 
@@ -12,9 +12,9 @@ pub const SOLO_CHANNEL: &str = "ff:solo:completions";
 /// The deployment's record: partition count and ABI.
 pub const DEPLOYMENT: &str = "ff:deployment";
 
-/// The engines at work (sorted set, by the time at which each counts as gone).
+/// The running engines (sorted set, by the time at which each counts as gone).
 pub const ENGINES: &str = "ff:engines";
-/// Where timers are announced that are due soon, and that the engines at work have changed.
+/// Where timers that are due soon and changes of the set of engines are announced.
 pub const TIMERS_CHANNEL: &str = "ff:timers";
 
 /// The pattern of all keys.
@@ -28,7 +28,7 @@ pub fn wake_channel(listener: Uuid) -> String {
     format!("ff:wake:{listener}")
 }
 
-/// Joins texts; much cheaper than formatting, and every call of a function spells a dozen keys.
+/// Joins texts. Much cheaper than formatting, and every call of a function has a dozen keys.
 fn join(parts: &[&str]) -> String {
     let mut key = String::with_capacity(parts.iter().map(|part| part.len()).sum());
     for part in parts {
@@ -37,11 +37,11 @@ fn join(parts: &[&str]) -> String {
     key
 }
 
-fn of_execution(id: ExecutionId, what: &str) -> String {
+fn of_execution(id: ExecutionId, suffix: &str) -> String {
     let tag = id.partition().to_string();
     let mut buffer = Uuid::encode_buffer();
     let uuid = id.uuid().hyphenated().encode_lower(&mut buffer);
-    join(&["ff:exec:", &tag, ":", &tag, ":", uuid, what])
+    join(&["ff:exec:", &tag, ":", &tag, ":", uuid, suffix])
 }
 
 /// An execution's state, payload and result (hash).
@@ -79,14 +79,14 @@ pub fn log_epochs(log: LogId) -> String {
     format!("{}:epochs", completion_log(log))
 }
 
-/// What a worker's last claim in a partition took (string), so that a repeated claim gets the same answer.
+/// What a worker's last claim in a partition took (string), so that a repeated claim gets the same reply.
 #[must_use]
 pub fn claim_record(partition: Partition, worker: &WorkerId) -> String {
     format!("ff:part:{partition}:claim:{worker}")
 }
 
-/// The keys of a partition that calls read and write, in the order in which `partition_keys` of the Lua takes them:
-/// first in KEYS of every function that changes an execution.
+/// The keys of a partition that calls read and write, in the order that `ff.keys.partition` of the Lua expects. They
+/// come first in KEYS of every function that changes an execution.
 #[must_use]
 pub fn partition_block(partition: Partition) -> Vec<String> {
     let tag = partition.to_string();
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn the_logs_have_the_contracted_names() {
+    fn the_logs_have_the_names_of_the_contract() {
         let log = |scope| completion_log(LogId { partition: Partition::new(3), scope });
         assert_eq!(log(Scope::Flows), "ff:part:{fp:3}:completions");
         assert_eq!(log(Scope::Solo), "ff:part:{fp:3}:completions:solo");

@@ -1,5 +1,5 @@
-//! The Lua library and everything about it: its source, assembly and digest, the loader, the keys, the typed calls and
-//! the decoding of what it writes. Operations are written once here, over [`host::ScriptHost`].
+//! The Lua library and everything about it: its source, assembly and digest, the loader, the keys, the typed calls, and
+//! the decoding of events. The operations are written once here, over [`host::ScriptHost`], for all backends.
 #![forbid(unsafe_code)]
 
 pub mod assemble;

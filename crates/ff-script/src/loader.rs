@@ -1,4 +1,4 @@
-//! Brings the library onto a server without ever replacing a newer one.
+//! Loads the library onto a server and never replaces a newer one.
 
 use std::fmt;
 
@@ -10,11 +10,11 @@ use crate::{
     host::{Call, Reply, ScriptHost, ServerVersion},
 };
 
-/// What is on a server, compared with this program's library.
+/// The library on a server, compared with this program's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LibraryState {
-    /// None of this ABI major.
+    /// The server has no library of this ABI major.
     Absent,
     /// The same text.
     Same,
@@ -28,7 +28,7 @@ pub enum LibraryState {
         /// The server's version.
         version: u32,
     },
-    /// The same version with another text: somebody has changed one of the two.
+    /// The same version with another text: one of the two was modified.
     Different {
         /// The digest of the server's text.
         digest: String,
@@ -59,7 +59,7 @@ pub fn digest_of_source() -> &'static str {
     SOURCE.split("digest = '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap_or_default()
 }
 
-/// Looks which library a server has.
+/// Compares the library on a server with this program's.
 ///
 /// # Errors
 /// Transport errors.
@@ -80,17 +80,18 @@ fn compare(reply: &Reply) -> LibraryState {
     }
 }
 
-/// Checks the server's version and loads the library if it is absent or older. Returns what was found before.
+/// Checks the server's version and loads the library if it is absent or older. Returns the state before.
 ///
 /// # Errors
-/// As [`check_server`]; [`EngineError::Conflict`] for a library of the same version with another text, and transport errors.
+/// As [`check_server`]; [`EngineError::Conflict`] for a library of the same version with another text; transport
+/// errors.
 pub async fn ensure_loaded(host: &dyn ScriptHost) -> Result<LibraryState, EngineError> {
     check_server(&host.server_version().await?)?;
     let state = inspect(host).await?;
     match &state {
         LibraryState::Same => {}
         LibraryState::Newer { version } => {
-            tracing::info!(version, ours = VERSION, "the server has a newer library; it stays");
+            tracing::info!(version, ours = VERSION, "the server has a newer library; using it");
         }
         LibraryState::Absent | LibraryState::Older { .. } => host.load_library(SOURCE).await?,
         LibraryState::Different { digest } => {
@@ -107,10 +108,10 @@ pub async fn ensure_loaded(host: &dyn ScriptHost) -> Result<LibraryState, Engine
     Ok(state)
 }
 
-/// Whether a server is new enough for functions as the library uses them.
+/// Checks that a server is new enough for the library.
 ///
 /// # Errors
-/// [`EngineError::InvalidInput`] that names the version found and the one needed.
+/// [`EngineError::InvalidInput`] with the server's version and the required one.
 pub fn check_server(server: &ServerVersion) -> Result<(), EngineError> {
     let oldest = if server.name == "valkey" { (7, 2, 0) } else { (7, 0, 0) };
     if server.version >= oldest {
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_library_of_a_server_is_told_apart_by_version_and_digest() {
+    fn the_library_of_a_server_is_distinguished_by_version_and_digest() {
         let ours = digest_of_source();
         assert_eq!(ours.len(), 32);
         assert_eq!(compare(&reply(VERSION, ours)), LibraryState::Same);

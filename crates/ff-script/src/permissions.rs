@@ -1,7 +1,7 @@
-//! What a user of the server must be allowed to do in each role, as ACL rules and as commands to try.
+//! The permissions that a user of the server needs in each role, as ACL rules and as commands to test.
 //!
-//! A function runs with its caller's rights: whoever may call it must be allowed the commands that it runs, on the keys
-//! and channels that it uses. So the functions of a role are granted by name, and beside them the commands within.
+//! A function runs with its caller's permissions: the caller needs every command that the function runs, on the keys
+//! and channels that it uses. A role is therefore granted its functions by name, and the commands that they run.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -10,20 +10,20 @@ use uuid::Uuid;
 
 use crate::keys;
 
-/// What a user is there for. A user may have several roles; its rules are then those of all of them, see [`acl_rules`].
+/// The role of a user. A user with several roles has the rules of all of them, see [`acl_rules`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// Receives completions. Writes nothing.
+    /// Receives completions; does not write.
     Subscriber,
     /// Submits, describes and cancels.
     Submitter,
-    /// Runs work, and the engine: all that keeps flows going.
+    /// Runs work and the engine.
     Worker,
-    /// Loads the library, records the partition count, and looks at the server with `ff doctor`.
+    /// Loads the library, records the partition count, and checks the server with `ff doctor`.
     Administrator,
 }
 
-/// Sent by every connection when it is made, and by every backend.
+/// Commands that every connection and every backend sends.
 const CONNECTING: &[&str] = &["client|id", "fcall_ro|ff1_version", "hmget", "info"];
 
 const SUBSCRIBING: &[&str] = &[
@@ -78,7 +78,7 @@ const WORKING: &[&str] = &[
     "zrangebyscore",
 ];
 
-/// What the functions have in common that end executions or make them ready.
+/// Commands of all functions that end executions or make them ready.
 const CHANGING: &[&str] = &[
     "exists",
     "hdel",
@@ -122,7 +122,7 @@ impl Role {
     /// All roles, the one with the fewest rights first.
     pub const ALL: [Self; 4] = [Self::Subscriber, Self::Submitter, Self::Worker, Self::Administrator];
 
-    /// The role's name, as commands take it.
+    /// The role's name in command lines.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -133,13 +133,13 @@ impl Role {
         }
     }
 
-    /// The rules that grant a user this role, for ACL SETUSER. They only add.
+    /// The rules that grant a user this role, for ACL SETUSER. They add to the user's existing rules.
     #[must_use]
     pub fn acl_rules(self) -> Vec<String> {
         acl_rules(&[self])
     }
 
-    /// Each command of the role, with a call of it as the role makes it.
+    /// The commands of the role, each with a sample call.
     #[must_use]
     pub fn needs(self) -> Vec<Need> {
         let need = |command| Need { role: self, command };
@@ -182,7 +182,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// The rules that grant a user all of these roles: keys, channels, commands.
+/// The rules that grant a user all of these roles: keys, channels and commands.
 #[must_use]
 pub fn acl_rules(roles: &[Role]) -> Vec<String> {
     let mut rules: Vec<String> = Vec::new();
@@ -205,7 +205,7 @@ pub struct Need {
 }
 
 impl Need {
-    /// A call of the command, for ACL DRYRUN. Not to be executed.
+    /// A sample call of the command, for ACL DRYRUN. It must not be executed.
     #[must_use]
     pub fn sample(&self) -> Vec<String> {
         let core = keys::execution_core(ExecutionId::from_parts(Partition::new(0), Uuid::nil()));
@@ -222,7 +222,7 @@ impl Need {
             "config|get" => vec!["save"],
             "function|load" => vec!["-"],
             "subscribe" => subscribed,
-            // One channel is all that the command takes, and roles have all or none.
+            // The command takes one channel only, and a role has all channels or none.
             "publish" => vec![keys::FLOW_CHANNEL, "-"],
             "pubsub|numsub" => vec![keys::FLOW_CHANNEL],
             "info" | "ping" | "time" | "acl|whoami" | "client|id" | "fcall_ro|ff1_version" => Vec::new(),
@@ -244,7 +244,7 @@ impl Need {
         words.chain(count).chain(rest).map(str::to_owned).collect()
     }
 
-    /// The rules that the user lacks who is refused the sample, by the words of the server.
+    /// The rules that a user lacks, by the text of the server's refusal of the sample.
     #[must_use]
     pub fn missing(&self, refusal: &str) -> Vec<String> {
         if refusal.contains(" command") {
@@ -254,7 +254,7 @@ impl Need {
     }
 }
 
-/// What no role needs: a call for ACL DRYRUN, and what it is called.
+/// Commands that no role needs: a description, and a call for ACL DRYRUN.
 pub const EXCESSIVE: &[(&str, &[&str])] = &[
     ("read keys of others", &["HGET", "another:key", "f"]),
     ("write keys of others", &["HSET", "another:key", "f", "v"]),

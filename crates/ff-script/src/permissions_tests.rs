@@ -16,7 +16,7 @@ fn lua() -> BTreeMap<String, String> {
     files
 }
 
-/// The commands that these functions run, with all that they use of `lib`.
+/// The commands that these functions run, including those of the parts of `lib` that they use.
 fn commands_of(functions: &[&str], lua: &BTreeMap<String, String>) -> BTreeSet<String> {
     let (mut waiting, mut seen) = (functions.iter().map(ToString::to_string).collect::<Vec<_>>(), BTreeSet::new());
     let mut commands = BTreeSet::new();
@@ -45,14 +45,14 @@ fn functions_of(role: Role) -> Vec<&'static str> {
 }
 
 #[test]
-fn every_function_is_somebodys() {
+fn every_function_belongs_to_a_role() {
     let granted: BTreeSet<String> = Role::ALL.into_iter().flat_map(functions_of).map(str::to_owned).collect();
     let functions: BTreeSet<String> = lua().into_keys().filter(|name| name.starts_with("ff1_")).collect();
     assert_eq!(granted, functions);
 }
 
 #[test]
-fn a_role_is_granted_what_its_functions_run_and_what_it_sends_itself_and_no_more() {
+fn a_role_is_granted_exactly_the_commands_that_its_functions_run_and_that_it_sends_itself() {
     let lua = lua();
     for (role, sent) in [
         (Role::Subscriber, SUBSCRIBING.to_vec()),

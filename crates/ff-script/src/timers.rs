@@ -1,7 +1,7 @@
-//! Hands what is announced on the channel of timers to the engines of this process.
+//! Delivers the messages of the channel of timers to the engines of this process.
 //!
-//! A listener that does not look keeps at most one timer per partition, the soonest: it is a hint where to look, and
-//! who looks finds the others.
+//! A listener that does not read keeps at most one timer per partition, the earliest. A timer only says which partition
+//! to sweep, and the sweep finds the later timers.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,7 @@ use futures::{Stream, task::AtomicWaker};
 #[derive(Debug, Default)]
 pub struct TimerFeed(Mutex<Vec<Weak<Inbox>>>);
 
-/// What one listener has not looked at yet.
+/// The signals that one listener has not read yet.
 #[derive(Debug, Default)]
 struct Inbox {
     unseen: Mutex<Unseen>,
@@ -50,19 +50,20 @@ fn parse(message: &[u8]) -> Option<Message> {
 }
 
 impl TimerFeed {
-    /// The signals from now on. `keep` is kept for as long as the stream lives.
+    /// The signals from now on. The stream holds `keep` until it is dropped.
     pub fn listen(&self, keep: Arc<dyn Send + Sync>) -> TimerSignals {
         let inbox = Arc::new(Inbox::default());
-        let mut listening = lock(&self.0);
-        listening.retain(|inbox| inbox.strong_count() > 0);
-        listening.push(Arc::downgrade(&inbox));
+        let mut inboxes = lock(&self.0);
+        inboxes.retain(|inbox| inbox.strong_count() > 0);
+        inboxes.push(Arc::downgrade(&inbox));
         Box::pin(Signals { inbox, _keep: keep })
     }
 
-    /// Takes a message of the channel: `<partition number> <ms until it is due>`, or `engines`. Returns how many listen.
+    /// Delivers a message of the channel: `<partition number> <ms until it is due>`, or `engines`. Returns the number
+    /// of listeners.
     pub fn announced(&self, message: &[u8]) -> usize {
         let Some(parsed) = parse(message) else {
-            tracing::debug!(bytes = message.len(), "a message on the channel of timers is no signal");
+            tracing::debug!(bytes = message.len(), "a message on the channel of timers is not a signal");
             return 0;
         };
         let now = Instant::now();
@@ -75,23 +76,23 @@ impl TimerFeed {
         })
     }
 
-    /// Messages may have been missed.
+    /// Reports to all listeners that messages may have been missed.
     pub fn missed(&self) {
         self.each(|unseen| unseen.missed = true);
     }
 
-    /// Ends all streams: no signal will come any more.
+    /// Ends all streams.
     pub fn close(&self) {
         self.each(|unseen| unseen.closed = true);
     }
 
     fn each(&self, note: impl Fn(&mut Unseen)) -> usize {
-        let listening: Vec<_> = lock(&self.0).iter().filter_map(Weak::upgrade).collect();
-        for inbox in &listening {
+        let inboxes: Vec<_> = lock(&self.0).iter().filter_map(Weak::upgrade).collect();
+        for inbox in &inboxes {
             note(&mut lock(&inbox.unseen));
             inbox.waker.wake();
         }
-        listening.len()
+        inboxes.len()
     }
 }
 
@@ -121,7 +122,7 @@ impl Stream for Signals {
     type Item = TimerSignal;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<TimerSignal>> {
-        // Registered before the look, so that a signal in between wakes this task.
+        // Registered before the check, so that a signal in between wakes this task.
         self.inbox.waker.register(context.waker());
         let mut unseen = lock(&self.inbox.unseen);
         match unseen.take() {
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn each_listener_gets_the_soonest_timer_of_each_partition_once() {
+    fn each_listener_gets_the_earliest_timer_of_each_partition_once() {
         let feed = TimerFeed::default();
         let (mut one, mut other) = (feed.listen(Arc::new(())), feed.listen(Arc::new(())));
         for message in ["7 5000", "7 200", "7 4000", "2 300"] {
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_of_engines_and_missed_signals_come_once_and_first() {
+    fn changes_of_engines_and_missed_signals_are_delivered_once_and_first() {
         let feed = TimerFeed::default();
         let mut signals = feed.listen(Arc::new(()));
         feed.announced(b"1 0");
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_signal_changes_nothing_and_a_dropped_listener_is_not_counted() {
+    fn other_messages_are_ignored_and_a_dropped_listener_is_not_counted() {
         let feed = TimerFeed::default();
         let mut signals = feed.listen(Arc::new(()));
         for message in ["", "7", "7 x", "99999999 1", "7 -1", "7 99999999999999"] {

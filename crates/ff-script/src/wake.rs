@@ -1,13 +1,12 @@
-//! What is said on a process's wake channel: `<lane> <partition number>` for work that has come,
-//! `lost {fp:N} <uuid> <epoch>` for a lease that somebody else has ended, and nothing at all to see whether the process
-//! listens.
+//! The messages of a process's wake channel: `<lane> <partition number>` for new work, `lost {fp:N} <uuid> <epoch>` for
+//! a lease that another caller has ended, and an empty message as a probe whether the process listens.
 
 use ff_core::{ExecutionId, LaneId, Partition};
 
 /// A message of a wake channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WakeMessage {
-    /// Asks whether somebody listens. To be received is the answer.
+    /// Tests whether a process listens: the sender sees whether the message had a receiver.
     Probe,
     /// The lane has work in this partition.
     Ready(LaneId, Partition),
@@ -21,7 +20,7 @@ pub enum WakeMessage {
 }
 
 impl WakeMessage {
-    /// Reads a message; `None` for what is none.
+    /// Reads a message; `None` if it is malformed.
     #[must_use]
     pub fn read(message: &[u8]) -> Option<Self> {
         if message.is_empty() {
@@ -44,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_of_message_is_read_and_anything_else_refused() {
+    fn each_kind_of_message_is_read_and_others_are_refused() {
         let read = |text: &str| WakeMessage::read(text.as_bytes());
         let lane = |name| LaneId::new(name).unwrap();
         assert_eq!(read(""), Some(WakeMessage::Probe));

@@ -1,10 +1,11 @@
-//! Decoding of completions: what is published on a channel and what stands in a log, to one and the same payload.
+//! Decodes completions: published events and log entries give the same payload.
 //!
-//! Both carry one JSON object. A push holds everything in it; a log entry holds the object in its field `e` and, in
-//! fields of their own, what the object of a push has in addition (`prev`, `result`). Members that are not known here
-//! are ignored. Nothing in this module reads a socket or a clock.
+//! Both carry one JSON object. The object of a push is complete. A log entry holds the object in its field `e`, and the
+//! further members of a push (`prev`, `result`) in separate fields. Unknown members are ignored. Nothing in this module
+//! reads a socket or a clock.
 //!
-//! An object as our own library writes it is read by hand, `canonical.rs`; any other by serde. Both give the same.
+//! Objects in the format of our own library are read by a fast parser, `canonical.rs`, all others by serde, with the
+//! same result.
 
 mod canonical;
 mod shared;
@@ -17,17 +18,17 @@ use ff_core::{
 };
 use serde::{Deserialize, Deserializer};
 
-use self::shared::Shared;
+use self::shared::RecentValues;
 
-/// The largest object that is looked at. Ours stay far below: a result travels only up to a few KiB.
+/// The largest object that is decoded. Ours are much smaller: an event contains a result of a few KiB at most.
 pub const MAX_EVENT_BYTES: usize = 8 << 20;
 
-/// A completion and its place in the chain of epochs.
+/// A completion, and the predecessor of its epoch if it is the epoch's first entry.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decoded {
     /// The completion.
     pub payload: CompletionPayload,
-    /// What an epoch's first entry says of the log before it.
+    /// The log's last entry before this epoch, for the epoch's first entry.
     pub prev: Option<Predecessor>,
 }
 
@@ -35,49 +36,48 @@ pub struct Decoded {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
-    /// It is too large to be one.
-    #[error("{bytes} bytes are more than the {MAX_EVENT_BYTES} that an event may have")]
+    /// It is too large.
+    #[error("{bytes} bytes exceed the limit of {MAX_EVENT_BYTES} for an event")]
     TooLarge {
         /// Its size.
         bytes: usize,
     },
-    /// It is no JSON object, or a member is missing or of the wrong type.
+    /// It is not a JSON object, or a member is missing or of the wrong type.
     #[error("malformed event: {0}")]
     Json(#[from] serde_json::Error),
-    /// A member has a value that means nothing.
+    /// A member has an invalid value.
     #[error("malformed event: {0}")]
     Value(#[from] EngineError),
-    /// A log entry lacks its event, or its predecessor is no text.
-    #[error("malformed log entry: field `{0}` is missing or no text")]
+    /// A log entry lacks its event, or its predecessor is not text.
+    #[error("malformed log entry: field `{0}` is missing or not text")]
     Field(&'static str),
-    /// A log entry tells of an execution that belongs to another log.
+    /// A log entry names an execution that belongs to another log.
     #[error("the log {log} holds an event of execution {execution}")]
     WrongLog {
-        /// Where it stands.
+        /// The log.
         log: LogId,
-        /// Of whom it tells.
+        /// The execution.
         execution: ExecutionId,
     },
 }
 
-/// A string of the object, borrowed unless an escape has to be undone. (Inside an `Option`, serde would copy a bare
-/// `Cow`.)
+/// A string of the object, borrowed unless it has escapes. (Inside an `Option`, serde would copy a bare `Cow`.)
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Tags, looked at or not.
-enum WrittenTags<'a> {
+/// Tags, parsed or still as text.
+enum EventTags<'a> {
     Read(Tags),
     Text(&'a str),
 }
 
-impl<'de> Deserialize<'de> for WrittenTags<'_> {
+impl<'de> Deserialize<'de> for EventTags<'_> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         BTreeMap::deserialize(deserializer).map(|tags| Self::Read(Tags::recorded(tags)))
     }
 }
 
-/// The object as it is written.
+/// The JSON object.
 #[derive(Deserialize)]
 struct Event<'a> {
     #[serde(borrow)]
@@ -103,7 +103,7 @@ struct Event<'a> {
     #[serde(borrow, default)]
     reason: Option<Text<'a>>,
     #[serde(default)]
-    tags: Option<WrittenTags<'a>>,
+    tags: Option<EventTags<'a>>,
     #[serde(borrow, default)]
     result: Option<Text<'a>>,
     #[serde(default)]
@@ -124,7 +124,7 @@ impl<'a> Event<'a> {
     }
 
     /// Everything but the position.
-    fn payload(self, shared: &mut Shared) -> Result<CompletionPayload, WireError> {
+    fn payload(self, shared: &mut RecentValues) -> Result<CompletionPayload, WireError> {
         let execution_id: ExecutionId = self.execution_id.0.parse()?;
         let flow_id: Option<FlowId> = self.flow_id.map(|id| id.0.parse()).transpose()?;
         let mut payload = CompletionPayload::new(execution_id, flow_id, Outcome::from_wire(&self.outcome.0));
@@ -137,8 +137,8 @@ impl<'a> Event<'a> {
         payload.generation = self.r#gen.unwrap_or(0);
         payload.reason = self.reason.map(|reason| shared.reason(&reason.0)).transpose()?;
         payload.tags = match self.tags {
-            Some(WrittenTags::Text(json)) => shared.tags(json)?,
-            Some(WrittenTags::Read(tags)) => tags,
+            Some(EventTags::Text(json)) => shared.tags(json)?,
+            Some(EventTags::Read(tags)) => tags,
             None => Tags::default(),
         };
         payload.dependents_pending = self.pending.unwrap_or(false);
@@ -146,7 +146,7 @@ impl<'a> Event<'a> {
     }
 }
 
-/// The fields of a log entry that mean something here; of a field that occurs twice, the first.
+/// The known fields of a log entry. If a field occurs twice, the first counts.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct EntryFields<'a> {
     event: Option<&'a [u8]>,
@@ -176,10 +176,10 @@ impl<'a> From<&'a [(Bytes, Bytes)]> for EntryFields<'a> {
 }
 
 impl EntryFields<'_> {
-    /// What an entry says of the log before it, also when the rest of it cannot be read.
+    /// The predecessor that an entry names, even if the rest of the entry cannot be read.
     ///
     /// # Errors
-    /// [`WireError`] when the field is there and no entry id.
+    /// [`WireError`] if the field exists and is not an entry id.
     pub fn predecessor(&self) -> Result<Option<Predecessor>, WireError> {
         let Some(prev) = self.prev else { return Ok(None) };
         let text = std::str::from_utf8(prev).map_err(|_| WireError::Field("prev"))?;
@@ -187,15 +187,15 @@ impl EntryFields<'_> {
     }
 }
 
-/// Decodes events that belong together: what they have in common (names, reasons, tags) is kept in memory once.
+/// Decodes the events of one stream. Values that recur (names, reasons, tags) share memory.
 #[derive(Debug, Default)]
-pub struct Decoder(Shared);
+pub struct Decoder(RecentValues);
 
 impl Decoder {
     /// As [`decode_push`].
     ///
     /// # Errors
-    /// [`WireError`] for anything that is no completion.
+    /// [`WireError`] for anything that is not a completion.
     pub fn push(&mut self, scope: Scope, bytes: &[u8]) -> Result<Decoded, WireError> {
         let event = Event::parse(bytes)?;
         let entry: Option<EntryId> = event.pos.as_ref().map(|id| id.0.parse()).transpose()?;
@@ -210,7 +210,7 @@ impl Decoder {
     /// As [`decode_entry`].
     ///
     /// # Errors
-    /// [`WireError`] for anything that is no completion of this log.
+    /// [`WireError`] for anything that is not a completion of this log.
     pub fn entry(&mut self, log: LogId, entry: EntryId, fields: EntryFields<'_>) -> Result<Decoded, WireError> {
         let event = fields.event.ok_or(WireError::Field("e"))?;
         let mut payload = Event::parse(event)?.payload(&mut self.0)?;
@@ -225,11 +225,11 @@ impl Decoder {
 
 /// Decodes what was published on the channel of `scope`.
 ///
-/// An event without a position comes from another publisher: whether dependents wait is not known then, so it says
-/// they do.
+/// An event without a position comes from another publisher. Whether its dependents wait is not known, so they count as
+/// pending.
 ///
 /// # Errors
-/// [`WireError`] for anything that is no completion.
+/// [`WireError`] for anything that is not a completion.
 pub fn decode_push(scope: Scope, bytes: &[u8]) -> Result<Decoded, WireError> {
     Decoder::default().push(scope, bytes)
 }
@@ -237,20 +237,20 @@ pub fn decode_push(scope: Scope, bytes: &[u8]) -> Result<Decoded, WireError> {
 /// Decodes the entry `entry` of `log` from its fields.
 ///
 /// # Errors
-/// [`WireError`] for anything that is no completion of this log.
+/// [`WireError`] for anything that is not a completion of this log.
 pub fn decode_entry(log: LogId, entry: EntryId, fields: &[(Bytes, Bytes)]) -> Result<Decoded, WireError> {
     Decoder::default().entry(log, entry, fields.into())
 }
 
-/// What an entry says of the log before it, also when the rest of it cannot be read.
+/// The predecessor that an entry names, even if the rest of the entry cannot be read.
 ///
 /// # Errors
-/// [`WireError`] when the field is there and no entry id.
+/// [`WireError`] if the field exists and is not an entry id.
 pub fn predecessor(fields: &[(Bytes, Bytes)]) -> Result<Option<Predecessor>, WireError> {
     EntryFields::from(fields).predecessor()
 }
 
-/// The execution of which an entry tells, where it is written as the library writes it. The rest is not looked at.
+/// The execution of an entry in the library's format. The rest of the entry is not checked.
 #[must_use]
 pub fn execution_of(fields: &[(Bytes, Bytes)]) -> Option<ExecutionId> {
     let event = std::str::from_utf8(EntryFields::from(fields).event?).ok()?;
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_event_has_three_facts_and_leaves_the_rest_open() {
+    fn an_event_with_the_three_basic_fields_is_decoded() {
         let decoded = push(&json!({"execution_id": EXECUTION, "flow_id": FLOW, "outcome": "success"})).unwrap();
         let mut expected =
             CompletionPayload::new(EXECUTION.parse().unwrap(), Some(FLOW.parse().unwrap()), Outcome::Success);
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn members_that_are_not_known_are_ignored() {
+    fn unknown_members_are_ignored() {
         let event = json!({
             "execution_id": EXECUTION, "flow_id": null, "outcome": "evaporated", "pos": "9-4", "colour": ["blue", {}],
         });
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_completion_is_refused() {
+    fn malformed_events_are_refused() {
         for bad in [
             "",
             "null",

@@ -47,18 +47,18 @@ async fn fails(case: impl Future<Output = ()> + Send + 'static) -> bool {
 
 #[tokio::test]
 async fn a_backend_that_ignores_the_filter_fails() {
-    assert!(fails(filter::a_namespace_filter_passes_its_tenant_and_nothing_else(over(Leaky))).await);
+    assert!(fails(filter::a_namespace_filter_passes_its_tenant_only(over(Leaky))).await);
     assert!(fails(filter::a_tag_filter_passes_exactly_its_value(over(Leaky))).await);
     assert!(fails(filter::both_conditions_of_a_filter_must_hold(over(Leaky))).await);
 }
 
 #[tokio::test]
 async fn a_backend_that_refuses_filters_fails() {
-    assert!(fails(filter::a_namespace_filter_passes_its_tenant_and_nothing_else(over(Unfiltered))).await);
+    assert!(fails(filter::a_namespace_filter_passes_its_tenant_only(over(Unfiltered))).await);
 }
 
 #[tokio::test]
 async fn what_has_nothing_to_do_with_filters_passes_on_it() {
     filter::the_noop_filter_passes_everything(over(Leaky)).await;
-    delivery::a_completion_committed_right_after_subscribing_arrives(over(Leaky)).await;
+    delivery::a_completion_committed_right_after_subscribing_is_delivered(over(Leaky)).await;
 }

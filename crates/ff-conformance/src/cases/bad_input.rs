@@ -1,4 +1,4 @@
-//! What is refused, and that nothing is left of it.
+//! Invalid input is refused and leaves nothing behind.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ pub async fn an_id_of_another_deployment_is_refused(backend: Backend) {
     assert!(matches!(error, EngineError::InvalidInput { .. }) && error.to_string().contains(&id.to_string()));
 }
 
-pub async fn a_result_beyond_the_limit_is_refused_and_the_lease_stays(backend: Backend) {
+pub async fn a_result_beyond_the_limit_is_refused_and_the_lease_stays_valid(backend: Backend) {
     let fixture = Fixture::new(backend);
     let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
     let claimed = fixture.claim(id).await;

@@ -6,7 +6,7 @@ use ff_core::{CancelOutcome, EngineError, FlowCancellation, FlowState, Outcome, 
 use super::Backend;
 use crate::fixture::{Fixture, take};
 
-pub async fn a_cancelled_execution_takes_its_dependents_along(backend: Backend) {
+pub async fn cancelling_an_execution_skips_its_dependents(backend: Backend) {
     let fixture = Fixture::new(backend);
     let flow = fixture.submit_members(&[("a", &[]), ("b", &["a"]), ("c", &[])]).await;
     let outcome = fixture.backend.cancel_execution(flow.executions[0].1, "not needed").await.expect("answered");
@@ -19,7 +19,7 @@ pub async fn a_cancelled_execution_takes_its_dependents_along(backend: Backend) 
     assert_eq!(claimable.iter().map(|claimed| claimed.name.as_str()).collect::<Vec<_>>(), ["c"]);
 }
 
-pub async fn a_flow_with_a_cancelled_member_is_cancelled_whatever_else_ended(backend: Backend) {
+pub async fn a_flow_with_a_cancelled_member_ends_as_cancelled(backend: Backend) {
     let fixture = Fixture::new(backend);
     let flow = fixture.submit_members(&[("a", &[]), ("b", &["a"]), ("c", &[]), ("d", &[])]).await;
     let state = async || fixture.backend.describe_flow(flow.flow_id).await.expect("it exists").state;
@@ -30,7 +30,7 @@ pub async fn a_flow_with_a_cancelled_member_is_cancelled_whatever_else_ended(bac
     assert_eq!(state().await, FlowState::Cancelled);
 }
 
-pub async fn cancelling_a_running_execution_fences_its_worker_off(backend: Backend) {
+pub async fn cancelling_a_running_execution_fences_its_worker(backend: Backend) {
     let fixture = Fixture::new(backend);
     let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
     let claimed = fixture.claim(id).await;
@@ -40,7 +40,7 @@ pub async fn cancelling_a_running_execution_fences_its_worker_off(backend: Backe
     assert_eq!(fixture.state(id).await, PublicState::Cancelled);
 }
 
-pub async fn cancelling_what_has_ended_changes_nothing(backend: Backend) {
+pub async fn cancelling_an_ended_execution_changes_nothing(backend: Backend) {
     let fixture = Fixture::new(backend);
     let flow = fixture.submit_members(&[("a", &[]), ("b", &[])]).await;
     let (a, b) = (flow.executions[0].1, flow.executions[1].1);
@@ -50,16 +50,16 @@ pub async fn cancelling_what_has_ended_changes_nothing(backend: Backend) {
     assert_eq!(fixture.state(a).await, PublicState::Success);
     for _ in 0..2 {
         let outcome = fixture.backend.cancel_execution(b, "stop").await.expect("answered");
-        assert_eq!(outcome, CancelOutcome::Cancelled, "a repeated call gives the same answer");
+        assert_eq!(outcome, CancelOutcome::Cancelled, "a repeated call gives the same outcome");
     }
     let flow = fixture.backend.cancel_flow(flow.flow_id, "all over").await.expect("answered");
     assert_eq!(flow, FlowCancellation { cancelled: 0, already_ended: 2 });
 }
 
-pub async fn a_cancelled_flow_ends_every_member_that_has_not_ended(backend: Backend) {
+pub async fn cancelling_a_flow_ends_all_its_open_members(backend: Backend) {
     let fixture = Fixture::new(backend);
     let mut stream = fixture.backend.subscribe_completions().await.expect("subscribed");
-    // More members than one atomic step cancels, in a chain behind the first.
+    // More members than one call cancels, in a chain behind the first.
     let names: Vec<_> = (0..400).map(|n| n.to_string()).collect();
     let mut flow = fixture.flow(&[("done", &[]), ("running", &[])]);
     for (index, name) in names.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What arrives on an unfiltered stream.
+//! Unfiltered streams.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use ff_core::{ExecutionSubmission, Failure, Outcome, Scope, Tags};
 use super::Backend;
 use crate::fixture::{Fixture, is_silent, next, take};
 
-pub async fn a_completion_committed_right_after_subscribing_arrives(backend: Backend) {
+pub async fn a_completion_committed_right_after_subscribing_is_delivered(backend: Backend) {
     let fixture = Fixture::new(backend);
     for _ in 0..50 {
         let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
@@ -20,7 +20,7 @@ pub async fn a_completion_committed_right_after_subscribing_arrives(backend: Bac
     }
 }
 
-pub async fn a_completion_carries_what_was_submitted_and_what_became_of_it(backend: Backend) {
+pub async fn a_completion_has_the_attributes_and_the_outcome_of_its_execution(backend: Backend) {
     let fixture = Fixture::new(backend);
     let mut stream = fixture.backend.subscribe_completions().await.expect("subscribed");
     let tags = Tags::new([("team", "blüe \"quoted\" \\ tag"), ("k", "")]).expect("valid tags");
@@ -108,7 +108,7 @@ pub async fn a_slow_reader_gets_everything_and_delays_nobody(backend: Backend) {
     assert_eq!(next(&mut quick).await.execution_id, marker);
 }
 
-pub async fn dropping_a_stream_leaves_the_others_alone(backend: Backend) {
+pub async fn dropping_a_stream_does_not_affect_the_others(backend: Backend) {
     let fixture = Fixture::new(backend);
     let mut kept = fixture.backend.subscribe_completions().await.expect("subscribed");
     let dropped = fixture.backend.subscribe_completions().await.expect("subscribed");

@@ -1,4 +1,4 @@
-//! What needs what.
+//! Dependencies between the members of a flow.
 
 use std::collections::HashSet;
 
@@ -35,7 +35,7 @@ pub async fn a_dependent_starts_only_when_all_its_needs_succeeded(backend: Backe
     assert!(ended.completed_at_ms.is_some());
 }
 
-pub async fn a_failed_need_skips_everything_behind_it(backend: Backend) {
+pub async fn a_failed_need_skips_all_dependents_behind_it(backend: Backend) {
     use PublicState::{Failed, Skipped, Success};
     let fixture = Fixture::new(backend);
     let mut stream = fixture.backend.subscribe_completions().await.expect("subscribed");
@@ -73,18 +73,18 @@ pub async fn completions_follow_the_order_of_the_dependencies(backend: Backend) 
     }
 }
 
-pub async fn a_fan_out_beyond_the_bound_of_a_call_is_promoted_to_the_last(backend: Backend) {
+pub async fn a_fan_out_beyond_the_bound_of_a_call_is_promoted_completely(backend: Backend) {
     let fixture = Fixture::new(backend);
     let mut stream = fixture.backend.subscribe_completions().await.expect("subscribed");
     let flow = fixture.submit(&fan_out(&fixture, 999)).await;
     let root = flow.executions[0].1;
     fixture.complete(root).await;
-    assert!(take(&mut stream, 1).await[0].dependents_pending, "the dispatcher is told that something is left");
+    assert!(take(&mut stream, 1).await[0].dependents_pending, "the completion says that dependents are left");
     fixture.resolve_all(root.partition()).await;
     assert!(states(&fixture, &flow).await[1..].iter().all(|state| *state == PublicState::Waiting));
 }
 
-pub async fn a_skip_beyond_the_bound_of_a_call_reaches_the_last(backend: Backend) {
+pub async fn a_skip_beyond_the_bound_of_a_call_reaches_all_dependents(backend: Backend) {
     let fixture = Fixture::new(backend);
     let mut stream = fixture.backend.subscribe_completions().await.expect("subscribed");
     let flow = fixture.submit(&fan_out(&fixture, 999)).await;
@@ -99,7 +99,7 @@ pub async fn a_skip_beyond_the_bound_of_a_call_reaches_the_last(backend: Backend
 
 pub async fn the_largest_flow_is_accepted_as_a_whole(backend: Backend) {
     let fixture = Fixture::new(backend);
-    // 200 x 5, every member needing the whole layer before it: 20,000 dependencies would be too few to stretch it.
+    // 20 layers of 50, and every member needs the whole layer before it: 47,500 dependencies.
     let mut flow = FlowSubmission::new(fixture.namespace.clone());
     for n in 0..1_000 {
         let layer = n / 50;

@@ -1,17 +1,17 @@
-//! What arrives on a filtered stream.
+//! Filtered streams.
 
 use ff_core::{CompletionStream, ExecutionId, FlowSubmission, Namespace, ScannerFilter, Tags};
 
 use super::Backend;
 use crate::fixture::{Fixture, is_silent, name, take};
 
-/// Two tenants, two values of a tag: ends one execution of each combination, several times over.
-struct Crowd {
+/// Ends executions of two tenants, each with two values of a tag and without it.
+struct TenantsAndTags {
     fixture: Fixture,
     tenants: [Namespace; 2],
 }
 
-impl Crowd {
+impl TenantsAndTags {
     fn new(backend: Backend) -> Self {
         let fixture = Fixture::new(backend);
         let other = name(&format!("{}-other", fixture.namespace));
@@ -23,7 +23,7 @@ impl Crowd {
         self.fixture.backend.subscribe_completions_filtered(filter).await.expect("subscribed")
     }
 
-    /// Returns the executions that ended, with the number of their tenant and the value of their tag `color`.
+    /// Returns the ended executions, each with the number of its tenant and the value of its tag `color`.
     async fn end_all(&self) -> Vec<(ExecutionId, usize, Option<&'static str>)> {
         let mut ended = Vec::new();
         for _ in 0..10 {
@@ -40,7 +40,7 @@ impl Crowd {
         ended
     }
 
-    /// Ends a crowd and expects on `stream` exactly those that `wanted` picks.
+    /// Ends executions of all kinds and expects on `stream` exactly those that `wanted` selects.
     async fn expect(&self, stream: &mut CompletionStream, wanted: impl Fn(usize, Option<&str>) -> bool) {
         let ended = self.end_all().await;
         let mut expected: Vec<_> =
@@ -49,32 +49,32 @@ impl Crowd {
         expected.sort_unstable();
         seen.sort_unstable();
         assert_eq!(seen, expected);
-        assert!(is_silent(stream), "something crossed the filter");
+        assert!(is_silent(stream), "a completion passed that the filter must reject");
     }
 }
 
-pub async fn a_namespace_filter_passes_its_tenant_and_nothing_else(backend: Backend) {
-    let crowd = Crowd::new(backend);
-    let filter = ScannerFilter::new().with_namespace(crowd.tenants[0].clone());
-    let mut stream = crowd.subscribe(&filter).await;
-    crowd.expect(&mut stream, |tenant, _| tenant == 0).await;
+pub async fn a_namespace_filter_passes_its_tenant_only(backend: Backend) {
+    let cases = TenantsAndTags::new(backend);
+    let filter = ScannerFilter::new().with_namespace(cases.tenants[0].clone());
+    let mut stream = cases.subscribe(&filter).await;
+    cases.expect(&mut stream, |tenant, _| tenant == 0).await;
 }
 
 pub async fn a_tag_filter_passes_exactly_its_value(backend: Backend) {
-    let crowd = Crowd::new(backend);
-    let mut stream = crowd.subscribe(&ScannerFilter::new().with_instance_tag("color", "blue")).await;
-    crowd.expect(&mut stream, |_, color| color == Some("blue")).await;
+    let cases = TenantsAndTags::new(backend);
+    let mut stream = cases.subscribe(&ScannerFilter::new().with_instance_tag("color", "blue")).await;
+    cases.expect(&mut stream, |_, color| color == Some("blue")).await;
 }
 
 pub async fn both_conditions_of_a_filter_must_hold(backend: Backend) {
-    let crowd = Crowd::new(backend);
-    let filter = ScannerFilter::new().with_namespace(crowd.tenants[1].clone()).with_instance_tag("color", "bluer");
-    let mut stream = crowd.subscribe(&filter).await;
-    crowd.expect(&mut stream, |tenant, color| tenant == 1 && color == Some("bluer")).await;
+    let cases = TenantsAndTags::new(backend);
+    let filter = ScannerFilter::new().with_namespace(cases.tenants[1].clone()).with_instance_tag("color", "bluer");
+    let mut stream = cases.subscribe(&filter).await;
+    cases.expect(&mut stream, |tenant, color| tenant == 1 && color == Some("bluer")).await;
 }
 
 pub async fn the_noop_filter_passes_everything(backend: Backend) {
-    let crowd = Crowd::new(backend);
-    let mut stream = crowd.subscribe(&ScannerFilter::NOOP).await;
-    crowd.expect(&mut stream, |_, _| true).await;
+    let cases = TenantsAndTags::new(backend);
+    let mut stream = cases.subscribe(&ScannerFilter::NOOP).await;
+    cases.expect(&mut stream, |_, _| true).await;
 }

@@ -1,12 +1,12 @@
-//! What becomes of readers that do not keep up. That a slow one gets everything and delays nobody is demanded of all
-//! backends, under `delivery`; here are the turns that this can take.
+//! Readers that do not keep up. `delivery` has the basic requirement, which no backend may leave out: a slow reader
+//! gets everything and delays nobody. The cases here combine it with filters, repetition and an early end.
 
 use ff_core::{CompletionStream, ExecutionId, FlowSubmission, Namespace, ScannerFilter};
 
 use super::Backend;
 use crate::fixture::{Fixture, name, next, take};
 
-/// More than the queue of a subscription is expected to hold.
+/// More than the queue of a subscription holds.
 const MANY: usize = 1_500;
 
 /// Ends `MANY` executions of a tenant, and returns them sorted.
@@ -23,18 +23,18 @@ async fn end_many(fixture: &Fixture, namespace: &Namespace) -> Vec<ExecutionId> 
     ended
 }
 
-/// Reads as many completions as `expected`, which are these in any order, and then that of one more.
+/// Reads exactly the completions `expected`, in any order, and then that of one more execution.
 async fn expect(fixture: &Fixture, stream: &mut CompletionStream, expected: &[ExecutionId]) {
     let mut seen: Vec<_> = take(stream, expected.len()).await.iter().map(|seen| seen.execution_id).collect();
     seen.sort_unstable();
     let first_difference = seen.iter().zip(expected).position(|(seen, expected)| seen != expected);
-    assert_eq!(first_difference, None, "something is missing, came twice or should not have come");
-    // Caught up: what ends now arrives next.
+    assert_eq!(first_difference, None, "a completion is missing, repeated or unexpected");
+    // The reader has caught up: the next completion is the next to arrive.
     let marker = fixture.end_one().await;
     assert_eq!(next(stream).await.execution_id, marker);
 }
 
-pub async fn a_slow_reader_with_a_filter_gets_all_that_passes(backend: Backend) {
+pub async fn a_slow_reader_with_a_filter_gets_every_completion_that_passes(backend: Backend) {
     let fixture = Fixture::new(backend);
     let other: Namespace = name(&format!("{}-other", fixture.namespace));
     let filter = ScannerFilter::new().with_namespace(fixture.namespace.clone());
@@ -54,7 +54,7 @@ pub async fn a_reader_that_falls_behind_twice_loses_nothing(backend: Backend) {
     }
 }
 
-pub async fn a_slow_reader_that_gives_up_leaves_the_others_alone(backend: Backend) {
+pub async fn a_slow_reader_that_gives_up_does_not_affect_the_others(backend: Backend) {
     let fixture = Fixture::new(backend);
     let slow = fixture.backend.subscribe_completions().await.expect("subscribed");
     let mut kept = fixture.backend.subscribe_completions().await.expect("subscribed");

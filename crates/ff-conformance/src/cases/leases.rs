@@ -1,4 +1,4 @@
-//! Who may end what.
+//! Leases: who may end an attempt.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::fixture::{Fixture, is_silent, take, within};
 const SHORT: Duration = Duration::from_millis(20);
 const LONG: Duration = Duration::from_secs(600);
 
-pub async fn a_worker_whose_lease_ran_out_is_fenced_off(backend: Backend) {
+pub async fn a_worker_whose_lease_expired_is_fenced(backend: Backend) {
     let fixture = Fixture::new(backend);
     let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
     let first = fixture.claim_for(id, SHORT).await;
@@ -25,7 +25,7 @@ pub async fn a_worker_whose_lease_ran_out_is_fenced_off(backend: Backend) {
     assert_eq!(fixture.describe(id).await.result.as_deref(), Some(&b"fresh"[..]));
 }
 
-pub async fn a_renewed_lease_does_not_run_out(backend: Backend) {
+pub async fn a_renewed_lease_does_not_expire(backend: Backend) {
     let fixture = Fixture::new(backend);
     let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
     let claimed = fixture.claim_for(id, SHORT).await;
@@ -36,7 +36,7 @@ pub async fn a_renewed_lease_does_not_run_out(backend: Backend) {
     fixture.backend.complete(&claimed.lease, Bytes::new()).await.expect("still the owner");
 }
 
-pub async fn leases_exhausted_end_an_execution(backend: Backend) {
+pub async fn too_many_expired_leases_end_an_execution(backend: Backend) {
     let fixture = Fixture::new(backend);
     let mut flow = fixture.flow(&[("a", &[])]);
     flow.executions[0].max_lease_expiries = 2;
@@ -48,13 +48,13 @@ pub async fn leases_exhausted_end_an_execution(backend: Backend) {
     assert_eq!(fixture.describe(id).await.reason.as_deref(), Some("lease_expired"));
 }
 
-pub async fn a_repeated_completion_by_its_owner_gives_the_same_answer(backend: Backend) {
+pub async fn a_repeated_completion_by_the_holder_gives_the_same_reply(backend: Backend) {
     let fixture = Fixture::new(backend);
     let mut stream = fixture.backend.subscribe_completions().await.expect("subscribed");
     let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
     let claimed = fixture.claim(id).await;
     for _ in 0..3 {
-        fixture.backend.complete(&claimed.lease, Bytes::from_static(b"r")).await.expect("the same answer");
+        fixture.backend.complete(&claimed.lease, Bytes::from_static(b"r")).await.expect("the same reply");
     }
     let marker = fixture.end_one().await;
     let seen: Vec<_> = take(&mut stream, 2).await.iter().map(|seen| seen.execution_id).collect();
@@ -81,14 +81,14 @@ pub async fn a_lost_lease_is_reported_when_it_is_given_back(backend: Backend) {
     assert_eq!(outcomes, [ReleaseOutcome::LeaseLost, ReleaseOutcome::Released]);
 }
 
-pub async fn a_lease_that_no_worker_confirmed_runs_out_without_being_counted(backend: Backend) {
+pub async fn an_unconfirmed_lease_expires_without_being_counted(backend: Backend) {
     let fixture = Fixture::new(backend);
     let mut flow = fixture.flow(&[("a", &[])]);
     flow.executions[0].max_lease_expiries = 1;
     flow.executions[0].timeout = Some(SHORT / 2);
     let id = fixture.submit(&flow).await.executions[0].1;
     for unconfirmed in 0..3 {
-        assert_eq!(fixture.claim_for(id, SHORT).await.unconfirmed_leases, unconfirmed, "the worker is told");
+        assert_eq!(fixture.claim_for(id, SHORT).await.unconfirmed_leases, unconfirmed, "the claim reports it");
         fixture.sweep_until(id, PublicState::Waiting).await;
     }
     assert_eq!(fixture.describe(id).await.failures, 0);
@@ -96,7 +96,7 @@ pub async fn a_lease_that_no_worker_confirmed_runs_out_without_being_counted(bac
     fixture.sweep_until(id, PublicState::Failed).await;
 }
 
-pub async fn a_repeated_claim_gives_the_same_executions_and_no_others(backend: Backend) {
+pub async fn a_repeated_claim_gets_the_same_executions(backend: Backend) {
     let fixture = Fixture::new(backend);
     let flow = fixture.submit_members(&[("a", &[]), ("b", &[]), ("c", &[]), ("d", &[])]).await;
     let partition = flow.executions[0].1.partition();
@@ -145,7 +145,7 @@ pub async fn a_release_signals_a_waiting_process(backend: Backend) {
     within("the signal", wait).await;
 }
 
-pub async fn a_reported_failure_forgets_the_leases_that_ran_out(backend: Backend) {
+pub async fn a_reported_failure_resets_the_count_of_expired_leases(backend: Backend) {
     let fixture = Fixture::new(backend);
     let mut flow = fixture.flow(&[("a", &[])]);
     flow.executions[0].max_lease_expiries = 2;
@@ -161,8 +161,8 @@ pub async fn a_reported_failure_forgets_the_leases_that_ran_out(backend: Backend
     assert_eq!(fixture.state(id).await, PublicState::Waiting);
 }
 
-/// Waits until this process hears that it has lost the lease of an execution.
-async fn hears_of_the_loss(signals: &mut ff_core::WorkSignals, id: ExecutionId) {
+/// Waits until this process is notified that it has lost the lease of an execution.
+async fn notified_of_loss(signals: &mut ff_core::WorkSignals, id: ExecutionId) {
     let wait = async {
         loop {
             let signal = signals.next().await.expect("signals never end");
@@ -174,7 +174,7 @@ async fn hears_of_the_loss(signals: &mut ff_core::WorkSignals, id: ExecutionId) 
     within("the loss", wait).await;
 }
 
-pub async fn the_holder_of_a_lease_is_told_when_somebody_else_ends_its_execution(backend: Backend) {
+pub async fn the_holder_of_a_lease_is_notified_when_another_caller_ends_its_execution(backend: Backend) {
     let fixture = Fixture::new(backend);
     let mut signals = fixture.backend.work_signals(&fixture.lane).await.expect("subscribed");
     let mut flow = fixture.flow(&[("cancelled", &[]), ("with its flow", &[]), ("expired", &[])]);
@@ -183,11 +183,11 @@ pub async fn the_holder_of_a_lease_is_told_when_somebody_else_ends_its_execution
     let [cancelled, with_flow, expired] = [0, 1, 2].map(|index| flow.executions[index].1);
     fixture.claim(cancelled).await;
     fixture.backend.cancel_execution(cancelled, "enough").await.expect("cancelled");
-    hears_of_the_loss(&mut signals, cancelled).await;
+    notified_of_loss(&mut signals, cancelled).await;
     if fixture.state(expired).await == PublicState::Active {
         fixture.sweep_until(expired, PublicState::Expired).await;
-        hears_of_the_loss(&mut signals, expired).await;
+        notified_of_loss(&mut signals, expired).await;
     }
     fixture.backend.cancel_flow(flow.flow_id, "enough").await.expect("cancelled");
-    hears_of_the_loss(&mut signals, with_flow).await;
+    notified_of_loss(&mut signals, with_flow).await;
 }

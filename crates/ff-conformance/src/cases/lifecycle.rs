@@ -1,4 +1,4 @@
-//! From submission to the end.
+//! The life of an execution, from submission to its end.
 
 use std::time::Duration;
 
@@ -34,18 +34,18 @@ pub async fn a_solo_execution_runs_from_submission_to_its_result(backend: Backen
     assert!(ended.completed_at_ms >= Some(ended.created_at_ms));
 }
 
-pub async fn a_submission_is_known_after_retention_and_does_not_run_again(backend: Backend) {
+pub async fn a_repeated_submission_is_recognised_after_retention_and_does_not_run_again(backend: Backend) {
     let fixture = Fixture::new(backend);
     let flow = fixture.flow(&[("a", &[])]).idempotency_key("once");
     let submitted = fixture.submit(&flow).await;
     let id = submitted.executions[0].1;
     fixture.complete(id).await;
     let policy = SweepPolicy { retention: Duration::ZERO, ..SweepPolicy::default() };
-    let forgotten = async || {
+    let is_removed = async || {
         let _ = fixture.backend.sweep(&[id.partition()], &policy).await;
         fixture.backend.describe_execution(id).await.is_err()
     };
-    within("retention", async { while !forgotten().await {} }).await;
+    within("retention", async { while !is_removed().await {} }).await;
     assert!(fixture.submit(&flow).await.already_submitted);
     let other = fixture.flow(&[("b", &[])]).idempotency_key("once");
     let conflict = fixture.backend.submit_flow(&other).await;
@@ -176,7 +176,7 @@ pub async fn a_key_used_for_other_content_is_a_conflict(backend: Backend) {
     assert_eq!(fixture.backend.describe_flow(first.flow_id).await.expect("it exists").members.len(), 1);
 }
 
-pub async fn what_does_not_exist_is_not_found(backend: Backend) {
+pub async fn unknown_executions_and_flows_are_not_found(backend: Backend) {
     let fixture = Fixture::new(backend);
     let id = ExecutionId::generate_solo(fixture.backend.partition_count());
     let flow = FlowId::generate();
@@ -188,15 +188,15 @@ pub async fn what_does_not_exist_is_not_found(backend: Backend) {
     ];
     for (answer, named) in answers.into_iter().zip([id.to_string(), id.to_string(), flow.to_string(), flow.to_string()])
     {
-        let error = answer.expect_err("there is no such thing");
+        let error = answer.expect_err("it does not exist");
         assert!(matches!(error, EngineError::NotFound { .. }) && error.to_string().contains(&named), "{error}");
     }
 }
 
-pub async fn work_of_another_lane_is_not_handed_out(backend: Backend) {
+pub async fn work_of_another_lane_is_not_claimed(backend: Backend) {
     let fixture = Fixture::new(backend);
     let mut flow = fixture.flow(&[("a", &[]), ("b", &[])]);
-    // A lane whose name begins with the other's is another lane.
+    // The name of one lane is a prefix of the other's.
     flow.executions[1].lane = name(&format!("{}-other", fixture.lane));
     let submitted = fixture.submit(&flow).await;
     let claimed = fixture.claim_some(submitted.executions[0].1.partition(), 10, Duration::from_secs(60)).await;
@@ -211,7 +211,7 @@ pub async fn a_waiting_process_is_signalled_when_work_arrives(backend: Backend) 
     assert!(ready.is_empty());
     let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
     let wait = async {
-        // A signal to look everywhere is as good; the one that names the partition must come too.
+        // Signals for all partitions may come before; the one that names the partition must come too.
         while signals.next().await.expect("signals never end") != WorkSignal::Ready(id.partition()) {}
     };
     within("the signal", wait).await;

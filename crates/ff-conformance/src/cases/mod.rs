@@ -1,6 +1,6 @@
 //! The cases, by concern. Each is a sentence about behaviour.
 
-#![allow(missing_docs, reason = "the name of a case says what it demands")]
+#![allow(missing_docs, reason = "the name of a case states its requirement")]
 
 pub mod bad_input;
 pub mod cancel;
@@ -19,5 +19,5 @@ use std::sync::Arc;
 
 use ff_core::EngineBackend;
 
-/// What a case is given.
+/// The argument of a case.
 type Backend = Arc<dyn EngineBackend>;

@@ -23,13 +23,13 @@ async fn fail(fixture: &Fixture, id: ExecutionId, failure: &Failure) -> FailOutc
     fixture.backend.fail(&claimed.lease, failure).await.expect("the owner may fail")
 }
 
-pub async fn a_retryable_failure_is_tried_again_after_its_backoff(backend: Backend) {
+pub async fn a_retryable_failure_is_retried_after_its_backoff(backend: Backend) {
     let fixture = Fixture::new(backend);
     let id = submit(&fixture, 4, None).await;
-    // Doubled, up to the longest.
+    // The backoff doubles, up to its maximum.
     for backoff in [20, 30, 30] {
         let outcome = fail(&fixture, id, &Failure::retryable("flaky")).await;
-        // Up to a fifth is taken off.
+        // Jitter shortens it by up to a fifth.
         let in_time = |after: Duration| (backoff * 4 / 5..=backoff).contains(&after.as_millis());
         assert!(matches!(outcome, FailOutcome::Retry { after } if in_time(after)), "{backoff} ms: {outcome:?}");
         assert_eq!(fixture.state(id).await, PublicState::Delayed);
@@ -41,7 +41,7 @@ pub async fn a_retryable_failure_is_tried_again_after_its_backoff(backend: Backe
     assert_eq!((ended.state, ended.attempt, ended.failures), (PublicState::Success, 4, 3));
 }
 
-pub async fn attempts_exhausted_end_an_execution(backend: Backend) {
+pub async fn exhausted_attempts_end_an_execution(backend: Backend) {
     let fixture = Fixture::new(backend);
     let id = submit(&fixture, 2, None).await;
     fail(&fixture, id, &Failure::retryable("flaky")).await;
@@ -60,7 +60,7 @@ pub async fn a_permanent_failure_ends_at_once(backend: Backend) {
     assert_eq!((ended.state, ended.reason.as_deref()), (PublicState::Failed, Some("bad input")));
 }
 
-pub async fn an_attempt_that_takes_too_long_counts_as_failed(backend: Backend) {
+pub async fn an_attempt_that_exceeds_its_timeout_has_failed(backend: Backend) {
     let fixture = Fixture::new(backend);
     let id = submit(&fixture, 2, Some(Duration::from_millis(20))).await;
     let slow = fixture.claim_confirmed(id, LEASE).await;
@@ -83,16 +83,16 @@ pub async fn attempts_do_not_overlap_while_a_lease_is_held(backend: Backend) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    within("the attempt's time is over", wait).await;
+    within("the attempt times out", wait).await;
     assert_eq!(fixture.sweep(id.partition()).await.reclaimed, 0);
-    assert_eq!(fixture.state(id).await, PublicState::Active, "its worker may still be at it");
+    assert_eq!(fixture.state(id).await, PublicState::Active, "its worker may still be running it");
     let reported = fixture.backend.fail(&claimed.lease, &Failure::retryable("timeout")).await;
-    // Up to a fifth is taken off the backoff.
+    // Jitter shortens the backoff by up to a fifth.
     let in_time = |after: Duration| (BACKOFF.initial * 4 / 5..=BACKOFF.initial).contains(&after);
     assert!(matches!(reported, Ok(FailOutcome::Retry { after }) if in_time(after)), "{reported:?}");
 }
 
-pub async fn a_repeated_failure_report_gives_the_same_answer(backend: Backend) {
+pub async fn a_repeated_failure_report_gives_the_same_reply(backend: Backend) {
     let fixture = Fixture::new(backend);
     let id = submit(&fixture, 2, None).await;
     let claimed = fixture.claim(id).await;
@@ -111,7 +111,7 @@ pub async fn a_repeated_failure_report_gives_the_same_answer(backend: Backend) {
     }
 }
 
-pub async fn what_fails_together_is_retried_at_different_moments(backend: Backend) {
+pub async fn executions_that_fail_together_are_retried_at_different_times(backend: Backend) {
     let fixture = Fixture::new(backend);
     let backoff = Backoff { initial: Duration::from_secs(10), max: Duration::from_secs(10) };
     let mut moments = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! Extended subscriptions: starts, cursors, frames, scopes and what happens to a full queue.
+//! Subscriptions with options: starts, cursors, frames, scopes and full queues.
 
 use std::{collections::BTreeSet, num::NonZeroUsize};
 
@@ -38,7 +38,7 @@ async fn completions(subscription: &mut Subscription, count: usize) -> Vec<Execu
     ids
 }
 
-/// Ends so many executions of one flow, in one partition.
+/// Ends this many executions of one flow, in one partition.
 async fn end_many(fixture: &Fixture, count: usize) -> BTreeSet<ExecutionId> {
     let names: Vec<_> = (0..count).map(|n| n.to_string()).collect();
     let members: Vec<_> = names.iter().map(|name| (name.as_str(), &[] as &[&str])).collect();
@@ -47,7 +47,7 @@ async fn end_many(fixture: &Fixture, count: usize) -> BTreeSet<ExecutionId> {
     flow.executions.iter().map(|(_, id)| *id).collect()
 }
 
-pub async fn the_earliest_start_replays_what_is_held_and_says_when_it_is_through(backend: Backend) {
+pub async fn the_earliest_start_replays_the_logs_and_reports_the_end_of_the_replay(backend: Backend) {
     let fixture = Fixture::new(backend);
     let before: Vec<_> = [fixture.end_one().await, fixture.end_one().await].into();
     let mut subscription = subscribe(&fixture, SubscribeOptions::new().start(Start::Earliest)).await;
@@ -64,12 +64,12 @@ pub async fn the_earliest_start_replays_what_is_held_and_says_when_it_is_through
     assert_eq!(completion(&mut subscription).await, after);
 }
 
-pub async fn a_cursor_resumes_right_after_what_was_yielded(backend: Backend) {
+pub async fn a_cursor_resumes_right_after_the_last_delivered_completion(backend: Backend) {
     let fixture = Fixture::new(backend);
     let mut first = subscribe(&fixture, SubscribeOptions::new()).await;
     let ended = end_many(&fixture, 40).await;
     let mut seen = completions(&mut first, 17).await;
-    // By way of its text, as another process would.
+    // Through its text, as another process would.
     let cursor: Cursor = first.close().await.to_string().parse().expect("a cursor's text is a cursor");
     let while_away = end_many(&fixture, 5).await;
     let mut second = subscribe(&fixture, SubscribeOptions::new().start(Start::After(cursor))).await;
@@ -80,7 +80,7 @@ pub async fn a_cursor_resumes_right_after_what_was_yielded(backend: Backend) {
     assert_eq!(completion(&mut second).await, last);
 }
 
-pub async fn a_cursor_moves_on_although_the_filter_lets_nothing_pass(backend: Backend) {
+pub async fn a_cursor_advances_past_completions_that_the_filter_rejects(backend: Backend) {
     let fixture = Fixture::new(backend);
     let nobody = Namespace::new(&format!("{}-nobody", fixture.namespace)).expect("a name");
     let filter = ScannerFilter::new().with_namespace(nobody);
@@ -91,7 +91,7 @@ pub async fn a_cursor_moves_on_although_the_filter_lets_nothing_pass(backend: Ba
         loop {
             match frame(&mut subscription).await {
                 Frame::Completion(completion) => panic!("{} passed the filter", completion.execution_id),
-                // A checkpoint may be of the time before the last of them.
+                // A checkpoint may be from before the last of them.
                 Frame::Checkpoint(cursor) => {
                     let lag = subscription.lag().await.expect("asked");
                     if lag.events == 0 {
@@ -105,10 +105,10 @@ pub async fn a_cursor_moves_on_although_the_filter_lets_nothing_pass(backend: Ba
     let cursor = within("a checkpoint", wait).await;
     let mut after = subscribe(&fixture, SubscribeOptions::new().start(Start::After(cursor))).await;
     let next = fixture.end_one().await;
-    assert_eq!(completion(&mut after).await, next, "what the filter rejected is passed");
+    assert_eq!(completion(&mut after).await, next, "the cursor has passed the rejected completions");
 }
 
-pub async fn solo_executions_come_where_they_are_asked_for(backend: Backend) {
+pub async fn solo_executions_are_delivered_to_subscriptions_of_their_scope(backend: Backend) {
     let fixture = Fixture::new(backend);
     let both = SubscribeOptions::new().scope(SubscriptionScope::FlowsAndSolo);
     let mut subscription = subscribe(&fixture, both.clone()).await;
@@ -126,7 +126,7 @@ pub async fn solo_executions_come_where_they_are_asked_for(backend: Backend) {
     assert_eq!(completion(&mut resumed).await, next);
 }
 
-pub async fn only_the_executions_that_were_asked_for_come(backend: Backend) {
+pub async fn a_subscription_to_certain_executions_gets_only_those(backend: Backend) {
     let fixture = Fixture::new(backend);
     let flow = fixture.submit_members(&[("a", &[]), ("b", &[]), ("c", &["a", "b"])]).await;
     let wanted = [flow.executions[1].1, flow.executions[2].1];
@@ -137,7 +137,7 @@ pub async fn only_the_executions_that_were_asked_for_come(backend: Backend) {
     assert_eq!(completions(&mut subscription, 2).await, wanted);
 }
 
-pub async fn a_filter_decides_alike_live_and_on_replay(backend: Backend) {
+pub async fn a_filter_decides_the_same_live_and_on_replay(backend: Backend) {
     let fixture = Fixture::new(backend);
     let other = Fixture::new(fixture.backend.clone());
     let options = SubscribeOptions::new().filter(ScannerFilter::new().with_namespace(fixture.namespace.clone()));
@@ -147,7 +147,7 @@ pub async fn a_filter_decides_alike_live_and_on_replay(backend: Backend) {
         other.end_one().await;
         ours.push(fixture.end_one().await);
     }
-    // Of several flows, between which there is no order.
+    // They belong to several flows, between which there is no order.
     let mut seen = completions(&mut live, 4).await;
     let mut replayed = completions(&mut subscribe(&fixture, options.start(Start::Earliest)).await, 4).await;
     for ids in [&mut ours, &mut seen, &mut replayed] {
@@ -156,14 +156,14 @@ pub async fn a_filter_decides_alike_live_and_on_replay(backend: Backend) {
     assert_eq!((&seen, &replayed), (&ours, &ours));
 }
 
-pub async fn a_full_queue_that_drops_its_oldest_says_which(backend: Backend) {
+pub async fn a_full_queue_that_drops_its_oldest_reports_them_as_gaps(backend: Backend) {
     let fixture = Fixture::new(backend);
     let capacity = NonZeroUsize::new(8).expect("not zero");
     let options = SubscribeOptions::new().capacity(capacity).overflow(Overflow::DropOldest);
     let mut subscription = subscribe(&fixture, options).await;
     let mut witness = subscribe(&fixture, SubscribeOptions::new()).await;
     let ended = end_many(&fixture, 100).await;
-    // In the same partition or not, it comes after them in every queue.
+    // Once this subscription has them all, so has the other's queue.
     completions(&mut witness, 100).await;
     let (mut seen, mut missing) = (Vec::new(), 0);
     while seen.len() + missing < ended.len() {
@@ -183,7 +183,7 @@ pub async fn a_full_queue_that_drops_its_oldest_says_which(backend: Backend) {
     assert_eq!(subscription.stats().dropped, missing as u64);
 }
 
-pub async fn a_full_queue_that_closes_ends_and_its_cursor_resumes(backend: Backend) {
+pub async fn a_full_queue_that_closes_ends_the_stream_and_the_cursor_resumes(backend: Backend) {
     let fixture = Fixture::new(backend);
     let capacity = NonZeroUsize::new(8).expect("not zero");
     let options = SubscribeOptions::new().capacity(capacity).overflow(Overflow::Close);
@@ -203,7 +203,7 @@ pub async fn a_full_queue_that_closes_ends_and_its_cursor_resumes(backend: Backe
     assert_eq!(seen.into_iter().collect::<BTreeSet<_>>(), ended);
 }
 
-pub async fn lag_tells_what_is_unread(backend: Backend) {
+pub async fn lag_counts_the_unread_completions(backend: Backend) {
     let fixture = Fixture::new(backend);
     let mut subscription = subscribe(&fixture, SubscribeOptions::new()).await;
     assert_eq!(subscription.lag().await.expect("asked").events, 0);

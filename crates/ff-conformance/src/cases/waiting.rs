@@ -11,7 +11,7 @@ use futures::FutureExt;
 use super::Backend;
 use crate::fixture::Fixture;
 
-/// Far longer than anything here takes.
+/// Far longer than any case here takes.
 const LONG: WaitOptions = WaitOptions::within(Duration::from_secs(60));
 
 async fn solo(fixture: &Fixture) -> ExecutionId {
@@ -23,7 +23,7 @@ async fn member(fixture: &Fixture) -> ExecutionId {
     fixture.submit_members(&[("a", &[])]).await.executions[0].1
 }
 
-pub async fn what_has_ended_already_is_answered_at_once(backend: Backend) {
+pub async fn a_wait_for_an_ended_execution_returns_at_once(backend: Backend) {
     let fixture = Fixture::new(backend);
     for id in [solo(&fixture).await, member(&fixture).await] {
         fixture.complete(id).await;
@@ -32,7 +32,7 @@ pub async fn what_has_ended_already_is_answered_at_once(backend: Backend) {
     }
 }
 
-pub async fn what_ends_later_is_answered_with_its_result_however_large(backend: Backend) {
+pub async fn a_wait_returns_the_result_of_any_size(backend: Backend) {
     let fixture = Fixture::new(backend);
     for id in [solo(&fixture).await, member(&fixture).await] {
         let result = Bytes::from(vec![b'x'; 100_000]);
@@ -46,7 +46,7 @@ pub async fn what_ends_later_is_answered_with_its_result_however_large(backend: 
     }
 }
 
-pub async fn an_end_at_the_very_time_of_the_call_is_not_missed(backend: Backend) {
+pub async fn an_end_during_the_call_is_not_missed(backend: Backend) {
     let fixture = Fixture::new(backend);
     for round in 0..50 {
         let id = if round % 2 == 0 { member(&fixture).await } else { solo(&fixture).await };
@@ -59,7 +59,7 @@ pub async fn an_end_at_the_very_time_of_the_call_is_not_missed(backend: Backend)
     }
 }
 
-pub async fn any_of_several_is_the_one_that_ends_and_all_come_in_the_order_asked_for(backend: Backend) {
+pub async fn a_wait_for_any_returns_the_first_and_a_wait_for_all_keeps_the_order(backend: Backend) {
     let fixture = Fixture::new(backend);
     let ids = [member(&fixture).await, solo(&fixture).await, member(&fixture).await];
     let (any, ()) = futures::join!(fixture.backend.wait_for_any(&ids, &LONG), fixture.complete(ids[1]));
@@ -74,7 +74,7 @@ pub async fn any_of_several_is_the_one_that_ends_and_all_come_in_the_order_asked
     assert_eq!(all, ids.into_iter().zip(expected).collect::<Vec<_>>());
 }
 
-pub async fn a_flow_is_waited_for_until_its_last_member(backend: Backend) {
+pub async fn a_wait_for_a_flow_lasts_until_its_last_member(backend: Backend) {
     let fixture = Fixture::new(backend);
     let flow = fixture.submit_members(&[("a", &[]), ("b", &["a"]), ("c", &["a"])]).await;
     let end = async {
@@ -88,7 +88,7 @@ pub async fn a_flow_is_waited_for_until_its_last_member(backend: Backend) {
     assert!(again.members.iter().all(|member| member.state.outcome().is_some()));
 }
 
-pub async fn a_wait_ends_at_its_deadline_and_names_what_it_was_for(backend: Backend) {
+pub async fn a_wait_ends_at_its_deadline_with_an_error_that_names_the_execution(backend: Backend) {
     let fixture = Fixture::new(backend);
     let short = WaitOptions::within(Duration::from_millis(30));
     let id = member(&fixture).await;
@@ -97,7 +97,7 @@ pub async fn a_wait_ends_at_its_deadline_and_names_what_it_was_for(backend: Back
     assert!(fixture.backend.wait_for_any(&[], &short).await.is_err());
 }
 
-pub async fn what_does_not_exist_is_not_waited_for_unless_that_is_asked_for(backend: Backend) {
+pub async fn a_wait_for_an_unknown_id_fails_unless_it_may_be_missing(backend: Backend) {
     let fixture = Fixture::new(backend);
     let partitions: PartitionCount = fixture.backend.partition_count();
     let (id, flow) = (ExecutionId::generate_solo(partitions), FlowId::generate());

@@ -83,7 +83,7 @@ impl LagProbe for EmbeddedLag {
                 let facts = LogFacts {
                     ends: ends(keys, name),
                     len: stream.len() as u64,
-                    bytes: bytes.held(),
+                    bytes: bytes.total(),
                     unread_bytes: bytes.after(cursor.last()),
                     first_at: stream.iter().next().and_then(at),
                     last_at: stream.iter().next_back().and_then(at),

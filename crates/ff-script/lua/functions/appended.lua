@@ -1,10 +1,9 @@
--- ff1_appended: names the logs that this server process has appended to since a reader asked before. It reads no key:
--- the library remembers what it appended, and a process that has taken over, or was loaded anew, gives another tally.
+-- ff1_appended: names the logs that this server process has appended to since the reader's last call. It reads no key:
+-- the library remembers its appends. A process that has taken over or has reloaded the library returns another tally.
 -- KEYS   1 a key of the server that is asked
--- ARGV   1 the tally that the reader was given before, '' at first; 2 'flows' or 'solo'
--- reply  the server's time (ms) and the tally as it is now; then '*' if it is not known what was appended since, else
---        for each log appended to the number of its partition, its newest entry and the uuid of the execution that this
---        tells of, with a space between them
+-- ARGV   1 the tally of the last reply, '' at first; 2 'flows' or 'solo'
+-- reply  the server's time (ms) and the tally now; then '*' if the appends since that tally are unknown, else per log
+--        appended to: partition number, id of the newest entry and uuid of that entry's execution, separated by spaces
 -- flags  no-writes
 local function appended(_, ARGV)
   return ff.tally.since(ARGV[1], ARGV[2])

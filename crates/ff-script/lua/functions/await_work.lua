@@ -1,4 +1,4 @@
--- ff1_await_work: tells whether a lane has work here, and if not, notes a process to be signalled when it has.
+-- ff1_await_work: reports whether a lane has work here. If not, notes a process to be signalled when it gets work.
 -- KEYS   1..12 partition block
 -- ARGV   1 lane, 2 listener
 -- reply  '1' if there is work, else '0'

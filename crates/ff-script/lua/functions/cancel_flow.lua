@@ -1,9 +1,9 @@
 -- ff1_cancel_flow: cancels the members of a flow that have not ended, a bounded number of them per call. From the
 -- first call on none of its members can start.
 -- KEYS   1..12 partition block, 13 flow core
--- ARGV   1 policy, 2 flow id, 3 reason (UTF-8), 4 how many members were looked at before, 5 how many to look at, at
+-- ARGV   1 policy, 2 flow id, 3 reason (UTF-8), 4 how many members earlier calls have visited, 5 how many to visit at
 --        most
--- reply  'ok', cancelled, ended before, offset to go on at or '' when done | 'not_found' | 'ended', state of the flow
+-- reply  'ok', cancelled, ended before, next offset or '' when done | 'not_found' | 'ended', state of the flow
 -- errors WRONGTYPE
 -- flags  allow-oom
 local function cancel_member(call, uuid)

@@ -1,23 +1,23 @@
--- ff1_claim: hands out runnable executions of one lane under a lease. A claim that is repeated is answered with what it
--- took the first time, as far as it still holds that.
+-- ff1_claim: leases runnable executions of one lane to a worker. A repeated claim gets the executions that its first
+-- call took, as far as the claim still holds them.
 -- KEYS   1..12 partition block, 13 the worker's last claim here
--- ARGV   1 lane, 2 worker, 3 how many at most (0: only pass the signal on), 4 lease ms, 5 listener to note if the
+-- ARGV   1 lane, 2 worker, 3 how many at most (0: only signal the next waiter), 4 lease ms, 5 listener to note if the
 --        lane is empty ('' for none), 6 claim id ('' for a claim that is never repeated)
 -- reply  '1' if the lane has more, else '0'; then per execution: uuid, flow id or '', name, namespace, tags as JSON,
---        payload, attempt, lease epoch, max attempts, timeout ms or 0, how many of its leases ran out unconfirmed
+--        payload, attempt, lease epoch, max attempts, timeout ms or 0, how many of its leases expired unconfirmed
 -- errors WRONGTYPE
 -- flags  allow-oom
 local FIELDS = {
   'public_state', 'ready_member', 'flow_id', 'name', 'namespace', 'tags_json', 'payload', 'current_attempt_index',
   'lease_epoch', 'max_attempts', 'timeout_ms', 'lease_unseen', 'large_payload_len',
 }
--- Executions that a call leases at most, and members looked at beyond those wanted, in case some are out of date.
+-- The most executions that a call leases, and the queue members read beyond those wanted, in case some are stale.
 local LEASED_AT_ONCE, SPARE = 40, 16
--- Bytes of payloads that a call hands out, unless the first has more.
+-- The most payload bytes in one reply, unless the first execution has more.
 local BYTES_AT_ONCE = 262144
 
--- What there is to lease of an execution; nil where it is not readable now. Where it is not found, or was overwritten by
--- another program, nil and true.
+-- The fields that a lease needs; nil if the execution cannot be read now. Nil and true if it is not found or was
+-- overwritten by another program.
 local function read_execution(call, uuid)
   local core = ff.keys.core(call.partition.tag, uuid)
   local values = redis.pcall('HMGET', core, unpack(FIELDS))
@@ -44,8 +44,8 @@ local function take_next(candidate)
   candidate.epoch = ff.base.int(ff.base.num(candidate.lease_epoch) + 1)
 end
 
--- What a member of the queue stands for. A member whose execution is not found leaves the queue, so that others come to
--- the front: the reconciler settles what is lost and puts back what was only out of sight.
+-- The execution of a queue member. A member whose execution is not found is removed from the queue, so that it does not
+-- block others: the reconciler settles lost executions and queues the others again.
 local function read_candidate(call, member)
   local candidate, absent = read_execution(call, ff.queue.uuid(member))
   if absent then
@@ -57,7 +57,7 @@ local function read_candidate(call, member)
   return candidate
 end
 
--- Members of a flow that is being cancelled leave the queue too: whoever completes the cancellation finds them.
+-- Members of a flow that is being cancelled leave the queue too: the cancellation finds them by the flow's list.
 local function is_stale(call, candidate)
   if candidate.stale or not candidate.flow_id then
     return candidate.stale
@@ -69,7 +69,7 @@ local function is_stale(call, candidate)
   return cancelled[flow_id]
 end
 
--- What to lease, what to take off the queue, and whether there is more to lease. Looks no further than that takes.
+-- The executions to lease, the members to remove from the queue, and whether there is more to lease.
 local function choose(call, members, wanted)
   local chosen, stale, bytes_left = {}, {}, BYTES_AT_ONCE
   for _, member in ipairs(members) do
@@ -83,15 +83,15 @@ local function choose(call, members, wanted)
       return chosen, stale, true
     end
   end
-  -- Behind a window full of what goes away there may be work.
+  -- If stale members filled the window, there may be work behind it.
   return chosen, stale, #stale > 0 and #members == wanted + SPARE
 end
 
 local function lease(call, candidate, worker, listener, lease_ms)
   local timeout = ff.base.num(candidate.timeout_ms)
   local expires_text, timeout_at = ff.base.int(call.now + lease_ms), timeout > 0 and call.now + timeout or 0
-  -- First out of the queue: the reconciler puts back what is waiting and not in it, but nobody could know an entry
-  -- that an interrupted claim has left there.
+  -- Out of the queue first: if the call stops here, the reconciler queues the waiting execution again. A queue entry
+  -- of an active execution would look like work.
   redis.call('ZREM', call.partition.ready, candidate.member)
   redis.call('HSET', candidate.core, 'lifecycle_phase', 'active', 'public_state', 'active',
     'current_attempt_index', candidate.attempt, 'lease_epoch', candidate.epoch, 'lease_worker', worker,
@@ -100,7 +100,7 @@ local function lease(call, candidate, worker, listener, lease_ms)
   redis.call('ZADD', call.partition.leases, expires_text, candidate.uuid)
 end
 
--- What this claim takes, as its record says it: the claim's id, then the uuid and lease epoch of each.
+-- The text of a claim's record: the claim's id, then the uuid and lease epoch of each execution.
 local function describe(claim_id, chosen)
   local parts = {}
   for index = 1, #chosen do
@@ -109,9 +109,9 @@ local function describe(claim_id, chosen)
   return claim_id .. ' ' .. table.concat(parts, ',')
 end
 
--- What an earlier call of this claim took and still holds, or was about to take; nil if there was none. Notes what is
--- chosen now if this is the first call. Comes before the first lease, so that whatever was leased is found here. A record
--- of this claim is never replaced, also where a repetition is interrupted.
+-- The executions that an earlier call of this claim took and still holds, or was about to take; nil if this is the
+-- first call, which then records what it has chosen. The record is written before the first lease, so it names every
+-- leased execution. It is never replaced by a repetition, not even by one that is interrupted.
 local function taken_before(call, key, claim_id, chosen, lease_ms)
   local stored = redis.call('GET', key)
   if not stored or string.sub(stored, 1, #claim_id + 1) ~= claim_id .. ' ' then
@@ -135,7 +135,7 @@ local function taken_before(call, key, claim_id, chosen, lease_ms)
   return taken
 end
 
--- Gives the rest of the lease's time back to who holds it, and puts the index right that an interrupted call left.
+-- Extends a lease that this claim already holds to its full length, and repairs the index after an interrupted call.
 local function lease_again(call, execution, lease_ms)
   local before, expires = redis.call('HGET', execution.core, 'lease_expires_at'), call.now + lease_ms
   if expires > ff.base.num(before) then
@@ -152,8 +152,8 @@ local function payload_of(candidate)
   return candidate.payload or ''
 end
 
--- Eleven texts at a time of what a worker is told.
-local function tell(reply, candidate)
+-- Appends an execution to the reply, as eleven texts.
+local function append_claimed(reply, candidate)
   local at = #reply
   reply[at + 1] = candidate.uuid
   reply[at + 2] = candidate.flow_id or ''
@@ -181,7 +181,7 @@ local function claim(KEYS, ARGV)
     more = more or #chosen > 0
     chosen = taken
   end
-  -- Room for the first execution, so that the table need not grow.
+  -- Sized for the first execution, so that the table need not grow.
   local reply = { more and '1' or '0', nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }
   for _, candidate in ipairs(chosen) do
     if candidate.is_held then
@@ -189,7 +189,7 @@ local function claim(KEYS, ARGV)
     else
       lease(call, candidate, worker, listener, lease_ms)
     end
-    tell(reply, candidate)
+    append_claimed(reply, candidate)
   end
   if #stale > 0 then
     redis.call('ZREM', call.partition.ready, unpack(stale))

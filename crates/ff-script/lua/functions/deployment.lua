@@ -1,9 +1,9 @@
--- ff1_deployment: records what is fixed for the lifetime of a deployment, and tells what is recorded.
+-- ff1_deployment: records the settings that are fixed for the lifetime of a deployment, and returns what is recorded.
 -- KEYS   1 the deployment's record (hash)
 -- ARGV   1 partition count, 2 ABI major
 -- reply  recorded partition count, recorded ABI major
 -- errors WRONGTYPE
--- flags  allow-oom (who ends work must be able to join a full server)
+-- flags  allow-oom (a program that ends work must be able to connect to a full server)
 local function deployment(KEYS, ARGV)
   local record, count, abi = KEYS[1], ARGV[1], ARGV[2]
   local known = redis.call('HMGET', record, 'partition_count', 'abi')

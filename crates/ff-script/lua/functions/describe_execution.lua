@@ -3,7 +3,7 @@
 -- ARGV   none
 -- reply  nothing when it does not exist; else name, flow id, namespace, lane, priority, tags as JSON, phase, state,
 --        outcome, reason, last error, attempt, failures, max attempts, unmet needs, generation, worker, created at,
---        started at, completed at, result; '' for what it has not
+--        started at, completed at, result; '' for a field that it does not have
 -- errors WRONGTYPE
 -- flags  no-writes
 local FIELDS = {

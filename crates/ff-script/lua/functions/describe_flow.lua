@@ -1,8 +1,8 @@
 -- ff1_describe_flow: reads a flow and the state of its members.
 -- KEYS   1 flow core
--- ARGV   1 the partition's hash tag, 2 place of the first member (from 1), 3 how many members at most
--- reply  nothing when it does not exist; else name, namespace, state, '1' if its cancellation was asked for, created
---        at, completed at or '', place to go on at or '' at the end, then per member: name, uuid, state
+-- ARGV   1 the partition's hash tag, 2 first member to read (from 1), 3 how many members at most
+-- reply  nothing when it does not exist; else name, namespace, state, '1' if its cancellation was requested, created
+--        at, completed at or '', next member to read or '' at the end, then per member: name, uuid, state
 -- errors WRONGTYPE
 -- flags  no-writes
 local function describe_flow(KEYS, ARGV)

@@ -1,17 +1,18 @@
--- ff1_engine: notes that an engine is at work or that it stops, and names the engines at work. A change is announced to
--- all of them.
+-- ff1_engine: records that an engine is running or stops, and returns the running engines. A change is announced to all
+-- of them.
 -- KEYS   1 the engines (zset, by the ms at which each counts as gone)
--- ARGV   1 engine, 2 for how many ms it counts as at work unless it calls again (0: it stops)
--- reply  the engines at work
+-- ARGV   1 engine, 2 for how many ms it counts as running unless it calls again (0: it stops)
+-- reply  the running engines
 -- errors WRONGTYPE
--- flags  allow-oom (what runs must go on when the server is full)
+-- flags  allow-oom (running work must go on when the server is full)
 
--- Engines beyond this number are not noted; they stand by until others stop.
+-- Engines beyond this number are not recorded; they stand by until others stop.
 local MAX_ENGINES = 1000
--- The longest that an engine counts as at work (ms). An entry that lies further ahead was noted under another clock.
+-- The longest time that an engine counts as running without a call (ms). An entry further ahead comes from before the
+-- clock was set back.
 local LONGEST = 60000
 
--- The other engines at work, those that are gone, and whether `id` counts as at work.
+-- The other running engines, those that are gone, and whether `id` counts as running.
 local function read_engines(key, id, now)
   local stored = redis.call('ZRANGE', key, 0, MAX_ENGINES, 'WITHSCORES')
   local living, gone, is_noted = {}, {}, false
@@ -43,7 +44,7 @@ local function engine(KEYS, ARGV)
   end
   ff.base.chunked('ZREM', key, gone)
   if changed then
-    ff.timers.tell_engines()
+    ff.timers.announce_engines()
   end
   return living
 end

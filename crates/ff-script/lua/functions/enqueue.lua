@@ -1,11 +1,11 @@
--- ff1_enqueue: puts members of a flow that was submitted in parts where they wait: into the queue, or among the delays and
--- deadlines, which count from the start of the flow. One that has gone on meanwhile stays where it is, and so does one
--- whose flow is not there or does not list it.
+-- ff1_enqueue: adds members of a flow that was submitted in parts to the queue, or to the delays and deadlines, which
+-- count from the start of the flow. Skips a member that has progressed meanwhile, and one whose flow does not exist or
+-- does not list it.
 -- KEYS   1..12 partition block
 -- ARGV   uuids
 -- reply  'ok'
 -- errors WRONGTYPE
--- flags  allow-oom (what was accepted must go on when the server is full)
+-- flags  allow-oom (accepted work must go on when the server is full)
 local function enqueue(KEYS, ARGV)
   local call = ff.call.look(KEYS)
   call.missing, call.flows, call.flow_list = { counted = {} }, {}, {}

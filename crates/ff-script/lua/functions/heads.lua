@@ -1,12 +1,12 @@
--- ff1_heads: compares the newest entries of completion logs with what a reader has of them.
+-- ff1_heads: compares the newest entries of completion logs with a reader's cursors.
 -- KEYS   1.. logs of one partition
--- ARGV   for each of them: '-' if the reader has nothing, else the id of the newest entry that it has, and behind a
---        space the uuid of the execution of which that entry told it, if it knows
--- reply  for each log: '' if that is its newest entry, '-' if it holds none, else the id of its newest entry and the
---        uuid of the execution that it tells of ('' if it does not say it as the library does)
+-- ARGV   per log: '-' if the reader has no entry, else the id of its newest entry, then a space and the uuid of that
+--        entry's execution if the reader knows it
+-- reply  per log: '' if that is the log's newest entry, '-' if the log is empty, else the id of the newest entry and
+--        the uuid of its execution ('' if the entry is not in the library's format)
 -- errors WRONGTYPE
 -- flags  no-writes
--- The uuid of the execution that an entry of the log tells of; '' if it is not written as the library does.
+-- The uuid of an entry's execution; '' if the entry is not in the library's format.
 local function uuid_in(entry)
   local fields = entry[2]
   for index = 1, #fields, 2 do

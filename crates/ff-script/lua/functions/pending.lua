@@ -1,17 +1,17 @@
--- ff1_pending: names an execution that ended with dependents left to resolve, and the next of them.
+-- ff1_pending: names an ended execution that has unresolved dependents, and the next of these.
 -- KEYS   1..12 partition block
 -- ARGV   1 how many dependents at most
 -- reply  nothing when there is none; else the uuid of the ended execution, its flow's id, then the uuids of its next
 --        dependents
 -- errors WRONGTYPE
 -- flags  no-writes
--- Entries looked at, in case the first ones cannot be read.
-local LOOKED_AT = 16
+-- How many entries are read, in case the first ones cannot be.
+local READ_AT_ONCE = 16
 
 local function pending(KEYS, ARGV)
   local limit = tonumber(ARGV[1])
   local partition = ff.keys.partition(KEYS)
-  for _, uuid in ipairs(redis.call('ZRANGE', partition.pending, 0, LOOKED_AT - 1)) do
+  for _, uuid in ipairs(redis.call('ZRANGE', partition.pending, 0, READ_AT_ONCE - 1)) do
     local core = ff.keys.core(partition.tag, uuid)
     local stored = redis.pcall('HMGET', core, 'dependents', 'dependents_done', 'flow_id')
     if not stored.err then

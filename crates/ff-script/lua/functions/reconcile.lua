@@ -1,31 +1,31 @@
--- ff1_reconcile: looks at executions that are not done with and puts right what an interrupted call left undone.
+-- ff1_reconcile: examines open executions and repairs what an interrupted call left incomplete.
 -- KEYS   1..12 partition block
--- ARGV   1 policy, 2 uuid after which to go on ('' to begin), 3 how many executions at most
--- reply  examined, repaired, uuid to go on after or '' at the end, how many could not be read, the uuid of one of these
---        or '', then uuid and flow id (or '') of each suspect, for ff1_settle
+-- ARGV   1 policy, 2 uuid of the last examined execution ('' to begin), 3 how many executions at most
+-- reply  examined, repaired, uuid to continue after or '' at the end, how many could not be read, the uuid of one of
+--        these or '', then uuid and flow id (or '') of each suspect, for ff1_settle
 -- errors WRONGTYPE
 -- flags  allow-oom
 
--- Unmet needs of one execution that are looked up in a call.
+-- The most unmet needs of one execution that a call looks up.
 local NEEDS_AT_ONCE = 16
--- What a call reads: executions, and pieces of lists of uuids, which take as long.
+-- The most executions that a call reads. Reading PIECE bytes of a list of uuids takes as long and counts as one.
 local READS_AT_ONCE, PIECE = 48, 8192
 
--- Where the look at an execution's needs begins. Drawn, so that all of a long list come to be looked at.
-local drawn = 1
+-- Where the scan of an execution's needs begins. Random, so that successive calls cover all of a long list.
+local random_start = 1
 
 local function charge_list(call, list)
   call.reads_left = call.reads_left - math.floor(#list / PIECE)
 end
 
--- A need that was met without being counted: its execution ended, recorded its completion, and is not pending.
+-- Finds a need that was met without being counted: its execution ended, recorded its completion, and is not pending.
 local function missed_needs(call, execution)
   local stored = redis.call('HGET', execution.core, 'needs') or ''
   local count, seen = ff.uuids.count(stored), 0
   charge_list(call, stored)
-  drawn = drawn * 16807 % 2147483647
+  random_start = random_start * 16807 % 2147483647
   for turn = 0, math.min(count, 4 * NEEDS_AT_ONCE) - 1 do
-    local uuid = ff.uuids.at(stored, (drawn + turn) % count + 1)
+    local uuid = ff.uuids.at(stored, (random_start + turn) % count + 1)
     call.reads_left = call.reads_left - 1 / NEEDS_AT_ONCE
     if seen == NEEDS_AT_ONCE then
       return
@@ -95,7 +95,7 @@ local function examine(call, member)
   end
 end
 
--- Sets the expiry of flows that are being submitted where an interrupted call has left none.
+-- Sets the expiry of flows that are being submitted, in case an interrupted call did not.
 local function expire_submitting(call)
   for core in pairs(call.submitting) do
     if redis.call('PTTL', core) < 0 then

@@ -1,13 +1,14 @@
--- ff1_release: gives held leases back. The attempt neither failed nor ran out: the execution goes back to the queue.
+-- ff1_release: gives held leases back. The attempt counts neither as a failure nor as an expiry: the execution goes
+-- back to the queue.
 -- KEYS   1..12 partition block, then the core of each execution
 -- ARGV   1 policy, then per execution: uuid, lease epoch, attempt
--- reply  per execution '1' it is back in the queue, or ended because its flow is being cancelled, by this call or by an
---        earlier one; '0' lease lost; '?' it or its flow is not readable: the lease stays as it is
+-- reply  per execution '1' back in the queue, or ended because its flow is being cancelled, by this call or by an
+--        earlier one; '0' lease lost; '?' it or its flow cannot be read, and the lease is unchanged
 -- errors WRONGTYPE
 -- flags  allow-oom
 local FIRST = 2
 
--- Plans for an execution that a worker gives back. Returns whether the lease was the worker's.
+-- Plans the return of an execution to the queue. Returns whether the worker held the lease.
 local function give_back(call, execution, epoch, attempt)
   if ff.execution.holds_lease(execution, epoch, attempt) then
     execution.by_holder = true

@@ -1,12 +1,12 @@
--- ff1_renew: extends leases, and notes with each lease's first renewal that a worker has it.
+-- ff1_renew: extends leases. The first renewal of a lease confirms that a worker has it.
 -- KEYS   1..12 partition block, then the core of each execution
 -- ARGV   1 lease ms, then per execution: uuid, lease epoch, attempt
 -- reply  per execution '1' renewed, '0' lease lost, '2' held but not extended, since the attempt has used up its time,
---        '?' not readable: the lease stays as it is
+--        '?' cannot be read, and the lease is unchanged
 -- errors WRONGTYPE
 -- flags  allow-oom
--- The entry in `leases` is never later than the lease in the core, also when this call is interrupted: the sweep puts
--- right one that is too early, but would not look at one that is too late.
+-- The entry in `leases` is never later than the lease in the core, also when this call is interrupted: the sweep
+-- corrects an entry that is too early, but would not visit one that is too late.
 local function extend(call, execution, lease_ms)
   local expires, before = call.now + lease_ms, ff.base.num(execution.lease_expires_at)
   local expires_text = ff.base.int(expires)
@@ -31,7 +31,7 @@ local function confirm(execution)
   end
 end
 
--- What an execution gets, as the reply says it.
+-- The reply for one execution.
 local function verdict(call, execution, epoch, attempt)
   if not (execution and ff.execution.holds_lease(execution, epoch, attempt)) then
     return '0'

@@ -1,4 +1,4 @@
--- ff1_resolve: promotes or skips dependents that a terminal call has left pending.
+-- ff1_resolve: promotes or skips the dependents that a terminal call has left pending.
 -- KEYS   1..12 partition block, 13 core of the ended execution, 14 its flow's core, then the cores of the dependents
 -- ARGV   1 policy, 2 uuid of the ended execution, then the uuids of the dependents
 -- reply  dependents resolved, '1' if more is pending in the partition and this call has made progress

@@ -1,18 +1,18 @@
--- ff1_settle: decides what becomes of suspects: entries of an index whose execution is not found, and executions whose
--- flow is not found. Their keys are in KEYS, so that what is absent is gone: a server that moves the slot refuses the
--- call instead (TRYAGAIN).
--- KEYS   1..12 partition block, then per suspect: core, tags, flow core (where no flow is known: its own core)
+-- ff1_settle: settles suspects: index entries whose execution is not found, and executions whose flow is not found. All
+-- their keys are in KEYS, so an absent key is really gone: a server that is moving the slot refuses the call
+-- (TRYAGAIN).
+-- KEYS   1..12 partition block, then per suspect: core, tags, flow core (its own core if no flow is known)
 -- ARGV   1 policy, then per suspect: uuid, flow id or ''
 -- reply  removed (left by an interrupted submission, or of no known flow), lost (ended because a record is gone)
 -- errors WRONGTYPE
 -- flags  allow-oom
 
--- Ancestors of executions that a call looks at.
+-- The most ancestors of executions that a call reads.
 local ANCESTORS_AT_ONCE = 96
 -- The lane and the name of an execution whose record is gone.
 local UNKNOWN = 'unknown'
 
--- What no call that ends executions takes out of the indexes.
+-- Removes an execution from the indexes that only terminal calls maintain.
 local function forget(call, suspect)
   local partition, uuid = call.partition, suspect.uuid
   for _, index in ipairs({ 'delayed', 'leases', 'deadlines', 'pending', 'ended' }) do
@@ -29,8 +29,8 @@ local function discard(call, suspect, execution)
   forget(call, suspect)
 end
 
--- The index of an execution in its flow, from 0; nil where its flow does not list it. Reads with it what the execution
--- takes from the flow.
+-- The index of an execution in its flow, from 0; nil if its flow does not list it. Also reads the fields that the
+-- execution takes from its flow.
 local function index_in(flow, uuid)
   if not flow.namespace then
     local stored = redis.call('HMGET', flow.core, 'members', 'namespace', 'created_at')
@@ -40,7 +40,7 @@ local function index_in(flow, uuid)
   return place and ff.base.int(place - 1)
 end
 
--- A record in place of the one that is gone, with what its flow knows.
+-- A record that replaces the lost one, made of what its flow holds.
 local function record_of(call, suspect, flow, index)
   local record = {
     uuid = suspect.uuid, core = suspect.core, execution_id = call.partition.tag .. ':' .. suspect.uuid,
@@ -56,8 +56,8 @@ local function record_of(call, suspect, flow, index)
   return record, fields
 end
 
--- A member whose record is gone: it ends as failed, unless its flow knows how it ended.
-local function lose(call, suspect, flow)
+-- Ends a member whose record is gone: as failed, unless its flow has recorded how it ended.
+local function end_lost(call, suspect, flow)
   local index = index_in(flow, suspect.uuid)
   if not index then
     call.removals[#call.removals + 1] = suspect
@@ -81,7 +81,8 @@ local function lose(call, suspect, flow)
   call.counted[#call.counted + 1] = suspect
 end
 
--- Whether the submission of an execution came to its end: then it was in an index, or more has happened to it.
+-- Whether the submission of an execution was completed: then it is in an index, or has progressed since. For a blocked
+-- execution that has neither, also returns one of its needs.
 local function was_submitted(call, execution)
   local partition, state = call.partition, execution.public_state
   if execution.lifecycle_phase == 'terminal' or execution.current_attempt_index ~= '0' or execution.ending then
@@ -96,8 +97,8 @@ local function was_submitted(call, execution)
   return ff.base.num(execution.unmet_needs) < count, count > 0 and ff.uuids.at(needs, 1)
 end
 
--- Whether a flow whose core is gone was submitted to its end, as an execution and what it needs tell; nil if that
--- is not known.
+-- Whether the submission of a flow whose core is gone was completed, judged by an execution and what it needs; nil if
+-- that is not known.
 local function flow_was_submitted(call, execution)
   while call.ancestors_left > 0 do
     call.ancestors_left = call.ancestors_left - 1
@@ -115,8 +116,8 @@ local function flow_was_submitted(call, execution)
   end
 end
 
--- An execution whose flow is gone.
-local function orphaned(call, suspect, execution)
+-- Plans for an execution whose flow is gone.
+local function settle_orphan(call, suspect, execution)
   local submitted = flow_was_submitted(call, execution)
   if submitted == false then
     call.discards[#call.discards + 1] = { suspect, execution }
@@ -140,11 +141,11 @@ local function judge(call, suspect)
   elseif flow and flow.state == 'submitting' then
     return
   elseif not execution and flow then
-    lose(call, suspect, flow)
+    end_lost(call, suspect, flow)
   elseif not execution then
     call.removals[#call.removals + 1] = suspect
   elseif suspect.flow_id and not flow then
-    orphaned(call, suspect, execution)
+    settle_orphan(call, suspect, execution)
   elseif flow and not ff.flow.lists(flow, execution) then
     call.discards[#call.discards + 1] = { suspect, execution }
   end

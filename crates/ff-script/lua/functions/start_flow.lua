@@ -1,9 +1,9 @@
--- ff1_start_flow: accepts a flow whose members were written in parts. From here on it is there as a whole; its members
--- are queued by ff1_enqueue, or by the reconciler where that is not called.
+-- ff1_start_flow: accepts a flow whose members were written in parts. From then on the whole flow is visible. Its
+-- members are queued by ff1_enqueue, or by the reconciler if that is not called.
 -- KEYS   1..12 partition block, 13 flow core
 -- ARGV   1 flow id, 2 namespace, 3 flow name, 4 fingerprint, 5 members (uuids, comma-separated)
--- reply  'ok' | 'exists' (the same content is there already) | 'conflict' (other content is there) | 'restart' (some
---        parts are not kept any more)
+-- reply  'ok' | 'exists' (with the same content) | 'conflict' (exists with other content) | 'restart' (some parts have
+--        expired)
 -- errors WRONGTYPE, OOM
 local function start_flow(KEYS, ARGV)
   local head = KEYS[ff.keys.block + 1]
@@ -16,7 +16,7 @@ local function start_flow(KEYS, ARGV)
   if count ~= ff.uuids.count(ARGV[5]) then
     return { 'restart' }
   end
-  -- First, so that what was accepted does not expire. The reconciler knows a flow of parts that does not.
+  -- First, so that an accepted flow does not expire. The reconciler sets the expiry again if this call stops here.
   redis.call('PERSIST', head)
   ff.flow.start(call, head, {
     id = ARGV[1], namespace = ARGV[2], name = ARGV[3], fingerprint = ARGV[4], members = ARGV[5],

@@ -1,16 +1,17 @@
--- ff1_submit: accepts a flow, or one solo execution, or writes a part of the members of a flow that is too large for one
--- call. Nobody sees such a flow before ff1_start_flow, and its parts may be written again until then. A flow of which parts
--- are there may be accepted as a whole too: programs differ in what they send at once.
+-- ff1_submit: accepts a flow, or one solo execution, or writes a part of the members of a flow that is too large for
+-- one call. Such a flow is invisible before ff1_start_flow, and its parts may be written again until then. A flow may
+-- also be accepted as a whole after some of its parts were written: programs differ in what they send at once.
 -- KEYS   1..12 partition block, 13 flow core (of a solo execution: its own core), then per member: core, tags
 -- ARGV   1 policy, 2 flow id ('' for a solo execution), 3 namespace, 4 flow name, 5 fingerprint, 6 index in the flow of
---        the first member, 7 'whole' | 'first' (part of a flow) | 'further', then per member: uuid, name, lane, priority, tags as JSON, payload, max attempts, backoff ms, longest backoff ms,
+--        the first member, 7 'whole' | 'first' (part of a flow) | 'further', then per member: uuid,
+--        name, lane, priority, tags as JSON, payload, max attempts, backoff ms, longest backoff ms,
 --        max lease expiries, delay ms, deadline ms (0 none), timeout ms (0 none), number of needs,
 --        needs and dependents (uuids, comma-separated), number of tags, then key and value of each tag
--- reply  'ok' | 'exists' (the same content is there already) | 'conflict' (other content is there) | 'restart' (a further
---        part of a flow whose earlier parts are not kept any more)
+-- reply  'ok' | 'exists' (with the same content) | 'conflict' (exists with other content) | 'restart' (a further part
+--        of a flow whose earlier parts have expired)
 -- errors WRONGTYPE, OOM
 local FIRST_MEMBER, MEMBER_ARGUMENTS = 8, 17
--- Bytes of a payload from which on it has a field of its own, so that a claim can tell what it takes.
+-- A payload of this many bytes or more has its own field, so that a claim can weigh it without reading it.
 local LARGE_PAYLOAD = 16384
 
 local function read_members(KEYS, ARGV)
@@ -33,12 +34,12 @@ local function read_members(KEYS, ARGV)
   return members
 end
 
--- When something is due that comes `ms` (a text) from now, as a text; nil for never.
+-- The time `ms` (a text) from now, as a text; nil for never.
 local function due(call, ms)
   return ms ~= '0' and ff.base.int(call.now + tonumber(ms)) or nil
 end
 
--- Decides in which state a member begins.
+-- Sets the initial state of a member.
 local function begin_member(call, member)
   member.deadline_at = due(call, member.deadline_ms)
   member.eligible_at = due(call, member.delay_ms)
@@ -52,10 +53,10 @@ local function begin_member(call, member)
   end
 end
 
--- The fields that not every execution has, and how many texts these are.
+-- The optional fields of an execution, and how many texts these are.
 local function further_fields(call, member, ARGV)
   local flow_id, fingerprint, part = ARGV[2], ARGV[5], ARGV[7]
-  -- Room for what most executions have, so that the table need not grow.
+  -- Sized for what most executions have, so that the table need not grow.
   local fields, count = { nil, nil, nil, nil, nil, nil, nil, nil }, 0
   local function set(name, value)
     fields[count + 1], fields[count + 2] = name, value
@@ -152,8 +153,8 @@ local function index_members(call, members)
   ff.base.chunked('ZADD', partition.deadlines, deadlines, 2)
 end
 
--- The open entries come first, so that whatever is interrupted later is found by the reconciler: without the core of
--- its flow a member is discarded, with it what is missing is put right.
+-- The open entries are written first, so that the reconciler finds a submission that is interrupted later: it discards
+-- a member without the core of its flow, and otherwise repairs what is missing.
 local function open_members(call, flow_id, members)
   local open = {}
   for index, member in ipairs(members) do
@@ -183,7 +184,7 @@ local function submit(KEYS, ARGV)
     write_member(call, ARGV, member)
   end
   if part ~= 'whole' then
-    ff.flow.note_part(head, first, #members)
+    ff.flow.record_part(head, first, #members)
     return { 'ok' }
   elseif in_parts then
     -- First, as in ff1_start_flow.

@@ -1,30 +1,30 @@
--- ff1_sweep: does what is due in a partition, a bounded piece of it: delays, leases, deadlines,
--- pending dependents, retention.
+-- ff1_sweep: does a bounded amount of what is due in a partition: delays, leases, deadlines, pending dependents,
+-- retention.
 -- KEYS   1..12 partition block
--- ARGV   1 policy, 2 retention ms, 3 for how long a repeated submission is known after that (ms; 0 for not at all)
+-- ARGV   1 policy, 2 retention ms, 3 how long a repeated submission is recognised after that (ms; 0: not at all)
 -- reply  released, reclaimed, ended, dependents resolved, removed, '1' if more is due now, ms until something is due
 --        next or '', then uuid and flow id (or '') of each suspect, for ff1_settle
 -- errors WRONGTYPE
 -- flags  allow-oom
 
--- How many executions a call visits, and how many of each index at least.
+-- How many executions a call visits, and at least how many of each index.
 local VISITS, LEAST_VISITS = 32, 6
 
--- Entries that the call may visit of an index.
-local function room(call)
+-- How many entries of an index the call may visit.
+local function visit_limit(call)
   return math.max(call.visits_left, LEAST_VISITS)
 end
 
 local function due(call, index)
-  local entries = redis.call('ZRANGEBYSCORE', index, '-inf', ff.base.int(call.now), 'LIMIT', 0, room(call))
+  local entries = redis.call('ZRANGEBYSCORE', index, '-inf', ff.base.int(call.now), 'LIMIT', 0, visit_limit(call))
   call.visits_left = call.visits_left - #entries
   return entries
 end
 
--- Looks at what an index says is due. An entry that cannot be dealt with, because its execution is not found or it or its
--- flow was overwritten by another program, is put off.
+-- Visits the due entries of an index. Postpones an entry that cannot be handled, because its execution is not found or
+-- because it or its flow was overwritten by another program.
 local function each_due(call, index, visit)
-  local limit = room(call)
+  local limit = visit_limit(call)
   local entries = due(call, index)
   for _, uuid in ipairs(entries) do
     if call.ends_left <= 0 then
@@ -38,7 +38,7 @@ local function each_due(call, index, visit)
       problem = flow_problem
     end
     if problem and ff.base.is_overwritten(problem) or not (execution or problem) then
-      call.put_off[#call.put_off + 1] = { index, uuid }
+      call.postponed[#call.postponed + 1] = { index, uuid }
     end
     local untouched = execution and not problem and not execution.ending and not execution.moving
     local ended = untouched and execution.lifecycle_phase == 'terminal'
@@ -64,7 +64,7 @@ local function reclaim(call, execution)
   elseif execution.public_state ~= 'active' then
     call.stale[#call.stale + 1] = { call.partition.leases, execution.uuid }
   else
-    -- An attempt that has used up its time stays its worker's until the lease ends: attempts do not overlap.
+    -- A timed-out attempt keeps its lease until the lease ends: attempts do not overlap.
     local expires_at = ff.base.num(execution.lease_expires_at)
     local corrected = ff.clock.lease_end(expires_at, ff.base.num(execution.lease_ms))
     if expires_at <= call.now and corrected > call.now then
@@ -73,7 +73,7 @@ local function reclaim(call, execution)
       ff.execution.lease_expired(call, execution)
       call.reclaimed = call.reclaimed + 1
     else
-      -- A renewal was interrupted after it had written the core.
+      -- A renewal was interrupted after it wrote the core.
       call.moved_due[#call.moved_due + 1] = { execution.uuid, execution.lease_expires_at }
     end
   end
@@ -88,7 +88,7 @@ local function expire(call, execution)
 end
 
 local function resolve_pending(call)
-  local limit = room(call)
+  local limit = visit_limit(call)
   local parents = redis.call('ZRANGE', call.partition.pending, 0, limit - 1)
   call.visits_left = call.visits_left - #parents
   local progress = false
@@ -110,13 +110,13 @@ local function resolve_pending(call)
         call.stale[#call.stale + 1] = { call.partition.pending, uuid }
       end
     elseif not parent or flow_problem then
-      call.put_off[#call.put_off + 1] = { call.partition.pending, uuid }
+      call.postponed[#call.postponed + 1] = { call.partition.pending, uuid }
     end
   end
   return progress and #parents == limit
 end
 
--- Gives a lease the end that it has by the clock as it is now. The entry in `leases` is never later than the core.
+-- Moves the end of a lease after the clock was set. The entry in `leases` is never later than the core.
 local function correct_lease(call, execution, expires_at)
   if execution.ending or execution.moving then
     return
@@ -142,7 +142,7 @@ local function correct_indexes(call)
   for _, entry in ipairs(call.corrected) do
     correct_lease(call, entry[1], entry[2])
   end
-  for _, entry in ipairs(call.put_off) do
+  for _, entry in ipairs(call.postponed) do
     redis.call('ZADD', entry[1], ff.suspects.later(call), entry[2])
   end
 end
@@ -178,7 +178,7 @@ local function reply(call, removed, more, due_at)
   }
 end
 
--- Most sweeps find nothing to do and should cost next to nothing.
+-- Most sweeps find nothing due and must be cheap.
 local function is_idle(call, due_at, cutoff)
   local oldest = first_score(call.partition.ended)
   return (not due_at or due_at > call.now) and (not oldest or oldest >= cutoff)
@@ -190,8 +190,7 @@ local function sweep(KEYS, ARGV)
   local call = ff.call.begin(KEYS, policy)
   -- The reply says when something is due next.
   call.reports_timers = true
-  call.released, call.reclaimed, call.stale, call.moved_due, call.put_off, call.suspects =
-    0, 0, {}, {}, {}, {}
+  call.released, call.reclaimed, call.stale, call.moved_due, call.postponed, call.suspects = 0, 0, {}, {}, {}, {}
   call.visits_left = VISITS
   local partition = call.partition
   ff.queue.prune(partition, call.now)
@@ -207,7 +206,7 @@ local function sweep(KEYS, ARGV)
   more = resolve_pending(call) or more
   ff.call.commit(call)
   correct_indexes(call)
-  local removed, more_to_remove = ff.retention.run(call, retention_ms, idempotency_ms, room(call))
+  local removed, more_to_remove = ff.retention.run(call, retention_ms, idempotency_ms, visit_limit(call))
   return reply(call, removed, more or more_to_remove, earlier(soonest(partition), remind_at))
 end
 

@@ -1,4 +1,4 @@
--- ff1_version: which library this is.
+-- ff1_version: the version and digest of the loaded library.
 -- KEYS   none
 -- ARGV   none
 -- reply  version, digest

@@ -1,8 +1,8 @@
--- The clock, numbers as text, and replies. Everything else builds on these.
+-- The clock, numbers as text, and replies; used by everything else.
 
 ff.base = {}
 
--- The second of the last call, which is most often that of the next.
+-- The second of the last call, cached: the next call most often falls into the same.
 local last_second, last_second_ms
 
 -- The server's time in milliseconds. Frozen within a call.
@@ -16,14 +16,14 @@ function ff.base.now()
   return now
 end
 
--- Both ways for the numbers that come most often.
+-- Conversion tables for the most frequent numbers.
 local text_of = { [0] = '0', '1', '2', '3', '4', '5', '6', '7', '8', '9' }
 local number_of = {
   [''] = 0, ['0'] = 0, ['1'] = 1, ['2'] = 2, ['3'] = 3, ['4'] = 4, ['5'] = 5, ['6'] = 6, ['7'] = 7, ['8'] = 8, ['9'] = 9,
 }
 
--- An integer as text; Lua's own conversion writes large ones as 1e+15. To print a float takes several times as long as
--- two integers, and an integer may be no longer than 32 bits.
+-- An integer as text; Lua's own conversion writes large ones as 1e+15. Formatting a float takes several times as long
+-- as formatting two integers, and '%d' takes at most 32 bits.
 function ff.base.int(number)
   local text = text_of[number]
   if text then
@@ -36,7 +36,7 @@ function ff.base.int(number)
   return string.format('%.0f', number)
 end
 
--- The integer behind a stored text; absent and empty are 0.
+-- A stored text as an integer; absent and empty are 0.
 function ff.base.num(text)
   if not text then
     return 0
@@ -49,8 +49,8 @@ function ff.base.text(value)
   return value or ''
 end
 
--- Calls a command that takes any number of arguments after its key, at most 1,000 of them at a time. `width` arguments
--- belong together.
+-- Calls a command with any number of arguments after its key, at most 1,000 at a time. Groups of `width` arguments stay
+-- together.
 function ff.base.chunked(command, key, arguments, width)
   local count, step = #arguments, 1000 - 1000 % (width or 1)
   for first = 1, count, step do
@@ -63,7 +63,7 @@ function ff.base.is_overwritten(problem)
   return string.find(problem, 'WRONGTYPE', 1, true) ~= nil
 end
 
--- What every failing call of this library raises: a code, a space, and a text.
+-- The error reply of a failing call: a code, a space, and a text.
 function ff.base.refuse(code, text)
   return redis.error_reply(code .. ' ' .. text)
 end

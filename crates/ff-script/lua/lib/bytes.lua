@@ -1,97 +1,97 @@
--- How many bytes a completion log holds, and which of its entries may go when these are too many.
+-- Counts the bytes of a completion log and trims the log when they exceed its limit.
 --
--- The count is a running offset: the bytes of all entries that were appended. Marks say at which offset some of the
--- entries begin, about a sixteenth of the limit apart. What stands before a mark goes when what follows it has reached
--- the limit, so that a log keeps at least its newest `limit` bytes and at most one piece and one entry more.
+-- The count is a running offset: the bytes of all entries appended so far. Marks record at which offset some of the
+-- entries begin, about a sixteenth of the limit apart. The entries before a mark are trimmed when the entries after it
+-- have reached the limit. A log thus keeps at least its newest `limit` bytes, and at most one piece and one entry more.
 --
--- Both live in this library's memory, and are saved as one field beside the log's epochs four times per piece. A new tenure
--- takes them from there. What was appended after they were saved counts for nothing then, and so does what the log held
--- before there was such a field: it goes with the entries before the next mark. So a log may be trimmed too late, and never
--- too early, because the bytes that count after a mark are bytes of entries after it.
+-- Offset and marks live in this library's memory and are saved four times per piece, as one field beside the log's
+-- epochs. A new tenure starts from the saved field. Entries appended after the last save, or before the field existed,
+-- are not counted; they are trimmed with the entries before the next mark. A log may therefore be trimmed too late but
+-- never too early, because all bytes counted after a mark belong to entries after it.
 
 ff.bytes = {}
 
--- Beside the value and the result: ids, lengths and names as a stream keeps them.
+-- Bytes of an entry beside event and result: ids, lengths and field names in the stream.
 local OVERHEAD = 40
--- Pieces of a limit, the most bytes of one piece, and how often the count is saved per piece.
+-- Pieces per limit, the most bytes of one piece, and saves per piece.
 local PIECES, LONGEST_PIECE, SAVES = 16, 1048576, 4
--- How many entries an append trims, and how many a node of a stream has: a trim that stops for the first has taken more than
--- their difference.
+-- The most entries that one append trims, and the entries of a stream node: a trim that was stopped by the limit has
+-- removed more than their difference.
 local AT_ONCE, NODE = 120, 100
--- A log of programs without a limit keeps no more marks.
-local MOST_MARKS = 300
+-- The most marks of a log; reached only if programs without a limit append to it.
+local MAX_MARKS = 300
 
 local FIELD = 'bytes'
 
--- log key -> `offset`, the id `upto` which it counts, `saved` as it stood when it was saved, `last_at` of the last mark,
--- and the marks, oldest first: `ids` and where they begin (`ats`).
+-- log key -> `offset`; `upto`, the last entry it counts; `saved`, the offset last saved; `last_at`, the offset of the
+-- last mark; and the marks, oldest first: entries (`ids`) and the offsets where they begin (`ats`).
 local logs = {}
 
--- Whether an entry stands behind another one.
-local function is_behind(id, other)
+-- Whether an entry comes after another one.
+local function is_after(id, other)
   local epoch, seq = string.match(id, '^(%d+)-(%d+)$')
   local other_epoch, other_seq = string.match(other, '^(%d+)-(%d+)$')
   epoch, other_epoch = tonumber(epoch), tonumber(other_epoch)
   return epoch > other_epoch or epoch == other_epoch and tonumber(seq) > tonumber(other_seq)
 end
 
-local function text_of(held)
-  local words = { held.upto, ff.base.int(held.offset) }
-  for index, id in ipairs(held.ids) do
+local function text_of(state)
+  local words = { state.upto, ff.base.int(state.offset) }
+  for index, id in ipairs(state.ids) do
     words[#words + 1] = id
-    words[#words + 1] = ff.base.int(held.ats[index])
+    words[#words + 1] = ff.base.int(state.ats[index])
   end
   return table.concat(words, ' ')
 end
 
--- What counts of a saved text: the marks of entries up to `prev`, and its offset if it counts no others.
-local function read(held, text, prev)
+-- Takes from a saved text the marks of entries up to `prev`, and the offset if it counts no entry after `prev`.
+local function restore(state, text, prev)
   local upto, offset, marks = string.match(text, '^(%d+%-%d+) (%d+)(.*)$')
   if not upto then
     return
   end
   for id, at in string.gmatch(marks, ' (%d+%-%d+) (%d+)') do
-    if is_behind(id, prev) then
+    if is_after(id, prev) then
       break
     end
-    held.ids[#held.ids + 1], held.ats[#held.ats + 1] = id, tonumber(at)
+    state.ids[#state.ids + 1], state.ats[#state.ats + 1] = id, tonumber(at)
   end
-  held.last_at = held.ats[#held.ats] or 0
-  held.offset = is_behind(upto, prev) and held.last_at or tonumber(offset)
+  state.last_at = state.ats[#state.ats] or 0
+  state.offset = is_after(upto, prev) and state.last_at or tonumber(offset)
 end
 
--- How much a log keeps: so many entries (a text), and so many bytes, in pieces of so many.
+-- The limits of a log: entries (a text) and bytes.
 function ff.bytes.keep(entries, limit)
   return { entries = entries, bytes = limit, piece = math.min(limit / PIECES, LONGEST_PIECE) }
 end
 
--- How many bytes an entry takes with this event and this result, if any.
+-- The bytes of an entry with this event and this result, if any.
 function ff.bytes.of(event, result)
   return #event + (result and #result or 0) + OVERHEAD
 end
 
--- Begins to count for a tenure whose log ends with `prev` ('none' if it holds nothing). Returns what is to be saved: a
--- field beside the log's epochs, and its value.
+-- Starts the count for a tenure whose log ends with `prev` ('none' if it is empty). Returns the field to save beside
+-- the log's epochs, and its value.
 function ff.bytes.begin(log, epochs_key, prev)
-  local held = { offset = 0, upto = '0-0', last_at = 0, ids = {}, ats = {} }
+  local state = { offset = 0, upto = '0-0', last_at = 0, ids = {}, ats = {} }
   if prev ~= 'none' then
-    held.upto = prev
-    read(held, redis.call('HGET', epochs_key, FIELD) or '', prev)
+    state.upto = prev
+    restore(state, redis.call('HGET', epochs_key, FIELD) or '', prev)
   end
-  held.saved = held.offset
-  logs[log] = held
-  return FIELD, text_of(held)
+  state.saved = state.offset
+  logs[log] = state
+  return FIELD, text_of(state)
 end
 
--- Whether a field beside the epochs is one of this file.
+-- Whether a field beside the epochs belongs to this file.
 function ff.bytes.is_field(name)
   return name == FIELD
 end
 
--- Takes the entries before the last mark that what follows allows to begin the log, at most `AT_ONCE` of them: what is left
--- goes with the next appends. Where this is refused, as where a field cannot be saved, the log is trimmed later.
-local function trim(log, held, beyond)
-  local ids, ats, first = held.ids, held.ats, 2
+-- Trims the entries before the last mark at or below the offset `beyond`, at most AT_ONCE of them; the next appends
+-- trim the rest. If the server refuses this, or the saved field, the log is trimmed later.
+local function trim(log, state, beyond)
+  local ids, ats, first = state.ids, state.ats, 2
   while ats[first + 1] and ats[first + 1] <= beyond do
     first = first + 1
   end
@@ -106,25 +106,25 @@ local function trim(log, held, beyond)
   end
 end
 
--- Counts an entry that was appended, behind all others that were counted.
+-- Counts an entry that was just appended.
 function ff.bytes.count(log, epochs_key, id, length, keep)
-  local held = logs[log]
-  local offset, ats = held.offset, held.ats
-  if not ats[1] or offset - held.last_at >= keep.piece then
-    held.ids[#held.ids + 1], ats[#ats + 1], held.last_at = id, offset, offset
-    if #ats > MOST_MARKS then
-      table.remove(held.ids, 1)
+  local state = logs[log]
+  local offset, ats = state.offset, state.ats
+  if not ats[1] or offset - state.last_at >= keep.piece then
+    state.ids[#state.ids + 1], ats[#ats + 1], state.last_at = id, offset, offset
+    if #ats > MAX_MARKS then
+      table.remove(state.ids, 1)
       table.remove(ats, 1)
     end
   end
   offset = offset + length
-  held.offset, held.upto = offset, id
-  if (offset - held.saved) * SAVES >= keep.piece then
-    held.saved = offset
-    redis.pcall('HSET', epochs_key, FIELD, text_of(held))
+  state.offset, state.upto = offset, id
+  if (offset - state.saved) * SAVES >= keep.piece then
+    state.saved = offset
+    redis.pcall('HSET', epochs_key, FIELD, text_of(state))
   end
   local beyond = offset - keep.bytes
   if ats[2] and ats[2] <= beyond then
-    trim(log, held, beyond)
+    trim(log, state, beyond)
   end
 end

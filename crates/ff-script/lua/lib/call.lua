@@ -1,15 +1,15 @@
--- What one call of a function knows and intends. Functions first read and plan, then `ff.call.commit` writes: a
--- script's error does not roll back, so nothing may be found out after the first write.
+-- The state and the plan of one call. Functions first read and plan, then `ff.call.commit` writes. An error in a script
+-- does not roll back, so everything that can fail comes before the first write.
 
 ff.call = {}
 
--- Bounds of one call, since a script cannot be interrupted once it has written. ARCHITECTURE.md says what they take.
+-- Bounds of one call, since a script cannot be interrupted once it has written. ARCHITECTURE.md has the measured times.
 local MAX_ENDS = 24
 local MAX_DEPENDENTS = 32
 
 local NOTHING = {}
 
--- The policy of the last call, which is most often that of the next.
+-- The policy of the last call, cached: the next call most often has the same.
 local last_policy, keep_of_flows, keep_of_solo, inline_limit
 
 local function read_policy(policy)
@@ -21,16 +21,17 @@ local function read_policy(policy)
   last_policy = policy
 end
 
--- A call that plans no end: it looks at executions and writes by itself. `lanes` got work.
+-- The state of a call that ends no execution and writes without `ff.call.commit`. `lanes` collects the lanes that get
+-- work.
 function ff.call.look(KEYS)
   local now = ff.base.now()
   return { partition = ff.keys.partition(KEYS), now = now, now_text = ff.base.int(now), loaded = {}, lanes = {} }
 end
 
--- `policy` is 'max_flow_log max_solo_log inline_limit flow_bytes solo_bytes': entries kept per log, bytes of a result that
--- travels with its event, bytes kept per log. Earlier programs name no bytes, and then there is no such limit; what further
--- numbers mean is known to later versions. `declared` are the uuids of dependents whose core is in KEYS: for them an absent
--- core is a fact.
+-- The state of a call that may end executions. `policy` is 'max_flow_log max_solo_log inline_limit flow_bytes
+-- solo_bytes': entries kept per log, the largest result that is part of its event, bytes kept per log. Earlier programs
+-- send no bytes; then there is no such limit. Numbers after these belong to later versions and are ignored. `declared`
+-- holds the uuids of dependents whose core is in KEYS: an absent core of theirs is really gone.
 function ff.call.begin(KEYS, policy, declared)
   if policy ~= last_policy then
     read_policy(policy)
@@ -47,15 +48,15 @@ function ff.call.begin(KEYS, policy, declared)
     flow_list = {},   -- the same, in the order in which they were read
     ends = {},        -- executions that end, or whose end is completed, in the order of their completions
     moves = {},       -- executions that change without ending
-    parents = {},     -- ended executions whose dependents were looked at
+    parents = {},     -- ended executions whose dependents were visited
     messages = {},    -- completions to announce: channel and text of each
     lanes = {},       -- lanes that got work
-    losses = {},      -- executions whose lease this call ends, to tell their holders
+    losses = {},      -- executions whose lease this call ends, to notify their holders
     resolved = 0,     -- dependents promoted or skipped
   }
 end
 
--- A list with one more value; made when it gets its first.
+-- Appends to a list that is created with its first value.
 local function with(list, value)
   list = list or {}
   list[#list + 1] = value
@@ -68,9 +69,9 @@ local function zrem(key, members)
   end
 end
 
--- Frees the payloads of ended executions and takes them out of the indexes: out of those of the state they had, or out of all where an interrupted
--- call has overwritten it. The lease, deadline and open entries go last: through them an
--- interrupted end is found and completed.
+-- Frees the payloads of ended executions and removes them from the indexes of their last state, or from all indexes if
+-- an interrupted call has overwritten that state. The lease, deadline and open entries are removed last: through them
+-- an interrupted end is found and completed.
 local function leave_indexes(call)
   local ready, delayed, leases, deadlines
   local open, ended = {}, {}
@@ -106,7 +107,7 @@ local function leave_indexes(call)
   zrem(partition.open, open)
 end
 
--- Carries out what was planned. Returns whether an announcement was refused ('0' or '1').
+-- Writes the plan. Returns whether an announcement was refused ('0' or '1').
 function ff.call.commit(call)
   local flows, ends, moves, parents = call.flow_list, call.ends, call.moves, call.parents
   for index = 1, #flows do
@@ -129,7 +130,7 @@ function ff.call.commit(call)
     leave_indexes(call)
   end
   local refused = ff.completion.publish(call)
-  ff.execution.tell_losses(call)
+  ff.execution.announce_losses(call)
   ff.queue.signal_all(call)
   ff.timers.announce(call)
   return refused

@@ -1,21 +1,20 @@
--- Watching the server's clock, which may be set. Whoever holds a lease or waits for retention counts on time that has passed,
--- and not on a clock that was moved.
+-- Detects changes of the server's clock. Leases and retention depend on elapsed time, not on a clock that was set.
 --
--- Every call tells the time here. Two calls far apart are a leap: the clock was set, or the server answered nobody
--- meanwhile. Neither could a lease be renewed then. What was seen is kept in this library's memory only: a process that
--- begins knows of no leap, and has seen its clock stand for no time.
+-- Every call records its time here. A long time between two calls is a leap: either the clock was set, or the server
+-- answered nobody meanwhile, so that no lease could be renewed. The observations live in this library's memory only: a
+-- new process knows of no leap, and its clock counts as not yet stable.
 
 ff.clock = {}
 
--- Ahead (ms): more than lies between two calls of a deployment that is alive.
+-- A leap ahead (ms): longer than the time between two calls of a live deployment.
 local LEAP = 10000
--- More than lies between two passes of a sweeper.
+-- Longer than the time between two passes of a sweeper (ms).
 local LONG_LEAP = 120000
--- Back (ms): more than a clock that is being adjusted.
+-- A step back (ms): larger than the steps of a clock that is being adjusted.
 local STEP_BACK = 1000
 local KEPT_LEAPS = 8
 
--- The time of the last call, since when the clock has stood, leaps ahead in their order, and how often it went back.
+-- The time of the last call, since when the clock has been stable, the latest leaps ahead, and how often it went back.
 local seen, since, leaps, turns = nil, nil, {}, 0
 
 local function leapt_ahead(now)
@@ -28,7 +27,8 @@ local function leapt_ahead(now)
   end
 end
 
--- A leap ahead that is taken back in part is a shorter one: leases that ran out within it ran out by the clock only.
+-- A step back shortens the leaps ahead that it undoes: leases that expired within such a leap expired by the clock
+-- only.
 local function went_back(now)
   local kept = {}
   for _, leap in ipairs(leaps) do
@@ -39,7 +39,7 @@ local function went_back(now)
   leaps, since, turns = kept, now, turns + 1
 end
 
--- Notes the time of a call.
+-- Records the time of a call.
 function ff.clock.note(now)
   if not seen then
     since = now
@@ -51,14 +51,14 @@ function ff.clock.note(now)
   seen = now
 end
 
--- For how long the clock has stood (ms): since the last leap that no sweeper makes, or that went back.
-function ff.clock.stood_for(now)
+-- For how long the clock has been stable (ms): since the last leap longer than any pause of a sweeper, or step back.
+function ff.clock.stable_for(now)
   return now - since
 end
 
--- When a lease of this length runs out that leaps are not to shorten: one that ran out within a leap has left at its end
--- what it had left at its beginning. A lease that was given after the leap did not run out within it, although a clock that
--- was then adjusted back shows such a time.
+-- The end of a lease of this length, corrected for leaps: a lease that expired within a leap has after the leap the
+-- time that was left before it. A lease that was given after the leap is not corrected, although its end may lie within
+-- the leap if the clock was adjusted back afterwards.
 function ff.clock.lease_end(expires_at, lease_ms)
   for _, leap in ipairs(leaps) do
     local held = expires_at - lease_ms <= leap.from + STEP_BACK
@@ -69,7 +69,7 @@ function ff.clock.lease_end(expires_at, lease_ms)
   return expires_at
 end
 
--- How often the clock went back, and by how much it may differ without having gone back (ms).
+-- How often the clock went back, and how large a step back is tolerated (ms).
 function ff.clock.turns()
   return turns, STEP_BACK
 end

@@ -2,11 +2,11 @@
 
 ff.completion = {}
 
--- An event is bounded whatever the core holds, so that every reader can take it. What was checked where it entered is
--- never longer than this.
+-- The bounds of an event, whatever the core holds, so that every reader accepts it. Values that passed the checks at
+-- submission are never longer.
 local LONGEST_REASON, LONGEST_TAGS, LONGEST_RESULT = 1024, 32768, 1048576
 
--- A text cut at a character of UTF-8.
+-- Cuts a text at a UTF-8 character boundary.
 local function cut(text, longest)
   local len = longest
   while len > 0 and string.find(text, '^[\128-\191]', len + 1) do
@@ -15,8 +15,8 @@ local function cut(text, longest)
   return string.sub(text, 1, len)
 end
 
--- What every subscriber may know, as the inside of a JSON object. Namespaces, lanes and ids hold no character that
--- needs escaping; `tags_json` was composed and checked where it was submitted.
+-- The fields of the event, as the inside of a JSON object. Namespaces, lanes and ids hold no character that needs
+-- escaping; `tags_json` was composed and checked at submission.
 local function body(execution, inline)
   local flow, more = '', ''
   if execution.flow_id then
@@ -48,14 +48,14 @@ local function body(execution, inline)
     .. '","attempt":' .. execution.current_attempt_index .. ',"gen":' .. execution.generation .. more
 end
 
--- Whether the result travels with the event: text that is short enough.
-local function travels(call, execution)
+-- Whether the result is part of the event: it must be text and short enough.
+local function is_inline(call, execution)
   local result = execution.result
   return result and result ~= '' and execution.result_text == '1' and #result <= call.inline_limit
     and #result <= LONGEST_RESULT
 end
 
--- The log of an execution, its epochs, how much it keeps, and the channel.
+-- The log of an execution, the log's epochs and limits, and the channel.
 local function destination(call, execution)
   local partition = call.partition
   if execution.flow_id then
@@ -64,13 +64,13 @@ local function destination(call, execution)
   return partition.solo_log, partition.solo_epochs, call.keep_of_solo, ff.keys.solo_channel
 end
 
--- Where the completion of an execution that ends now is expected to stand, if that is known. The core says so before it
--- stands there, so that a call which is interrupted in between is not followed by a second entry.
+-- The expected position of the completion of an execution that ends now, if it is known. The core records it before the
+-- entry is appended, so that completing an interrupted call does not append a second entry.
 function ff.completion.expected_position(call, execution)
   return ff.log.expected_id((destination(call, execution)))
 end
 
--- The event of an entry of the log.
+-- The event of a log entry.
 local function event_of(entry)
   local fields = entry[2]
   for index = 1, #fields, 2 do
@@ -81,9 +81,9 @@ local function event_of(entry)
   return ''
 end
 
--- The position of an entry that an interrupted call wrote without noting it in the core. Another execution's entry may
--- stand there, and its result may hold any text, so that only the event's first field says whose entry it is.
-local function unnoted_position(log, execution)
+-- The position of an entry that an interrupted call appended without recording it in the core. Another execution's
+-- entry may be there instead. Results may hold any text, so only the event's first field identifies the execution.
+local function unrecorded_position(log, execution)
   local expected = execution.log_expected
   local entry = execution.resumed and expected and redis.call('XRANGE', log, expected, expected)[1]
   local own = '{"execution_id":"' .. execution.execution_id .. '"'
@@ -92,26 +92,26 @@ local function unnoted_position(log, execution)
   end
 end
 
--- Notes where the entry of an execution is going to stand.
-local function note_expected(execution, id)
+-- Records the position that the entry of an execution is going to have.
+local function record_expected(execution, id)
   redis.call('HSET', execution.core, 'log_expected', id)
 end
 
--- Writes the log entry of an execution whose core is terminal, notes its position in the core, and keeps the message
--- for `ff.completion.publish`. What an interrupted call has recorded is announced again: it may not have been, and
--- readers know a duplicate by its position.
+-- Appends the log entry of an execution whose core is terminal, records its position in the core, and keeps the message
+-- for `ff.completion.publish`. An entry that an interrupted call appended is announced again: the call may not have
+-- announced it, and readers detect a duplicate by its position.
 function ff.completion.record(call, execution)
-  local inline = travels(call, execution)
+  local inline = is_inline(call, execution)
   local text = body(execution, inline)
   local event = '{' .. text .. '}'
   local fields = inline and { 'e', event, 'result', execution.result } or { 'e', event }
   local log, epochs, keep, channel = destination(call, execution)
   local id, prev = execution.log_pos, nil
   if not id then
-    id = unnoted_position(log, execution)
+    id = unrecorded_position(log, execution)
     if not id then
       local length = ff.bytes.of(event, inline and execution.result)
-      id, prev = ff.log.append(log, epochs, keep, call.now, fields, length, note_expected, execution)
+      id, prev = ff.log.append(log, epochs, keep, call.now, fields, length, record_expected, execution)
     end
     redis.call('HSET', execution.core, 'log_pos', id)
   end
@@ -122,8 +122,8 @@ function ff.completion.record(call, execution)
   messages[#messages + 1] = '{' .. text .. ',"pos":"' .. id .. '"' .. prev .. result .. '}'
 end
 
--- Announces what this call recorded. Comes last: the log holds it whatever becomes of the announcement.
--- Returns '0', or '1' if an announcement was refused (no permission on the channel).
+-- Announces the entries of this call. Comes last: the log holds them even if the announcement fails. Returns '0', or
+-- '1' if an announcement was refused (no permission on the channel).
 function ff.completion.publish(call)
   local refused, messages = '0', call.messages
   for index = 1, #messages, 2 do
@@ -135,7 +135,7 @@ function ff.completion.publish(call)
   return refused
 end
 
--- When an entry of the log was committed (ms). The fields before `at` hold no quotation marks of their own.
+-- When a log entry was committed (ms). The values before `at` hold no quotation marks.
 function ff.completion.committed_at(entry)
   return tonumber(string.match(event_of(entry), '"at":(%d+)')) or 0
 end

@@ -1,16 +1,16 @@
--- What the end of an execution means for those that need it: promotion, or a skip that ends them too.
+-- Resolves the dependents of an ended execution: promotes them, or ends them as skipped.
 --
--- An execution's `dependents` is a fixed list; `dependents_done` counts how many of them have been dealt with. A
--- dependent notes each need that was met as a field `met:<uuid>` in the same command that counts it, so dealing with
--- one twice does nothing. What exceeds the bound of a call, and what cannot be read now, stays behind in `pending`.
+-- An execution's `dependents` is a fixed list; `dependents_done` counts how many of them are resolved. A dependent
+-- records each met need as a field `met:<uuid>` in the same command that counts it, so resolving one twice changes
+-- nothing. If a call's bound is reached or a dependent cannot be read, the ended execution stays in `pending`.
 
 ff.dependents = {}
 
--- Stands for the dependents of an execution whose record was lost: any member of its flow may need it. Who does is found
--- out when they are dealt with.
+-- Marks the dependents of an execution whose record was lost as unknown: any member of its flow may need it. Resolving
+-- checks the needs of each member.
 ff.dependents.unknown = '?'
 
--- The list of dependents behind a stored text, and whether it only says who may need the execution.
+-- The list of dependents of a stored text, and whether it is uncertain: all members that may need the execution.
 function ff.dependents.list(partition, stored, flow_id)
   if not stored or string.byte(stored) ~= 63 then
     return stored or '', false
@@ -44,11 +44,11 @@ local function meet(call, dependent, parent)
   end
 end
 
--- Deals with one dependent. Returns false where it has to wait.
+-- Resolves one dependent. Returns false if it has to wait.
 local function resolve(call, parent, uuid)
   local dependent, problem, met = ff.execution.load(call, uuid, 'met:' .. parent.uuid)
   if problem then
-    -- What another program has overwritten is lost, and must not keep the others waiting.
+    -- A key that another program has overwritten is lost, and must not block the others.
     return ff.base.is_overwritten(problem)
   elseif not dependent then
     return call.declared[uuid]
@@ -69,8 +69,8 @@ local function resolve(call, parent, uuid)
   return true
 end
 
--- Plans for the dependents of an execution that ends or has ended, as far as the call's bounds allow. Members of a
--- flow that is being cancelled are left to the cancellation.
+-- Plans the resolution of the dependents of an ended execution, within the call's bounds. Members of a flow that is
+-- being cancelled are left to the cancellation.
 function ff.dependents.plan(call, parent)
   local stored = parent.dependents
   if stored == nil then
@@ -82,7 +82,7 @@ function ff.dependents.plan(call, parent)
   local list
   list, parent.uncertain = ff.dependents.list(call.partition, stored, parent.flow_id)
   local count = ff.uuids.count(list)
-  -- One call may come to the same parent twice, before anything of the first time is written.
+  -- One call may plan for the same parent twice before anything is written.
   local before = parent.progress or ff.base.num(parent.dependents_done)
   local done = before
   local flow = ff.flow.of(call, parent)

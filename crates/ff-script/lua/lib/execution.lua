@@ -1,4 +1,4 @@
--- Executions: reading one, and the only writers of its state.
+-- Reads executions, and is the only writer of their state.
 --
 --   blocked ──> waiting <──> active ──> success | failed | cancelled | expired | skipped
 --      └──────> delayed ─┘     │
@@ -6,7 +6,7 @@
 
 ff.execution = {}
 
--- What it takes to end an execution comes first: a call that can do nothing else reads no more.
+-- The first TO_END fields suffice to end an execution: a call that can only end it reads no more.
 local FIELDS = {
   'execution_id', 'flow_id', 'index', 'namespace', 'lane_id', 'tags_json', 'lifecycle_phase', 'public_state',
   'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation', 'lease_epoch', 'deadline_at',
@@ -17,13 +17,13 @@ local FIELDS = {
 }
 local TO_END, ALL = 21, #FIELDS
 
--- Bytes of results that a call reads to complete interrupted ends, unless the last of them has more.
+-- The most bytes of results that a call reads to complete interrupted ends; the last result may exceed it.
 local RESUMED_BYTES = 65536
 
 local PHASES = { blocked = 'submitted', delayed = 'submitted', waiting = 'runnable', active = 'active' }
 
--- An execution from the values of its fields, `values[2]` the first of them; false where there is none. Spelled out,
--- since a table that is made at once in its full size costs a fraction of one that grows.
+-- An execution from the values of FIELDS, which begin at `values[2]`; absent fields are false. Written as one
+-- constructor, since a table created in its full size costs a fraction of one that grows.
 local function from_values(uuid, core, values)
   return {
     uuid = uuid, core = core,
@@ -41,8 +41,8 @@ local function from_values(uuid, core, values)
   }
 end
 
--- Reads an execution: a table of its fields, or nil where nothing was found, or nil and an error. Read once a call.
--- `extra` names one more field to read along; its value comes third. `count` is how many of FIELDS to read.
+-- Reads an execution, once per call: a table of its fields, or nil if it is not found, or nil and an error.
+-- `extra` names one more field to read; its value is the third result. `count` is how many of FIELDS to read.
 function ff.execution.load(call, uuid, extra, count)
   local known = call.loaded[uuid]
   if known then
@@ -65,8 +65,8 @@ function ff.execution.load(call, uuid, extra, count)
   return execution, nil, values[1]
 end
 
--- The member of an execution in `open`: its uuid, and for the member of a flow behind it the flow's id, so that the flow
--- of a record that is lost is still known.
+-- The member of an execution in `open`: its uuid, followed by the id of its flow if it has one, so that the flow of a
+-- lost record is still known.
 function ff.execution.open_member(execution)
   return execution.flow_id and execution.uuid .. execution.flow_id or execution.uuid
 end
@@ -80,8 +80,8 @@ function ff.execution.is_terminal(execution)
   return execution.ending or execution.lifecycle_phase == 'terminal'
 end
 
--- Whether the attempt has used up its time. Its lease is not extended any more, and so bounds how long it may take to
--- stop; the execution is nobody else's before.
+-- Whether the attempt has timed out. Its lease is no longer extended and so bounds how long the handler may take to
+-- stop; no other worker gets the execution before the lease ends.
 function ff.execution.is_timed_out(call, execution)
   local timeout_at = ff.base.num(execution.timeout_at)
   return timeout_at > 0 and timeout_at <= call.now
@@ -98,8 +98,8 @@ function ff.execution.holds_lease(execution, epoch, attempt)
     and execution.current_attempt_index == attempt
 end
 
--- The execution that the owner of a lease wants to end as `outcome`: to be ended, or to be resumed where an earlier
--- call stopped short. Otherwise nil and the answer to give: the one an identical call got, or why it is refused.
+-- The execution that the holder of a lease wants to end as `outcome`: to be ended, or to be resumed if an earlier call
+-- was interrupted. Otherwise nil and the reply: the one that an identical call got, or why the call is refused.
 function ff.execution.owned(call, uuid, epoch, attempt, outcome)
   local count = outcome == 'success' and TO_END or ALL
   local execution, problem, dependents = ff.execution.load(call, uuid, 'dependents', count)
@@ -129,14 +129,14 @@ function ff.execution.owned(call, uuid, epoch, attempt, outcome)
   return nil, { 'lease_lost' }
 end
 
--- Plans the end of an execution and what follows from it. `fields` are further fields to write.
+-- Plans the end of an execution and its effects. `fields` are further fields to write.
 function ff.execution.finish(call, execution, outcome, reason, fields)
   execution.ending = true
   execution.terminal_outcome = outcome
   execution.failure_reason = reason
   execution.completed_at = call.now_text
   ff.execution.take_from_holder(call, execution)
-  -- Room for what most ends write besides, so that the table need not grow.
+  -- Sized for what most ends write besides, so that the table need not grow.
   execution.fields = fields or { nil, nil, nil, nil, nil, nil }
   call.ends[#call.ends + 1] = execution
   call.ends_left = call.ends_left - 1
@@ -144,21 +144,22 @@ function ff.execution.finish(call, execution, outcome, reason, fields)
   ff.dependents.plan(call, execution)
 end
 
--- Plans to tell the process that holds the lease that it is lost. A call of the holder itself has set `by_holder`.
+-- Plans to notify the process that holds the lease that the lease is lost. In a call of the holder itself `by_holder`
+-- is set.
 function ff.execution.take_from_holder(call, execution)
   local active = execution.public_state == 'active'
-  if active and execution.lease_listener and not execution.by_holder and not execution.holder_told then
-    execution.holder_told = true
+  if active and execution.lease_listener and not execution.by_holder and not execution.loss_planned then
+    execution.loss_planned = true
     call.losses[#call.losses + 1] = execution
   end
 end
 
--- Tells the holders of the leases that this call has ended.
-function ff.execution.tell_losses(call)
+-- Notifies the holders of the leases that this call has ended.
+function ff.execution.announce_losses(call)
   local losses = call.losses
   for index = 1, #losses do
     local execution = losses[index]
-    ff.queue.lost(call.partition, execution.lease_listener, execution.uuid, execution.lease_epoch)
+    ff.queue.announce_loss(call.partition, execution.lease_listener, execution.uuid, execution.lease_epoch)
   end
 end
 
@@ -172,8 +173,8 @@ function ff.execution.cancelled_with_flow(call, execution, fields)
   return true
 end
 
--- Reads the result of an execution that has ended as far as its completion needs it: its length, and the result itself
--- only where it may travel with the event. A call plans no further ends once it has read RESUMED_BYTES of results.
+-- Reads what a completion needs of an ended execution's result: its length, and the result itself only if it may be
+-- part of the event. A call plans no further ends once it has read RESUMED_BYTES of results.
 local function read_result(call, execution)
   local len = redis.call('HSTRLEN', execution.core, 'result')
   execution.result_len = len
@@ -188,7 +189,7 @@ local function read_result(call, execution)
   end
 end
 
--- Plans to complete an end that an earlier call left unfinished.
+-- Plans to complete an interrupted end.
 function ff.execution.resume_end(call, execution)
   call.ends_left = call.ends_left - 1
   read_result(call, execution)
@@ -199,15 +200,16 @@ function ff.execution.resume_end(call, execution)
   ff.dependents.plan(call, execution)
 end
 
--- Plans a change of state that is no end: to 'waiting', or to 'delayed' until `due` (ms).
+-- Plans a change to a state that is not terminal: to 'waiting', or to 'delayed' until `due` (ms).
 function ff.execution.move(call, execution, state, due, fields)
   execution.next_state = state
   execution.due = due
   ff.execution.touch(call, execution, fields)
 end
 
--- The delay and the deadline of a member of a flow that was submitted in parts count from the time of its part
--- (`times_from`). Counts them from the start of its flow instead; returns the fields that say so, or nil where they do.
+-- Moves the delay and the deadline of a member of a flow that was submitted in parts: they were computed from the time
+-- of its part (`times_from`), and count from the start of its flow. Returns the fields to write, or nil if nothing
+-- changes.
 function ff.execution.count_from_start(call, execution)
   local from = ff.base.num(execution.times_from)
   local flow = from > 0 and ff.flow.of(call, execution)
@@ -227,8 +229,8 @@ function ff.execution.count_from_start(call, execution)
   return fields
 end
 
--- Notes in `call.missing` the indexes that an execution which has not ended belongs to and is not in, and in its field
--- `counted` what `count_from_start` changes.
+-- Collects in `call.missing` the index entries that an open execution lacks, and in its field `counted` the changes of
+-- `count_from_start`.
 function ff.execution.note_missing(call, execution)
   local counted = ff.execution.count_from_start(call, execution)
   if counted then
@@ -251,7 +253,7 @@ function ff.execution.note_missing(call, execution)
   end
 end
 
--- Puts executions into the indexes that they were missing in. Their times come first, by which the indexes go.
+-- Writes the missing index entries. The changed times are written first, since the index entries are derived from them.
 function ff.execution.add_missing(call)
   for _, entry in ipairs(call.missing.counted) do
     redis.call('HSET', entry[1], unpack(entry[2]))
@@ -283,23 +285,23 @@ function ff.execution.touch(call, execution, fields)
   end
 end
 
--- Up to a fifth is taken off the backoff, by the execution's uuid and the number of its failures: executions that
--- failed together retry at different moments, and a repeated call computes the same.
+-- Shortens the backoff by up to a fifth, depending on the execution's uuid and its number of failures: executions that
+-- failed together retry at different times, and a repeated call computes the same backoff.
 local function with_jitter(execution, failures, backoff)
-  local drawn = (tonumber(string.sub(execution.uuid, -6), 16) + failures * 7919) * 48271 % 1000
-  return backoff - math.floor(backoff * drawn / 5000)
+  local fraction = (tonumber(string.sub(execution.uuid, -6), 16) + failures * 7919) * 48271 % 1000
+  return backoff - math.floor(backoff * fraction / 5000)
 end
 
-local function forget(fields, name, stored)
+local function reset(fields, name, stored)
   if ff.base.num(stored) > 0 then
     fields[#fields + 1] = name
     fields[#fields + 1] = '0'
   end
 end
 
--- Plans what follows from a failed attempt. Returns 'retry' and the backoff in ms, or 'ended' and 0. A worker that
--- reports the failure itself (`by_holder`) shows that this work does not end its process: leases that ran out are
--- forgotten.
+-- Plans a retry or the end after a failed attempt. Returns 'retry' and the backoff in ms, or 'ended' and 0. If the
+-- worker itself reports the failure (`by_holder`), this work does not crash its process: the counts of expired leases
+-- are reset.
 function ff.execution.attempt_failed(call, execution, reason, retryable)
   local failures = ff.base.num(execution.failures) + 1
   local fields = { 'failures', ff.base.int(failures), 'last_error', reason, 'failed_epoch', execution.lease_epoch }
@@ -311,8 +313,8 @@ function ff.execution.attempt_failed(call, execution, reason, retryable)
     return 'ended', 0
   end
   if execution.by_holder then
-    forget(fields, 'lease_expiries', execution.lease_expiries)
-    forget(fields, 'lease_unseen', execution.lease_unseen)
+    reset(fields, 'lease_expiries', execution.lease_expiries)
+    reset(fields, 'lease_unseen', execution.lease_unseen)
   end
   local doubled = ff.base.num(execution.backoff_ms) * 2 ^ math.min(failures - 1, 40)
   local backoff = with_jitter(execution, failures, math.min(doubled, ff.base.num(execution.backoff_max_ms)))
@@ -326,8 +328,8 @@ function ff.execution.attempt_failed(call, execution, reason, retryable)
   return 'retry', backoff
 end
 
--- Plans what follows from a lease that ran out. One that is not known to have reached a worker says nothing about the
--- work, so it counts neither as an expiry nor as a timeout; the next worker confirms its lease before it starts.
+-- Plans what follows an expired lease. An unconfirmed lease may never have reached a worker, so it counts neither as an
+-- expiry nor as a timeout; the next worker confirms its lease before it starts.
 function ff.execution.lease_expired(call, execution)
   ff.execution.take_from_holder(call, execution)
   if not is_confirmed(execution) then
@@ -373,7 +375,8 @@ function ff.execution.write_end(call, execution)
     'terminal_outcome', outcome, 'completed_at', execution.completed_at, unpack(fields, 1, count))
 end
 
--- Frees what only a worker needed. Comes after the end and its log entry, and before the execution leaves the indexes.
+-- Frees the payload, which only a worker needed. Comes after the end and its log entry, and before the execution leaves
+-- the indexes.
 function ff.execution.free_payload(execution)
   if execution.has_payload then
     redis.call('HDEL', execution.core, 'payload', 'large_payload', 'large_payload_len', 'has_payload')

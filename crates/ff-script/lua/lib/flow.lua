@@ -1,4 +1,4 @@
--- Flows: how many members are left, and how the flow ends.
+-- Flows: submission in parts, the count of open members, cancellation, and the end of a flow.
 
 ff.flow = {}
 
@@ -6,11 +6,11 @@ local FIELDS = {
   'flow_id', 'state', 'remaining', 'unsuccessful', 'cancel_requested', 'cancel_reason', 'member_cancelled',
 }
 
--- For how long the parts of a submission are kept until the next of them comes (ms).
+-- How long the parts of a submission are kept while the next one is awaited (ms).
 ff.flow.parts_kept_for = '60000'
 
--- The answer to a submission of a flow that is there; nil where it is to be written, and whether parts of it are there
--- then. `part` is 'whole', 'first' or 'further'.
+-- The reply to a submission whose flow exists already; nil if it is to be written, and whether some of its parts exist.
+-- `part` is 'whole', 'first' or 'further'.
 function ff.flow.known(core, fingerprint, part)
   local stored = redis.call('HMGET', core, 'fingerprint', 'state')
   local known, submitting = stored[1], stored[2] == 'submitting'
@@ -24,18 +24,18 @@ function ff.flow.known(core, fingerprint, part)
   return nil, true
 end
 
--- The field that says how many members a part has that begins at this index.
+-- The field for the number of members of the part that begins at this index.
 local function part_field(first)
   return 'part:' .. first
 end
 
--- Notes that a part is whole. The note goes with the flow's core, or with what a failover loses, so that a flow never
--- starts without some of its members.
-function ff.flow.note_part(core, first, count)
+-- Records that a part is written. The record expires with the flow's core and is lost in a failover like the part
+-- itself, so a flow never starts without some of its members.
+function ff.flow.record_part(core, first, count)
   redis.call('HSET', core, part_field(first), ff.base.int(count))
 end
 
--- The fields that note parts, and of each the index of its first member and the number of its members.
+-- The fields that record parts, and for each the index of its first member and the number of its members.
 local function read_parts(core)
   local fields, firsts = {}, {}
   for _, name in ipairs(redis.call('HKEYS', core)) do
@@ -48,8 +48,8 @@ local function read_parts(core)
   return fields, firsts, #fields > 0 and redis.call('HMGET', core, unpack(fields)) or {}
 end
 
--- Notes that `count` members from the index `first` on are being written, perhaps again. Programs may divide a flow into
--- different parts: a part replaces all that it shares members with, so that the notes never overlap.
+-- Removes the records of the parts that the members from index `first` on (`count` of them) overlap: these members are
+-- about to be written again. Programs may divide a flow into different parts, and the records must never overlap.
 function ff.flow.forget_parts(core, first, count)
   local fields, firsts, counts = read_parts(core)
   local replaced = {}
@@ -61,7 +61,7 @@ function ff.flow.forget_parts(core, first, count)
   ff.base.chunked('HDEL', core, replaced)
 end
 
--- The fields that note parts, and how many members these have together.
+-- The fields that record parts, and the number of members in all parts.
 function ff.flow.parts(core)
   local fields, _, counts = read_parts(core)
   local total = 0
@@ -71,14 +71,14 @@ function ff.flow.parts(core)
   return fields, total
 end
 
--- Notes that a flow is being submitted in parts. It expires unless the next part comes in time: then its members are
--- discarded as those of a submission that was interrupted.
+-- Marks a flow as being submitted in parts. It expires unless the next part comes in time: then the reconciler discards
+-- its members like those of any interrupted submission.
 function ff.flow.keep_submitting(core, flow_id, fingerprint)
   redis.call('HSET', core, 'flow_id', flow_id, 'fingerprint', fingerprint, 'state', 'submitting')
   redis.call('PEXPIRE', core, ff.flow.parts_kept_for)
 end
 
--- Writes a flow whose members are all there.
+-- Writes the core of a flow whose members are all written.
 function ff.flow.start(call, core, flow)
   local count = ff.base.int(ff.uuids.count(flow.members))
   redis.call('HSET', core, 'flow_id', flow.id, 'namespace', flow.namespace, 'name', flow.name,
@@ -86,7 +86,7 @@ function ff.flow.start(call, core, flow)
     'created_at', call.now_text, 'members', flow.members)
 end
 
--- Whether a flow lists a member. A submission that was interrupted and then made with other content leaves members behind
+-- Whether a flow lists a member. A submission that was interrupted and then repeated with other content leaves members
 -- that its flow does not list.
 function ff.flow.lists(flow, execution)
   if not flow.members then
@@ -101,13 +101,13 @@ function ff.flow.started_at(flow)
   return flow.started_at
 end
 
--- The field that says that a member was counted as ended.
+-- The field that marks a member as counted.
 local function mark_of(index)
   return 'ended:' .. index
 end
 
--- Reads a flow, once a call, and along with it whether its member `index` ('' for none) was counted as ended. Returns
--- nil where there is none, and nil and an error where it cannot be read.
+-- Reads a flow, once per call, and whether its member `index` ('' for none) was counted as ended. Returns nil if there
+-- is no such flow, and nil and an error if it cannot be read.
 local function read(call, flow_id, index)
   if call.flows[flow_id] then
     return call.flows[flow_id]
@@ -127,7 +127,7 @@ local function read(call, flow_id, index)
   return flow
 end
 
--- As `read`, but raises the error of a read that failed, since this comes before any write.
+-- Like `read`, but raises an error. Allowed before the first write only.
 function ff.flow.load(call, flow_id, index)
   local flow, problem = read(call, flow_id, index)
   if problem then
@@ -136,8 +136,9 @@ function ff.flow.load(call, flow_id, index)
   return flow
 end
 
--- The flow of an execution; nil where there is none, and nil and an error where it cannot be read. A call that deals with
--- many executions asks this before it plans anything for one of them.
+-- The flow of an execution; nil if it has none or it does not exist, and nil and an error if it cannot be read. A call
+-- for many executions uses this before it plans anything for one of them, so that one bad flow does not fail the
+-- others.
 function ff.flow.try(call, execution)
   local flow_id = execution.flow_id
   if flow_id then
@@ -151,13 +152,13 @@ function ff.flow.of(call, execution)
   return flow_id and (call.flows[flow_id] or ff.flow.load(call, flow_id, execution.index))
 end
 
--- Whether an execution was written by a submission that its flow does not come from, or not yet.
+-- Whether an execution was written by a submission other than that of its flow, or by one that is not complete yet.
 function ff.flow.is_of_another(call, execution)
   local flow = ff.flow.of(call, execution)
   return flow and (flow.state == 'submitting' or not ff.flow.lists(flow, execution))
 end
 
--- Whether a member was counted, as it is stored.
+-- Whether the stored flow has counted a member.
 local function was_counted(flow, mark)
   if mark == flow.mark then
     return flow.marked
@@ -165,7 +166,7 @@ local function was_counted(flow, mark)
   return redis.call('HEXISTS', flow.core, mark) == 1
 end
 
--- Plans to count a member that ends. A member that was counted before is not counted again.
+-- Plans to count a member that ends, unless it was counted before.
 function ff.flow.member_ended(call, execution)
   local flow = ff.flow.of(call, execution)
   if not flow then
@@ -189,12 +190,12 @@ function ff.flow.member_ended(call, execution)
   flow.ended_at = call.now_text
 end
 
--- Plans to mark a flow as being cancelled: its members no longer start.
+-- Plans to mark a flow as being cancelled: its members do not start any more.
 function ff.flow.request_cancel(flow, reason)
   flow.cancel_requested, flow.cancel_reason, flow.newly_cancelled = true, reason, true
 end
 
--- Marks a flow as being cancelled. Comes before its first member ends, so that whoever completes an interrupted
+-- Marks a flow as being cancelled. Comes before its first member ends, so that the repair of an interrupted
 -- cancellation cancels the rest.
 function ff.flow.write_cancel(flow)
   if flow.newly_cancelled then
@@ -202,7 +203,7 @@ function ff.flow.write_cancel(flow)
   end
 end
 
--- A cancellation, of the flow or of one of its members, outweighs a failure.
+-- A cancellation, of the flow or of one of its members, takes precedence over a failure.
 local function final_state(flow)
   if flow.cancel_requested or flow.member_cancelled then
     return 'cancelled'
@@ -210,17 +211,17 @@ local function final_state(flow)
   return ff.base.num(flow.unsuccessful) > 0 and 'failed' or 'success'
 end
 
--- Whether all members of a flow were counted as ended, with those that this call ends.
+-- Whether all members of a flow are counted as ended, including those that this call ends.
 local function has_ended(flow)
   return flow.remaining and ff.base.num(flow.remaining) == 0
 end
 
--- The member of a flow in `ended`. It finds a flow whose members' records are all gone.
+-- The member of a flow in `ended`. Retention finds by it a flow whose members' records are all gone.
 function ff.flow.ended_member(flow_id)
   return 'flow:' .. flow_id
 end
 
--- Adds to the entries that a call is about to write to `ended` that of a flow whose last member ends with it.
+-- Adds a flow whose last member this call ends to the entries that the call writes to `ended`.
 function ff.flow.plan_ended(call, flow, entries)
   if has_ended(flow) then
     local count = #entries
@@ -228,7 +229,7 @@ function ff.flow.plan_ended(call, flow, entries)
   end
 end
 
--- Writes what was planned for a flow, in one command for as many members as a call can end.
+-- Writes the planned changes of a flow in one command; the members that one call can end fit into it.
 function ff.flow.write(flow)
   local changes = flow.changes
   if #changes == 0 then

@@ -1,4 +1,4 @@
--- The keys and channels, spelled once for Lua; src/keys.rs spells them for Rust.
+-- The keys and channels for Lua; src/keys.rs has them for Rust.
 
 ff.keys = {
   flow_channel = 'ff:dag:completions',
@@ -15,8 +15,8 @@ local expected_types = {
   solo_epochs = 'hash',
 }
 
--- First key -> what `ff.keys.partition` made of it, for the partitions whose keys have been found to be of the expected
--- types since this library was loaded. A partition takes 1.5 KB.
+-- First key -> the result of `ff.keys.partition`, for the partitions whose key types were checked since this library
+-- was loaded. A partition takes 1.5 KB.
 local known = {}
 
 local function check_types(partition)
@@ -30,11 +30,11 @@ local function check_types(partition)
 end
 
 -- Names the partition's keys, which come first in KEYS:
---   ready      (zset, by member) what may be claimed, as ff.queue.member
---   delayed    (zset, by due ms) what waits for its time
---   leases     (zset, by ms) when a claimed execution's lease runs out
+--   ready      (zset, by member) executions that may be claimed, as ff.queue.member
+--   delayed    (zset, by due ms) executions that wait for their time
+--   leases     (zset, by ms) when a claimed execution's lease expires
 --   deadlines  (zset, by ms) when an execution expires
---   open       (zset, by member) every execution whose end is not complete with all its consequences
+--   open       (zset, by member) every execution that has not ended, or whose end is not completely written
 --   pending    (zset, by ms) executions that ended and have dependents left to resolve
 --   ended      (zset, by ms) executions to delete after retention, and flows as ff.flow.ended_member
 --   waiters    (zset, by member) processes to signal when a lane gets work

@@ -2,14 +2,14 @@
 
 ff.leases = {}
 
--- Leases looked at by one call.
+-- The most leases that one call visits.
 local LEASES_AT_ONCE = 64
 
--- partition tag -> { turns, skipped, done }: how far its leases were looked at since the clock last went back.
+-- partition tag -> { turns, skipped, done }: how far its leases were visited since the clock last went back.
 local walks = {}
 
--- Leases that run for longer than they were given, since the clock was set back: pairs of execution and new end. Looks at
--- a bounded number of leases, and at none once all were seen.
+-- Leases that would last longer than they were given for, because the clock was set back: pairs of execution and new
+-- end. Visits a bounded number of leases per call, and none once all were visited.
 function ff.leases.overlong(call)
   local turns, tolerance = ff.clock.turns()
   local partition, found = call.partition, {}

@@ -1,27 +1,28 @@
 -- Appending to a completion log so that a reader can prove what it has and has not seen.
 --
 -- Entries are numbered `<epoch>-<seq>`, densely within an epoch. An epoch is one server process's tenure over one log:
--- `mine` lives in this library's memory, which no restart, promotion or reload survives, so whoever lost sight of the
--- log's tail also lost its epoch and starts a new one, whose first entry names the entry before it.
+-- `tenures` lives in this library's memory and does not survive a restart, promotion or reload. A process that may have
+-- missed the log's tail therefore has no epoch and starts a new one, whose first entry names the entry before it.
 --
--- No two tenures share an epoch, whatever the clocks of their servers say. A new epoch lies beyond everything that the
--- log has seen, by a step that each load of the library draws once. Two tenures of one load see each other's epochs, in
--- the log or in `mine`. Two loads draw different steps from what no two of them share: the run id of the server, and
--- within one server its counters. They agree by chance once in four billion pairs, and that matters only if neither saw
--- the other's entries. An average step uses up a four-millionth of the numbers that Lua can count (2^53).
+-- No two tenures share an epoch, whatever the clocks of their servers say. A new epoch is larger than every id of the
+-- log, by a step that each load of the library computes once. Two tenures of one load see each other's epochs, in the
+-- log or in `tenures`. Two loads compute different steps, from what no two of them share: the run id of the server, and
+-- within one server its counters. The chance of equal steps is one in four billion per pair, and it matters only if
+-- neither saw the other's entries. An average step uses up a four-millionth of the integers that Lua can represent
+-- (2^53).
 
 ff.log = {}
 
--- log key -> { epoch, seq } of the last entry that this process appended, and as texts what stands before the seq of
--- each entry of this epoch, and the id of the next entry, once it was asked for.
-local mine = {}
+-- log key -> this process's tenure: `epoch` and `seq` of the last entry that it appended, the text `prefix` before the
+-- seq of each id, and `next_id`, the next entry's id, once it was computed.
+local tenures = {}
 
--- The epochs of which the log has entries are kept beside it with their predecessors, and the newest ones in any case. A
--- log that has entries of too many loses the oldest of those.
+-- A hash beside the log holds the epochs of its entries with their predecessors, and in any case the newest
+-- KEPT_EPOCHS. A log with entries of more than MAX_EPOCHS epochs loses the oldest of them.
 local KEPT_EPOCHS = 64
-local MOST_EPOCHS = 1024
+local MAX_EPOCHS = 1024
 
--- The step of this load of the library, once an epoch was begun.
+-- The step of this load of the library, computed when the first epoch begins.
 local step
 -- A prime below 2^32, and a factor that keeps products below 2^53.
 local STEPS, FACTOR = 4294967291, 1000003
@@ -35,9 +36,9 @@ local function xadd(log, max_len, id, fields)
   return redis.pcall('XADD', log, 'NOMKSTREAM', 'MAXLEN', '~', max_len, id, unpack(fields))
 end
 
--- Continues this process's epoch. Returns the id, or nil and, if an entry had to be taken back, its id.
+-- Appends to this process's epoch. Returns the id, or nil and, if an appended entry had to be deleted, its id.
 local function continue_epoch(log, max_len, fields)
-  local own = mine[log]
+  local own = tenures[log]
   if not own then
     return nil
   end
@@ -54,8 +55,8 @@ local function continue_epoch(log, max_len, fields)
   return nil, id
 end
 
--- The last entry of the log before this append, or 'none', and the largest id that the log has ever given.
-local function tail(log, taken_back)
+-- The last entry of the log before this append, or 'none', and the largest id that the log has ever assigned.
+local function tail(log, deleted)
   if redis.call('EXISTS', log) == 0 then
     return 'none', nil
   end
@@ -70,15 +71,15 @@ local function tail(log, taken_back)
   if last then
     return last[1], largest
   end
-  if taken_back then
-    local epoch, seq = parts(taken_back)
+  if deleted then
+    local epoch, seq = parts(deleted)
     return seq > 0 and ff.base.int(epoch) .. '-' .. ff.base.int(seq - 1) or 'none', largest
   end
   return largest == '0-0' and 'none' or largest, largest
 end
 
--- A number below STEPS that is another one for every load of the library on every server.
-local function drawn_step()
+-- A number below STEPS that differs for every load of the library on every server.
+local function random_step()
   local time = redis.call('TIME')
   local info = redis.pcall('INFO', 'server', 'replication', 'stats')
   local text, value = (type(info) == 'string' and info or '') .. time[1] .. ' ' .. time[2], 0
@@ -89,20 +90,20 @@ local function drawn_step()
 end
 
 local function new_epoch(log, largest, now)
-  step = step or drawn_step()
+  step = step or random_step()
   local beyond = now
   if largest then
     beyond = math.max(beyond, (parts(largest)) + 1)
   end
-  if mine[log] then
-    beyond = math.max(beyond, mine[log].epoch + 1)
+  if tenures[log] then
+    beyond = math.max(beyond, tenures[log].epoch + 1)
   end
   return beyond + step
 end
 
--- Takes the entries before an epoch from the log if it is one of too many. Returns the epoch of the log's first entry.
+-- Trims the oldest epochs of a log that has too many. Returns the epoch of the log's first entry.
 local function oldest_epoch(log, epochs)
-  local too_many = #epochs - MOST_EPOCHS
+  local too_many = #epochs - MAX_EPOCHS
   if too_many > 0 then
     redis.call('XTRIM', log, 'MINID', epochs[too_many + 1] .. '-0')
   end
@@ -111,7 +112,7 @@ local function oldest_epoch(log, epochs)
 end
 
 local function forget_old_epochs(log, epochs_key)
-  -- One field is not an epoch.
+  -- One field is the count of bytes.
   if redis.call('HLEN', epochs_key) <= KEPT_EPOCHS + 1 then
     return
   end
@@ -130,25 +131,25 @@ local function forget_old_epochs(log, epochs_key)
   ff.base.chunked('HDEL', epochs_key, forgotten)
 end
 
-local function begin_epoch(log, epochs_key, max_len, now, fields, taken_back, announce, whose)
-  local prev, largest = tail(log, taken_back)
+local function begin_epoch(log, epochs_key, max_len, now, fields, deleted, record_expected, execution)
+  local prev, largest = tail(log, deleted)
   local epoch_text = ff.base.int(new_epoch(log, largest, now))
   local first = { 'prev', prev }
   for index = 1, #fields do
     first[#first + 1] = fields[index]
   end
-  announce(whose, epoch_text .. '-0')
+  record_expected(execution, epoch_text .. '-0')
   redis.call('HSET', epochs_key, epoch_text, prev, ff.bytes.begin(log, epochs_key, prev))
   forget_old_epochs(log, epochs_key)
   local id = redis.call('XADD', log, 'MAXLEN', '~', max_len, epoch_text .. '-*', unpack(first))
   local given, seq = parts(id)
-  mine[log] = { epoch = given, seq = seq, prefix = ff.base.int(given) .. '-' }
+  tenures[log] = { epoch = given, seq = seq, prefix = ff.base.int(given) .. '-' }
   return id, prev
 end
 
--- The id that the next append gives if this process's epoch goes on; nil if it has none.
+-- The id of the next append if this process's epoch continues; nil if it has none.
 function ff.log.expected_id(log)
-  local own = mine[log]
+  local own = tenures[log]
   if not own then
     return nil
   end
@@ -156,20 +157,20 @@ function ff.log.expected_id(log)
   return own.next_id
 end
 
--- Appends an entry with these fields, which takes `length` bytes. Returns its id, and on an epoch's first entry what stood
--- before it. `keep` is what `ff.bytes.keep` made. `announce` is told the id beforehand where it is not the expected one, and
--- `whose` entry it is.
-function ff.log.append(log, epochs_key, keep, now, fields, length, announce, whose)
+-- Appends an entry with these fields, which takes `length` bytes, for `execution`. Returns its id, and for an epoch's
+-- first entry the entry before it. `keep` comes from `ff.bytes.keep`. If the id is not the one of `ff.log.expected_id`,
+-- calls `record_expected` with the execution and the id before it appends.
+function ff.log.append(log, epochs_key, keep, now, fields, length, record_expected, execution)
   local id, prev = continue_epoch(log, keep.entries, fields)
   if not id then
-    id, prev = begin_epoch(log, epochs_key, keep.entries, now, fields, prev, announce, whose)
+    id, prev = begin_epoch(log, epochs_key, keep.entries, now, fields, prev, record_expected, execution)
   end
   ff.bytes.count(log, epochs_key, id, length, keep)
-  ff.tally.note(log, mine[log], whose.uuid)
+  ff.tally.note(log, tenures[log], execution.uuid)
   return id, prev
 end
 
--- Removes entries that were committed before `cutoff` (ms), at most 100 of them. Returns whether none is left.
+-- Trims entries that were committed before `cutoff` (ms), at most 100 per call. Returns whether none is left.
 function ff.log.trim_before(log, cutoff)
   local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
   if not first or ff.completion.committed_at(first) >= cutoff then

@@ -1,28 +1,28 @@
--- What may be claimed, and who is told about it.
+-- The queue of claimable executions, and the signals to processes that wait for work.
 
 ff.queue = {}
 
 local MAX_PRIORITY = 999
 -- Digits of a time in ms, until the year 2286.
 local TIME_DIGITS = 13
--- Waiting processes that are tried for one signal, in case the first ones are gone.
+-- The most waiting processes that are tried for one signal, in case the first ones are gone.
 local SIGNAL_TRIES = '64'
--- How often a partition looks for processes that are gone (ms), and at how many of those that wait.
+-- How often a partition checks for processes that are gone (ms), and how many waiters it checks at once.
 local PRUNE_INTERVAL = 60000
 local PRUNED_AT_ONCE = 16
 
--- How long work waits for the process that was signalled before the next one is (ms), and at how many lanes of a
--- partition a sweep looks.
+-- How long work waits for the signalled process before the next one is signalled (ms), and how many lanes of a
+-- partition a sweep checks for such work.
 local REMIND_AFTER = 1000
 local REMINDED_AT_ONCE = 8
--- Lanes whose last signal is remembered.
+-- The most lanes whose last signal is remembered.
 local REMEMBERED_LANES = 1000
 
--- partition tag -> { at, after }: when this process last looked, and at whom last.
+-- partition tag -> { at, after }: when waiters were last checked, and the last waiter checked.
 local pruned = {}
--- partition tag -> lane after which the next look for waiting work begins.
+-- partition tag -> the start of the next check for waiting work.
 local reminded = {}
--- lane -> the process that was signalled last in whatever partition, so that work goes round.
+-- lane -> the process that was signalled last in any partition, so that processes take turns.
 local signalled, remembered = {}, 0
 
 -- The range of a lane's members in `ready` and `waiters`: lanes hold no control characters.
@@ -30,7 +30,7 @@ local function lane_range(lane)
   return '[' .. lane .. '\n', '(' .. lane .. '\11'
 end
 
--- Members sort by lane, priority (high first), time (old first), and place in the flow.
+-- Members sort by lane, priority (high first), time (old first), and index in the flow.
 function ff.queue.member(call, execution)
   local time = call.now_text
   if #time < TIME_DIGITS then
@@ -56,19 +56,19 @@ function ff.queue.push(call, execution)
   call.lanes[#call.lanes + 1] = execution.lane_id
 end
 
--- Notes a process to be signalled when the lane gets work here.
+-- Records a process to be signalled when the lane gets work here.
 function ff.queue.wait(partition, lane, listener)
   redis.call('ZADD', partition.waiters, '0', lane .. '\n' .. listener)
 end
 
--- Whether somebody receives a message on a listener's channel.
+-- Sends a message on a listener's channel. Returns whether a process received it.
 local function reaches(listener, message)
   local receivers = redis.pcall('PUBLISH', ff.keys.wake_channel(listener), message)
   return type(receivers) == 'number' and receivers > 0
 end
 
--- Tells a process that it has lost a lease, so that its handler need not go on until the next renewal.
-function ff.queue.lost(partition, listener, uuid, epoch)
+-- Notifies a process that it has lost a lease, so that its handler does not run on until the next renewal.
+function ff.queue.announce_loss(partition, listener, uuid, epoch)
   reaches(listener, 'lost ' .. partition.tag .. ' ' .. uuid .. ' ' .. epoch)
 end
 
@@ -86,7 +86,7 @@ local function remember(lane, listener)
   signalled[lane] = listener
 end
 
--- Processes that wait for this lane, those first that come after the one that was signalled last.
+-- Processes that wait for this lane, beginning after the one that was signalled last.
 local function waiters_in_turn(partition, lane)
   local first, last = lane_range(lane)
   local waiters = redis.call('ZRANGEBYLEX', partition.waiters, first, last, 'LIMIT', '0', SIGNAL_TRIES)
@@ -96,8 +96,8 @@ local function waiters_in_turn(partition, lane)
   end
   previous = lane .. '\n' .. previous
   if #waiters == tonumber(SIGNAL_TRIES) then
-    local behind = redis.call('ZRANGEBYLEX', partition.waiters, '(' .. previous, last, 'LIMIT', '0', SIGNAL_TRIES)
-    return #behind > 0 and behind or waiters
+    local next_ones = redis.call('ZRANGEBYLEX', partition.waiters, '(' .. previous, last, 'LIMIT', '0', SIGNAL_TRIES)
+    return #next_ones > 0 and next_ones or waiters
   end
   local turned, count = {}, #waiters
   local start = 1
@@ -110,7 +110,7 @@ local function waiters_in_turn(partition, lane)
   return turned
 end
 
--- Signals one process that waits for this lane, passing over those that are gone.
+-- Signals one process that waits for this lane, skipping those that are gone.
 function ff.queue.signal(partition, lane)
   for _, waiter in ipairs(waiters_in_turn(partition, lane)) do
     redis.call('ZREM', partition.waiters, waiter)
@@ -122,8 +122,8 @@ function ff.queue.signal(partition, lane)
   end
 end
 
--- Signals the next process for lanes whose work has waited although processes wait for it: the one that was signalled
--- before cannot take it or is gone. Returns when to look again (ms), if there is work.
+-- Signals the next process for lanes whose work waits although processes wait for it: the process that was signalled
+-- cannot take the work or is gone. Returns when to check again (ms), if there is work.
 function ff.queue.remind(partition, now)
   local from = reminded[partition.tag] or '-'
   local found = false
@@ -145,8 +145,8 @@ function ff.queue.remind(partition, now)
   return found and now + REMIND_AFTER or nil
 end
 
--- Now and then takes processes that are gone off the list, also of lanes that get no more work. An empty message asks
--- whether somebody listens.
+-- Periodically removes waiters that are gone, also of lanes that get no more work. An empty message tests whether a
+-- process listens.
 function ff.queue.prune(partition, now)
   local last = pruned[partition.tag] or { at = now - PRUNE_INTERVAL, after = '-' }
   pruned[partition.tag] = last
@@ -161,7 +161,7 @@ function ff.queue.prune(partition, now)
   end
   local more = #waiters == PRUNED_AT_ONCE
   last.after = more and '(' .. waiters[#waiters] or '-'
-  -- A long list is gone through without a pause.
+  -- A long list is checked without a pause.
   last.at = more and now - PRUNE_INTERVAL or now
 end
 

@@ -1,19 +1,21 @@
--- Forgetting: log entries by age, then the executions and flows that no log entry speaks of any more.
+-- Retention: removes log entries by age, then the executions and flows that no log entry refers to any more.
 
 ff.retention = {}
 
--- For how long the clock must have stood before anything is deleted by it (ms), or for the retention if that is shorter.
-local CLOCK_STANDS = 600000
--- What is left of a core so that a repeated submission is known.
+-- For how long the clock must have been stable before anything is deleted (ms), or for the retention if that is
+-- shorter.
+local STABLE_CLOCK = 600000
+-- The fields of a core that are kept to recognise a repeated submission.
 local KEPT_FIELDS = { fingerprint = true, state = true, terminal_outcome = true }
 
--- Whether the id comes from an idempotency key (UUIDv5): others cannot be submitted again.
+-- Whether the id is derived from an idempotency key (UUIDv5): others cannot be submitted again.
 local function is_derived(uuid)
   return string.sub(uuid, 15, 15) == '5'
 end
 
--- Deletes the core of a flow or a solo execution, or reduces it to what answers a repeated submission, for as long as the
--- policy says. A reduced one counts as not found everywhere else. The expiry comes first, so that nothing stays for good.
+-- Deletes the core of a flow or a solo execution, or reduces it to KEPT_FIELDS for the time of the policy, so that a
+-- repeated submission is recognised. Everywhere else a reduced core counts as not found. The expiry is set first, so
+-- that no core stays forever if the call is interrupted.
 local function delete_head(call, core, uuid)
   if call.idempotency_ms <= 0 or not is_derived(uuid) then
     redis.call('UNLINK', core)
@@ -37,7 +39,7 @@ local function remove_solo(call, uuid)
   return 1
 end
 
--- The flow of a member of `ended`; nil for the member of an execution.
+-- The flow id of a flow's member of `ended`; nil for an execution's.
 local function flow_of_member(member)
   return string.match(member, '^flow:(.+)$')
 end
@@ -61,8 +63,8 @@ local function postpone(partition, member, score)
   return 0
 end
 
--- Removes a flow by the entry `member` of `ended`, of the flow itself or of the execution `uuid`.
--- Members stay at least as long as their flow does, and a flow as long as its youngest completion.
+-- Removes the flow to which the entry `member` of `ended` belongs: the flow's own entry, or that of its member `uuid`.
+-- Members stay at least as long as their flow does, and a flow as long as its newest completion.
 local function remove_flow(call, member, uuid, flow_id, cutoff)
   local core = ff.keys.flow(call.partition.tag, flow_id)
   local flow = redis.pcall('HMGET', core, 'state', 'completed_at', 'members')
@@ -75,25 +77,25 @@ local function remove_flow(call, member, uuid, flow_id, cutoff)
   elseif flow[3] and ff.base.num(flow[2]) >= cutoff then
     return postpone(call.partition, member, ff.base.num(flow[2]))
   end
-  -- The flow comes first: without its members' list each member is removed by its own entry in `ended`. So are those that
-  -- this call has no room for.
+  -- The flow is deleted first: without its list of members, each member is removed by its own entry in `ended`. So are
+  -- the members beyond this call's bound.
   local uuids = { uuid }
   if flow[3] then
-    for place = 1, math.min(ff.uuids.count(flow[3]), call.room) do
+    for place = 1, math.min(ff.uuids.count(flow[3]), call.removals_left) do
       local other = ff.uuids.at(flow[3], place)
       uuids[#uuids + 1] = other ~= uuid and other or nil
     end
     delete_head(call, core, flow_id)
   end
   local removed = remove_executions(call, uuids)
-  -- Last, so that it finds the flow where this is interrupted.
+  -- Last, so that this entry still finds the flow after an interruption.
   redis.call('ZREM', call.partition.ended, ff.flow.ended_member(flow_id))
   call.gone[ff.flow.ended_member(flow_id)] = true
   return removed
 end
 
--- Removes what a member of `ended` stands for: an execution, or the flow that it belongs to. Returns how many executions
--- were removed.
+-- Removes the execution of a member of `ended`, or the whole flow that it belongs to. Returns how many executions were
+-- removed.
 local function remove(call, member, cutoff)
   local flow_id = flow_of_member(member)
   if flow_id and not call.flows_done then
@@ -116,8 +118,8 @@ local function remove(call, member, cutoff)
   return remove_solo(call, uuid)
 end
 
--- Whether a log has no entry from before `cutoff` left; nil where another program has overwritten it, which keeps its own
--- executions waiting and no others.
+-- Whether a log has no entry from before `cutoff` left; nil if another program has overwritten the log, which holds up
+-- the removal of the executions of this log only.
 local function trimmed(log, cutoff)
   local length = redis.pcall('XLEN', log)
   if type(length) == 'table' and ff.base.is_overwritten(length.err) then
@@ -126,10 +128,10 @@ local function trimmed(log, cutoff)
   return ff.log.trim_before(log, cutoff)
 end
 
--- Deletes up to `room` executions, and those of a flow that the last of them begins. Returns how many were removed, and
+-- Deletes up to `limit` executions, or more if the last of them belongs to a flow. Returns how many were removed, and
 -- whether more are due.
-function ff.retention.run(call, retention_ms, idempotency_ms, room)
-  if ff.clock.stood_for(call.now) < math.min(CLOCK_STANDS, retention_ms) then
+function ff.retention.run(call, retention_ms, idempotency_ms, limit)
+  if ff.clock.stable_for(call.now) < math.min(STABLE_CLOCK, retention_ms) then
     return 0, false
   end
   call.idempotency_ms = idempotency_ms
@@ -140,17 +142,17 @@ function ff.retention.run(call, retention_ms, idempotency_ms, room)
     return 0, true
   end
   local candidates = redis.call('ZRANGEBYSCORE', partition.ended, '-inf', '(' .. ff.base.int(cutoff), 'LIMIT', 0,
-    room)
+    limit)
   local removed = 0
   call.gone, call.flows_done, call.solo_done = {}, flows_done, solo_done
   for _, member in ipairs(candidates) do
-    call.room = room - removed
-    if call.room <= 0 then
+    call.removals_left = limit - removed
+    if call.removals_left <= 0 then
       return removed, true
     end
     if not call.gone[member] then
       removed = removed + remove(call, member, cutoff)
     end
   end
-  return removed, #candidates == room
+  return removed, #candidates == limit
 end

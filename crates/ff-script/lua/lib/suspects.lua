@@ -1,15 +1,15 @@
--- Suspects: entries of an index whose execution is not found, and executions whose flow is not. Whether something is gone
--- only a call can tell that has its key in KEYS, `ff1_settle`. Others name suspects in their reply, and put them off so
--- that their bounded scans go on.
+-- Suspects: index entries whose execution is not found, and executions whose flow is not found. Only `ff1_settle`,
+-- which has their keys in KEYS, can prove that a record is gone. Other functions name suspects in their reply, and
+-- postpone them so that their bounded scans make progress.
 
 ff.suspects = {}
 
--- Suspects that one reply names.
+-- The most suspects that one reply names.
 local NAMED_AT_ONCE = 64
--- For how long an entry is put off that cannot be dealt with now (ms).
-ff.suspects.put_off_for = 60000
+-- For how long an entry that cannot be handled now is postponed (ms).
+ff.suspects.postponed_for = 60000
 
--- Notes a suspect. The flow id of a member is found in its entry in `open` where the caller does not know it.
+-- Adds a suspect to the reply. If the caller does not know its flow id, this is taken from its entry in `open`.
 function ff.suspects.note(call, uuid, flow_id)
   local suspects = call.suspects
   if #suspects >= 2 * NAMED_AT_ONCE then
@@ -23,7 +23,7 @@ function ff.suspects.note(call, uuid, flow_id)
   suspects[#suspects + 1] = flow_id
 end
 
--- When an entry that cannot be dealt with now is looked at again (ms), as a text.
+-- When a postponed entry is visited again (ms), as a text.
 function ff.suspects.later(call)
-  return ff.base.int(call.now + ff.suspects.put_off_for)
+  return ff.base.int(call.now + ff.suspects.postponed_for)
 end

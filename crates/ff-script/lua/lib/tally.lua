@@ -1,25 +1,26 @@
--- What this server process has appended to the logs, remembered for readers: one short call tells them which logs went
--- on, in place of one for each log.
+-- Remembers which logs this server process has appended to, so that a reader finds the logs that have grown with one
+-- short call instead of one call per log.
 
 ff.tally = {}
 
--- How many entries this process has appended, and what tells this process from any other: when it was first asked for
--- that (microseconds). Processes that one reader asks in turn share no such moment.
+-- How many entries this process has appended, and an identity of this process: the time of its first `since` call in
+-- microseconds. No two processes that serve one reader in turn share that time.
 local appends, process = 0, nil
 
--- log key -> its last entry: `own` as `ff.log` has it, with `whose` it is (a uuid), and how many entries had been appended
--- to all logs `at` it.
+-- log key -> the log's tenure in `ff.log`, with the uuid of its newest entry's execution (`whose`) and the value of
+-- `appends` at that entry (`at`).
 local logs = {}
 
--- Notes that an entry was appended.
+-- Counts an appended entry.
 function ff.tally.note(log, own, uuid)
   appends = appends + 1
   own.whose, own.at = uuid, appends
   logs[log] = own
 end
 
--- The server's time (ms), the tally of this process, and then the logs of a scope that were appended to since the tally was
--- `since`. Uses nothing of the library that a reader has no rights for, and tells nobody the time: it takes no lease.
+-- The server's time (ms), the tally of this process, and then the logs of a scope that were appended to since the tally
+-- `since`. Calls TIME only, since a reader's permissions allow no more; `ff.clock` is not needed, because no lease
+-- depends on this call.
 function ff.tally.since(since, scope)
   local time = redis.call('TIME')
   process = process or time[1] .. '.' .. time[2]

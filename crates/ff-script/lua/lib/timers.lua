@@ -1,38 +1,39 @@
--- Timers that are due before the next regular sweep: the call that creates one makes it known.
+-- Timers that are due before the next regular sweep: the call that creates one announces it to the engines.
 --
--- The engine that serves a partition sweeps it when the soonest timer that it knows of is due, and otherwise once per
--- interval, which is shorter than HORIZON. So a timer is announced only if it is due within the horizon and sooner than
--- what was announced or reported before: a later one is found by the sweep that the earlier one asks for. A burst of
+-- The engine that serves a partition sweeps it when the earliest timer that it knows of is due, and otherwise once per
+-- interval, which is shorter than HORIZON. A timer is therefore announced only if it is due within the horizon and
+-- earlier than the timer that was announced or reported last; the sweep for that one finds a later timer. A burst of
 -- timers announces little, and a lease of 30 s announces nothing.
 
 ff.timers = {}
 
--- How far ahead timers are announced (ms). The longest interval of a sweeper is shorter; limits.rs spells it for Rust.
+-- How far ahead timers are announced (ms). The longest interval of a sweeper is shorter; limits.rs has the value for
+-- Rust.
 local HORIZON = 10000
--- How long after it was due a timer that nobody swept counts as known (ms). Then the message was lost, and the next
--- timer is announced again.
+-- How long an overdue timer counts as known (ms). After that time without a sweep its message was lost, and the next
+-- timer is announced.
 local OVERDUE = 1000
 
--- partition tag -> when the soonest timer is due (ms) that was announced, or reported by a sweep.
+-- partition tag -> when the earliest timer is due (ms) that was announced, or reported by a sweep.
 local known = {}
 
--- Plans to make a timer known that this call creates, due at a time in ms.
+-- Plans to announce a timer that this call creates, due at a time in ms.
 function ff.timers.note(call, due)
   if due - call.now < HORIZON and not call.reports_timers and (not call.timer or due < call.timer) then
     call.timer = due
   end
 end
 
--- Announces the soonest timer that this call has created, as `<partition number> <ms until it is due>`. A lost message
--- costs time only.
+-- Announces the earliest timer that this call has created, as `<partition number> <ms until it is due>`. A lost message
+-- only delays the timer until the next sweep.
 function ff.timers.announce(call)
   local due = call.timer
   if not due then
     return
   end
   local tag = call.partition.tag
-  local told = known[tag]
-  if told and told <= due and told > call.now - OVERDUE then
+  local known_due = known[tag]
+  if known_due and known_due <= due and known_due > call.now - OVERDUE then
     return
   end
   redis.pcall('PUBLISH', ff.keys.timers_channel,
@@ -40,12 +41,12 @@ function ff.timers.announce(call)
   known[tag] = due
 end
 
--- Notes when something is due next (ms, or nil) that a sweep reports to its caller.
+-- Records the next due time (ms, or nil) that a sweep reports to its caller.
 function ff.timers.reported(partition, due)
   known[partition.tag] = due
 end
 
--- Tells the engines that their number has changed, so that they share the partitions again.
-function ff.timers.tell_engines()
+-- Announces that the set of engines has changed, so that they divide the partitions again.
+function ff.timers.announce_engines()
   redis.pcall('PUBLISH', ff.keys.timers_channel, 'engines')
 end

@@ -1,5 +1,4 @@
--- Lists of uuids as they are stored: texts of 36 characters with a comma between them. A list of a thousand is read without
--- a table of its parts.
+-- Lists of uuids as they are stored: texts of 36 characters, separated by commas. Reading a list creates no table.
 
 ff.uuids = {}
 
@@ -10,13 +9,13 @@ function ff.uuids.count(list)
   return math.floor((#list + 1) / WIDTH)
 end
 
--- The uuid at a place, from 1.
+-- The uuid at a position, from 1.
 function ff.uuids.at(list, place)
   local first = (place - 1) * WIDTH + 1
   return string.sub(list, first, first + LENGTH - 1)
 end
 
--- The place of a uuid, from 1; nil where it is not in the list.
+-- The position of a uuid, from 1; nil if it is not in the list.
 function ff.uuids.place(list, uuid)
   local first = string.find(list, uuid, 1, true)
   return first and (first - 1) / WIDTH + 1

@@ -6,12 +6,12 @@ use ff_core::{
     Outcome, limits,
 };
 
-use super::{Operations, Reader, arg, block_and, call, not_found, read, work::read_tags};
+use super::{Operations, ReplyReader, arg, block_and, call, not_found, read, work::read_tags};
 use crate::{host::ScriptHost, keys};
 
-/// Members that one call of `ff1_cancel_flow` looks at.
+/// The most members that one call of `ff1_cancel_flow` visits.
 const CANCELLED_AT_ONCE: u32 = 48;
-/// Members that one call of `ff1_describe_flow` reads.
+/// The most members that one call of `ff1_describe_flow` reads.
 const DESCRIBED_AT_ONCE: u32 = 200;
 
 impl<H: ScriptHost> Operations<H> {
@@ -25,7 +25,7 @@ impl<H: ScriptHost> Operations<H> {
         if reply.is_empty() {
             return Err(not_found(id));
         }
-        read_execution(&mut Reader::new("describe execution", &reply), id)
+        read_execution(&mut ReplyReader::new("describe execution", &reply), id)
     }
 
     /// See [`ff_core::backend::ControlBackend::describe_flow`].
@@ -41,10 +41,10 @@ impl<H: ScriptHost> Operations<H> {
             if reply.is_empty() {
                 return Err(EngineError::NotFound { what: format!("flow {id}") });
             }
-            let mut reader = Reader::new("describe flow", &reply);
+            let mut reader = ReplyReader::new("describe flow", &reply);
             let flow = read_flow(&mut reader, id)?;
             next = reader.optional()?;
-            // The state of the flow as it was before any member was read: it is never ahead of its members.
+            // The flow of the first page is kept: its state is then never ahead of its members' states.
             let members = &mut described.get_or_insert(flow).members;
             while !reader.is_at_end() {
                 members.push(MemberSnapshot {
@@ -66,7 +66,7 @@ impl<H: ScriptHost> Operations<H> {
         let keys = block_and(id.partition(), [keys::execution_core(id)]);
         let args = vec![self.policy.argument(), arg(id.uuid()), reason_argument(reason)];
         let reply = self.run(call("ff1_cancel_execution", keys, args)).await?;
-        let mut reader = Reader::new("cancel execution", &reply);
+        let mut reader = ReplyReader::new("cancel execution", &reply);
         match reader.text()? {
             "ok" => self.warn_if_refused(&mut reader).map(|()| CancelOutcome::Cancelled),
             "ended" => match Outcome::from_wire(reader.text()?) {
@@ -91,7 +91,7 @@ impl<H: ScriptHost> Operations<H> {
         Ok(total)
     }
 
-    /// Cancels the next members and returns where to go on.
+    /// Cancels the next members and returns where to continue.
     async fn cancel_members(
         &self,
         id: FlowId,
@@ -103,7 +103,7 @@ impl<H: ScriptHost> Operations<H> {
         let keys = block_and(partition, [keys::flow_core(partition, id)]);
         let args = vec![self.policy.argument(), arg(id), reason_argument(reason), arg(first), arg(CANCELLED_AT_ONCE)];
         let reply = self.run(call("ff1_cancel_flow", keys, args)).await?;
-        let mut reader = Reader::new("cancel flow", &reply);
+        let mut reader = ReplyReader::new("cancel flow", &reply);
         match reader.text()? {
             "ok" => {
                 total.cancelled = total.cancelled.saturating_add(reader.number()?);
@@ -112,7 +112,7 @@ impl<H: ScriptHost> Operations<H> {
             }
             "ended" => {
                 let flow = self.describe_flow(id).await?;
-                // Whatever this call has cancelled before the flow ended is among its members.
+                // The members that were cancelled before the flow ended are among its members too.
                 let members = u32::try_from(flow.members.len()).unwrap_or(u32::MAX);
                 total.already_ended = members.saturating_sub(total.cancelled);
                 Ok(None)
@@ -123,13 +123,13 @@ impl<H: ScriptHost> Operations<H> {
     }
 }
 
-/// A reason, cut to its limit at a character.
+/// A reason, cut to its limit at a character boundary.
 pub(super) fn reason_argument(reason: &str) -> Bytes {
     arg(&reason[..reason.floor_char_boundary(limits::REASON_BYTES)])
 }
 
-/// What a page says of the flow itself.
-fn read_flow(reader: &mut Reader<'_>, id: FlowId) -> Result<FlowSnapshot, EngineError> {
+/// Reads the fields of the flow itself.
+fn read_flow(reader: &mut ReplyReader<'_>, id: FlowId) -> Result<FlowSnapshot, EngineError> {
     let name = reader.optional_text()?.map(str::to_owned);
     let mut flow = FlowSnapshot::new(id, reader.parse()?, reader.parse()?);
     flow.name = name;
@@ -139,7 +139,7 @@ fn read_flow(reader: &mut Reader<'_>, id: FlowId) -> Result<FlowSnapshot, Engine
     Ok(flow)
 }
 
-fn read_execution(reader: &mut Reader<'_>, id: ExecutionId) -> Result<ExecutionSnapshot, EngineError> {
+fn read_execution(reader: &mut ReplyReader<'_>, id: ExecutionId) -> Result<ExecutionSnapshot, EngineError> {
     let name = reader.text()?.to_owned();
     let flow_id = reader.optional()?;
     let (namespace, lane) = (reader.parse()?, reader.parse()?);

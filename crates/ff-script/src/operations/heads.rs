@@ -1,10 +1,10 @@
-//! What readers of the logs ask of the library, as calls and answers. The reader sends them itself, so that only a
-//! primary is believed.
+//! The calls by which readers compare the logs' heads, and their replies. The reader sends the calls itself, because it
+//! must check that a primary answers.
 
 use ff_core::{EngineError, EntryId, LogId, Partition, Scope};
 use uuid::Uuid;
 
-use super::{Reader, arg, read};
+use super::{ReplyReader, arg, read};
 use crate::{
     host::{Call, Reply},
     keys,
@@ -15,33 +15,33 @@ use crate::{
 pub struct Newest {
     /// Its id.
     pub entry: EntryId,
-    /// The execution that it tells of; `None` where that is not known.
+    /// Its execution; `None` if that is not known.
     pub execution: Option<Uuid>,
 }
 
-/// How the newest entry of a log compares with what the reader has.
+/// The newest entry of a log, compared with the reader's cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Head {
-    /// It is the entry that the reader has; the log is empty if the reader has none.
+    /// It is the reader's newest entry, or both have none.
     Known,
-    /// The log holds nothing.
+    /// The log is empty.
     Empty,
-    /// It is this one.
+    /// It is another entry, this one.
     At(Newest),
 }
 
-/// What a server process has appended since it was asked before.
+/// What a server process has appended since the previous call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Appended {
     /// The server's time (ms).
     pub at_ms: u64,
-    /// What to ask with the next time.
+    /// The argument of the next call.
     pub tally: String,
-    /// The logs that it has appended to, with their newest entries; `None` where it does not know what was appended.
+    /// The logs that it has appended to, with their newest entries; `None` if the process does not know.
     pub logs: Option<Vec<(LogId, Newest)>>,
 }
 
-/// Compares the newest entry of a log with what the reader has of it.
+/// Compares the newest entry of a log with the reader's newest entry of it.
 #[must_use]
 pub fn heads_call(log: LogId, has: Option<Newest>) -> Call {
     let known = match has {
@@ -52,12 +52,12 @@ pub fn heads_call(log: LogId, has: Option<Newest>) -> Call {
     read("ff1_heads", vec![keys::completion_log(log)], vec![arg(known)])
 }
 
-/// The answer to [`heads_call`].
+/// Parses the reply to [`heads_call`].
 ///
 /// # Errors
-/// [`EngineError::Transport`] for an answer of another shape.
-pub fn head_answered(reply: &Reply) -> Result<Head, EngineError> {
-    let mut reader = Reader::new("comparing the newest entries of completion logs", reply);
+/// [`EngineError::Protocol`] for a reply of another shape.
+pub fn parse_head(reply: &Reply) -> Result<Head, EngineError> {
+    let mut reader = ReplyReader::new("comparing the newest entries of completion logs", reply);
     match reader.text()? {
         "" => Ok(Head::Known),
         "-" => Ok(Head::Empty),
@@ -65,7 +65,7 @@ pub fn head_answered(reply: &Reply) -> Result<Head, EngineError> {
     }
 }
 
-/// Asks the server that `log` lies on which logs of its scope were appended to since it gave this tally.
+/// Asks the server that owns `log` which logs of the same scope were appended to since this tally.
 #[must_use]
 pub fn appended_call(log: LogId, since: &str) -> Call {
     let scope = match log.scope {
@@ -75,12 +75,12 @@ pub fn appended_call(log: LogId, since: &str) -> Call {
     read("ff1_appended", vec![keys::completion_log(log)], vec![arg(since), arg(scope)])
 }
 
-/// The answer to [`appended_call`].
+/// Parses the reply to [`appended_call`].
 ///
 /// # Errors
-/// [`EngineError::Transport`] for an answer of another shape.
-pub fn appended_answered(reply: &Reply, scope: Scope) -> Result<Appended, EngineError> {
-    let mut reader = Reader::new("asking which completion logs were appended to", reply);
+/// [`EngineError::Protocol`] for a reply of another shape.
+pub fn parse_appended(reply: &Reply, scope: Scope) -> Result<Appended, EngineError> {
+    let mut reader = ReplyReader::new("asking which completion logs were appended to", reply);
     let (at_ms, tally) = (reader.number()?, reader.text()?.to_owned());
     let mut logs = Vec::new();
     while !reader.is_at_end() {
@@ -112,18 +112,18 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_read_and_others_are_errors() {
+    fn replies_are_parsed_and_malformed_ones_are_errors() {
         let uuid = Uuid::from_u128(7);
         let newest = Newest { entry: EntryId { epoch: 5, seq: 2 }, execution: Some(uuid) };
-        assert_eq!(head_answered(&reply(&[""])).unwrap(), Head::Known);
-        assert_eq!(head_answered(&reply(&["-"])).unwrap(), Head::Empty);
-        assert_eq!(head_answered(&reply(&[&format!("5-2 {uuid}")])).unwrap(), Head::At(newest));
-        assert_eq!(head_answered(&reply(&["5-2 "])).unwrap(), Head::At(Newest { execution: None, ..newest }));
+        assert_eq!(parse_head(&reply(&[""])).unwrap(), Head::Known);
+        assert_eq!(parse_head(&reply(&["-"])).unwrap(), Head::Empty);
+        assert_eq!(parse_head(&reply(&[&format!("5-2 {uuid}")])).unwrap(), Head::At(newest));
+        assert_eq!(parse_head(&reply(&["5-2 "])).unwrap(), Head::At(Newest { execution: None, ..newest }));
         let log = LogId { partition: Partition::new(9), scope: Scope::Solo };
-        let appended = appended_answered(&reply(&["12", "1.2:3", &format!("9 5-2 {uuid}")]), Scope::Solo).unwrap();
+        let appended = parse_appended(&reply(&["12", "1.2:3", &format!("9 5-2 {uuid}")]), Scope::Solo).unwrap();
         assert_eq!(appended, Appended { at_ms: 12, tally: "1.2:3".to_owned(), logs: Some(vec![(log, newest)]) });
-        assert_eq!(appended_answered(&reply(&["12", "1.2:3", "*"]), Scope::Solo).unwrap().logs, None);
-        assert!(head_answered(&reply(&["5"])).is_err() && head_answered(&reply(&[])).is_err());
-        assert!(appended_answered(&reply(&["12", "1.2:3", "9 x"]), Scope::Solo).is_err());
+        assert_eq!(parse_appended(&reply(&["12", "1.2:3", "*"]), Scope::Solo).unwrap().logs, None);
+        assert!(parse_head(&reply(&["5"])).is_err() && parse_head(&reply(&[])).is_err());
+        assert!(parse_appended(&reply(&["12", "1.2:3", "9 x"]), Scope::Solo).is_err());
     }
 }

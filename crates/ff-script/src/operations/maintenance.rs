@@ -9,20 +9,20 @@ use ff_core::{
 };
 use uuid::Uuid;
 
-use super::{Operations, Reader, arg, block_and, call, read, submit::millis};
+use super::{Operations, ReplyReader, arg, block_and, call, read, submit::millis};
 use crate::{host::ScriptHost, keys};
 
-/// Dependents that one call of `ff1_resolve` is shown, with their keys.
+/// The most dependents that one call of `ff1_resolve` gets, with their keys.
 const RESOLVED_AT_ONCE: u32 = 32;
-/// Suspects that one call of `ff1_settle` is shown.
+/// The most suspects that one call of `ff1_settle` gets, with their keys.
 const SETTLED_AT_ONCE: usize = 16;
 
-/// An index's entry without an execution, or an execution without its flow; with the flow's id where that is known.
+/// An index entry without an execution, or an execution without its flow; with the flow's id if that is known.
 type Suspect = (ExecutionId, Option<FlowId>);
 
-/// What became of suspects.
+/// The counts of settled suspects.
 #[derive(Debug, Default)]
-struct Settled {
+struct SettleCounts {
     removed: u32,
     lost: u32,
 }
@@ -54,14 +54,14 @@ impl<H: ScriptHost> Operations<H> {
         reports
     }
 
-    /// What a sweep of one partition did, and what became of the suspects that it named.
+    /// Reads the report of one partition's sweep and settles the suspects that it names.
     async fn swept(
         &self,
         partition: Partition,
         reply: Result<Vec<Bytes>, EngineError>,
     ) -> Result<SweepReport, EngineError> {
         let reply = reply?;
-        let mut reader = Reader::new("sweep", &reply);
+        let mut reader = ReplyReader::new("sweep", &reply);
         let mut report = read_sweep(&mut reader)?;
         let suspects = read_suspects(&mut reader, partition)?;
         report.lost = self.settle(partition, &suspects).await?.lost;
@@ -78,7 +78,7 @@ impl<H: ScriptHost> Operations<H> {
         if pending.is_empty() {
             return Ok(ResolveReport::default());
         }
-        let mut reader = Reader::new("read pending dependents", &pending);
+        let mut reader = ReplyReader::new("read pending dependents", &pending);
         let (parent, flow): (Uuid, Option<FlowId>) = (reader.parse()?, reader.optional()?);
         let mut uuids = vec![parent];
         while !reader.is_at_end() {
@@ -100,7 +100,7 @@ impl<H: ScriptHost> Operations<H> {
         let mut args: Vec<Bytes> = vec![self.policy.argument()];
         args.extend(uuids.iter().map(arg));
         let reply = self.run(call("ff1_resolve", keys, args)).await?;
-        let mut reader = Reader::new("resolve dependents", &reply);
+        let mut reader = ReplyReader::new("resolve dependents", &reply);
         Ok(ResolveReport { resolved: reader.number()?, more: reader.flag()? })
     }
 
@@ -117,7 +117,7 @@ impl<H: ScriptHost> Operations<H> {
         let after = cursor.map(|cursor| cursor.0.uuid().to_string()).unwrap_or_default();
         let args = vec![self.policy.argument(), arg(after), arg(limit)];
         let reply = self.run(call("ff1_reconcile", keys::partition_block(partition), args)).await?;
-        let mut reader = Reader::new("reconcile", &reply);
+        let mut reader = ReplyReader::new("reconcile", &reply);
         let (examined, repaired): (_, u32) = (reader.number()?, reader.number()?);
         let next = reader.optional::<Uuid>()?;
         let (unreadable, one_unreadable) = (reader.number()?, reader.optional::<Uuid>()?);
@@ -134,9 +134,9 @@ impl<H: ScriptHost> Operations<H> {
         })
     }
 
-    /// Has the library decide what becomes of suspects, with their keys.
-    async fn settle(&self, partition: Partition, suspects: &[Suspect]) -> Result<Settled, EngineError> {
-        let mut settled = Settled::default();
+    /// Lets the library settle suspects, with all their keys in KEYS.
+    async fn settle(&self, partition: Partition, suspects: &[Suspect]) -> Result<SettleCounts, EngineError> {
+        let mut settled = SettleCounts::default();
         for suspects in suspects.chunks(SETTLED_AT_ONCE) {
             let keys = suspects.iter().flat_map(|(id, flow)| {
                 let core = keys::execution_core(*id);
@@ -146,7 +146,7 @@ impl<H: ScriptHost> Operations<H> {
             let mut args = vec![self.policy.argument()];
             args.extend(suspects.iter().flat_map(|(id, flow)| [arg(id.uuid()), flow.map_or_else(Bytes::new, arg)]));
             let reply = self.run(call("ff1_settle", block_and(partition, keys), args)).await?;
-            let mut reader = Reader::new("settle", &reply);
+            let mut reader = ReplyReader::new("settle", &reply);
             settled.removed = settled.removed.saturating_add(reader.number()?);
             settled.lost = settled.lost.saturating_add(reader.number()?);
         }
@@ -171,7 +171,7 @@ impl<H: ScriptHost> Operations<H> {
     pub async fn note_engine(&self, engine: &EngineId, stays: Duration) -> Result<Vec<EngineId>, EngineError> {
         let args = vec![arg(engine), millis(stays)];
         let reply = self.run(call("ff1_engine", vec![keys::ENGINES.to_owned()], args)).await?;
-        let mut reader = Reader::new("note an engine", &reply);
+        let mut reader = ReplyReader::new("note an engine", &reply);
         let mut engines = Vec::new();
         while !reader.is_at_end() {
             engines.push(reader.parse()?);
@@ -180,7 +180,7 @@ impl<H: ScriptHost> Operations<H> {
     }
 }
 
-fn read_suspects(reader: &mut Reader<'_>, partition: Partition) -> Result<Vec<Suspect>, EngineError> {
+fn read_suspects(reader: &mut ReplyReader<'_>, partition: Partition) -> Result<Vec<Suspect>, EngineError> {
     let mut suspects = Vec::new();
     while !reader.is_at_end() {
         let id = ExecutionId::from_parts(partition, reader.parse()?);
@@ -189,7 +189,7 @@ fn read_suspects(reader: &mut Reader<'_>, partition: Partition) -> Result<Vec<Su
     Ok(suspects)
 }
 
-fn read_sweep(reader: &mut Reader<'_>) -> Result<SweepReport, EngineError> {
+fn read_sweep(reader: &mut ReplyReader<'_>) -> Result<SweepReport, EngineError> {
     let mut report = SweepReport::default();
     report.released = reader.number()?;
     report.reclaimed = reader.number()?;

@@ -1,6 +1,6 @@
-//! The operations of the engine as typed calls: what goes into KEYS and ARGV, and what the reply means.
+//! The operations of the engine as typed calls: they build KEYS and ARGV and parse the reply.
 //!
-//! Nothing here decides a transition: every answer comes from the library.
+//! No transition is decided here: the library decides all of them.
 
 mod control;
 mod heads;
@@ -21,11 +21,11 @@ use crate::{
     host::{Call, Reply, ScriptHost},
     keys,
 };
-pub use heads::{Appended, Head, Newest, appended_answered, appended_call, head_answered, heads_call};
+pub use heads::{Appended, Head, Newest, appended_call, heads_call, parse_appended, parse_head};
 pub use log_policy::{LogBytes, LogPolicy};
-use reply::Reader;
+use reply::ReplyReader;
 
-/// What is fixed for the lifetime of a deployment, as its record says.
+/// The settings that are fixed for the lifetime of a deployment, as its record holds them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deployment {
     partitions: u16,
@@ -36,7 +36,7 @@ impl Deployment {
     /// The record, from the texts of its fields.
     ///
     /// # Errors
-    /// [`EngineError::Protocol`] for what is no number.
+    /// [`EngineError::Protocol`] if a text is not a number.
     pub fn recorded(partitions: &str, abi: &str) -> Result<Self, EngineError> {
         let refused = |what: &str, text: &str| {
             let reason = format!("the recorded {what} `{}` is not a number", text.escape_debug());
@@ -48,7 +48,7 @@ impl Deployment {
         })
     }
 
-    /// The recorded partition count, for a program that insists on `wanted`, if on any.
+    /// Returns the recorded partition count. A program may require `wanted`.
     ///
     /// # Errors
     /// [`EngineError::Conflict`] when another count or ABI is recorded.
@@ -70,8 +70,8 @@ impl Deployment {
     }
 }
 
-/// The operations over one host. Implements the traits of [`ff_core::backend`] but for what needs a subscription;
-/// [`backend_by_script`](crate::backend_by_script) hands them through for a backend.
+/// The operations over one host: the methods of the traits of [`ff_core::backend`], except those that need a
+/// subscription. [`backend_by_script`](crate::backend_by_script) implements the traits for a backend with them.
 pub struct Operations<H> {
     host: Arc<H>,
     partitions: PartitionCount,
@@ -87,7 +87,7 @@ impl<H: ScriptHost> Operations<H> {
 
     /// Records the partition count if none is recorded, and otherwise adopts the recorded one.
     ///
-    /// `wanted` is the count that the caller insists on, if any.
+    /// `wanted` is the count that the caller requires, if any.
     ///
     /// # Errors
     /// [`EngineError::Conflict`] when another count or ABI is recorded; transport errors.
@@ -95,7 +95,7 @@ impl<H: ScriptHost> Operations<H> {
         let count = wanted.unwrap_or_default().get();
         let call = call("ff1_deployment", vec![keys::DEPLOYMENT.to_owned()], vec![arg(count), arg(ABI_MAJOR)]);
         let reply = host.fcall(call).await?;
-        let mut reader = Reader::new("read the deployment's record", &reply);
+        let mut reader = ReplyReader::new("read the deployment's record", &reply);
         Deployment { partitions: reader.number()?, abi: reader.number()? }.join(wanted)
     }
 
@@ -117,7 +117,7 @@ impl<H: ScriptHost> Operations<H> {
     }
 }
 
-/// A call that may be repeated when its answer is lost.
+/// A call that may be repeated when its reply is lost.
 fn call(function: &'static str, keys: Vec<String>, args: Vec<Bytes>) -> Call {
     Call { function, keys, args, read_only: false, idempotent: true }
 }
@@ -144,9 +144,9 @@ fn not_found(id: ExecutionId) -> EngineError {
     EngineError::NotFound { what: format!("execution {id}") }
 }
 
-/// Implements `SubmitBackend`, `WorkBackend`, `ControlBackend` and `MaintenanceBackend` for a backend by three of its
-/// methods: one that gives its [`Operations`](crate::operations::Operations), one that gives work signals, and one that
-/// gives timer signals.
+/// Implements `SubmitBackend`, `WorkBackend`, `ControlBackend` and `MaintenanceBackend` for a backend. The arguments
+/// are the backend's type and three of its methods, which return its [`Operations`](crate::operations::Operations), its
+/// work signals and its timer signals.
 #[macro_export]
 macro_rules! backend_by_script {
     ($backend:ty, $operations:ident, $signals:ident, $timers:ident) => {

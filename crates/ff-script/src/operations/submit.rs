@@ -9,24 +9,24 @@ use ff_core::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{Operations, Reader, arg, block_and, call};
+use super::{Operations, ReplyReader, arg, block_and, call};
 use crate::{
     host::{Call, Reply, ScriptHost},
     keys, telemetry,
 };
 
-/// Members that one call writes, and bytes of their arguments unless the first has more. ARCHITECTURE.md says what they
-/// take.
+/// The most members that one call writes, and the most bytes of their arguments unless the first has more.
+/// ARCHITECTURE.md has the measured times.
 const MEMBERS_AT_ONCE: usize = 32;
 const BYTES_AT_ONCE: usize = 256 << 10;
-/// Members that one call queues.
+/// The most members that one call queues.
 const ENQUEUED_AT_ONCE: usize = 48;
-/// Calls that are sent together.
+/// The most calls that are sent together.
 const CALLS_AT_ONCE: usize = 8;
-/// How often a submission in parts begins again whose parts were discarded.
+/// How often a submission in parts is tried if its parts expire meanwhile.
 const TRIES: usize = 3;
 
-/// What the server holds after a submission.
+/// When the server accepted a submission.
 #[derive(Debug, Clone, Copy)]
 enum Accepted {
     Now,
@@ -55,7 +55,7 @@ impl<H: ScriptHost> Operations<H> {
             needs: uuids(&topology.needs[index]),
             dependents: uuids(&topology.dependents[index]),
         });
-        let head = Head {
+        let head = SubmissionHead {
             partition,
             key: keys::flow_core(partition, id),
             flow_id: id.to_string(),
@@ -78,7 +78,7 @@ impl<H: ScriptHost> Operations<H> {
             Some(key) => ExecutionId::from_idempotency_key(&solo.namespace, key, self.partitions),
             None => ExecutionId::generate_solo(self.partitions),
         };
-        let head = Head {
+        let head = SubmissionHead {
             partition: id.partition(),
             key: keys::execution_core(id),
             flow_id: String::new(),
@@ -94,17 +94,19 @@ impl<H: ScriptHost> Operations<H> {
 
     async fn submit(
         &self,
-        head: &Head<'_>,
+        head: &SubmissionHead<'_>,
         members: impl Iterator<Item = Member<'_>>,
     ) -> Result<Accepted, EngineError> {
-        let members = members.map(Member::written).collect::<Result<Vec<_>, _>>()?;
+        let members = members.map(Member::encode).collect::<Result<Vec<_>, _>>()?;
         let fingerprint = fingerprint(head, &members);
         let parts = parts(&members);
         if let [_] = parts[..] {
             let reply = self.run(self.part(head, &fingerprint, "whole", &members, 0)).await?;
             return match accepted(&reply)? {
                 Some(accepted) => Ok(accepted),
-                None => Err(Reader::new("submit", &reply).malformed("a submission as a whole has no parts")),
+                None => {
+                    Err(ReplyReader::new("submit", &reply).malformed("a submission as a whole was asked for its parts"))
+                }
             };
         }
         for _ in 0..TRIES {
@@ -123,17 +125,17 @@ impl<H: ScriptHost> Operations<H> {
         })
     }
 
-    /// Submits a flow that is too large for one call. `None` where the parts were discarded meanwhile.
+    /// Submits a flow that is too large for one call. `None` if its parts have expired meanwhile.
     async fn submit_parts(
         &self,
-        head: &Head<'_>,
+        head: &SubmissionHead<'_>,
         fingerprint: &Bytes,
-        members: &[Written],
+        members: &[EncodedMember],
         parts: &[Range<usize>],
     ) -> Result<Option<Accepted>, EngineError> {
         let call_of =
             |name, part: &Range<usize>| self.part(head, fingerprint, name, &members[part.clone()], part.start);
-        // The first part says whose flow this is; the others may then come in any order.
+        // The first part creates the flow's record; the others may then come in any order.
         let first = self.run(call_of("first", &parts[0])).await?;
         if let Some(Accepted::Before) = accepted(&first)? {
             return Ok(Some(Accepted::Before));
@@ -154,11 +156,11 @@ impl<H: ScriptHost> Operations<H> {
         Ok(started)
     }
 
-    /// Queues the members that wait for no other, and lets delays and deadlines count from the start of the flow. If that
-    /// fails, the reconciler does it: the flow is accepted.
-    async fn enqueue(&self, partition: Partition, members: &[Written]) {
+    /// Queues the members that wait for no other, and lets delays and deadlines count from the start of the flow. If
+    /// this fails, the reconciler does it, since the flow is accepted.
+    async fn enqueue(&self, partition: Partition, members: &[EncodedMember]) {
         let waiting: Vec<Bytes> =
-            members.iter().filter(|member| member.is_placed).map(|member| member.args[0].clone()).collect();
+            members.iter().filter(|member| member.needs_enqueue).map(|member| member.args[0].clone()).collect();
         let call = |uuids: &[Bytes]| call("ff1_enqueue", keys::partition_block(partition), uuids.to_vec());
         let calls = waiting.chunks(ENQUEUED_AT_ONCE).map(call).collect();
         for error in self.host.fcall_many(calls).await.into_iter().filter_map(Result::err) {
@@ -166,8 +168,15 @@ impl<H: ScriptHost> Operations<H> {
         }
     }
 
-    fn part(&self, head: &Head<'_>, fingerprint: &Bytes, name: &str, members: &[Written], first: usize) -> Call {
-        let cores = |member: &Written| [keys::execution_core(member.id), keys::execution_tags(member.id)];
+    fn part(
+        &self,
+        head: &SubmissionHead<'_>,
+        fingerprint: &Bytes,
+        name: &str,
+        members: &[EncodedMember],
+        first: usize,
+    ) -> Call {
+        let cores = |member: &EncodedMember| [keys::execution_core(member.id), keys::execution_tags(member.id)];
         let keys = std::iter::once(head.key.clone()).chain(members.iter().flat_map(cores));
         let mut args = vec![
             self.policy.argument(),
@@ -183,15 +192,15 @@ impl<H: ScriptHost> Operations<H> {
     }
 }
 
-fn start(head: &Head<'_>, fingerprint: &Bytes, members: &[Written]) -> Call {
+fn start(head: &SubmissionHead<'_>, fingerprint: &Bytes, members: &[EncodedMember]) -> Call {
     let uuids: Vec<_> = members.iter().map(|member| member.id.uuid().to_string()).collect();
     let args = vec![arg(&head.flow_id), arg(head.namespace), arg(head.name), fingerprint.clone(), arg(uuids.join(","))];
     call("ff1_start_flow", block_and(head.partition, [head.key.clone()]), args)
 }
 
-/// What an answer says; `None` where the parts are to be written again.
+/// Parses a reply; `None` if the parts must be written again.
 fn accepted(reply: &Reply) -> Result<Option<Accepted>, EngineError> {
-    let mut reader = Reader::new("submit", reply);
+    let mut reader = ReplyReader::new("submit", reply);
     match reader.text()? {
         "ok" => Ok(Some(Accepted::Now)),
         "exists" => Ok(Some(Accepted::Before)),
@@ -205,7 +214,7 @@ fn accepted(reply: &Reply) -> Result<Option<Accepted>, EngineError> {
 }
 
 /// The members that each call writes.
-fn parts(members: &[Written]) -> Vec<Range<usize>> {
+fn parts(members: &[EncodedMember]) -> Vec<Range<usize>> {
     let (mut parts, mut first, mut bytes) = (Vec::new(), 0, 0);
     for (index, member) in members.iter().enumerate() {
         let is_full = index - first == MEMBERS_AT_ONCE || bytes + member.bytes() > BYTES_AT_ONCE;
@@ -219,7 +228,7 @@ fn parts(members: &[Written]) -> Vec<Range<usize>> {
     parts
 }
 
-struct Head<'a> {
+struct SubmissionHead<'a> {
     partition: Partition,
     key: String,
     flow_id: String,
@@ -235,27 +244,27 @@ struct Member<'a> {
     dependents: String,
 }
 
-/// A member as its arguments say it.
-struct Written {
+/// A member, encoded as arguments.
+struct EncodedMember {
     id: ExecutionId,
-    /// Whether it is in an index from the beginning, or its delay counts from there.
-    is_placed: bool,
+    /// Whether `ff1_enqueue` must visit it: it is runnable, or has a delay or a deadline.
+    needs_enqueue: bool,
     /// The first is its uuid.
     args: Vec<Bytes>,
 }
 
-impl Written {
+impl EncodedMember {
     fn bytes(&self) -> usize {
         self.args.iter().map(Bytes::len).sum()
     }
 }
 
 impl Member<'_> {
-    fn written(self) -> Result<Written, EngineError> {
+    fn encode(self) -> Result<EncodedMember, EngineError> {
         let spec = self.spec;
         let tags = serde_json::to_string(&spec.tags)
             .map_err(|error| EngineError::invalid(format!("tags of `{}`", spec.name), error.to_string()))?;
-        let is_placed = self.need_count == 0 || spec.deadline.is_some() || !spec.delay.is_zero();
+        let needs_enqueue = self.need_count == 0 || spec.deadline.is_some() || !spec.delay.is_zero();
         let mut args = Vec::with_capacity(17 + 2 * spec.tags.iter().count());
         args.extend([
             arg(self.id.uuid()),
@@ -279,7 +288,7 @@ impl Member<'_> {
         for (key, value) in spec.tags.iter() {
             args.extend([arg(key), arg(value)]);
         }
-        Ok(Written { id: self.id, is_placed, args })
+        Ok(EncodedMember { id: self.id, needs_enqueue, args })
     }
 }
 
@@ -287,8 +296,8 @@ pub(super) fn millis(duration: Duration) -> Bytes {
     arg(duration.as_millis())
 }
 
-/// Tells whether a repeated submission has the same content: SHA-256 over all parts, each with its length.
-fn fingerprint(head: &Head<'_>, members: &[Written]) -> Bytes {
+/// Identifies the content, to compare a repeated submission: SHA-256 over all texts, each with its length.
+fn fingerprint(head: &SubmissionHead<'_>, members: &[EncodedMember]) -> Bytes {
     let content = members.iter().flat_map(|member| &member.args);
     let mut hash = Sha256::new();
     let parts = [head.flow_id.as_bytes(), head.namespace.as_str().as_bytes(), head.name.as_bytes()];

@@ -8,15 +8,15 @@ use ff_core::{
     Namespace, Partition, ReleaseOutcome, RenewOutcome, StateConflict, Tags, WorkerId, limits,
 };
 
-use super::{Operations, Reader, arg, block_and, call, control::reason_argument, flag, not_found, submit::millis};
+use super::{Operations, ReplyReader, arg, block_and, call, control::reason_argument, flag, not_found, submit::millis};
 use crate::{
     host::{Call, Reply, ScriptHost},
     keys,
 };
 
-/// Leases renewed by one call of a function.
+/// The most leases that one call renews.
 const RENEWED_AT_ONCE: usize = 48;
-/// Leases given back by one call of a function.
+/// The most leases that one call gives back.
 const RELEASED_AT_ONCE: usize = 24;
 
 impl<H: ScriptHost> Operations<H> {
@@ -33,18 +33,18 @@ impl<H: ScriptHost> Operations<H> {
             .collect();
         let (mut ready, mut answered, mut failure) = (Vec::new(), 0_usize, None);
         for (partition, reply) in partitions.iter().zip(self.host.fcall_many(calls).await) {
-            match reply.and_then(|reply| Reader::new("await work", &reply).flag()) {
+            match reply.and_then(|reply| ReplyReader::new("await work", &reply).flag()) {
                 Ok(has_work) => {
                     answered += 1;
                     ready.extend(has_work.then_some(*partition));
                 }
                 Err(error) => {
-                    tracing::debug!(%partition, %error, "the partition could not be asked for work");
+                    tracing::debug!(%partition, %error, "could not check the partition for work");
                     failure = Some(error);
                 }
             }
         }
-        // One partition that cannot be read must not keep the worker from the others.
+        // A partition that cannot be read must not hide the work in the others.
         failure.filter(|_| answered == 0).map_or(Ok(ready), Err)
     }
 
@@ -61,7 +61,7 @@ impl<H: ScriptHost> Operations<H> {
         }
         check_lease(request.lease)?;
         let reply = self.run(claiming(request, &arg(self.listener))).await?;
-        let mut reader = Reader::new("claim", &reply);
+        let mut reader = ReplyReader::new("claim", &reply);
         let more = reader.flag()?;
         let mut executions = Vec::new();
         while !reader.is_at_end() {
@@ -70,14 +70,14 @@ impl<H: ScriptHost> Operations<H> {
         Ok(Claim { executions, more })
     }
 
-    /// Hands a work signal that nobody in this process takes to the next waiting process.
+    /// Passes a work signal that no worker of this process can use to the next waiting process.
     ///
     /// # Errors
     /// Transport errors.
     pub async fn pass_on(&self, lane: &LaneId, partition: Partition) -> Result<(), EngineError> {
         let (worker, lease) = (WorkerId::new("none")?, Duration::from_millis(1));
         let request = ClaimRequest { worker, lane: lane.clone(), partition, max: 0, lease, id: None };
-        // This process is not noted again: it has no use for the next signal either.
+        // No listener: this process cannot use the next signal either.
         self.run(claiming(&request, &Bytes::new())).await.map(drop)
     }
 
@@ -87,7 +87,7 @@ impl<H: ScriptHost> Operations<H> {
     /// As there.
     pub async fn renew(&self, leases: &[Lease], lease: Duration) -> Result<Vec<RenewOutcome>, EngineError> {
         check_lease(lease)?;
-        let read = |reader: &mut Reader<'_>| match reader.text()? {
+        let read = |reader: &mut ReplyReader<'_>| match reader.text()? {
             "0" => Ok(RenewOutcome::LeaseLost),
             "1" => Ok(RenewOutcome::Renewed),
             "2" => Ok(RenewOutcome::TimedOut),
@@ -105,7 +105,7 @@ impl<H: ScriptHost> Operations<H> {
     /// # Errors
     /// As there.
     pub async fn release(&self, leases: &[Lease]) -> Result<Vec<ReleaseOutcome>, EngineError> {
-        let read = |reader: &mut Reader<'_>| match reader.text()? {
+        let read = |reader: &mut ReplyReader<'_>| match reader.text()? {
             "0" => Ok(ReleaseOutcome::LeaseLost),
             "1" => Ok(ReleaseOutcome::Released),
             "?" => Ok(ReleaseOutcome::Unknown),
@@ -130,7 +130,7 @@ impl<H: ScriptHost> Operations<H> {
         }
         let is_text = std::str::from_utf8(&result).is_ok();
         let reply = self.end("ff1_complete", lease, [result, flag(is_text)]).await?;
-        let mut reader = Reader::new("complete", &reply);
+        let mut reader = ReplyReader::new("complete", &reply);
         match reader.text()? {
             "ok" => self.warn_if_refused(&mut reader),
             word => Err(refusal(word, lease, &reader)),
@@ -143,7 +143,7 @@ impl<H: ScriptHost> Operations<H> {
     /// As there.
     pub async fn fail(&self, lease: &Lease, failure: &Failure) -> Result<FailOutcome, EngineError> {
         let reply = self.end("ff1_fail", lease, [reason_argument(&failure.reason), flag(failure.retryable)]).await?;
-        let mut reader = Reader::new("fail", &reply);
+        let mut reader = ReplyReader::new("fail", &reply);
         match reader.text()? {
             "ok" => self.warn_if_refused(&mut reader).map(|()| FailOutcome::Ended),
             "retry" => Ok(FailOutcome::Retry { after: Duration::from_millis(reader.number()?) }),
@@ -161,9 +161,10 @@ impl<H: ScriptHost> Operations<H> {
         self.run(call(function, keys, args)).await
     }
 
-    /// The completion is in the log; only its announcement was refused, so subscribers see it late.
+    /// Warns if the announcement of a completion was refused. The log has the completion, so subscribers only get it
+    /// late.
     #[allow(clippy::unused_self)]
-    pub(super) fn warn_if_refused(&self, reader: &mut Reader<'_>) -> Result<(), EngineError> {
+    pub(super) fn warn_if_refused(&self, reader: &mut ReplyReader<'_>) -> Result<(), EngineError> {
         if reader.flag()? {
             tracing::warn!("the server refused to publish a completion: this user lacks the channel permission &ff:*");
         }
@@ -176,7 +177,8 @@ fn claiming(request: &ClaimRequest, listener: &Bytes) -> Call {
     let keys = block_and(*partition, [keys::claim_record(*partition, worker)]);
     let id_text = id.map(|id| id.to_string()).unwrap_or_default();
     let args = vec![arg(lane), arg(worker), arg(max), millis(*lease), listener.clone(), arg(id_text)];
-    // Without an id a repeated claim would take further executions and lose the first ones until their leases run out.
+    // Without an id a repeated claim would take further executions, and the first ones would be lost until their leases
+    // expire.
     Call { idempotent: id.is_some() || *max == 0, ..call("ff1_claim", keys, args) }
 }
 
@@ -184,12 +186,12 @@ fn check_lease(lease: Duration) -> Result<(), EngineError> {
     limits::check_duration("lease", lease, Duration::from_millis(1))
 }
 
-/// Calls of a function that takes some leases of one partition at a time.
+/// The calls of a function that takes a limited number of leases of one partition.
 struct Batches<'a> {
     function: &'static str,
     leases: &'a [Lease],
     first: &'a Bytes,
-    /// Where the leases of each call stand in the list.
+    /// The indices of each call's leases in the list.
     indices: Vec<(Partition, Vec<usize>)>,
 }
 
@@ -221,36 +223,36 @@ impl<'a> Batches<'a> {
         call(self.function, keys, args)
     }
 
-    /// One answer per lease, in the order of the leases.
+    /// One outcome per lease, in the order of the leases.
     fn read<T: Copy>(
         &self,
         replies: Vec<Result<Reply, EngineError>>,
-        unanswered: T,
-        read: impl Fn(&mut Reader<'_>) -> Result<T, EngineError>,
+        without_reply: T,
+        read: impl Fn(&mut ReplyReader<'_>) -> Result<T, EngineError>,
     ) -> Result<Vec<T>, EngineError> {
-        let mut outcomes = vec![unanswered; self.leases.len()];
+        let mut outcomes = vec![without_reply; self.leases.len()];
         let (mut answered, mut failure) = (0_usize, None);
         for ((partition, indices), reply) in self.indices.iter().zip(replies) {
             let reply = match reply {
                 Ok(reply) => reply,
                 Err(error) => {
-                    tracing::debug!(%partition, %error, function = self.function, "leases could not be reached");
+                    tracing::debug!(%partition, %error, function = self.function, "a call for leases failed");
                     failure = Some(error);
                     continue;
                 }
             };
             answered += 1;
-            let mut reader = Reader::new(self.function, &reply);
+            let mut reader = ReplyReader::new(self.function, &reply);
             for index in indices {
                 outcomes[*index] = read(&mut reader)?;
             }
         }
-        // One partition that cannot be read must not cost the leases in the others.
+        // A partition that cannot be read must not cost the leases in the others.
         failure.filter(|_| answered == 0).map_or(Ok(outcomes), Err)
     }
 }
 
-fn read_claimed(reader: &mut Reader<'_>, partition: Partition) -> Result<ClaimedExecution, EngineError> {
+fn read_claimed(reader: &mut ReplyReader<'_>, partition: Partition) -> Result<ClaimedExecution, EngineError> {
     let execution_id = ExecutionId::from_parts(partition, reader.parse()?);
     let flow_id = reader.optional::<FlowId>()?;
     let name = reader.text()?.to_owned();
@@ -267,13 +269,13 @@ fn read_claimed(reader: &mut Reader<'_>, partition: Partition) -> Result<Claimed
     Ok(claimed)
 }
 
-pub(super) fn read_tags(reader: &mut Reader<'_>) -> Result<Tags, EngineError> {
+pub(super) fn read_tags(reader: &mut ReplyReader<'_>) -> Result<Tags, EngineError> {
     let tags =
-        serde_json::from_str(reader.text()?).map_err(|_| reader.malformed("the tags are no JSON object of texts"));
+        serde_json::from_str(reader.text()?).map_err(|_| reader.malformed("the tags are not a JSON object of strings"));
     tags.map(Tags::recorded)
 }
 
-fn refusal(word: &str, lease: &Lease, reader: &Reader<'_>) -> EngineError {
+fn refusal(word: &str, lease: &Lease, reader: &ReplyReader<'_>) -> EngineError {
     let what = format!("execution {}", lease.execution_id);
     match word {
         "not_found" => not_found(lease.execution_id),

@@ -1,50 +1,50 @@
-//! The object as our own library writes it, read without a general JSON parser.
+//! Parses events in the format of our own library without a general JSON parser.
 //!
-//! `lua/lib/completion.lua` writes the members in one order and no white space, so that they can be taken one after the
-//! other. What is written otherwise is `None` here and left to serde, which alone says what is malformed. So this may
-//! pass over what is well-formed, but must not take what serde refuses, or read anything otherwise than serde does.
+//! `lua/lib/completion.lua` writes the members in a fixed order and without white space, so they can be read one after
+//! the other. For any other object this parser returns `None` and serde decides. It may therefore reject well-formed
+//! objects, but it must neither accept what serde refuses nor read a value differently from serde.
 
 use std::borrow::Cow;
 
-use super::{Event, Text, WrittenTags};
+use super::{Event, EventTags, Text};
 
-/// The object, if it is written like ours.
+/// The object, if it has the library's format.
 pub(super) fn parse(bytes: &[u8]) -> Option<Event<'_>> {
-    let mut rest = Rest(std::str::from_utf8(bytes).ok()?);
+    let mut rest = Remaining(std::str::from_utf8(bytes).ok()?);
     rest.literal(r#"{"execution_id":"#)?;
     let execution_id = rest.text()?;
-    let flow_id = rest.member(r#","flow_id":"#, Rest::text)?;
+    let flow_id = rest.member(r#","flow_id":"#, Remaining::text)?;
     rest.literal(r#","outcome":"#)?;
     let event = Event {
         execution_id,
         flow_id,
         outcome: rest.text()?,
-        at: rest.member(r#","at":"#, Rest::number)?,
-        ns: rest.member(r#","ns":"#, Rest::text)?,
-        lane: rest.member(r#","lane":"#, Rest::text)?,
-        attempt: rest.member(r#","attempt":"#, Rest::small_number)?,
-        r#gen: rest.member(r#","gen":"#, Rest::small_number)?,
-        reason: rest.member(r#","reason":"#, Rest::text)?,
-        tags: rest.member(r#","tags":"#, Rest::tags)?,
-        result_len: rest.member(r#","result_len":"#, Rest::number)?,
-        pending: rest.member(r#","pending":"#, Rest::flag)?,
-        pos: rest.member(r#","pos":"#, Rest::text)?,
-        prev: rest.member(r#","prev":"#, Rest::text)?,
-        result: rest.member(r#","result":"#, Rest::text)?,
+        at: rest.member(r#","at":"#, Remaining::number)?,
+        ns: rest.member(r#","ns":"#, Remaining::text)?,
+        lane: rest.member(r#","lane":"#, Remaining::text)?,
+        attempt: rest.member(r#","attempt":"#, Remaining::small_number)?,
+        r#gen: rest.member(r#","gen":"#, Remaining::small_number)?,
+        reason: rest.member(r#","reason":"#, Remaining::text)?,
+        tags: rest.member(r#","tags":"#, Remaining::tags)?,
+        result_len: rest.member(r#","result_len":"#, Remaining::number)?,
+        pending: rest.member(r#","pending":"#, Remaining::flag)?,
+        pos: rest.member(r#","pos":"#, Remaining::text)?,
+        prev: rest.member(r#","prev":"#, Remaining::text)?,
+        result: rest.member(r#","result":"#, Remaining::text)?,
     };
     (rest.0 == "}").then_some(event)
 }
 
-/// What is not taken yet.
-struct Rest<'a>(&'a str);
+/// The text that is not parsed yet.
+struct Remaining<'a>(&'a str);
 
-impl<'a> Rest<'a> {
+impl<'a> Remaining<'a> {
     fn literal(&mut self, literal: &str) -> Option<()> {
         self.0 = self.0.strip_prefix(literal)?;
         Some(())
     }
 
-    /// The value of the member that begins like this; an inner `None` if another stands here.
+    /// The value of the member that begins with `name`; an inner `None` if another member follows.
     fn member<T>(&mut self, name: &str, value: impl FnOnce(&mut Self) -> Option<T>) -> Option<Option<T>> {
         match self.literal(name) {
             Some(()) => value(self).map(Some),
@@ -91,7 +91,7 @@ impl<'a> Rest<'a> {
     fn number(&mut self) -> Option<u64> {
         let len = self.0.bytes().take_while(u8::is_ascii_digit).count();
         let digits = self.take(len)?;
-        // JSON knows no leading zeros.
+        // JSON has no leading zeros.
         if digits.len() > 1 && digits.starts_with('0') { None } else { digits.parse().ok() }
     }
 
@@ -103,8 +103,8 @@ impl<'a> Rest<'a> {
         self.literal("true").map(|()| true)
     }
 
-    /// An object that holds no other one; its inside is not looked at.
-    fn tags(&mut self) -> Option<WrittenTags<'a>> {
+    /// An object without nested objects. Its content is not checked.
+    fn tags(&mut self) -> Option<EventTags<'a>> {
         let bytes = self.0.as_bytes();
         if *bytes.first()? != b'{' {
             return None;
@@ -113,7 +113,7 @@ impl<'a> Rest<'a> {
         loop {
             match bytes.get(at)? {
                 b'"' => at += Self::string_len(self.0.get(at..)?)?.0,
-                b'}' => return self.take(at + 1).map(WrittenTags::Text),
+                b'}' => return self.take(at + 1).map(EventTags::Text),
                 _ => at += 1,
             }
         }
@@ -125,22 +125,22 @@ mod tests {
     use ff_core::CompletionPayload;
     use proptest::prelude::*;
 
-    use super::{super::shared::Shared, *};
+    use super::{super::shared::RecentValues, *};
 
     const EXECUTION: &str = r#""execution_id":"{fp:7}:0192f0c1-2b3c-7d4e-8f50-617283940a1b""#;
     const FLOW: &str = r#","flow_id":"0192f0c1-2b3c-7d4e-8f50-617283940a1c""#;
 
     type Meaning = (CompletionPayload, Option<String>, Option<String>);
 
-    /// What an object says, if its values mean anything.
+    /// The decoded event, if its values are valid.
     fn meaning(event: Event<'_>) -> Option<Meaning> {
         let text = |text: &Option<Text<'_>>| text.as_ref().map(|text| text.0.to_string());
         let (pos, prev) = (text(&event.pos), text(&event.prev));
-        Some((event.payload(&mut Shared::default()).ok()?, pos, prev))
+        Some((event.payload(&mut RecentValues::default()).ok()?, pos, prev))
     }
 
-    /// Whether it was read by hand, and then to the same as by serde.
-    fn is_read_by_hand(bytes: &[u8]) -> Result<bool, TestCaseError> {
+    /// Whether the fast parser read it. Checks that serde reads the same.
+    fn is_read_fast(bytes: &[u8]) -> Result<bool, TestCaseError> {
         let Some(event) = parse(bytes) else { return Ok(false) };
         let same = serde_json::from_slice(bytes).ok().and_then(meaning);
         prop_assert_eq!(meaning(event), same, "{}", String::from_utf8_lossy(bytes));
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_library_writes_is_read_by_hand() {
+    fn events_of_the_library_are_read_by_the_fast_parser() {
         let rest = [
             r#","outcome":"success""#,
             r#","outcome":"failed","at":1764000000000,"ns":"a","lane":"b/c","attempt":0,"gen":1"#,
@@ -157,13 +157,13 @@ mod tests {
         ];
         for rest in rest {
             let written = format!("{{{EXECUTION}{FLOW}{rest}}}");
-            assert!(is_read_by_hand(written.as_bytes()).unwrap(), "{written}");
-            assert!(is_read_by_hand(format!("{{{EXECUTION}{rest}}}").as_bytes()).unwrap());
+            assert!(is_read_fast(written.as_bytes()).unwrap(), "{written}");
+            assert!(is_read_fast(format!("{{{EXECUTION}{rest}}}").as_bytes()).unwrap());
         }
     }
 
     #[test]
-    fn what_is_written_otherwise_is_left_to_serde() {
+    fn events_in_another_format_are_left_to_serde() {
         for other in [
             r#","outcome":"success","at":01}"#,
             r#","outcome":"success","at":-1}"#,
@@ -192,7 +192,7 @@ mod tests {
         assert!(parse(b"").is_none() && parse(b"{\"execution_id\":\"\xff\",\"outcome\":\"\"}").is_none());
     }
 
-    /// Values of all kinds, right ones and others.
+    /// Values of all kinds, valid and invalid.
     fn value() -> impl Strategy<Value = String> {
         prop_oneof![
             Just("\"default\"".to_owned()),
@@ -234,8 +234,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(1024))]
         #[test]
-        fn what_is_read_by_hand_means_what_serde_reads(bytes in object()) {
-            is_read_by_hand(&bytes)?;
+        fn the_fast_parser_and_serde_agree(bytes in object()) {
+            is_read_fast(&bytes)?;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What many events have in common is kept in memory once.
+//! Keeps values that many events have in common in memory once.
 
 use std::sync::Arc;
 
@@ -6,21 +6,21 @@ use ff_core::{LaneId, Namespace, Tags};
 
 use super::WireError;
 
-/// How many different values of one kind are remembered: events that stand together are mostly of few kinds.
+/// How many different values of one kind are remembered: consecutive events mostly have few different ones.
 const REMEMBERED: usize = 4;
-/// No text beyond this length is remembered.
+/// Longer texts are not remembered.
 const LONGEST: usize = 4096;
 
-/// The values of the events that were decoded last.
+/// The values of the latest events.
 #[derive(Debug, Default)]
-pub(super) struct Shared {
+pub(super) struct RecentValues {
     namespaces: Recent<Namespace>,
     lanes: Recent<LaneId>,
     reasons: Recent<Arc<str>>,
     tags: Recent<Tags>,
 }
 
-impl Shared {
+impl RecentValues {
     pub(super) fn namespace(&mut self, name: &str) -> Result<Namespace, WireError> {
         self.namespaces.of(name, || Ok(Namespace::new(name)?))
     }
@@ -33,13 +33,13 @@ impl Shared {
         self.reasons.of(reason, || Ok(reason.into()))
     }
 
-    /// The tags that this JSON object holds.
+    /// The tags of this JSON object.
     pub(super) fn tags(&mut self, json: &str) -> Result<Tags, WireError> {
         self.tags.of(json, || Ok(Tags::recorded(serde_json::from_str(json)?)))
     }
 }
 
-/// A few values by the texts that they were made of.
+/// A few values, found by the texts that they were parsed from.
 #[derive(Debug)]
 struct Recent<T> {
     known: Vec<(Box<str>, T)>,
@@ -79,16 +79,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_comes_again_is_the_same_in_memory() {
-        let mut shared = Shared::default();
+    fn a_repeated_name_shares_its_memory() {
+        let mut shared = RecentValues::default();
         let (first, again) = (shared.namespace("a").unwrap(), shared.namespace("a").unwrap());
         assert!(std::ptr::eq(first.as_str(), again.as_str()));
         assert_eq!(shared.namespace("b").unwrap().as_str(), "b");
     }
 
     #[test]
-    fn what_is_remembered_stays_small() {
-        let mut shared = Shared::default();
+    fn the_number_and_the_length_of_remembered_values_are_bounded() {
+        let mut shared = RecentValues::default();
         for number in 0..100 {
             let json = format!("{{\"k\":\"{number}\"}}");
             assert_eq!(shared.tags(&json).unwrap().get("k"), Some(&*number.to_string()));
@@ -100,8 +100,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_is_refused_again() {
-        let mut shared = Shared::default();
+    fn an_invalid_value_is_refused_again() {
+        let mut shared = RecentValues::default();
         for _ in 0..2 {
             assert!(shared.lane("a b").is_err() && shared.tags("{\"k\":7}").is_err());
         }

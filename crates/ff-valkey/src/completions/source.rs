@@ -10,7 +10,7 @@ use ff_core::{
 use ff_script::{
     host::Call,
     keys,
-    operations::{Appended, Head, LogBytes, Newest, appended_answered, appended_call, head_answered, heads_call},
+    operations::{Appended, Head, LogBytes, Newest, appended_call, heads_call, parse_appended, parse_head},
     wire::{self, Decoder},
 };
 use fred::{
@@ -132,7 +132,7 @@ impl ServerLogs {
             Ok(LogFacts {
                 ends,
                 len: read(&together, OP, len, |value| std::str::from_utf8(&value::string(value)?).ok()?.parse().ok())?,
-                bytes: bytes.held(),
+                bytes: bytes.total(),
                 unread_bytes: bytes.after(after),
                 first_at: at(entry(first)?),
                 last_at: at(last),
@@ -281,7 +281,7 @@ impl LogSource for ServerLogs {
         if let Some(mut answers) = self.call_for_each(op, vec![call]).await? {
             let answer = answers.pop().ok_or_else(|| malformed(op))?;
             let reply = value::strings(answer.map_err(|error| self.0.doing(op).failed(error))?);
-            return appended_answered(&reply.ok_or_else(|| malformed(op))?, scope);
+            return parse_appended(&reply.ok_or_else(|| malformed(op))?, scope);
         }
         let mut answers = self.together(HEADS).ask_all(vec![time_command()]).await?;
         let at_ms = answers.pop().and_then(time_of).ok_or_else(|| malformed(HEADS))?;
@@ -295,7 +295,7 @@ impl LogSource for ServerLogs {
         };
         let head = |answer: Result<Value, Error>| {
             let reply = value::strings(answer.map_err(|error| self.0.doing("ff1_heads").failed(error))?);
-            head_answered(&reply.ok_or_else(|| malformed(HEADS))?)
+            parse_head(&reply.ok_or_else(|| malformed(HEADS))?)
         };
         Ok(answers.into_iter().map(head).collect())
     }
