@@ -93,7 +93,7 @@ macro_rules! targets {
             static SEEDS: LazyLock<Vec<Seed>> = LazyLock::new(|| corpus(stringify!($target)));
 
             #[test]
-            fn the_corpus_is_accepted_and_refused_as_it_says() {
+            fn the_corpus_is_accepted_and_refused_as_its_names_say() {
                 run_corpus(&SEEDS, fuzz::$target);
             }
 

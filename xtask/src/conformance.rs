@@ -171,14 +171,14 @@ test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; 
     }
 
     #[test]
-    fn a_run_that_ends_early_counts_for_nothing() {
+    fn a_run_that_ends_early_is_not_counted() {
         let error = tallies(&OUTPUT.replace("test filter::another ... FAILED\n", "")).unwrap_err().to_string();
         assert_eq!(error, "it ended after 3 of 4 cases");
         assert_eq!(tallies("error: could not compile").unwrap_err().to_string(), "it did not start");
     }
 
     #[test]
-    fn what_failed_was_skipped_or_could_not_run_is_told() {
+    fn failed_skipped_and_missing_set_ups_are_in_the_table() {
         let table = table(&[tallies(OUTPUT).ok(), None, None]).unwrap();
         let rows: Vec<_> = table.lines().skip(2).collect();
         assert_eq!(
@@ -192,7 +192,7 @@ test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; 
     }
 
     #[test]
-    fn only_what_stands_between_the_markers_is_replaced() {
+    fn only_the_text_between_the_markers_is_replaced() {
         let text = format!("before\n{BEGIN}\nold\n{END}\nafter\n");
         assert_eq!(with_table(&text, "new\n").unwrap(), format!("before\n{BEGIN}\nnew\n{END}\nafter\n"));
         assert!(with_table("before\n", "new\n").is_err());

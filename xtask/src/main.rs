@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn the_command_line_is_valid() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
     }
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_may_hold_a_separator_of_their_own() {
+    fn arguments_may_contain_a_separator() {
         let cli = Cli::parse_from(["xtask", "test", "--", "-p", "ff-core", "--", "--nocapture"]);
         let Command::Test { args } = cli.command else { panic!("not a test: {cli:?}") };
         assert_eq!(args, ["-p", "ff-core", "--", "--nocapture"]);

@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_choice_is_told_in_the_variables_of_the_tests() {
+    fn the_choice_is_passed_in_the_variables_of_the_tests() {
         assert!(Chosen::Shared.env().is_empty());
         assert_eq!(
             Chosen::Docker { image: "a:b".into(), program: None }.env(),

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_is_kept_and_what_is_none_is_refused_with_the_file() {
+    fn a_cursor_is_saved_and_a_malformed_file_is_refused_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("cursor");
         let file = CursorFile::new(path.clone());

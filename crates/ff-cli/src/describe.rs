@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cause_is_told_in_the_words_of_a_run_and_names_attempts_only_where_there_could_be_more() {
+    fn the_cause_reads_as_in_a_run_and_counts_attempts_only_if_there_could_be_more() {
         let mut execution = execution();
         (execution.reason, execution.last_error) = (Some("attempts_exhausted".into()), Some("exit status 3".into()));
         (execution.attempt, execution.max_attempts) = (1, 1);

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_input_and_a_missing_thing_and_a_missing_server_have_different_codes() {
+    fn wrong_input_a_missing_object_and_a_missing_server_have_different_exit_codes() {
         let code = |error: EngineError| CliError::from(error).code;
         assert_eq!(code(EngineError::invalid("id `7`", "malformed")), code::USAGE);
         assert_eq!(code(EngineError::NotFound { what: "flow 1".into() }), code::FAILED);

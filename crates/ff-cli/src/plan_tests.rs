@@ -36,7 +36,7 @@ fn every_example_is_a_valid_flow() {
 }
 
 #[test]
-fn the_format_is_told_by_extension_and_else_by_content() {
+fn the_format_is_determined_by_extension_and_otherwise_by_content() {
     assert!(is_wfformat(Path::new("a.json"), ""));
     assert!(!is_wfformat(Path::new("a.yml"), "{\"workflow\": 1}"));
     assert!(is_wfformat(Path::new("-"), " {\"workflow\": {}}"));
@@ -55,7 +55,7 @@ fn a_run_gets_its_own_lane_and_tags_whatever_the_file_says() {
 }
 
 #[test]
-fn a_time_scale_for_commands_and_a_senseless_one_are_refused() {
+fn a_time_scale_for_commands_and_an_invalid_one_are_refused() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
     let error = Plan::load(&examples.join("hello.yaml"), Some(0.1)).unwrap_err().to_string();
     assert!(error.contains("--time-scale"), "{error}");
@@ -225,7 +225,7 @@ proptest! {
     }
 
     #[test]
-    fn numbers_are_taken_within_their_bounds_and_refused_beyond_them(
+    fn numbers_are_accepted_within_their_bounds_only(
         retries in number(),
         priority in number(),
         length in number(),

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_url_is_taken_out_of_the_arguments_wherever_it_stands_and_nothing_else_is() {
+    fn only_the_url_is_removed_from_the_arguments() {
         let without = |line: &str| without_url(line.split(' ').map(OsString::from)).join(OsStr::new(" "));
         assert_eq!(without("--url redis://:p@h run a.yaml"), "run a.yaml");
         assert_eq!(without("run --url=redis://:p@h --workers 3 a.yaml"), "run --workers 3 a.yaml");
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_with_a_password_is_told_from_others() {
+    fn a_url_with_a_password_is_recognised() {
         for url in ["redis://:secret@h:6379", "redis://u:secret@h", "redis-sentinel://h/s?sentinelPass=secret"] {
             assert!(has_password(url), "{url}");
         }

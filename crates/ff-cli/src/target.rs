@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_kinds_of_id_are_understood_and_others_refused_with_what_was_given() {
+    fn both_kinds_of_id_are_parsed_and_others_are_refused_with_the_text() {
         let uuid = "0192f0c1-2b3c-7d4e-8f50-617283940a1b";
         assert!(matches!(Target::parse(uuid).unwrap(), Target::Flow(_)));
         assert!(matches!(Target::parse(&format!("{{fp:7}}:{uuid}")).unwrap(), Target::Execution(_)));

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_for_a_terminal_can_do_nothing_to_it() {
+    fn a_line_for_a_terminal_contains_no_control_characters() {
         assert_eq!(for_terminal("\x1b[2J\x1b[31mred\x1b[0m"), "red");
         assert_eq!(for_terminal("10%\r20%\r"), "20%");
         assert_eq!(for_terminal("a\tb\u{8}\u{202e}c"), "a    b\\u{8}\\u{202e}c");
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_is_no_part_of_a_text() {
+    fn a_byte_order_mark_is_not_part_of_a_text() {
         assert_eq!(decoded(b"\xef\xbb\xbfa: b".to_vec()).unwrap(), "a: b");
         assert_eq!(decoded("ä".into()).unwrap(), "ä");
         assert!(decoded(b"\xff\xfea\0".to_vec()).unwrap_err().contains("UTF-16"));

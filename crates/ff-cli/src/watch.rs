@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_tells_what_people_look_for_and_stays_a_line() {
+    fn a_completion_is_one_line_with_its_main_attributes() {
         let id = ExecutionId::generate_solo(PartitionCount::DEFAULT);
         let mut completion = CompletionPayload::new(id, None, Outcome::Failed);
         completion.namespace = Some(Namespace::new("team-a").unwrap());

@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn priorities_of_other_schedulers_are_brought_within_ours() {
+    fn priorities_of_other_schedulers_are_limited_to_our_range() {
         for (recorded, expected) in [("1e9", limits::PRIORITY), ("-5", 0), ("7.9", 7)] {
             let run = RUN_A.replace("\"priority\": 20", &format!("\"priority\": {recorded}"));
             let plan = parse(&document(&both(A, B), &both(&run, RUN_B)), 1.0).unwrap();
@@ -256,14 +256,14 @@ mod tests {
     }
 
     #[test]
-    fn a_long_name_is_cut_to_what_a_flow_may_have() {
+    fn a_long_name_is_cut_to_the_limit() {
         let long = document(&both(A, B), &both(RUN_A, RUN_B)).replace("\"t\"", &format!("\"\\n{}\"", "ä€".repeat(99)));
         let name = parse(&long, 1.0).unwrap().name.unwrap();
         assert!(name.starts_with("ä€ä") && (253..=256).contains(&name.len()), "{} bytes: {name}", name.len());
     }
 
     #[test]
-    fn one_side_of_a_dependency_is_enough_and_names_do_for_ids() {
+    fn one_side_of_a_dependency_is_enough_and_names_may_replace_ids() {
         let orphan = r#"{"name": "b", "id": "b1"}"#;
         let plan = parse(&document(&both(A, orphan), &both(RUN_A, RUN_B)), 1.0).unwrap();
         assert_eq!(plan.executions[1].needs, ["a1"]);
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_wrong_is_named() {
+    fn a_missing_or_wrong_field_is_named() {
         assert!(refusal(&document(&both(A, B), RUN_A)).contains("task `b1`"));
         assert!(refusal(&document(A, RUN_A)).contains("child `b1`"));
         assert!(refusal(&document(B, RUN_B)).contains("parent `a1`"));
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn the_versions_that_say_the_same_otherwise_are_read() {
+    fn all_supported_versions_of_the_format_are_read() {
         let plan = |text: &str| {
             let plan = parse(text, 1.0).unwrap_or_else(|error| panic!("{error}"));
             let shown =
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_without_types_of_the_program() {
+    fn errors_do_not_contain_type_names_of_the_program() {
         for (wrong, said) in [
             (r#"{"schemaVersion": 1.5}"#, "found the number `1.5`, expected a string"),
             (r#"{"schemaVersion": "1.5", "workflow": []}"#, "an object"),

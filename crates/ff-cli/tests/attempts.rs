@@ -40,12 +40,12 @@ async fn cause(run: &str) -> String {
 }
 
 #[tokio::test]
-async fn output_of_both_streams_is_the_result_in_the_order_in_which_it_was_printed() {
+async fn the_result_is_the_output_of_both_streams_in_order() {
     assert_eq!(printed("echo one; echo oops >&2; echo two", "").await, "one\noops\ntwo\n");
 }
 
 #[tokio::test]
-async fn a_failed_command_tells_its_status_and_last_line() {
+async fn a_failed_command_reports_its_status_and_last_line() {
     assert_eq!(cause("echo first; echo 'disk full' >&2; exit 3").await, "exit status 3: disk full");
     assert_eq!(cause("exit 4").await, "exit status 4");
     assert_eq!(cause("kill -9 $$").await, "killed by signal 9 (SIGKILL)");
@@ -70,7 +70,7 @@ async fn a_failing_line_in_the_middle_fails_the_command() {
 }
 
 #[tokio::test]
-async fn a_failing_part_of_a_pipe_fails_the_command_where_there_is_bash() {
+async fn a_failing_part_of_a_pipe_fails_the_command_in_bash() {
     let yaml = "executions: {a: {shell: bash, run: 'exit 3 | cat'}}";
     assert_eq!(completion(&run_yaml(yaml, &[]).await)["exit_status"], 3);
 }
@@ -82,7 +82,7 @@ async fn the_shell_can_be_chosen() {
 }
 
 #[tokio::test]
-async fn a_path_without_a_shell_fails_for_good_with_a_sentence_about_it() {
+async fn a_path_without_a_shell_fails_permanently_with_an_explanation() {
     let yaml = "executions: {a: {retries: 5, env: {PATH: '/opt/tool/bin:$PATH'}, run: echo hi}}";
     let completion = completion(&run_yaml(yaml, &[]).await);
     let cause = completion["cause"].as_str().unwrap();
@@ -98,7 +98,7 @@ async fn a_command_of_any_length_runs() {
 }
 
 #[tokio::test]
-async fn a_working_directory_that_is_not_there_fails_for_good_with_its_name() {
+async fn a_missing_working_directory_fails_permanently_with_its_name() {
     let yaml = "executions: {a: {run: 'true', working_dir: /no/such/place, retries: 3}}";
     let completion = completion(&run_yaml(yaml, &[]).await);
     assert!(completion["cause"].as_str().unwrap().contains("`/no/such/place`"), "{completion}");
@@ -115,7 +115,7 @@ async fn the_whole_output_is_kept_in_the_file_and_its_end_in_the_result() {
 }
 
 #[tokio::test]
-async fn output_is_shown_with_the_name_of_its_execution_and_without_what_moves_a_terminal() {
+async fn output_is_shown_with_the_name_of_its_execution_and_without_control_sequences() {
     let (_directory, path) = file(
         "flow.yaml",
         "executions: {greet: {run: 'printf \"\\033[2Jhello\\n\"'}, bad: {run: 'echo oh no; exit 1'}}",
@@ -136,7 +136,7 @@ async fn output_is_shown_with_the_name_of_its_execution_and_without_what_moves_a
 const LEAVES: &str = "setsid sh -c 'sleep 987 & exec sleep 986' >/dev/null 2>&1 </dev/null &";
 
 #[tokio::test]
-async fn no_process_of_an_attempt_is_left_when_it_ends_whatever_it_left() {
+async fn no_process_of_an_attempt_survives_its_end() {
     for (run, code) in [("sleep 0.2; echo done", 0), ("sleep 0.2; exit 3", 1), ("sleep 985", 1)] {
         let mark = Mark::new();
         let yaml = format!("executions: {{a: {{timeout: 1s, run: \"{}\\n{run}\"}}}}", LEAVES.replace('"', "\\\""));
@@ -167,7 +167,7 @@ async fn stubborn_run(directory: &Path, mark: &Mark) -> (Child, Registered) {
 }
 
 #[tokio::test]
-async fn no_process_of_an_attempt_runs_any_more_when_its_run_has_ended_by_a_signal() {
+async fn no_process_of_an_attempt_survives_a_run_that_a_signal_ended() {
     for (signal, code) in [(Signal::HUP, 129), (Signal::TERM, 130), (Signal::INT, 130)] {
         let directory = tempfile::tempdir().unwrap();
         let mark = Mark::new();
@@ -208,7 +208,7 @@ async fn a_command_that_kills_its_supervisor_fails_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn an_attempt_begins_when_no_process_of_the_one_before_is_left() {
+async fn an_attempt_starts_only_after_all_processes_of_the_previous_one_have_ended() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("flow.yaml");
     // Its own process ends at once, and what it started takes its time.
@@ -225,7 +225,7 @@ async fn an_attempt_begins_when_no_process_of_the_one_before_is_left() {
 }
 
 #[tokio::test]
-async fn a_command_is_asked_to_end_by_the_signal_of_its_flow_and_killed_after_its_grace() {
+async fn a_command_gets_the_stop_signal_of_its_flow_and_is_killed_after_its_grace() {
     let run = "trap 'echo asked by INT; exit' INT; trap 'echo asked by TERM; exit' TERM; while :; do sleep 0.05; done";
     let yaml = |fields: &str, run: &str| {
         let run = serde_json::json!(run);
@@ -246,7 +246,7 @@ async fn a_command_is_asked_to_end_by_the_signal_of_its_flow_and_killed_after_it
 }
 
 #[tokio::test]
-async fn a_system_without_a_file_to_spare_makes_commands_wait_and_costs_no_attempt() {
+async fn commands_wait_while_the_system_has_no_free_file_and_no_attempt_is_lost() {
     let mut yaml = "executions:\n".to_owned();
     for index in 0..60 {
         yaml.push_str(&format!("  n{index}: {{run: sleep 0.3}}\n"));

@@ -18,14 +18,14 @@ async fn an_unknown_flag_is_named() {
 }
 
 #[tokio::test]
-async fn help_and_version_are_no_errors() {
+async fn help_and_version_are_not_errors() {
     assert!(ff(&["--help"]).await.ok().stdout.contains("Exit codes"));
     assert!(ff(&["run", "--help"]).await.ok().stdout.contains("--time-scale"));
     assert!(ff(&["--version"]).await.ok().stdout.starts_with("ff "));
 }
 
 #[tokio::test]
-async fn without_a_server_the_way_to_name_one_is_told() {
+async fn without_a_server_the_message_says_how_to_name_one() {
     let id = "0192f0c1-2b3c-7d4e-8f50-617283940a1b";
     for command in [&["watch"][..], &["describe", id], &["cancel", id], &["doctor"], &["script", "load"]] {
         ff(command).await.refused(2, &["no server is named", "--url", "FF_URL"]);
@@ -37,7 +37,7 @@ async fn without_a_server_the_way_to_name_one_is_told() {
 }
 
 #[tokio::test]
-async fn what_says_how_to_reach_a_server_is_refused_where_none_is_named() {
+async fn connection_options_are_refused_without_a_server() {
     let hello = example("hello.yaml");
     for command in [&["run", hello.as_str()][..], &["demo"], &["script", "check"], &["demo", "--url", "embedded:"]] {
         for (given, option) in [
@@ -89,14 +89,14 @@ async fn a_recorded_workflow_that_is_wrong_is_refused() {
 }
 
 #[tokio::test]
-async fn no_server_is_told_with_the_address() {
+async fn an_unreachable_server_is_reported_with_its_address() {
     for args in [&["watch"][..], &["demo"], &["doctor"], &["script", "check"], &["run", &example("hello.yaml")]] {
         ff(&[args, &["--url", NOWHERE]].concat()).await.refused(3, &["127.0.0.1:1"]);
     }
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_told_and_never_shown() {
+async fn a_wrong_password_is_reported_and_never_shown() {
     let server = TestServer::builder().password("right").build().await.unwrap();
     let url = format!("redis://:wr0ng@127.0.0.1:{}", server.port());
     let refused = ff(&["watch", "--url", &url]).await.refused(3, &["password"]);
@@ -109,7 +109,7 @@ async fn a_wrong_password_is_told_and_never_shown() {
 }
 
 #[tokio::test]
-async fn a_user_without_permission_on_the_channels_is_told_the_rule() {
+async fn missing_permission_on_the_channels_is_reported_with_the_rule() {
     let server = TestServer::start().await.unwrap();
     let acl = ["ACL", "SETUSER", "ann", "on", ">pw", "~*", "+@all", "resetchannels"];
     assert!(!server.command(&acl).await.unwrap().is_error());
@@ -132,7 +132,7 @@ async fn another_partition_count_is_refused_with_the_recorded_one() {
 }
 
 #[tokio::test]
-async fn what_does_not_exist_is_told() {
+async fn an_unknown_id_is_reported() {
     let server = TestServer::start().await.unwrap();
     let flow = "0192f0c1-2b3c-7d4e-8f50-617283940a1b";
     let execution = format!("{{fp:7}}:{flow}");
@@ -145,7 +145,7 @@ async fn what_does_not_exist_is_told() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_too_old_is_told_by_its_version() {
+async fn a_server_that_is_too_old_is_reported_with_its_version() {
     let old = support::OldServer::start().await;
     ff(&["watch", "--url", &old.url()]).await.refused(2, &["redis 6.2.14", "7.2"]);
 }

@@ -30,7 +30,7 @@ async fn watch(server: &TestServer, args: &[&str]) -> Child {
 }
 
 #[tokio::test]
-async fn watchers_see_what_their_filter_wants_and_nothing_else() {
+async fn watchers_see_only_what_their_filter_passes() {
     let server = TestServer::start().await.unwrap();
     let yaml = "namespace: red\nexecutions:\n  a: {run: 'true', tags: {step: one}}\n  b: {run: 'true', needs: a}\n";
     let (_directory, path) = file("flow.yaml", yaml);
@@ -51,7 +51,7 @@ async fn watchers_see_what_their_filter_wants_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_watch_goes_on_where_the_one_before_it_ended() {
+async fn a_watch_resumes_where_the_previous_one_ended() {
     let server = TestServer::start().await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let cursor = directory.path().join("cursor").display().to_string();
@@ -149,7 +149,7 @@ async fn flows_and_executions_are_described_and_cancelled() {
 }
 
 #[tokio::test]
-async fn what_has_ended_already_is_not_cancelled() {
+async fn an_ended_execution_is_not_cancelled() {
     let server = TestServer::start().await.unwrap();
     let finished = ff(&["run", &example("hello.yaml"), "--json", "--url", server.url()]).await.ok();
     let greet = &finished.json()[1];
@@ -159,7 +159,7 @@ async fn what_has_ended_already_is_not_cancelled() {
 }
 
 #[tokio::test]
-async fn the_user_of_the_command_line_comes_before_the_one_of_the_url() {
+async fn the_user_of_the_command_line_overrides_the_one_of_the_url() {
     let server = TestServer::start().await.unwrap();
     let acl = ["ACL", "SETUSER", "ann", "on", ">pw", "~*", "&*", "+@all"];
     assert!(!server.command(&acl).await.unwrap().is_error());
@@ -210,7 +210,7 @@ async fn the_library_is_printed_loaded_and_compared() {
 }
 
 #[tokio::test]
-async fn the_doctor_finds_dangers_and_is_content_without_them() {
+async fn the_doctor_reports_problems_and_passes_without_them() {
     let server = TestServer::start().await.unwrap();
     let doctor =
         async |args: &[&str]| ff(&[&["doctor", "--sample", "100ms", "--url", server.url()], args].concat()).await;
@@ -269,7 +269,7 @@ async fn the_doctor_names_a_cluster_that_is_down() {
 }
 
 #[tokio::test]
-async fn the_roles_are_listed_where_none_is_named() {
+async fn the_roles_are_listed_if_none_is_named() {
     let listed = ff(&["script", "acl"]).await.ok().stdout;
     for role in ["subscriber", "submitter", "worker", "administrator"] {
         assert!(listed.contains(role), "{listed}");
@@ -288,7 +288,7 @@ async fn help_is_printed_by_ff_alone_and_by_its_own_command_short_or_long() {
 }
 
 #[tokio::test]
-async fn completions_are_printed_for_each_shell_that_people_use() {
+async fn completions_are_printed_for_each_supported_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = ff(&["completions", shell]).await.ok().stdout;
         assert!(script.contains("cursor-file") && script.contains("doctor"), "{shell}");
@@ -303,7 +303,7 @@ fn onto_a_full_disk(args: &[&str]) -> Child {
 }
 
 #[tokio::test]
-async fn what_cannot_be_written_is_told_and_is_exit_code_1() {
+async fn a_failure_to_write_is_reported_with_exit_code_1() {
     let server = TestServer::start().await.unwrap();
     let hello = example("hello.yaml");
     for args in [
@@ -323,7 +323,7 @@ async fn what_cannot_be_written_is_told_and_is_exit_code_1() {
 }
 
 #[tokio::test]
-async fn a_cursor_never_passes_what_could_not_be_written() {
+async fn a_cursor_never_passes_lines_that_could_not_be_written() {
     let server = TestServer::start().await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let cursor = directory.path().join("cursor").display().to_string();
@@ -341,7 +341,7 @@ async fn a_cursor_never_passes_what_could_not_be_written() {
 }
 
 #[tokio::test]
-async fn messages_that_are_no_completions_are_few_lines_of_the_log() {
+async fn malformed_messages_are_logged_in_few_lines() {
     let server = TestServer::start().await.unwrap();
     let mut watcher = command(&["watch", "--json", "--count", "2", "--url", server.url()]).spawn().unwrap();
     let mut stderr = BufReader::new(watcher.stderr.take().unwrap());
@@ -372,7 +372,7 @@ async fn lines_until(part: &'static str, mut from: BufReader<ChildStderr>) -> (S
 }
 
 #[tokio::test]
-async fn an_outage_is_one_line_when_it_begins_and_one_when_it_is_over() {
+async fn an_outage_is_logged_once_at_its_begin_and_once_at_its_end() {
     let server = TestServer::builder().persistent().build().await.unwrap();
     let mut watcher = command(&["watch", "--json", "--count", "2", "--url", server.url()]).spawn().unwrap();
     let stderr = BufReader::new(watcher.stderr.take().unwrap());
@@ -394,7 +394,7 @@ async fn an_outage_is_one_line_when_it_begins_and_one_when_it_is_over() {
 }
 
 #[tokio::test]
-async fn the_doctor_names_missing_permissions_and_what_it_may_not_ask() {
+async fn the_doctor_names_missing_permissions_and_the_checks_that_were_denied() {
     let server = TestServer::start().await.unwrap();
     let url = format!("redis://ann:pw@127.0.0.1:{}", server.port());
     let acl = ["ACL", "SETUSER", "ann", "on", ">pw", "~ff:*", "+@all", "resetchannels"];
@@ -409,7 +409,7 @@ async fn the_doctor_names_missing_permissions_and_what_it_may_not_ask() {
 }
 
 #[tokio::test]
-async fn users_of_printed_rules_are_what_the_doctor_says_they_are() {
+async fn the_doctor_recognises_users_with_the_printed_rules() {
     let server = TestServer::start().await.unwrap();
     let url = |user: &str| format!("redis://{user}:pw@127.0.0.1:{}", server.port());
     let grant = async |user: &str, roles: &[&str]| {
@@ -435,7 +435,7 @@ async fn users_of_printed_rules_are_what_the_doctor_says_they_are() {
 }
 
 #[tokio::test]
-async fn a_primary_that_sentinels_name_is_found_and_named_and_runs_flows() {
+async fn a_primary_is_found_through_sentinels_and_runs_flows() {
     let server = TestServer::builder().process().build().await.unwrap();
     let sentinels = Sentinels::watching(&server, "orders").start().await.unwrap();
     let at = |service: &str| format!("redis-sentinel://{}/{service}", sentinels.hosts());

@@ -44,7 +44,7 @@ async fn every_example_of_the_reference_page_does_what_the_page_says() {
 }
 
 #[tokio::test]
-async fn every_key_that_is_read_stands_on_the_reference_page() {
+async fn every_key_of_a_flow_file_is_on_the_reference_page() {
     let page = include_str!("../../../docs/flow-file.md");
     for (input, at_least) in [("x: 1\n", 5), ("executions: {a: {x: 1}}\n", 11)] {
         let refused = ff_with_input(&["run", "-"], input).await;

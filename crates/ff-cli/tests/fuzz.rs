@@ -12,7 +12,7 @@ targets! { flow_yaml wfformat url }
 
 /// Inputs that would cost far more than their length, if nothing stood against it.
 #[test]
-fn what_grows_while_it_is_read_is_refused_soon() {
+fn input_that_grows_while_it_is_read_is_refused_early() {
     let started = Instant::now();
     let laughs = |width: usize| {
         let line = |(outer, inner)| format!("{outer}: &{outer} [{}]\n", format!("*{inner},").repeat(width));

@@ -132,7 +132,7 @@ fn counts(directory: &Path) -> HashMap<String, usize> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn runs_that_are_ended_at_random_leave_no_process_and_no_flow_that_cannot_be_finished() {
+async fn runs_that_are_killed_at_random_leave_no_process_and_only_flows_that_can_be_finished() {
     let (kills, seed) = (number("FF_KILLS", 4), number("FF_KILLS_SEED", 1));
     let server = TestServer::start().await.unwrap();
     let mut random = Random(seed.max(1));

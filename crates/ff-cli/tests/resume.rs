@@ -65,7 +65,7 @@ async fn a_flow_whose_run_was_killed_is_finished_by_another_run() {
 }
 
 #[tokio::test]
-async fn a_run_whose_terminal_goes_leaves_its_flow_as_it_is_and_says_how_to_go_on() {
+async fn a_run_whose_terminal_closes_leaves_its_flow_and_says_how_to_resume_it() {
     let server = TestServer::start().await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let (flow, left) = left_by(&server, directory.path(), Signal::HUP).await;
@@ -97,7 +97,7 @@ async fn two_runs_of_one_flow_share_its_work_and_both_see_its_end() {
 }
 
 #[tokio::test]
-async fn a_flow_that_has_ended_or_is_not_of_a_run_is_not_gone_on_with() {
+async fn a_flow_that_has_ended_or_has_no_run_cannot_be_resumed() {
     let server = TestServer::start().await.unwrap();
     let (_directory, path) = file("flow.yaml", "executions: {a: {run: exit 1}}");
     let ended = ff(&["run", &path, "--json", "--url", server.url()]).await;

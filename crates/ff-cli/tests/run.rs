@@ -28,7 +28,7 @@ fn summary(finished: &Finished) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn a_flow_runs_in_the_order_of_its_needs_and_says_so() {
+async fn a_flow_runs_in_the_order_of_its_needs_and_the_summary_confirms_it() {
     let server = TestServer::start().await.unwrap();
     let finished = run(&server, &[&example("hello.yaml"), "--json"]).await.ok();
     let lines = finished.json();
@@ -43,7 +43,7 @@ async fn a_flow_runs_in_the_order_of_its_needs_and_says_so() {
 }
 
 #[tokio::test]
-async fn without_a_terminal_plain_lines_tell_the_story() {
+async fn without_a_terminal_the_run_is_shown_as_plain_lines() {
     let server = TestServer::start().await.unwrap();
     let finished = run(&server, &[&example("hello.yaml")]).await.ok();
     for part in
@@ -55,7 +55,7 @@ async fn without_a_terminal_plain_lines_tell_the_story() {
 }
 
 #[tokio::test]
-async fn the_examples_that_need_nothing_else_succeed() {
+async fn the_self_contained_examples_succeed() {
     let server = TestServer::start().await.unwrap();
     for name in ["fan-out.yaml", "nightly-report.yaml"] {
         run(&server, &[&example(name), "--workers", "8"]).await.ok();
@@ -78,7 +78,7 @@ async fn a_failure_is_retried_and_then_fails_the_flow_with_its_status_and_last_l
 
 /// By the times that the server recorded: nothing depends on how long the test itself takes.
 #[tokio::test]
-async fn retries_come_in_order_after_their_backoff_and_no_round_of_a_second_later() {
+async fn retries_start_right_after_their_backoff() {
     let server = TestServer::start().await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let run = |name: &str| format!("echo $FF_ATTEMPT >> {}; exit 1", directory.path().join(name).display());
@@ -223,7 +223,7 @@ async fn two_runs_at_once_do_not_take_each_others_work() {
 }
 
 #[tokio::test]
-async fn the_subscriber_may_be_cut_off_again_and_again() {
+async fn a_run_survives_repeated_disconnections_of_its_subscriber() {
     let server = TestServer::start().await.unwrap();
     let (_directory, path) = file("flow.yaml", &many(60));
     let child = command(&["run", &path, "--workers", "4", "--json", "--url", server.url()]).spawn().unwrap();
@@ -251,7 +251,7 @@ async fn a_run_survives_a_restart_of_its_server() {
 }
 
 #[tokio::test]
-async fn a_run_whose_server_is_gone_can_still_be_left() {
+async fn a_run_whose_server_is_gone_can_still_be_interrupted() {
     let server = TestServer::start().await.unwrap();
     let (_directory, path) = file("flow.yaml", "executions: {a: {run: sleep 60}}");
     let child = command(&["run", &path, "--url", server.url()]).spawn().unwrap();
@@ -288,7 +288,7 @@ async fn a_second_ctrl_c_does_not_wait_for_a_server_that_is_gone() {
 }
 
 #[tokio::test]
-async fn commands_do_not_learn_how_the_server_is_reached() {
+async fn commands_cannot_find_out_how_the_server_is_reached() {
     let server = TestServer::start().await.unwrap();
     let (_directory, path) = file("flow.yaml", "executions: {a: {run: 'echo \"<$FF_URL>\"'}}");
     let child = command(&["run", &path, "--json"]).env("FF_URL", server.url()).spawn().unwrap();

@@ -19,7 +19,7 @@ use ff_valkey::ValkeyBackend;
 use support::{command, file, finish, processes::Mark};
 
 #[tokio::test]
-async fn work_of_others_on_the_lane_of_a_run_is_never_done_and_goes_back_unharmed() {
+async fn foreign_work_on_the_lane_of_a_run_is_never_executed_and_goes_back_to_the_queue() {
     let server = TestServer::start().await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let (pwned, go) = (directory.path().join("pwned"), directory.path().join("go"));
@@ -73,7 +73,7 @@ fn read_line(reader: &mut impl BufRead) -> String {
 }
 
 #[tokio::test]
-async fn a_password_in_the_url_is_warned_of_once_and_seen_in_no_list_of_processes() {
+async fn a_password_in_the_url_gives_one_warning_and_is_hidden_from_process_lists() {
     let server = TestServer::builder().arg("--requirepass").arg("hush-hush").build().await.unwrap();
     let url = server.url().replace("redis://", "redis://:hush-hush@");
     let look = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c 'hush-[h]ush' || true";

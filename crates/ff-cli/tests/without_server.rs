@@ -36,7 +36,7 @@ async fn a_flow_runs_without_a_server_and_its_json_stays_clean() {
 }
 
 #[tokio::test]
-async fn the_namespace_of_the_command_line_comes_before_the_files() {
+async fn the_namespace_of_the_command_line_overrides_that_of_the_file() {
     let (_directory, path) = file("flow.yaml", "namespace: red\nexecutions: {a: {run: 'true'}}\n");
     for (args, namespace) in [(&[][..], "red"), (&["--namespace", "blue"], "blue")] {
         let finished = ok_here(ff(&[&["run", path.as_str(), "--json"], args].concat()).await);
@@ -54,7 +54,7 @@ async fn every_example_runs_without_a_server() {
 }
 
 #[tokio::test]
-async fn failures_are_retried_and_time_runs_out_without_a_server() {
+async fn failures_are_retried_and_timeouts_work_without_a_server() {
     let yaml = "executions:\n  a: {run: 'echo no disk >&2; exit 3', retries: 1, backoff: 50ms}\n  \
                 b: {run: 'true', needs: a}\n  c: {run: sleep 60, deadline: 500ms}\n";
     let (_directory, path) = file("flow.yaml", yaml);
@@ -87,14 +87,14 @@ async fn ctrl_c_cancels_a_flow_without_a_server() {
 }
 
 #[tokio::test]
-async fn the_partition_count_holds_without_a_server() {
+async fn the_partition_count_applies_without_a_server() {
     let finished = ok_here(ff(&["run", &example("hello.yaml"), "--json", "--partitions", "1"]).await);
     let id = finished.json()[1]["execution_id"].as_str().unwrap().to_owned();
     assert!(id.starts_with("{fp:0}:"), "{id}");
 }
 
 #[tokio::test]
-async fn the_library_without_a_server_is_the_programs_own() {
+async fn without_a_server_the_library_is_the_programs_own() {
     let checked = ok_here(ff(&["script", "check"]).await);
     assert!(checked.stdout.contains("in this process: ") && checked.stdout.contains("the same"), "{checked:?}");
     let printed = ff(&["script", "print"]).await.ok();
@@ -102,7 +102,7 @@ async fn the_library_without_a_server_is_the_programs_own() {
 }
 
 #[tokio::test]
-async fn no_server_can_be_asked_for_where_the_environment_names_one() {
+async fn the_embedded_backend_can_be_chosen_although_the_environment_names_a_server() {
     let mut named = command(&["run", &example("hello.yaml"), "--url", "embedded:"]);
     let finished = finish(named.env("FF_URL", "redis://127.0.0.1:1").spawn().unwrap()).await.ok();
     assert_eq!(finished.stderr, "ff: --url embedded: running in this process, nothing outlives it\n");
@@ -111,6 +111,6 @@ async fn no_server_can_be_asked_for_where_the_environment_names_one() {
 }
 
 #[tokio::test]
-async fn a_flow_that_is_wrong_is_refused_before_anything_is_told_of_the_place() {
+async fn a_wrong_flow_is_refused_before_the_note_about_the_backend() {
     ff(&["run", "no-such.yaml"]).await.refused(2, &["no-such.yaml", "cannot be read"]);
 }

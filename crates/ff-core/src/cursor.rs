@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_of_another_deployment_or_scope_is_refused_with_what_differs() {
+    fn a_cursor_of_another_deployment_or_scope_is_refused_with_the_difference() {
         let cursor = Cursor::new(vec![LogCursor::default(); 4].into(), None);
         let check = |count, scope| cursor.check(PartitionCount::new(count).unwrap(), scope).map_err(|e| e.to_string());
         assert_eq!(check(4, SubscriptionScope::Flows), Ok(()));

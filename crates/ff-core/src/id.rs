@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_with_the_same_key_meets_the_same_flow_in_the_same_partition() {
+    fn the_same_key_gives_the_same_flow_in_the_same_partition() {
         let count = PartitionCount::DEFAULT;
         let first = FlowId::from_idempotency_key(&namespace("a"), "order-7");
         let again = FlowId::from_idempotency_key(&namespace("a"), "order-7");

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn every_uuid_falls_into_the_range_and_stays_there() {
+    fn every_uuid_has_one_partition_within_the_range() {
         let count = PartitionCount::new(7).unwrap();
         for n in 0..1_000u128 {
             let uuid = Uuid::from_u128(n.wrapping_mul(0x9E37_79B9_7F4A_7C15));

@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_is_read_as_the_type_that_is_asked_for() {
+    fn a_result_is_read_as_the_requested_type() {
         assert_eq!(ended(Some(Outcome::Success), b"[1,2]").result_json(), Ok(vec![1, 2]));
         assert_eq!(ended(Some(Outcome::Success), b"").result_json(), Ok(()));
     }

@@ -159,13 +159,13 @@ mod tests {
     }
 
     #[test]
-    fn an_outcome_from_elsewhere_is_unknown_and_not_an_error() {
+    fn an_unrecognised_outcome_is_unknown_and_not_an_error() {
         assert_eq!(Outcome::from_wire("success"), Outcome::Success);
         assert_eq!(Outcome::from_wire("evaporated"), Outcome::Unknown);
     }
 
     #[test]
-    fn a_word_that_is_no_state_is_refused_with_the_known_ones() {
+    fn an_unknown_state_is_refused_with_the_known_ones() {
         let error = "sleepy".parse::<PublicState>().unwrap_err().to_string();
         assert!(error.contains("`sleepy`") && error.contains("blocked, delayed"), "{error}");
     }

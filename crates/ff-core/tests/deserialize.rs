@@ -51,7 +51,7 @@ fn tags() -> Vec<String> {
 }
 
 #[test]
-fn a_type_with_a_rule_is_not_read_by_serde_past_it() {
+fn serde_does_not_bypass_the_rules_of_a_type() {
     for (file, name, refused) in TYPES {
         let wrongly = refused.map(|refused| refused()).unwrap_or_default();
         assert!(wrongly.is_empty(), "{name} of {file} was read from {wrongly:?}");

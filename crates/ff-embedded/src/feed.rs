@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reader_is_told_what_it_has_not_seen_as_long_as_that_is_known() {
+    fn a_reader_gets_the_changes_that_it_has_not_seen_while_they_are_remembered() {
         let mut feed = Feed::default();
         let keys = |count: usize| (0..count).map(|n| n.to_string().into_bytes().into()).collect::<Vec<_>>();
         feed.note(keys(3));

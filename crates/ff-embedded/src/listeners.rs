@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_reaches_who_listens_to_its_lane_and_counts_once() {
+    fn a_signal_reaches_the_listeners_of_its_lane_and_counts_once() {
         let board = Switchboard::default();
         let wake_ups = Arc::new(WakeUps::default());
         board.connect("wake".to_owned(), &wake_ups);

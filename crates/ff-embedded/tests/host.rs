@@ -30,7 +30,7 @@ fn the_host_knows_the_commands_that_the_library_uses() {
 }
 
 #[test]
-fn a_function_that_creates_a_key_beyond_its_keys_fails_also_if_it_goes_on() {
+fn a_function_that_creates_an_undeclared_key_fails() {
     let library = "#!lua name=creator\n\
         redis.register_function('create', function(_, ARGV) return redis.call('HSET', ARGV[1], 'a', '1') end)\n\
         redis.register_function('try', function(_, ARGV) redis.pcall('ZADD', ARGV[1], '1', 'a') return 'fine' end)\n";
@@ -194,7 +194,7 @@ fn lost_variables_begin_an_epoch_and_lose_nothing() {
 }
 
 #[test]
-fn a_reader_behind_a_trimmed_or_deleted_log_goes_on() {
+fn a_reader_behind_a_trimmed_or_deleted_log_continues() {
     let stand = Stand::new(9);
     let mut completions = stand.subscribe();
     stand.complete(3);
@@ -222,7 +222,7 @@ fn a_reader_far_behind_gets_everything() {
 }
 
 #[test]
-fn the_virtual_clock_decides_when_a_lease_runs_out() {
+fn the_virtual_clock_decides_when_a_lease_expires() {
     let stand = Stand::new(1);
     let id = stand.claim().lease.execution_id;
     let sweep =

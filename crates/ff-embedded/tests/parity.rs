@@ -123,7 +123,7 @@ const THINGS: &str = "HSET hash a 1 b  c 3; ZADD set 1 a 2 b 2.5 c 3 d; ZADD lex
      XADD log 5-* a 2 b 3; XADD log 7-3 a 1";
 
 #[tokio::test]
-async fn hashes_answer_as_on_the_server() {
+async fn hashes_behave_as_on_the_server() {
     let mut both = Both::start().await;
     both.commands(THINGS).await;
     both.commands("HSET hash a 2 d 4; HSET hash a 2; HSET hash a 1 b; HSET hash a; HSET; HSET set a 1").await;
@@ -143,7 +143,7 @@ async fn hashes_answer_as_on_the_server() {
 }
 
 #[tokio::test]
-async fn sorted_sets_answer_as_on_the_server() {
+async fn sorted_sets_behave_as_on_the_server() {
     let mut both = Both::start().await;
     both.commands(THINGS).await;
     both.commands(
@@ -196,7 +196,7 @@ async fn ranges_by_bytes_of_unusual_members_agree() {
 }
 
 #[tokio::test]
-async fn streams_answer_as_on_the_server() {
+async fn streams_behave_as_on_the_server() {
     let mut both = Both::start().await;
     both.commands(THINGS).await;
     both.commands(
@@ -239,7 +239,7 @@ async fn streams_answer_as_on_the_server() {
 }
 
 #[tokio::test]
-async fn approximate_trims_leave_as_much_as_on_the_server() {
+async fn approximate_trims_keep_as_much_as_on_the_server() {
     let mut both = Both::start().await;
     for (max, entries, size) in [
         ("10", "150", "1000"),
@@ -264,7 +264,7 @@ async fn approximate_trims_leave_as_much_as_on_the_server() {
 }
 
 #[tokio::test]
-async fn keys_answer_as_on_the_server() {
+async fn keys_behave_as_on_the_server() {
     let mut both = Both::start().await;
     both.commands(THINGS).await;
     both.reads(
@@ -277,7 +277,7 @@ async fn keys_answer_as_on_the_server() {
 }
 
 #[tokio::test]
-async fn strings_answer_as_on_the_server() {
+async fn strings_behave_as_on_the_server() {
     let mut both = Both::start().await;
     both.commands(THINGS).await;
     both.commands(
@@ -301,7 +301,7 @@ async fn strings_answer_as_on_the_server() {
 }
 
 #[tokio::test]
-async fn expiry_answers_as_on_the_server() {
+async fn expiry_behaves_as_on_the_server() {
     let mut both = Both::start().await;
     both.commands(THINGS).await;
     both.reads("PTTL hash; PTTL none; PTTL").await;
@@ -369,7 +369,7 @@ async fn replies_and_errors_of_functions_agree() {
 }
 
 #[tokio::test]
-async fn what_was_written_before_an_error_stays() {
+async fn writes_before_an_error_are_kept() {
     let mut both = Both::start().await;
     let answer = both.call("FCALL", "half", &[b"half"], &[]).await;
     assert!(answer.text().starts_with("WRONGTYPE"), "{answer}");
@@ -388,7 +388,7 @@ async fn numbers_and_json_agree() {
 }
 
 #[tokio::test]
-async fn time_stands_still_within_a_call_and_variables_outlive_it() {
+async fn time_is_frozen_within_a_call_and_variables_outlive_it() {
     let mut both = Both::start().await;
     both.call("FCALL", "frozen", &[], &[]).await;
     for _ in 0..3 {

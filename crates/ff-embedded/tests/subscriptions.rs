@@ -61,7 +61,7 @@ impl Wake for Woken {
 }
 
 #[tokio::test]
-async fn who_waits_for_one_execution_is_not_woken_by_the_end_of_another() {
+async fn a_wait_for_one_execution_is_not_woken_by_the_end_of_another() {
     let backend = backend();
     let (other, mine) = (submit(&backend).await, submit(&backend).await);
     let woken = Arc::new(Woken::default());
@@ -78,7 +78,7 @@ async fn who_waits_for_one_execution_is_not_woken_by_the_end_of_another() {
 }
 
 #[tokio::test]
-async fn what_is_dropped_spans_no_two_histories() {
+async fn a_gap_of_dropped_entries_never_spans_two_histories() {
     let backend = backend();
     let options = SubscribeOptions::new().overflow(Overflow::DropOldest).capacity(NonZeroUsize::new(4).unwrap());
     let mut subscription = backend.subscribe(&options).await.unwrap();
@@ -112,7 +112,7 @@ fn completion(frame: &Frame) -> Option<&ff_core::CompletionPayload> {
 }
 
 #[tokio::test]
-async fn the_lag_names_a_log_that_cannot_be_read_and_tells_of_the_others() {
+async fn the_lag_names_an_unreadable_log_and_includes_the_others() {
     let two = PartitionCount::new(2).unwrap();
     let backend = EmbeddedBackend::builder().partitions(two).build().unwrap();
     let subscription = backend.subscribe(&SubscribeOptions::new()).await.unwrap();

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_pending_in_the_partitions_of_other_engines_is_left_to_them() {
+    async fn pending_work_of_other_engines_partitions_is_left_to_them() {
         let backend = Scripted::new(4);
         let (_sender, share) = watch::channel(Share::Of(Arc::new([Partition::new(2)].into())));
         tokio::spawn(Dispatcher::new(Arc::clone(&backend)).within(share).run(CancellationToken::new()));
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failing_partition_is_tried_again_and_does_not_hold_up_the_others() {
+    async fn a_failing_partition_is_retried_and_does_not_delay_the_others() {
         let backend = Scripted::new(4);
         backend.script(|script| script.errors.extend((0..7).map(|_| ("resolve_dependents 1", transport()))));
         let _task = dispatching(&backend).await;
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_that_ends_is_subscribed_anew() {
+    async fn a_stream_that_ends_is_subscribed_again() {
         let backend = Scripted::new(4);
         let _task = dispatching(&backend).await;
         backend.end_completions();

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_change_is_asked_about_at_once_and_not_with_the_next_note() {
+    async fn a_change_is_queried_at_once_and_not_with_the_next_call() {
         let backend = Scripted::new(4);
         backend.script(|script| script.engines = Some(vec![id("a")]));
         let mut running = start(&backend);
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_engine_that_cannot_be_noted_serves_everything_until_it_can() {
+    async fn an_engine_that_cannot_register_serves_everything_until_it_can() {
         let backend = Scripted::new(4);
         backend.script(|script| {
             script.engines = Some(vec![id("b")]);
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_failed_note_changes_no_share_and_an_outage_ends_in_serving_everything() {
+    async fn one_failed_registration_changes_no_share_and_an_outage_ends_in_serving_everything() {
         let backend = Scripted::new(4);
         backend.script(|script| script.engines = Some(vec![id("b")]));
         let mut running = start(&backend);
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_engine_that_stops_says_so() {
+    async fn an_engine_that_stops_announces_it() {
         let backend = Scripted::new(4);
         let running = start(&backend);
         backend.until(|calls| notes(calls) > 0).await;

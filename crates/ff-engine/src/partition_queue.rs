@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_with_more_work_goes_behind_those_that_wait() {
+    fn a_partition_with_more_work_is_queued_behind_the_waiting_ones() {
         let mut queue = PartitionQueue::default();
         queue.mark(p(1));
         queue.mark(p(2));

@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_goes_on_where_the_budget_of_the_last_one_ended() {
+    fn a_round_continues_where_the_budget_of_the_last_one_ended() {
         let mut rotation = rotation(5);
         rotation.begin_round();
         assert_eq!(numbers(&mut rotation, 3), [0, 1, 2]);
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_partition_goes_on_from_its_cursor_after_the_others() {
+    fn a_large_partition_continues_from_its_cursor_after_the_others() {
         let mut rotation = rotation(2);
         rotation.begin_round();
         let first = rotation.next().unwrap();
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_over_comes_next_and_what_is_given_up_no_more() {
+    fn partitions_taken_over_come_next_and_those_given_up_are_dropped() {
         let mut rotation = rotation(4);
         assert_eq!(numbers(&mut rotation, 2), [0, 1]);
         rotation.serve(&[0, 3, 7].map(Partition::new));
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_partition_is_followed_to_its_end_and_an_error_spares_the_others() {
+    async fn a_partition_is_processed_to_its_end_and_an_error_does_not_affect_the_others() {
         let backend = Scripted::new(3);
         backend.script(|script| {
             script.reconcile(0, [Some(cursor(1)), Some(cursor(2)), None]);
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_round_goes_on_at_the_cursor_at_which_the_last_one_failed() {
+    async fn a_round_continues_at_the_cursor_at_which_the_last_one_failed() {
         let backend = Scripted::new(1);
         backend.script(|script| {
             script.resolve_takes = Duration::from_secs(1);
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn with_another_partition_count_recorded_nothing_is_touched() {
+    async fn with_another_recorded_partition_count_nothing_is_changed() {
         let backend = Scripted::new(3);
         let conflict = || EngineError::Conflict { what: "partition count".into(), reason: "it is 8".into() };
         backend.script(|script| script.errors.push_back(("verify_deployment", conflict())));

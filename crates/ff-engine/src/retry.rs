@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_grow_to_their_cap_and_begin_anew_after_a_success() {
+    fn delays_grow_to_their_cap_and_are_reset_by_a_success() {
         let mut delays = Delays::new();
         let first = delays.next_delay();
         assert!((Duration::from_millis(50)..=Duration::from_millis(100)).contains(&first), "{first:?}");

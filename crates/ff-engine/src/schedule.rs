@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_with_more_to_do_is_swept_again_behind_those_that_wait() {
+    fn a_partition_with_more_to_do_is_swept_again_after_the_waiting_ones() {
         let (mut schedule, start) = (Schedule::default(), Instant::now());
         schedule.serve((0..65).map(p), start);
         let first = schedule.next_batch(start, NOT_AHEAD);
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_due_before_the_regular_sweep_is_swept_at_its_moment_and_alone() {
+    fn a_timer_before_the_regular_sweep_is_swept_on_time_and_alone() {
         let (mut schedule, start) = swept_once(3);
         schedule.swept(p(1), &report(false, Some(SECOND / 4)), start, start + 5 * SECOND);
         schedule.swept(p(2), &report(false, Some(7 * SECOND)), start, start + 5 * SECOND);
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn an_announced_timer_brings_the_turn_forward_and_never_puts_it_off() {
+    fn an_announced_timer_advances_a_sweep_and_never_delays_it() {
         let (mut schedule, start) = swept_once(2);
         schedule.announced(p(1), start + SECOND);
         schedule.announced(p(1), start + 2 * SECOND);
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn regular_sweeps_go_along_a_little_earlier_and_timers_do_not() {
+    fn regular_sweeps_may_join_an_earlier_batch_and_timers_may_not() {
         let (mut schedule, start) = swept_once(3);
         let now = start + 4 * SECOND;
         schedule.announced(p(0), now);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn something_due_at_once_for_ever_does_not_spin() {
+    fn a_partition_that_is_always_due_does_not_spin() {
         let (mut schedule, start) = swept_once(1);
         schedule.swept(p(0), &report(false, Some(Duration::ZERO)), start, start + SECOND);
         assert_eq!(schedule.wake_at(), Some(start + SHORTEST_WAIT));

@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn missed_announcements_are_made_up_for_by_a_sweep_of_everything_at_once() {
+    async fn missed_announcements_trigger_a_sweep_of_everything() {
         let backend = Scripted::new(3);
         listening(&backend).await;
         let (before, start) = (sweeps(&backend.calls()), Instant::now());
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_the_share_is_swept_and_what_is_taken_over_at_once() {
+    async fn only_the_share_is_swept_and_new_partitions_at_once() {
         let backend = Scripted::new(3);
         let of = |numbers: &[u16]| Share::Of(Arc::new(numbers.iter().map(|number| Partition::new(*number)).collect()));
         let (sender, share) = watch::channel(of(&[1]));

@@ -317,7 +317,7 @@ fn slow(table: &Table) -> Vec<(&(String, &'static str), &Duration)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_call_keeps_the_server_for_long_at_its_limits() {
+async fn no_call_at_its_limits_blocks_the_server_for_long() {
     let mut least = every_scenario().await;
     for _ in 1..TURNS {
         if slow(&least).is_empty() {

@@ -44,7 +44,7 @@ impl Stand {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_keeps_its_rest_when_the_clock_is_set_ahead() {
+async fn a_lease_keeps_its_remaining_time_when_the_clock_is_set_ahead() {
     let stand = Stand::start().await;
     let id = stand.claimed().await;
     let hour = 3_600_000;
@@ -55,7 +55,7 @@ async fn a_lease_keeps_its_rest_when_the_clock_is_set_ahead() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_runs_for_no_longer_than_it_was_given_when_the_clock_is_set_back() {
+async fn a_lease_does_not_last_longer_when_the_clock_is_set_back() {
     let stand = Stand::start().await;
     let id = stand.claimed().await;
     let hour = -3_600_000;
@@ -66,7 +66,7 @@ async fn a_lease_runs_for_no_longer_than_it_was_given_when_the_clock_is_set_back
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_keeps_its_rest_when_the_clock_is_set_ahead_and_then_a_part_of_it_back() {
+async fn a_lease_keeps_its_remaining_time_when_the_clock_is_set_ahead_and_partly_back() {
     let stand = Stand::start().await;
     let id = stand.claimed().await;
     let hour = 3_600_000;
@@ -81,7 +81,7 @@ async fn a_lease_keeps_its_rest_when_the_clock_is_set_ahead_and_then_a_part_of_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_that_was_given_after_both_leaps_of_the_clock_runs_out_in_its_time() {
+async fn a_lease_given_after_both_changes_of_the_clock_expires_on_time() {
     let stand = Stand::start().await;
     stand.claimed().await;
     stand.server.set_clock(BEGIN + 3_600_000).unwrap();
@@ -93,7 +93,7 @@ async fn a_lease_that_was_given_after_both_leaps_of_the_clock_runs_out_in_its_ti
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clock_that_is_a_day_ahead_for_a_moment_deletes_nothing() {
+async fn a_clock_that_is_a_day_ahead_for_a_short_time_deletes_nothing() {
     let stand = Stand::start().await;
     let id = stand.fixture.end_one().await;
     stand.fixture.sweep(id.partition()).await;

@@ -100,7 +100,7 @@ async fn an_execution_that_ends_right_after_a_subscription_is_announced_to_it_a_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fan_out_and_in_of_a_thousand_runs_to_its_end() {
+async fn a_fan_out_and_fan_in_of_a_thousand_members_completes() {
     let stand = Stand::start().await;
     let fixture = Fixture::new(stand.backend.clone());
     let _engine = Engine::builder(stand.backend.clone()).start().await.unwrap();
@@ -179,7 +179,7 @@ async fn a_forged_completion_of_a_running_execution_changes_no_state() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn retries_skips_and_successes_end_a_flow_as_they_should() {
+async fn retries_skips_and_successes_end_a_flow_correctly() {
     let stand = Stand::start().await;
     let fixture = Fixture::new(stand.backend.clone());
     let _engine = Engine::builder(stand.backend.clone()).start().await.unwrap();
@@ -256,7 +256,7 @@ async fn flood(stand: &Stand, tenants: &[Fixture; 2]) -> ([SubmittedFlow; 2], u6
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_tenants_in_a_flood_see_all_of_their_own_and_nothing_else_without_a_read() {
+async fn two_tenants_under_load_see_all_of_their_own_completions_only_and_no_reads_are_needed() {
     let stand = Stand::start().await;
     let tenants = [Fixture::new(stand.backend.clone()), Fixture::new(stand.backend.clone())];
     let (_, unwatched) = flood(&stand, &tenants).await;

@@ -12,7 +12,7 @@ use ff_core::PartitionCount;
 
 /// Every kind of fault once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_repeated_or_left_unsaid_through_every_kind_of_fault() {
+async fn every_kind_of_fault_loses_and_repeats_nothing_undeclared() {
     let plan = Plan {
         seed: 1,
         faults: Plan::random_faults(1, &Fault::ALL, Fault::ALL.len()),

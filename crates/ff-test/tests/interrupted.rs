@@ -60,7 +60,7 @@ impl Stand {
 }
 
 #[tokio::test]
-async fn a_claim_whose_repetitions_are_interrupted_anywhere_still_gives_what_it_took_first() {
+async fn a_claim_whose_repetitions_are_interrupted_still_gets_its_first_executions() {
     for command in 1.. {
         let stand = Stand::start();
         stand.fixture.submit_members(&[("a", &[]), ("b", &[]), ("c", &[]), ("d", &[]), ("e", &[])]).await;
@@ -81,7 +81,7 @@ async fn a_claim_whose_repetitions_are_interrupted_anywhere_still_gives_what_it_
 }
 
 #[tokio::test]
-async fn a_submission_as_a_whole_over_parts_that_is_interrupted_anywhere_gives_a_flow_that_runs() {
+async fn an_interrupted_whole_submission_over_existing_parts_gives_a_flow_that_runs() {
     for command in 1.. {
         let stand = Stand::start();
         let flow = stand.fixture.flow(&[("a", &[]), ("b", &["a"])]).idempotency_key("key");

@@ -104,7 +104,7 @@ async fn a_partition_count_that_differs_from_the_recorded_one_is_refused_with_bo
 }
 
 #[tokio::test]
-async fn a_deployment_with_its_own_partition_count_is_joined_by_who_does_not_insist() {
+async fn a_program_without_a_required_partition_count_joins_any_deployment() {
     let server = TestServer::start().await.unwrap();
     let config = ValkeyConfig::from_url(server.url()).unwrap();
     let few = config.clone().with_partition_count(PartitionCount::new(4).unwrap());
@@ -124,7 +124,7 @@ async fn a_flushed_deployment_is_recorded_again() {
 }
 
 #[tokio::test]
-async fn a_submission_beyond_the_servers_memory_writes_nothing_while_ends_go_on() {
+async fn a_submission_beyond_the_servers_memory_writes_nothing_and_ends_are_still_recorded() {
     let stand = Stand::start().await;
     let fixture = Fixture::new(stand.backend.clone());
     let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;

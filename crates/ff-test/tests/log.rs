@@ -91,7 +91,7 @@ async fn a_reloaded_library_begins_an_epoch_after_the_last_entry() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deleted_log_begins_anew_after_nothing() {
+async fn a_deleted_log_begins_an_epoch_without_a_predecessor() {
     let mut feed = Feed::start().await;
     feed.append().await;
     let (last, _) = feed.append().await;
@@ -102,7 +102,7 @@ async fn a_deleted_log_begins_anew_after_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_trimmed_to_empty_goes_on_in_its_epoch() {
+async fn a_log_trimmed_to_empty_continues_its_epoch() {
     let mut feed = Feed::start().await;
     let (first, _) = feed.append().await;
     feed.stand.command(&["XTRIM", &feed.log(), "MAXLEN", "0"]).await;
@@ -110,7 +110,7 @@ async fn a_log_trimmed_to_empty_goes_on_in_its_epoch() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_trimmed_to_empty_is_still_known_to_a_new_tenure() {
+async fn a_new_tenure_continues_after_a_log_trimmed_to_empty() {
     let mut feed = Feed::start().await;
     feed.append().await;
     let (last, _) = feed.append().await;
@@ -121,7 +121,7 @@ async fn a_log_trimmed_to_empty_is_still_known_to_a_new_tenure() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tail_lost_under_the_same_process_begins_an_epoch_after_what_is_left() {
+async fn a_tail_lost_under_the_same_process_begins_an_epoch_after_the_remaining_entries() {
     let mut feed = Feed::start().await;
     feed.append().await;
     let (kept, _) = feed.append().await;
@@ -138,7 +138,7 @@ async fn a_tail_lost_under_the_same_process_begins_an_epoch_after_what_is_left()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_epoch_is_greater_than_whatever_the_log_has_seen_also_with_a_clock_that_runs_ahead() {
+async fn an_epoch_is_greater_than_every_id_of_the_log_even_after_a_clock_that_was_ahead() {
     let mut feed = Feed::start().await;
     feed.append().await;
     // A server whose clock runs a day ahead has written here before.
@@ -165,7 +165,7 @@ async fn copy_all(from: &Stand, to: &Stand) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_servers_that_go_on_from_one_log_begin_different_epochs_also_with_equal_clocks_behind_it() {
+async fn two_servers_that_continue_one_log_begin_different_epochs_even_with_equal_clocks() {
     const NOW: u64 = 1_800_000_000_000;
     let mut feed = Feed::on(Stand::at(NOW + 3_600_000).await).await;
     let (last, _) = feed.append().await;
@@ -183,7 +183,7 @@ async fn two_servers_that_go_on_from_one_log_begin_different_epochs_also_with_eq
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_server_that_loses_its_tail_and_its_library_begins_another_epoch_also_with_a_clock_that_stands() {
+async fn a_server_that_loses_tail_and_library_begins_another_epoch_even_with_a_stopped_clock() {
     let mut feed = Feed::on(Stand::at(1_800_000_000_000).await).await;
     feed.append().await;
     feed.stand.command(&["COPY", &feed.log(), "backup"]).await;
@@ -222,14 +222,14 @@ impl Feed {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_epochs_of_which_a_log_has_entries_are_kept() {
+async fn epochs_with_entries_in_the_log_are_kept() {
     let mut feed = Feed::with_tenures(70).await;
     feed.append().await;
     assert_eq!(feed.kept_epochs().await.len(), 71);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn epochs_before_the_first_entry_are_forgotten_when_there_are_many() {
+async fn epochs_before_the_first_entry_are_removed_if_there_are_many() {
     let mut feed = Feed::with_tenures(90).await;
     feed.stand.command(&["XTRIM", &feed.log(), "MAXLEN", "80"]).await;
     feed.append().await;

@@ -141,7 +141,7 @@ async fn a_log_keeps_at_least_its_limit_in_bytes_and_at_most_a_piece_and_an_entr
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cursor_of_entries_that_the_bytes_took_gets_one_exact_gap() {
+async fn a_cursor_before_entries_that_the_byte_limit_trimmed_gets_one_exact_gap() {
     let stage = Stage::open().await;
     let mut subscription = stage.backend.subscribe(&SubscribeOptions::new()).await.unwrap();
     stage.end(3).await;
@@ -159,7 +159,7 @@ async fn a_cursor_of_entries_that_the_bytes_took_gets_one_exact_gap() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_tenure_goes_on_with_the_bytes_that_the_one_before_it_has_saved() {
+async fn a_new_tenure_continues_the_saved_count_of_bytes() {
     let stage = Stage::open().await;
     let mut tenures = 0;
     for _ in 0..12 {
@@ -188,7 +188,7 @@ async fn a_new_tenure_trims_nothing_too_early() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_tail_counts_no_more() {
+async fn a_lost_tail_is_not_counted() {
     let stage = Stage::open().await;
     stage.end(10).await;
     let log = keys::completion_log(LOG);
@@ -203,7 +203,7 @@ async fn a_lost_tail_counts_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_smaller_limit_takes_hold_by_a_hundred_entries_per_append() {
+async fn a_smaller_limit_is_applied_by_a_hundred_entries_per_append() {
     let stage = Stage::open().await.with(LogPolicy::default()).await;
     stage.end(250).await;
     let stage = stage.with(policy()).await;
@@ -214,7 +214,7 @@ async fn a_smaller_limit_takes_hold_by_a_hundred_entries_per_append() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_library_without_the_count_has_left_goes_by_a_hundred_entries_per_append() {
+async fn entries_of_a_library_without_the_count_are_trimmed_by_a_hundred_per_append() {
     let stage = Stage::open().await.with(LogPolicy::default()).await;
     stage.end(250).await;
     stage.command(&["HDEL", &keys::log_epochs(LOG), LogBytes::FIELD]).await;
@@ -227,7 +227,7 @@ async fn what_a_library_without_the_count_has_left_goes_by_a_hundred_entries_per
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_that_names_no_bytes_appends_and_trims_none() {
+async fn a_program_without_a_byte_limit_appends_and_trims_nothing() {
     let stage = Stage::open().await;
     stage.end(40).await;
     let before = stage.entries().await[0].0;

@@ -56,7 +56,7 @@ async fn solos(fixture: &Fixture, partition: Partition, wanted: usize) -> Vec<Ex
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_member_whose_record_is_deleted_ends_as_failed_and_its_flow_goes_on() {
+async fn a_member_whose_record_is_deleted_ends_as_failed_and_its_flow_continues() {
     let (stand, fixture) = start().await;
     let mut completions = fixture.backend.subscribe_completions().await.unwrap();
     let flow = fixture.submit_members(&[("a", &[]), ("b", &["a"]), ("c", &["b"]), ("d", &["a"])]).await;
@@ -176,7 +176,7 @@ async fn one_overwritten_record_costs_no_other_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lease_whose_record_or_flow_cannot_be_read_is_not_given_back_and_not_called_lost() {
+async fn a_lease_whose_record_or_flow_is_unreadable_is_neither_given_back_nor_reported_as_lost() {
     let (stand, fixture) = start().await;
     let flow = fixture.submit_members(&[("a", &[]), ("b", &[]), ("c", &[])]).await;
     let mut leases = Vec::new();
@@ -194,7 +194,7 @@ async fn a_lease_whose_record_or_flow_cannot_be_read_is_not_given_back_and_not_c
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn leases_of_a_partition_that_cannot_be_reached_are_not_called_lost() {
+async fn leases_of_an_unreachable_partition_are_not_reported_as_lost() {
     let (stand, fixture) = start().await;
     let mut leases = Vec::new();
     for partition in [3, 4] {
@@ -208,7 +208,7 @@ async fn leases_of_a_partition_that_cannot_be_reached_are_not_called_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_overwritten_record_does_not_keep_a_sweep_from_the_others() {
+async fn one_overwritten_record_does_not_stop_a_sweep() {
     let (stand, fixture) = start().await;
     let short = |name: &str| {
         let mut spec = fixture.spec(name);
@@ -225,7 +225,7 @@ async fn one_overwritten_record_does_not_keep_a_sweep_from_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_partition_that_cannot_be_read_leaves_the_others_alone() {
+async fn an_unreadable_partition_does_not_affect_the_others() {
     let (stand, fixture) = start().await;
     let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
     let bad = Partition::new((id.partition().number() + 1) % stand.backend.partition_count().get());
@@ -238,7 +238,7 @@ async fn a_partition_that_cannot_be_read_leaves_the_others_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_overwritten_log_keeps_only_its_own_executions_from_retention() {
+async fn an_overwritten_log_delays_the_retention_of_its_own_executions_only() {
     let (stand, fixture) = start().await;
     let partition = Partition::new(2);
     let ids = solos(&fixture, partition, 2).await;
@@ -257,7 +257,7 @@ async fn an_overwritten_log_keeps_only_its_own_executions_from_retention() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_worker_of_a_deleted_record_is_fenced_off() {
+async fn the_worker_of_a_deleted_record_is_fenced() {
     let (stand, fixture) = start().await;
     let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
     let lease = fixture.claim(id).await.lease;
@@ -294,7 +294,7 @@ async fn retention_removes_an_ended_flow_whose_records_are_all_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn retention_removes_a_flow_that_has_no_entry_of_its_own_by_those_of_its_members() {
+async fn retention_removes_a_flow_without_an_entry_through_those_of_its_members() {
     let (stand, fixture) = start().await;
     let flow = fixture.submit_members(&[("a", &[]), ("b", &["a"])]).await;
     for (_, id) in &flow.executions {

@@ -40,7 +40,7 @@ async fn come_and_go(stand: &Stand, backend: &ValkeyBackend, fixture: &Fixture) 
 }
 
 #[tokio::test]
-async fn a_thousand_subscriptions_are_one_connection_and_give_their_memory_back() {
+async fn a_thousand_subscriptions_share_one_connection_and_free_their_memory() {
     let stand = Stand::start().await;
     let backend = ValkeyBackend::connect(stand.server.url()).await.unwrap();
     let fixture = Fixture::new(stand.backend.clone());

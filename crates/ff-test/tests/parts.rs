@@ -133,21 +133,21 @@ async fn deadlines_count_from_the_start_of_the_flow() {
 }
 
 #[tokio::test]
-async fn delays_count_from_the_start_of_the_flow_also_where_the_reconciler_queues_its_members() {
+async fn delays_count_from_the_start_of_the_flow_even_if_the_reconciler_queues_its_members() {
     let parts = Parts::started();
     parts.fixture.backend.reconcile(PARTITION, None, 100).await.unwrap();
     parts.both_wait_from_the_start_of_the_flow().await;
 }
 
 #[tokio::test]
-async fn a_member_that_is_promoted_before_its_delay_was_put_right_waits_from_the_start_of_the_flow() {
+async fn a_member_promoted_before_its_delay_was_corrected_waits_from_the_start_of_the_flow() {
     let parts = Parts::started();
     parts.enqueue("a");
     parts.both_wait_from_the_start_of_the_flow().await;
 }
 
 #[tokio::test]
-async fn a_flow_that_two_programs_divide_differently_starts_when_one_of_them_has_written_all() {
+async fn a_flow_that_two_programs_divide_differently_starts_once_one_has_written_all_members() {
     let parts = Parts::none();
     let names = ["a", "b", "c", "d"];
     assert_eq!(parts.write_plain("first", 0, &names[..2]), "ok");
@@ -164,7 +164,7 @@ async fn a_flow_that_two_programs_divide_differently_starts_when_one_of_them_has
 }
 
 #[tokio::test]
-async fn parts_that_overlap_do_not_stand_for_a_member_that_is_missing() {
+async fn overlapping_parts_do_not_hide_a_missing_member() {
     let parts = Parts::none();
     let names = ["a", "b", "c", "d"];
     assert_eq!(parts.write_plain("first", 0, &names[..2]), "ok");

@@ -70,7 +70,7 @@ async fn an_end_without_its_log_entry_counts_as_not_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_owners_repetition_completes_an_interrupted_end() {
+async fn a_repeated_call_of_the_holder_completes_an_interrupted_end() {
     let interrupted = Interrupted::after_the_core().await;
     interrupted.stand.backend.complete(&interrupted.lease, Bytes::new()).await.unwrap();
     interrupted.assert_whole().await;
@@ -85,7 +85,7 @@ async fn the_reconciler_completes_an_interrupted_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_sweep_completes_an_interrupted_end_when_its_lease_runs_out() {
+async fn the_sweep_completes_an_interrupted_end_when_its_lease_expires() {
     let interrupted = Interrupted::after_the_core().await;
     let leases = format!("ff:part:{}:leases", interrupted.a().partition());
     interrupted.stand.command(&["ZADD", &leases, "1", &interrupted.a().uuid().to_string()]).await;
@@ -113,7 +113,7 @@ async fn an_end_recorded_but_not_followed_up_is_completed_without_a_second_entry
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_completion_of_an_interrupted_end_has_its_result_or_the_length_of_it() {
+async fn the_completion_of_an_interrupted_end_has_its_result_or_its_length() {
     let stand = Stand::start().await;
     let fixture = Fixture::new(stand.backend.clone());
     for result in ["short".to_owned(), "long".repeat(2_000)] {
@@ -141,7 +141,7 @@ async fn the_completion_of_an_interrupted_end_has_its_result_or_the_length_of_it
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_reconciler_restores_what_is_missing_from_an_index() {
+async fn the_reconciler_restores_missing_index_entries() {
     let interrupted = Interrupted::after_the_core().await;
     interrupted.stand.backend.complete(&interrupted.lease, Bytes::new()).await.unwrap();
     let partition = interrupted.a().partition();
@@ -167,7 +167,7 @@ async fn the_reconciler_finds_a_need_that_was_met_without_being_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reconciler_goes_on_where_it_stopped() {
+async fn a_reconciler_continues_where_it_stopped() {
     let stand = Stand::start().await;
     let fixture = Fixture::new(stand.backend.clone());
     let names: Vec<_> = (0..25).map(|n| n.to_string()).collect();
@@ -201,7 +201,7 @@ async fn a_key_of_another_type_is_refused_before_anything_is_written() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_an_interrupted_submission_left_is_discarded_and_can_be_submitted_again() {
+async fn members_of_an_interrupted_submission_are_discarded_and_can_be_submitted_again() {
     let stand = Stand::start().await;
     let fixture = Fixture::new(stand.backend.clone());
     let flow = fixture.flow(&[("a", &[]), ("b", &["a"])]).idempotency_key("k");
@@ -220,7 +220,7 @@ async fn what_an_interrupted_submission_left_is_discarded_and_can_be_submitted_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_counted_is_not_counted_again_by_a_repair() {
+async fn a_repair_counts_no_member_twice() {
     let stand = Stand::start().await;
     let fixture = Fixture::new(stand.backend.clone());
     let flow = fixture.submit_members(&[("a", &[]), ("b", &[]), ("c", &["a", "b"])]).await;
@@ -242,7 +242,7 @@ async fn what_was_counted_is_not_counted_again_by_a_repair() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_signal_passes_over_processes_that_are_gone_and_the_sweep_forgets_them() {
+async fn a_signal_skips_processes_that_are_gone_and_the_sweep_removes_them() {
     let stand = Stand::start().await;
     let fixture = Fixture::new(stand.backend.clone());
     let partitions: Vec<_> = stand.backend.partition_count().partitions().collect();

@@ -88,20 +88,20 @@ fn calls() -> Vec<(&'static str, Vec<Op>, Op)> {
 
 /// Such a lease ends within the leap by the clock, but was not held while the clock leapt.
 #[test]
-fn a_lease_that_was_given_after_a_leap_runs_out_although_the_clock_was_then_adjusted_back() {
+fn a_lease_given_after_a_leap_expires_although_the_clock_was_then_adjusted_back() {
     let leap = Op::Leap { millis: 49_346_134 };
     check(&[leap, Op::SubmitSolo(member(&[])), Op::StepBack { millis: 64 }, Op::Claim { max: 1, lease: 2 }]);
 }
 
 /// The clock was adjusted back before it leapt, so the lease begins after the last call before the leap.
 #[test]
-fn a_lease_that_was_given_before_a_leap_keeps_its_rest_although_the_clock_was_adjusted_back_before() {
+fn a_lease_given_before_a_leap_keeps_its_remaining_time_although_the_clock_was_adjusted_back_before() {
     let leap = Op::Leap { millis: 49_346_134 };
     check(&[Op::SubmitSolo(member(&[])), Op::Claim { max: 1, lease: 200 }, Op::StepBack { millis: 64 }, leap]);
 }
 
 #[test]
-fn every_call_that_fails_at_any_command_amounts_to_the_whole_or_to_nothing() {
+fn a_call_that_fails_at_any_command_has_its_whole_effect_or_none() {
     let stage = InProcess::new(0, [Uuid::nil(); 2]);
     for (name, before, call) in calls() {
         for stop in [false, true] {

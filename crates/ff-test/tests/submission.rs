@@ -108,7 +108,7 @@ async fn run_all(fixture: &Fixture, flow: &SubmittedFlow) {
 }
 
 #[tokio::test]
-async fn nobody_sees_a_flow_before_its_last_part_is_written() {
+async fn a_flow_is_invisible_before_its_last_part_is_written() {
     let this = Interrupted::after_the_first_part().await;
     let backend = &this.stand.backend;
     let is_absent = |error: EngineError| assert!(matches!(error, EngineError::NotFound { .. }), "{error}");
@@ -141,7 +141,7 @@ async fn other_content_is_a_conflict_while_parts_are_kept() {
 }
 
 #[tokio::test]
-async fn members_of_an_interrupted_submission_never_run_in_a_later_one_of_other_content() {
+async fn members_of_an_interrupted_submission_never_run_in_a_later_one_with_other_content() {
     let this = Interrupted::after_the_first_part().await;
     this.expire().await;
     let flow = this.fixture.submit(&many(&this.fixture)).await;
@@ -162,7 +162,7 @@ async fn parts_may_be_written_again_until_the_flow_is_started() {
 }
 
 #[tokio::test]
-async fn a_flow_of_which_parts_are_there_can_be_accepted_as_a_whole() {
+async fn a_flow_with_existing_parts_can_be_accepted_as_a_whole() {
     let this = Interrupted::after_the_first_part().await;
     assert_eq!(this.write_part("whole", "yet another content").await, "conflict");
     assert_eq!(this.write_part("whole", "another content").await, "ok");
@@ -211,7 +211,7 @@ async fn a_member_of_an_interrupted_submission_is_never_cancelled_with_a_later_f
 }
 
 #[tokio::test]
-async fn members_are_queued_only_of_a_flow_that_is_there() {
+async fn only_members_of_an_existing_flow_are_queued() {
     let this = Interrupted::after_the_first_part().await;
     let keys = keys::partition_block(this.partition());
     let (uuid, count) = (this.member("old-a").uuid().to_string(), keys.len().to_string());
@@ -232,7 +232,7 @@ async fn a_part_without_an_expiry_gets_one_from_the_reconciler() {
 }
 
 #[tokio::test]
-async fn a_flow_in_parts_is_known_again_and_does_not_expire() {
+async fn a_repeated_flow_in_parts_is_recognised_and_does_not_expire() {
     let stand = Stand::start().await;
     let fixture = Fixture::new(stand.backend.clone());
     let flow = fixture.submit(&many(&fixture)).await;

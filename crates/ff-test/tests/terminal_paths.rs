@@ -148,7 +148,7 @@ impl<'a> Subject<'a> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_end_is_recorded_once_and_announced_once_where_it_belongs() {
+async fn every_end_is_recorded_once_and_announced_once_on_its_channel() {
     let stand = Stand::start().await;
     let mut of_flows = stand.listen(keys::FLOW_CHANNEL).await;
     let mut of_solo = stand.listen(keys::SOLO_CHANNEL).await;
@@ -186,7 +186,7 @@ async fn every_end_is_recorded_once_and_announced_once_where_it_belongs() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_ended_execution_leaves_no_trace_in_any_index() {
+async fn an_ended_execution_has_no_entry_in_any_index() {
     let stand = Stand::start().await;
     for (path, scope) in Path::of_every_scope() {
         stand.command(&["FLUSHALL"]).await;
@@ -202,7 +202,7 @@ async fn an_ended_execution_leaves_no_trace_in_any_index() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn retention_removes_every_key_of_what_has_ended() {
+async fn retention_removes_every_key_of_ended_executions() {
     let stand = Stand::start().await;
     let fixture = Fixture::new(stand.backend.clone());
     let flow = fixture.submit_members(&[("a", &[]), ("b", &["a"])]).await;

@@ -122,7 +122,7 @@ async fn engines_share_the_partitions_and_take_over_at_once_from_one_that_stops(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn timers_in_the_partitions_of_an_engine_that_crashed_are_done_once_it_is_gone() {
+async fn timers_in_the_partitions_of_a_crashed_engine_are_served_once_it_is_gone() {
     let stays = Duration::from_secs(2);
     let (backend, engines) = engines(1).await;
     let crashed = EngineId::new("crashed").unwrap();
@@ -149,7 +149,7 @@ async fn timers_in_the_partitions_of_an_engine_that_crashed_are_done_once_it_is_
 }
 
 #[test]
-fn the_time_ahead_of_which_timers_are_announced_is_the_same_in_lua_and_in_rust() {
+fn the_horizon_of_timers_is_the_same_in_lua_and_in_rust() {
     let line = format!("local HORIZON = {}\n", ff_core::limits::TIMER_HORIZON.as_millis());
     assert!(ff_script::SOURCE.contains(&line), "lua/lib/timers.lua lacks `{}`", line.trim());
     let line = format!("local LONGEST = {}\n", ff_core::limits::ENGINE_STAY.as_millis());

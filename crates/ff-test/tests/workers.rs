@@ -67,7 +67,7 @@ async fn all_wait(stand: &Stand, fixture: &Fixture, processes: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn work_goes_round_all_processes_that_wait() {
+async fn work_is_distributed_over_all_waiting_processes() {
     const PROCESSES: usize = 4;
     let stand = Stand::start().await;
     let fixture = Fixture::new(stand.backend.clone());
@@ -106,7 +106,7 @@ async fn work_does_not_wait_for_a_process_whose_worker_has_left() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_signal_that_nobody_takes_moves_on_with_the_sweep() {
+async fn a_signal_without_a_taker_is_passed_on_by_the_sweep() {
     let stand = Stand::start().await;
     let fixture = Fixture::new(stand.backend.clone());
     let all: Vec<_> = fixture.backend.partition_count().partitions().collect();
@@ -199,7 +199,7 @@ fn handlers_that_keep_all_threads_busy_keep_their_leases() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn orderly_restarts_cost_an_execution_nothing() {
+async fn an_orderly_restart_costs_no_attempt() {
     let backend = Arc::new(EmbeddedBackend::new());
     let engine = Engine::builder(backend.clone()).sweep_interval(Duration::from_millis(50)).start().await.unwrap();
     let fixture = Fixture::new(backend.clone());

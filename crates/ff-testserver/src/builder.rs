@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_shared_server_refuses_what_needs_a_private_one() {
+    async fn a_shared_server_refuses_options_that_need_a_private_one() {
         let shared = Some(Choice::Shared { url: "redis://127.0.0.1:1".into() });
         let builder = Builder { choice: shared, ..Builder::default() }.password("pw");
         let error = builder.build().await.unwrap_err().to_string();
@@ -173,14 +173,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_that_is_no_server_shows_its_last_words() {
+    async fn a_program_that_is_not_a_server_is_reported_with_its_last_output() {
         let builder = TestServer::builder().program("/bin/echo");
         let error = builder.build().await.unwrap_err();
         assert!(matches!(&error, Error::Died { output } if output.contains("--port")), "{error:?}");
     }
 
     #[test]
-    fn a_taken_port_is_told_from_other_failures() {
+    fn a_port_in_use_is_distinguished_from_other_failures() {
         let died = |output: &str| Error::Died { output: output.into() };
         assert!(is_port_taken(&died("Could not create server TCP listening socket: bind: Address already in use")));
         assert!(is_port_taken(&Error::Docker("Bind for 0.0.0.0:1 failed: port is already allocated".into())));

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_caller_adds_comes_last() {
+    fn arguments_of_the_caller_come_last() {
         let options = Options {
             args: vec!["--appendonly".into(), "yes".into()],
             password: Some("pw".into()),

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn with_nothing_at_all_the_error_says_what_was_tried() {
+    async fn without_any_provider_the_error_lists_what_was_tried() {
         let error = decide(&Env::default(), no_daemon(), false).await.unwrap_err().to_string();
         assert!(error.contains("refused") && error.contains("scripts/fetch-valkey.sh"), "{error}");
     }
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_shared_server_wins_over_everything_else() {
+    async fn a_shared_server_overrides_everything_else() {
         let env = Env { shared_url: Some("redis://127.0.0.1:1".into()), ..forced("process") };
         let choice = decide(&env, DockerFact::ImagePresent, true).await.unwrap();
         assert_eq!(choice, Choice::Shared { url: "redis://127.0.0.1:1".into() });

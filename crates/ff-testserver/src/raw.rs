@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_reply_is_an_error() {
+    async fn a_malformed_reply_is_an_error() {
         assert!(matches!(parse(b"HTTP/1.1 400\r\n").await, Err(Error::Protocol(_))));
         assert!(matches!(parse(b"").await, Err(Error::Io { .. })));
         assert!(matches!(parse(b"$5\r\nabc").await, Err(Error::Io { .. })));

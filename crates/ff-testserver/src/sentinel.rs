@@ -237,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whom_a_sentinel_knows_is_read_from_names_and_values() {
+    fn the_servers_that_a_sentinel_knows_are_parsed_from_names_and_values() {
         let words = ["name", "orders", "num-slaves", "2", "num-other-sentinels", "1"];
         let reply = Reply::Array(words.map(|word| Reply::Bulk(word.into())).into());
         assert_eq!(Known::read(&reply), Known { others: Some(1), replicas: Some(2) });

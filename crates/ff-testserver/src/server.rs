@@ -492,7 +492,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_replica_is_in_step_from_what_was_there_when_it_was_asked_for() {
+    fn a_replica_is_in_sync_from_the_state_at_the_request() {
         let info = "role:master\r\nslave0:ip=a,port=1,state=online,offset=70,lag=0,type=replica\r\n\
                     slave1:ip=a,port=2,state=online,offset=7,lag=0\r\nslave2:ip=a,port=3,state=wait_bgsave,offset=0,lag=0\r\n\
                     master_repl_offset:107\r\n";

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_in_a_password_are_undone() {
+    fn escapes_in_a_password_are_decoded() {
         assert_eq!(decode("a%40b%2Fc%"), "a@b/c%");
     }
 }

@@ -28,7 +28,7 @@ async fn swallowed_connections_stay_open_and_silent_while_new_ones_work() {
 }
 
 #[tokio::test]
-async fn connections_lead_elsewhere_when_told_to() {
+async fn connections_can_be_redirected() {
     let (first, second) = (TestServer::start().await.unwrap(), TestServer::start().await.unwrap());
     second.command(&["SET", "name", "second"]).await.unwrap();
     let proxy = Proxy::open(first.port()).await.unwrap();

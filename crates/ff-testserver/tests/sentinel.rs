@@ -48,7 +48,7 @@ async fn dropped_sentinels_are_gone() {
 }
 
 #[tokio::test]
-async fn sentinels_that_cannot_do_it_say_what_they_saw() {
+async fn a_failed_failover_reports_what_the_sentinels_saw() {
     let primary = TestServer::builder().process().build().await.unwrap();
     let sentinels = Sentinels::watching(&primary, "orders").start().await.unwrap();
     sentinels.nodes()[0].kill().await.unwrap();

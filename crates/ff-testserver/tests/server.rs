@@ -35,7 +35,7 @@ async fn a_started_server_answers() {
 }
 
 #[tokio::test]
-async fn servers_at_the_same_time_are_strangers() {
+async fn servers_at_the_same_time_share_nothing() {
     let (one, two) = tokio::join!(TestServer::start(), TestServer::start());
     let (one, two) = (one.unwrap(), two.unwrap());
     set(&one, "key", "one").await;
@@ -51,7 +51,7 @@ async fn time(server: &TestServer) -> u64 {
 }
 
 #[tokio::test]
-async fn a_clock_stands_until_it_is_set_and_outlives_a_restart() {
+async fn a_set_clock_stands_still_and_survives_a_restart() {
     let server = TestServer::builder().clock_at(1_700_000_000_123).build().await.unwrap();
     assert_eq!(time(&server).await, 1_700_000_000_123);
     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -162,7 +162,7 @@ async fn arguments_reach_the_server() {
 }
 
 #[tokio::test]
-async fn a_bad_argument_is_an_error_with_the_servers_own_words() {
+async fn a_bad_argument_is_an_error_with_the_servers_message() {
     let error = TestServer::builder().arg("--no-such-option").arg("1").build().await.unwrap_err();
     assert!(matches!(error, Error::Died { .. }), "{error:?}");
     assert!(error.to_string().contains("no-such-option"), "{error}");
@@ -202,7 +202,7 @@ async fn a_replica_follows_its_primary() {
 }
 
 #[tokio::test]
-async fn what_a_slow_disk_has_not_synced_is_lost_in_a_crash() {
+async fn writes_that_a_slow_disk_has_not_synced_are_lost_in_a_crash() {
     let server = TestServer::builder().persistent().slow_disk().build().await.unwrap();
     set(&server, "before", "1").await;
     server.restart().await.unwrap();
@@ -223,7 +223,7 @@ async fn what_a_slow_disk_has_not_synced_is_lost_in_a_crash() {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_ahead_goes_on_and_can_be_put_right() {
+async fn a_clock_that_is_ahead_runs_and_can_be_corrected() {
     const HOUR: u64 = 3_600;
     let server = TestServer::builder().clock_ahead().build().await.unwrap();
     let seconds = async || server.command(&["TIME"]).await.unwrap().items()[0].text().parse::<u64>().unwrap();

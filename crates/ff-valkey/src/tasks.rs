@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_task_that_panics_is_named_and_what_depends_on_it_is_told() {
+    async fn a_task_that_panics_is_named_and_its_dependents_are_notified() {
         let (tasks, (told, hears)) = (Tasks::default(), tokio::sync::oneshot::channel());
         assert!(tasks.check("subscribing").is_ok());
         let _task = tasks.spawn_or("pump", async { panic!("injected") }, move || {

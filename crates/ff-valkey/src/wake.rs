@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_for_a_lane_that_nobody_works_on_is_to_be_passed_on() {
+    fn a_signal_for_a_lane_without_a_worker_is_passed_on() {
         let wake_ups = WakeUps::default();
         let signals = wake_ups.listen(&LaneId::new("a").unwrap(), Arc::new(()));
         let passed_on = |lane| Some((LaneId::new(lane).unwrap(), Partition::new(7)));
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_lease_is_told_to_all_lanes() {
+    fn all_lanes_are_notified_of_a_lost_lease() {
         let wake_ups = WakeUps::default();
         let mut lanes = ["a", "b"].map(|lane| wake_ups.listen(&LaneId::new(lane).unwrap(), Arc::new(())));
         wake_ups.woken(b"lost {fp:7} 0192f0c1-2b3c-7d4e-8f50-617283940a1b 3");
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_becomes_one_rescan_and_a_dropped_listener_is_forgotten() {
+    fn a_full_queue_becomes_one_rescan_and_a_dropped_listener_is_removed() {
         let wake_ups = WakeUps::default();
         let mut signals = wake_ups.listen(&LaneId::default_lane(), Arc::new(()));
         for _ in 0..QUEUE + 5 {

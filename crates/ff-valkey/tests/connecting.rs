@@ -68,14 +68,14 @@ async fn a_missing_server_is_named_within_the_time() {
 }
 
 #[tokio::test]
-async fn a_server_that_accepts_and_says_nothing_is_a_timeout() {
+async fn a_server_that_accepts_and_does_not_reply_is_a_timeout() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let error = refusal(config(&format!("redis://{}", silent.local_addr().unwrap()))).await;
     assert!(error.is_retryable(), "{error}");
 }
 
 #[tokio::test]
-async fn wrong_credentials_are_a_refusal_that_says_so() {
+async fn wrong_credentials_are_reported_as_such() {
     let server = TestServer::builder().password("right").build().await.unwrap();
     let port = server.port();
     for url in [format!("redis://:wrong@127.0.0.1:{port}"), format!("redis://ann:right@127.0.0.1:{port}")] {
@@ -89,7 +89,7 @@ async fn wrong_credentials_are_a_refusal_that_says_so() {
 }
 
 #[tokio::test]
-async fn a_user_without_the_channel_is_told_the_rule_and_can_subscribe_once_it_is_granted() {
+async fn a_user_without_the_channel_sees_the_rule_and_can_subscribe_once_it_is_granted() {
     let server = TestServer::start().await.unwrap();
     let grant = ["ACL", "SETUSER", "ann", "on", ">secret", "+@all", "~*", "resetchannels"];
     server.command(&grant).await.unwrap();
@@ -119,7 +119,7 @@ async fn a_user_without_the_channel_is_told_the_rule_and_can_subscribe_once_it_i
 }
 
 #[tokio::test]
-async fn a_changed_password_is_no_end_of_the_stream() {
+async fn a_changed_password_does_not_end_the_stream() {
     let server = TestServer::start().await.unwrap();
     server.command(&["ACL", "SETUSER", "ann", "on", ">old", "allkeys", "allchannels", "+@all"]).await.unwrap();
     let backend =
@@ -157,7 +157,7 @@ async fn tls_carries_calls_and_completions() {
 }
 
 #[tokio::test]
-async fn the_client_certificate_is_shown_on_every_connection() {
+async fn the_client_certificate_is_presented_on_every_connection() {
     let server = TestServer::builder().tls_client_auth().build().await.unwrap();
     let tls = server.tls().unwrap();
     let trusting = config(server.url()).with_ca_file(&tls.ca_cert);
@@ -216,7 +216,7 @@ async fn a_certificate_of_another_host_is_refused_until_that_host_is_named() {
 }
 
 #[tokio::test]
-async fn a_server_without_functions_is_told_the_versions_that_have_them() {
+async fn a_server_without_functions_is_refused_with_the_versions_that_have_them() {
     let mut server = TestServer::builder();
     for command in ["FUNCTION", "FCALL", "FCALL_RO"] {
         server = server.arg("--rename-command").arg(command).arg("");
@@ -228,7 +228,7 @@ async fn a_server_without_functions_is_told_the_versions_that_have_them() {
 }
 
 #[tokio::test]
-async fn calls_one_by_one_and_many_at_once_answer_in_order() {
+async fn single_and_grouped_calls_are_answered_in_order() {
     let server = TestServer::start().await.unwrap();
     let host = ValkeyHost::connect(config(server.url())).await.unwrap();
     assert_eq!(host.probe(echo(&[], true)).await.unwrap(), None);
@@ -266,7 +266,7 @@ async fn a_call_that_must_not_run_twice_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn a_server_that_stands_still_is_a_timeout_that_names_the_call() {
+async fn a_stalled_server_is_a_timeout_that_names_the_call() {
     let server = TestServer::start().await.unwrap();
     let host =
         ValkeyHost::connect(config(server.url()).with_command_timeout(Duration::from_millis(200))).await.unwrap();
@@ -280,7 +280,7 @@ async fn a_server_that_stands_still_is_a_timeout_that_names_the_call() {
 }
 
 #[tokio::test]
-async fn work_signals_come_over_the_same_connection() {
+async fn work_signals_arrive_over_the_same_connection() {
     let server = TestServer::start().await.unwrap();
     let backend = ValkeyBackend::connect_with(config(server.url())).await.unwrap();
     let lane = LaneId::new("build").unwrap();

@@ -80,7 +80,7 @@ async fn a_wrong_password_runs_no_command_and_is_not_shown() {
 }
 
 #[tokio::test]
-async fn a_user_without_a_password_is_told_to_the_server() {
+async fn a_user_without_a_password_is_sent_to_the_server() {
     let server = TestServer::start().await.unwrap();
     let grant = ["ACL", "SETUSER", "ann", "on", "nopass", "allkeys", "allchannels", "+@all"];
     server.command(&grant).await.unwrap();
@@ -90,7 +90,7 @@ async fn a_user_without_a_password_is_told_to_the_server() {
 }
 
 #[tokio::test]
-async fn a_server_that_repeats_its_arguments_has_them_cut_off() {
+async fn arguments_in_a_servers_error_are_cut_off() {
     let server = TestServer::builder().arg("--rename-command").arg("AUTH").arg("").build().await.unwrap();
     let url = format!("redis://ann:secret@127.0.0.1:{}", server.port());
     let error = ValkeyBackend::connect(&url).await.err().unwrap().to_string();
@@ -98,7 +98,7 @@ async fn a_server_that_repeats_its_arguments_has_them_cut_off() {
 }
 
 #[tokio::test]
-async fn a_password_beyond_what_a_server_takes_is_refused_by_its_length() {
+async fn a_password_that_is_too_long_for_a_server_is_refused_by_its_length() {
     let url = format!("redis://:{}@127.0.0.1:1", "x".repeat(20_000));
     let error = ValkeyBackend::connect(&url).await.err().unwrap().to_string();
     assert!(error.contains("password") && error.contains("16384") && !error.contains("xxx"), "{error}");
@@ -107,7 +107,7 @@ async fn a_password_beyond_what_a_server_takes_is_refused_by_its_length() {
 proptest! {
     /// Any combination of URL parts, truncated anywhere, and with or without encoding.
     #[test]
-    fn nothing_of_a_malformed_url_is_shown(
+    fn no_part_of_a_malformed_url_is_shown(
         scheme in prop::sample::select(vec![
             "redis://", "rediss://", "valkey://", "redis-sentinel://", "unix://", "http://", "redis:", "", "TVWXYZ://",
             "TV WXYZQ://", "\"redis://", "1redis://", "://",

@@ -34,7 +34,7 @@ async fn subscriber_connections(server: &TestServer) -> usize {
 }
 
 #[tokio::test]
-async fn what_ends_right_after_subscribing_arrives_every_time() {
+async fn completions_right_after_subscribing_are_always_delivered() {
     let server = TestServer::start().await.unwrap();
     let mut writer = Writer::new(&server).await;
     let flow = flow_in(3);
@@ -57,7 +57,7 @@ async fn what_ends_right_after_subscribing_arrives_every_time() {
 }
 
 #[tokio::test]
-async fn a_thousand_subscriptions_are_one_connection_and_leave_nothing_behind() {
+async fn a_thousand_subscriptions_share_one_connection_and_leave_nothing_behind() {
     let server = TestServer::start().await.unwrap();
     let backend = backend(&server).await;
     let mut writer = Writer::new(&server).await;
@@ -185,7 +185,7 @@ async fn a_dropped_subscription_that_lags_is_gone_at_once() {
 }
 
 #[tokio::test]
-async fn entries_that_were_never_pushed_come_with_the_next_one() {
+async fn entries_that_were_never_pushed_are_delivered_with_the_next_one() {
     let server = TestServer::start().await.unwrap();
     let backend = backend(&server).await;
     let mut stream = backend.subscribe_completions().await.unwrap();
@@ -200,7 +200,7 @@ async fn entries_that_were_never_pushed_come_with_the_next_one() {
 }
 
 #[tokio::test]
-async fn what_was_trimmed_is_a_gap_and_delivery_goes_on() {
+async fn trimmed_entries_are_a_gap_and_delivery_continues() {
     let server = TestServer::start().await.unwrap();
     let backend = backend(&server).await;
     let mut stream = backend.subscribe_completions().await.unwrap();
@@ -219,7 +219,7 @@ async fn what_was_trimmed_is_a_gap_and_delivery_goes_on() {
 }
 
 #[tokio::test]
-async fn a_log_that_begins_anew_with_smaller_epochs_is_read_from_its_start() {
+async fn a_recreated_log_with_smaller_epochs_is_read_from_its_start() {
     let server = TestServer::start().await.unwrap();
     let backend = backend(&server).await;
     let mut stream = backend.subscribe_completions().await.unwrap();
@@ -331,7 +331,7 @@ async fn repair(server: &TestServer, id: ExecutionId) {
 }
 
 #[tokio::test]
-async fn waits_that_hear_of_an_end_before_it_shows_look_again() {
+async fn a_wait_that_is_notified_before_the_end_is_visible_checks_again() {
     let server = TestServer::start().await.unwrap();
     let backend = backend(&server).await;
     let submitted = numbered(&backend, 1).await;
@@ -355,7 +355,7 @@ async fn waits_that_hear_of_an_end_before_it_shows_look_again() {
 }
 
 #[tokio::test]
-async fn an_end_that_is_announced_twice_counts_once_for_who_waits_for_all() {
+async fn an_end_that_is_announced_twice_counts_once_for_a_wait_for_all() {
     let server = TestServer::start().await.unwrap();
     let backend = backend(&server).await;
     let submitted = numbered(&backend, 2).await;

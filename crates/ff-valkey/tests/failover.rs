@@ -78,7 +78,7 @@ async fn leads_to(backend: &ValkeyBackend, server: &TestServer) {
 }
 
 #[tokio::test]
-async fn when_the_primary_dies_commands_and_subscriptions_go_on_with_the_promoted_replica() {
+async fn when_the_primary_dies_commands_and_subscriptions_continue_on_the_promoted_replica() {
     let stage = Stage::open(1).await;
     let backend = stage.backend().await;
     assert_eq!(backend.host().server(), format!("127.0.0.1:{}", stage.primary.port()));
@@ -114,7 +114,7 @@ async fn a_primary_that_is_replaced_and_keeps_its_connections_is_left() {
 }
 
 #[tokio::test]
-async fn the_tail_that_a_promoted_replica_never_had_is_declared_and_what_follows_is_delivered() {
+async fn a_tail_lost_in_a_promotion_is_declared_and_later_entries_are_delivered() {
     let stage = Stage::open(1).await;
     let backend = stage.backend().await;
     let mut subscription = backend.subscribe(&SubscribeOptions::new()).await.unwrap();
@@ -148,7 +148,7 @@ async fn one_sentinel_of_three_is_enough_to_find_the_primary() {
 }
 
 #[tokio::test]
-async fn a_sentinel_that_names_a_replica_is_not_believed() {
+async fn a_replica_that_a_sentinel_names_is_rejected() {
     let stage = Stage::open(1).await;
     let stale = Sentinels::watching(&stage.replica, SERVICE).start().await.unwrap();
     assert_eq!(stale.primary().await.unwrap(), stage.replica.port());
@@ -168,7 +168,7 @@ async fn a_service_that_no_sentinel_knows_is_refused_and_the_known_ones_are_name
 }
 
 #[tokio::test]
-async fn sentinels_that_are_not_there_are_named() {
+async fn unreachable_sentinels_are_named() {
     let error = refusal("redis-sentinel://:secret@127.0.0.1:1,127.0.0.1:2/orders").await;
     assert!(matches!(error, EngineError::Transport { .. }), "{error}");
     let text = error.to_string();
@@ -176,7 +176,7 @@ async fn sentinels_that_are_not_there_are_named() {
 }
 
 #[tokio::test]
-async fn servers_and_sentinels_take_passwords_of_their_own() {
+async fn servers_and_sentinels_have_separate_passwords() {
     let primary = TestServer::builder().process().password("servers").build().await.unwrap();
     let sentinels = Sentinels::watching(&primary, SERVICE).password("sentinels").start().await.unwrap();
     let at = format!("127.0.0.1:{}/{SERVICE}", sentinels.nodes()[0].port());
@@ -194,7 +194,7 @@ async fn servers_and_sentinels_take_passwords_of_their_own() {
 }
 
 #[tokio::test]
-async fn a_user_of_the_sentinels_needs_three_questions_only() {
+async fn a_user_of_the_sentinels_needs_three_commands_only() {
     let stage = Stage::open(1).await;
     let sentinel = &stage.sentinels.nodes()[0];
     let grant = ["get-master-addr-by-name", "master", "masters"].map(|question| format!("+sentinel|{question}"));
@@ -215,7 +215,7 @@ async fn a_plain_address_that_leads_to_a_replica_is_refused_within_the_time() {
 }
 
 #[tokio::test]
-async fn a_demoted_server_behind_a_stable_address_is_not_believed_and_calls_wait_for_the_primary() {
+async fn a_demoted_server_behind_a_stable_address_is_rejected_and_calls_wait_for_the_primary() {
     let (former, promoted) = pair().await;
     let empty = TestServer::builder().process().build().await.unwrap();
     let proxy = Proxy::open(former.port()).await.unwrap();

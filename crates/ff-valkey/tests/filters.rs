@@ -66,7 +66,7 @@ async fn stored(server: &TestServer, ns: &str, tag: Option<&str>) -> (ExecutionI
 }
 
 #[tokio::test]
-async fn nothing_crosses_and_nothing_is_missing_over_a_flood_from_two_tenants() {
+async fn filters_leak_and_lose_nothing_under_load_from_two_tenants() {
     let server = TestServer::start().await.unwrap();
     let backend = backend(&server, "").await;
     let mut writer = Writer::new(&server).await;
@@ -133,7 +133,7 @@ async fn numbers_until(subscription: &mut Subscription, last: u64) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn a_filter_decides_alike_live_after_a_reconnect_in_catching_up_and_on_replay() {
+async fn a_filter_decides_the_same_live_after_a_reconnect_in_a_catch_up_and_on_replay() {
     type Wanted = fn(&str, Option<&str>) -> bool;
     let server = TestServer::start().await.unwrap();
     let backend = backend(&server, "").await;
@@ -195,7 +195,7 @@ async fn our_own_events_are_filtered_without_a_read() {
 }
 
 #[tokio::test]
-async fn bare_events_cost_at_most_one_namespace_and_one_tag_read_for_all_subscriptions() {
+async fn unpositioned_events_cost_at_most_one_namespace_and_one_tag_read_for_all_subscriptions() {
     let server = TestServer::start().await.unwrap();
     let backend = backend(&server, "").await;
     let mut all = backend.subscribe_completions().await.unwrap();
@@ -234,7 +234,7 @@ async fn bare_events_cost_at_most_one_namespace_and_one_tag_read_for_all_subscri
 }
 
 #[tokio::test]
-async fn a_bare_event_with_nobody_filtering_is_read_for_by_nobody() {
+async fn an_unpositioned_event_without_filters_costs_no_read() {
     let server = TestServer::start().await.unwrap();
     let backend = backend(&server, "").await;
     let mut all = backend.subscribe_completions().await.unwrap();
@@ -247,7 +247,7 @@ async fn a_bare_event_with_nobody_filtering_is_read_for_by_nobody() {
 }
 
 #[tokio::test]
-async fn a_read_that_fails_holds_the_event_and_positioned_ones_pass_it() {
+async fn a_failed_read_delays_its_event_and_positioned_ones_overtake_it() {
     let server = TestServer::start().await.unwrap();
     server.command(&["ACL", "SETUSER", "ann", "on", ">pw", "allkeys", "allchannels", "+@all"]).await.unwrap();
     let backend = backend(&server, "ann:pw@").await;
@@ -269,7 +269,7 @@ async fn a_read_that_fails_holds_the_event_and_positioned_ones_pass_it() {
 }
 
 #[tokio::test]
-async fn the_wrong_kind_of_key_is_no_match_and_holds_nothing_up() {
+async fn a_key_of_the_wrong_type_does_not_match_and_delays_nothing() {
     let server = TestServer::start().await.unwrap();
     let backend = backend(&server, "").await;
     let mut a = backend.subscribe_completions_filtered(&of("a")).await.unwrap();

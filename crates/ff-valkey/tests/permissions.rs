@@ -306,7 +306,7 @@ async fn the_sample_of_each_need_is_allowed_to_its_role_and_refused_without_its_
 }
 
 #[tokio::test]
-async fn a_channel_that_is_refused_when_nobody_waits_for_it_any_more_keeps_no_other_from_being_heard() {
+async fn a_channel_that_is_refused_after_its_last_listener_left_affects_no_other() {
     let (server, owner) = prepared().await;
     let config = grant(&server, Role::Subscriber).await;
     let flows_only = ["ACL", "SETUSER", Role::Subscriber.name(), "resetchannels", "&ff:dag:completions", "&ff:wake:*"];

@@ -67,7 +67,7 @@ fn entry(epoch: u64, seq: u64) -> EntryId {
 }
 
 #[tokio::test]
-async fn connections_that_have_gone_silent_are_replaced_and_nothing_is_lost() {
+async fn silent_connections_are_replaced_and_nothing_is_lost() {
     let server = TestServer::start().await.unwrap();
     let proxy = Proxy::open(server.port()).await.unwrap();
     let mut stage = Stage::over(server, &format!("redis://127.0.0.1:{}", proxy.port())).await;
@@ -100,7 +100,7 @@ async fn patient(url: &str, partitions: PartitionCount) -> ValkeyBackend {
 }
 
 #[tokio::test]
-async fn a_server_that_stands_still_within_the_time_for_an_answer_is_waited_for() {
+async fn a_server_that_stalls_within_the_timeout_is_waited_for() {
     let server = TestServer::builder().process().build().await.unwrap();
     let backend = patient(server.url(), partitions()).await;
     let _subscription = backend.subscribe(&SubscribeOptions::new()).await.unwrap();
@@ -131,7 +131,7 @@ async fn round_trips_of_more_than_two_seconds_work_where_the_command_timeout_all
 }
 
 #[tokio::test]
-async fn answers_that_are_long_on_their_way_are_waited_for() {
+async fn slow_replies_are_waited_for() {
     let server = TestServer::start().await.unwrap();
     let proxy = Proxy::open(server.port()).await.unwrap();
     let one = PartitionCount::new(1).unwrap();
@@ -163,7 +163,7 @@ async fn answers_that_are_long_on_their_way_are_waited_for() {
 
 #[tokio::test]
 #[cfg_attr(not(target_os = "linux"), ignore = "other systems end such a connection only after minutes")]
-async fn a_connection_that_takes_no_more_of_what_is_written_is_replaced() {
+async fn a_connection_that_accepts_no_more_writes_is_replaced() {
     let server = TestServer::start().await.unwrap();
     let proxy = Proxy::open(server.port()).await.unwrap();
     let stage = Stage::over(server, &format!("redis://127.0.0.1:{}", proxy.port())).await;
@@ -178,7 +178,7 @@ async fn a_connection_that_takes_no_more_of_what_is_written_is_replaced() {
 }
 
 #[tokio::test]
-async fn killed_connections_are_made_anew_and_nothing_is_lost() {
+async fn killed_connections_are_re_established_and_nothing_is_lost() {
     let mut stage = Stage::open().await;
     let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
     for round in 0..3 {
@@ -256,7 +256,7 @@ async fn a_call_that_a_replica_refuses_waits_until_the_server_is_a_primary_again
 }
 
 #[tokio::test]
-async fn a_password_that_is_asked_for_all_at_once_is_told_and_does_not_end_the_subscription() {
+async fn a_password_that_becomes_required_is_reported_and_does_not_end_the_subscription() {
     let mut stage = Stage::open().await;
     let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
     stage.writer.command(&["CONFIG", "SET", "requirepass", "new"]).await;
@@ -272,7 +272,7 @@ async fn a_password_that_is_asked_for_all_at_once_is_told_and_does_not_end_the_s
 }
 
 #[tokio::test]
-async fn a_library_that_was_lost_is_loaded_again_under_an_open_subscription() {
+async fn a_lost_library_is_loaded_again_under_an_open_subscription() {
     let mut stage = Stage::open().await;
     let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
     stage.end(1).await;
@@ -283,7 +283,7 @@ async fn a_library_that_was_lost_is_loaded_again_under_an_open_subscription() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_alive_and_delivers_nothing_is_made_anew() {
+async fn a_connection_that_is_alive_and_delivers_nothing_is_re_established() {
     let mut stage = Stage::open().await;
     let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
     let deaf = stage.subscribers().await;
@@ -306,7 +306,7 @@ async fn a_connection_that_is_alive_and_delivers_nothing_is_made_anew() {
 }
 
 #[tokio::test]
-async fn what_was_never_pushed_is_found_by_comparing_heads() {
+async fn entries_that_were_never_pushed_are_found_by_comparing_heads() {
     let mut stage = Stage::open().await;
     let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
     stage.end(1).await;
@@ -336,7 +336,7 @@ async fn a_lost_tail_is_declared_although_nothing_was_appended_since() {
 }
 
 #[tokio::test]
-async fn a_server_that_was_emptied_is_declared_log_by_log_and_what_follows_is_delivered() {
+async fn an_emptied_server_is_declared_log_by_log_and_later_entries_are_delivered() {
     let mut stage = Stage::open().await;
     let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
     stage.end(4).await;
@@ -350,7 +350,7 @@ async fn a_server_that_was_emptied_is_declared_log_by_log_and_what_follows_is_de
 }
 
 #[tokio::test]
-async fn what_is_trimmed_before_a_slow_reader_comes_to_it_is_one_exact_gap() {
+async fn entries_trimmed_before_a_slow_reader_reaches_them_are_one_exact_gap() {
     let mut stage = Stage::open().await;
     let capacity = NonZeroUsize::new(4).unwrap();
     let mut subscription = stage.subscribe(SubscribeOptions::new().capacity(capacity)).await;
@@ -375,7 +375,7 @@ async fn what_is_trimmed_before_a_slow_reader_comes_to_it_is_one_exact_gap() {
 }
 
 #[tokio::test]
-async fn a_cursor_of_a_history_that_was_undone_is_told_so_by_another_process() {
+async fn another_process_declares_the_rollback_to_a_cursor_of_the_old_history() {
     let mut stage = Stage::open().await;
     let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
     stage.end(5).await;
@@ -394,7 +394,7 @@ async fn a_cursor_of_a_history_that_was_undone_is_told_so_by_another_process() {
 }
 
 #[tokio::test]
-async fn a_forged_completion_at_the_very_next_position_is_taken_back_and_the_true_one_comes() {
+async fn a_forged_completion_at_the_next_position_is_retracted_and_the_true_one_is_delivered() {
     let mut stage = Stage::open().await;
     let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
     stage.end(2).await;
@@ -412,7 +412,7 @@ async fn a_forged_completion_at_the_very_next_position_is_taken_back_and_the_tru
 }
 
 #[tokio::test]
-async fn a_forged_completion_that_nothing_follows_is_declared_undone() {
+async fn a_forged_completion_without_a_successor_is_declared_as_rolled_back() {
     let mut stage = Stage::open().await;
     let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
     stage.end(2).await;
@@ -427,7 +427,7 @@ async fn a_forged_completion_that_nothing_follows_is_declared_undone() {
 }
 
 #[tokio::test]
-async fn one_log_that_cannot_be_read_stops_no_other_and_health_names_it() {
+async fn an_unreadable_log_stops_no_other_and_health_names_it() {
     let mut stage = Stage::open().await;
     let mut live = stage.subscribe(SubscribeOptions::new()).await;
     let bad = LogId { partition: Partition::new(5), ..LOG };
@@ -454,7 +454,7 @@ async fn one_log_that_cannot_be_read_stops_no_other_and_health_names_it() {
 }
 
 #[tokio::test]
-async fn the_lag_tells_of_the_other_logs_where_one_or_its_epochs_cannot_be_read() {
+async fn the_lag_includes_the_other_logs_if_one_or_its_epochs_cannot_be_read() {
     let mut stage = Stage::open().await;
     let subscription = stage.subscribe(SubscribeOptions::new()).await;
     stage.end(3).await;
@@ -471,7 +471,7 @@ async fn the_lag_tells_of_the_other_logs_where_one_or_its_epochs_cannot_be_read(
 }
 
 #[tokio::test]
-async fn the_sizes_of_the_other_logs_are_told_where_one_cannot_be_read() {
+async fn the_sizes_of_the_other_logs_are_reported_if_one_cannot_be_read() {
     let mut stage = Stage::open().await;
     stage.end(3).await;
     let bad = LogId { partition: Partition::new(5), ..LOG };
@@ -482,7 +482,7 @@ async fn the_sizes_of_the_other_logs_are_told_where_one_cannot_be_read() {
 }
 
 #[tokio::test]
-async fn what_the_library_appended_and_could_not_announce_comes_within_two_seconds() {
+async fn entries_that_the_library_could_not_announce_arrive_within_two_seconds() {
     let stage = Stage::open().await;
     let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
     let mute = ["ACL", "SETUSER", "mute", "on", ">pw", "~*", "+@all", "resetchannels"];
@@ -503,7 +503,7 @@ async fn what_the_library_appended_and_could_not_announce_comes_within_two_secon
 }
 
 #[tokio::test]
-async fn a_subscription_without_the_right_to_compare_by_the_library_finds_what_was_not_pushed_all_the_same() {
+async fn a_user_who_may_not_call_the_comparison_functions_still_gets_entries_that_were_not_pushed() {
     let mut stage = Stage::open().await;
     let rules = Role::Subscriber.acl_rules();
     let mut old = vec!["ACL", "SETUSER", "old", "on", ">pw", "resetkeys", "resetchannels", "-@all"];
@@ -520,7 +520,7 @@ async fn a_subscription_without_the_right_to_compare_by_the_library_finds_what_w
 }
 
 #[tokio::test]
-async fn a_process_that_hears_nothing_receives_at_most_ten_kilobytes_a_second() {
+async fn an_idle_process_receives_at_most_ten_kilobytes_a_second() {
     let server = TestServer::start().await.unwrap();
     let config = ValkeyConfig::from_url(server.url()).unwrap().with_partition_count(PartitionCount::DEFAULT);
     let backend = ValkeyBackend::connect_with(config).await.unwrap();

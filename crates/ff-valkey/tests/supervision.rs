@@ -43,7 +43,7 @@ impl Recorder for Faulty {
 }
 
 #[tokio::test]
-async fn when_an_internal_task_has_ended_health_names_it_and_nobody_waits_in_vain() {
+async fn when_an_internal_task_has_ended_health_names_it_and_waits_end() {
     metrics::set_global_recorder(Faulty).unwrap();
     let server = TestServer::start().await.unwrap();
     let config = ValkeyConfig::from_url(server.url()).unwrap().with_partition_count(partitions());

@@ -44,7 +44,7 @@ async fn output(mut program: Command) -> String {
 }
 
 #[tokio::test]
-async fn each_example_prints_what_its_text_says() {
+async fn each_example_prints_its_documented_output() {
     for (name, expected) in OUTPUTS {
         let printed = output(program(name)).await;
         // Log lines begin with a time.

@@ -15,7 +15,7 @@ async fn start() -> (Arc<dyn EngineBackend>, ()) {
 ff_conformance::conformance_suite!(start);
 
 #[tokio::test]
-async fn what_is_delivered_is_counted() {
+async fn delivered_completions_are_counted() {
     let engine = EmbeddedBackend::new();
     let counted = Counted::new(engine.clone());
     let backend = OwnBackend::new(counted.clone(), engine);

@@ -58,7 +58,7 @@ async fn a_backend_that_refuses_filters_fails() {
 }
 
 #[tokio::test]
-async fn what_has_nothing_to_do_with_filters_passes_on_it() {
+async fn cases_without_filters_pass_on_it() {
     filter::the_noop_filter_passes_everything(over(Leaky)).await;
     delivery::a_completion_committed_right_after_subscribing_is_delivered(over(Leaky)).await;
 }

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn rust_comments_go_and_strings_stay() {
+    fn rust_comments_are_removed_and_strings_are_kept() {
         assert_eq!(code("a.rs", "//! doc\nlet a = \"// no\"; // yes\n"), "\nlet a = \"// no\"; \n");
         assert_eq!(code("a.rs", "a /* one\ntwo */ b"), "a \n b");
         assert_eq!(code("a.rs", "let q = '\"'; // gone"), "let q = '\"'; ");
@@ -134,12 +134,12 @@ mod tests {
     }
 
     #[test]
-    fn lua_comments_go_and_strings_stay() {
+    fn lua_comments_are_removed_and_strings_are_kept() {
         assert_eq!(code("a.lua", "x = '-- no' -- yes\n--[[ a\nb ]] y"), "x = '-- no' \n\n y");
     }
 
     #[test]
-    fn a_file_knows_the_crate_it_is_a_source_of() {
+    fn the_crate_of_a_source_is_known() {
         assert_eq!(Source::new("crates/ff-core/src/id.rs", "").source_of(), Some("ff-core"));
         assert_eq!(Source::new("crates/ff-core/tests/id.rs", "").source_of(), None);
         assert_eq!(Source::new("xtask/src/main.rs", "").source_of(), None);

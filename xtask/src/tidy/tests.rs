@@ -14,7 +14,7 @@ fn check(rule: fn(&Source) -> Vec<Finding>, path: &str, text: &str) -> Vec<usize
 }
 
 #[test]
-fn core_may_speak_of_valkey_and_not_use_it() {
+fn core_may_mention_valkey_but_not_use_it() {
     let rule = core_names_no_transport;
     let path = "crates/ff-core/src/filter.rs";
     assert_eq!(check(rule, path, "//! Hides fred:: and valkey.\n/// `ff:dag:completions`\npub struct A;"), NONE);
@@ -60,7 +60,7 @@ fn a_crate_depends_on_lower_layers_only() {
 }
 
 #[test]
-fn keys_are_spelled_at_home_only() {
+fn keys_are_spelled_in_their_own_files_only() {
     let rule = keys_have_one_home;
     assert_eq!(check(rule, "crates/ff-script/src/keys.rs", "let k = \"ff:exec:\";"), NONE);
     assert_eq!(check(rule, "crates/ff-script/lua/lib/keys.lua", "local k = 'ff:part:'"), NONE);
@@ -104,7 +104,7 @@ fn crate_roots_forbid_unsafe_code() {
 }
 
 #[test]
-fn notes_to_oneself_are_found_as_words() {
+fn leftover_notes_are_found_as_words() {
     let note = concat!("TO", "DO");
     assert_eq!(check(no_leftover_notes, "a.rs", &format!("fine\n// {note}: later")), [2]);
     assert_eq!(check(no_leftover_notes, "a.sh", "mktemp /tmp/a.XXXXXX\nlet TODOS=1"), NONE);

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_each_filter_wants_is_counted_and_nothing_else() {
+    fn only_the_completions_that_a_filter_passes_are_counted() {
         let (mut tally, ids, flow) = tally();
         for watcher in [0, 1] {
             tally.receive(watcher, &completion(ids[0], flow));
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_repeated_or_astray_is_not_right() {
+    fn missing_repeated_and_unexpected_completions_are_reported() {
         let (mut tally, ids, flow) = tally();
         tally.receive(0, &completion(ids[0], flow));
         tally.receive(1, &completion(ids[0], flow));

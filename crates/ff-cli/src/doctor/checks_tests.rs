@@ -60,12 +60,12 @@ fn one(change: impl FnOnce(&mut Facts)) -> (Level, String) {
 }
 
 #[test]
-fn nothing_is_wrong_with_a_good_server() {
+fn a_well_configured_server_passes_every_check() {
     assert_eq!(trouble(|_| {}), []);
 }
 
 #[test]
-fn the_engines_at_work_are_named() {
+fn the_running_engines_are_listed() {
     let says = |count: usize| {
         let engines = (0..count).map(|number| format!("engine-{number}")).collect();
         let facts = Facts { engines: Ok(engines), ..good() };
@@ -87,7 +87,7 @@ fn a_server_that_is_too_old_and_a_replica_are_bad() {
 }
 
 #[test]
-fn what_a_crash_can_undo_is_said() {
+fn the_losses_that_a_crash_can_cause_are_reported() {
     let fsync = |how: &'static str| move |facts: &mut Facts| facts.settings.append_fsync = Ok(Some(how.into()));
     assert!(matches!(one(fsync("everysec")), (Level::Warn, text) if text.contains("every second")));
     assert!(matches!(one(fsync("no")), (Level::Warn, _)));
@@ -126,14 +126,14 @@ fn memory_over_the_limit_is_bad_and_near_it_a_warning() {
 }
 
 #[test]
-fn a_cluster_that_is_down_is_bad_whatever_else_could_not_be_asked() {
+fn a_cluster_that_is_down_is_an_error_even_if_other_checks_fail() {
     let found =
         trouble(|facts| facts.partitions = Err("reading: the data is busy: CLUSTERDOWN Hash slot not served".into()));
     assert!(found.iter().any(|f| f.topic == "cluster" && f.level == Level::Bad), "{found:?}");
 }
 
 #[test]
-fn versions_that_cut_a_torn_file_within_a_transaction_are_named_where_there_is_a_file() {
+fn versions_that_truncate_a_torn_file_within_a_transaction_are_reported_if_there_is_a_file() {
     let server = |name: &str, version| {
         let name = name.to_owned();
         move |facts: &mut Facts| facts.version = Ok(ServerVersion { name, version })
@@ -150,7 +150,7 @@ fn versions_that_cut_a_torn_file_within_a_transaction_are_named_where_there_is_a
 }
 
 #[test]
-fn buffers_that_are_too_small_or_unlimited_are_told() {
+fn small_and_unlimited_output_buffers_are_reported() {
     let limits =
         |limits: &'static str| move |facts: &mut Facts| facts.settings.output_buffers = Ok(Some(limits.into()));
     assert!(matches!(one(limits("normal 0 0 0 pubsub 1048576 0 0")), (Level::Warn, text) if text.contains("1.0 MiB")));
@@ -165,7 +165,7 @@ fn lacking(missing: [&[&str]; 4]) -> Permissions {
 }
 
 #[test]
-fn a_user_of_one_role_is_well_and_is_told_what_the_others_lack() {
+fn a_user_with_one_role_passes_and_sees_what_the_other_roles_need() {
     let facts = Facts { permissions: Ok(lacking([&[], &["+del"], &["+unlink"], &["+acl|dryrun"]])), ..good() };
     let found = all(&facts);
     assert!(found.iter().all(|finding| finding.level == Level::Ok), "{found:?}");
@@ -177,7 +177,7 @@ fn a_user_of_one_role_is_well_and_is_told_what_the_others_lack() {
 }
 
 #[test]
-fn a_clock_that_differs_from_this_machines_is_named() {
+fn a_clock_that_differs_from_this_machines_is_reported() {
     let ahead = |facts: &mut Facts| facts.clock_ahead_ms = Ok(3_600_000);
     assert!(matches!(one(ahead), (Level::Warn, text) if text.contains("3600.0 s ahead of")));
     let behind = |facts: &mut Facts| facts.clock_ahead_ms = Ok(-5_000);
@@ -185,14 +185,14 @@ fn a_clock_that_differs_from_this_machines_is_named() {
 }
 
 #[test]
-fn a_user_of_no_role_is_told_the_rules_of_each() {
+fn a_user_without_a_role_sees_the_rules_of_each_role() {
     let found = trouble(|facts| facts.permissions = Ok(lacking([&["&ff:*"], &["+del"], &["+unlink"], &["+hset"]])));
     assert!(found.len() == 4 && found.iter().all(|finding| finding.level == Level::Bad), "{found:?}");
     assert!(found[0].to_text().contains("ACL SETUSER ann &ff:*"), "{found:?}");
 }
 
 #[test]
-fn a_user_with_more_than_any_role_needs_is_told_what() {
+fn permissions_that_no_role_needs_are_listed() {
     let rich = |facts: &mut Facts| {
         facts.permissions = Ok(Permissions { excessive: vec!["FLUSHALL", "CONFIG SET"], ..lacking([&[]; 4]) });
     };
@@ -200,7 +200,7 @@ fn a_user_with_more_than_any_role_needs_is_told_what() {
 }
 
 #[test]
-fn what_the_server_does_not_tell_is_said_and_is_no_verdict() {
+fn a_check_without_data_is_reported_as_unknown() {
     let found = trouble(|facts| {
         let refused = || "CONFIG GET is not permitted".to_owned();
         facts.settings.append_fsync = Err(refused());
@@ -212,7 +212,7 @@ fn what_the_server_does_not_tell_is_said_and_is_no_verdict() {
 }
 
 #[test]
-fn logs_that_reach_back_for_minutes_only_or_would_not_fit_are_told() {
+fn logs_that_are_short_or_may_exceed_the_memory_are_reported() {
     let busy = |facts: &mut Facts| {
         if let Ok(logs) = &mut facts.logs {
             (logs.flows.rate, logs.flows.busiest_rate) = (500.0, 100.0);
@@ -226,7 +226,7 @@ fn logs_that_reach_back_for_minutes_only_or_would_not_fit_are_told() {
 }
 
 #[test]
-fn what_all_logs_may_take_is_compared_with_the_servers_limit() {
+fn the_maximum_size_of_all_logs_is_compared_with_the_memory_limit() {
     let most =
         256 * [Scope::Flows, Scope::Solo].map(|scope| LogPolicy::default().most_memory(scope)).iter().sum::<u64>();
     let limited = |limit: u64| {
@@ -245,7 +245,7 @@ fn what_all_logs_may_take_is_compared_with_the_servers_limit() {
 }
 
 #[test]
-fn full_logs_count_no_more_entries_than_their_bytes_allow() {
+fn the_entries_of_a_full_log_are_limited_by_its_bytes() {
     let large = LogTotals { entries: 10, bytes: 10 << 20, ..capacity(Scope::Flows) };
     assert_eq!((large.kept_entries(), large.full_bytes(2)), (16, 32 << 20));
 }
@@ -273,7 +273,7 @@ fn logs_that_cannot_be_read_are_named_beside_the_figures_of_the_others() {
 }
 
 #[test]
-fn a_primary_that_sentinels_named_is_told_by_its_address() {
+fn a_primary_that_sentinels_named_is_reported_with_its_address() {
     let found = all(&Facts { named: Some("db2:6379".into()), ..good() });
     let role = found.iter().find(|finding| finding.topic == "role").unwrap();
     assert!(role.level == Level::Ok && role.says.contains("found by sentinels at db2:6379"), "{role:?}");

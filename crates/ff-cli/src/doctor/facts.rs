@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_what_was_appended_during_the_sample() {
+    fn rates_are_measured_from_the_appends_during_the_sample() {
         let log = |partition, scope| LogId { partition: Partition::new(partition), scope };
         let size = |log, entries, appended| LogSize { log, entries, appended, bytes: entries * 100 };
         let flow = log(0, Scope::Flows);

@@ -196,7 +196,7 @@ executions:
     }
 
     #[test]
-    fn every_key_arrives_where_it_belongs() {
+    fn every_key_is_read_into_its_field() {
         let plan = parse(FULL).unwrap();
         assert_eq!(plan.name.as_deref(), Some("nightly"));
         assert_eq!(plan.namespace.unwrap().as_str(), "team-a");
@@ -246,7 +246,7 @@ executions:
     }
 
     #[test]
-    fn what_no_process_can_be_given_is_refused_on_reading() {
+    fn commands_and_variables_that_no_process_accepts_are_refused_on_reading() {
         let long = "x".repeat(ARGUMENT_BYTES);
         let error = refusal(&format!("executions: {{a: {{run: x, env: {{BIG: {long}}}}}}}"));
         assert!(error.contains("execution `a`") && error.contains("`BIG`") && error.contains("131072"), "{error}");
@@ -263,7 +263,7 @@ executions:
     }
 
     #[test]
-    fn a_list_of_executions_does_as_well() {
+    fn executions_may_be_a_list() {
         let plan = parse("executions:\n  - {name: a, run: 'true'}\n  - {name: b, run: 'true', needs: [a]}\n").unwrap();
         assert_eq!((plan.executions[0].name.as_str(), plan.executions[1].name.as_str()), ("a", "b"));
         assert!(refusal("executions:\n  - {run: 'true'}\n").contains("`name`"));
@@ -279,7 +279,7 @@ executions:
     }
 
     #[test]
-    fn numbers_keep_their_text_wherever_they_stand() {
+    fn numbers_keep_their_text_everywhere() {
         let plan = parse(
             "executions:\n  - {name: 1.10, run: 1e3}\n  - {name: release, run: x, needs: [1.10], env: {GO: 1.20, MODE: 0o17, \
              ID: 0x1F, LONG: 123456789012345678901234567890}, tags: {v: 3.0}}\n",
@@ -296,7 +296,7 @@ executions:
     }
 
     #[test]
-    fn keys_of_your_own_stand_at_the_top_and_begin_with_x() {
+    fn extension_keys_are_at_the_top_and_begin_with_x() {
         let text =
             "x-common: &c {retries: 2, timeout: 5m}\nx-other: [1, {a: b}]\nexecutions:\n  a: {<<: *c, run: echo hi}\n";
         let plan = parse(text).unwrap();
@@ -306,7 +306,7 @@ executions:
     }
 
     #[test]
-    fn what_yaml_reads_otherwise_than_it_was_meant_gets_a_hint() {
+    fn commands_that_yaml_misreads_get_a_hint() {
         for text in [
             "executions:\n  a:\n    run: echo note: done\n",
             "executions: {a: {run: echo a, b}}\n",
@@ -326,7 +326,7 @@ executions:
     }
 
     #[test]
-    fn no_message_speaks_of_types_of_the_program() {
+    fn no_message_contains_type_names_of_the_program() {
         for value in ["two", "-1", "1.5", "99999999999999999999999", "[1]", "{a: 1}", "true"] {
             for key in ["retries", "priority", "timeout", "name", "needs", "env", "tags", "working_dir"] {
                 let text = format!("executions: [{{name: a, run: x, {key}: {value}}}]");

@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_merge_adds_what_is_not_there_in_every_spelling() {
+    fn a_merge_key_adds_missing_entries_in_every_spelling() {
         let merged = |text: &str| {
             let tree = read(&format!("b: &b {{x: 1, y: 1}}\nc: &c {{y: 2, z: 2}}\na:\n{text}\n")).unwrap();
             let entries = tree.entries().unwrap();
@@ -305,14 +305,14 @@ mod tests {
     }
 
     #[test]
-    fn an_alias_stands_for_the_anchor_that_was_set_last_before_it() {
+    fn an_alias_refers_to_the_latest_anchor_before_it() {
         let tree = read("[&x one, *x, &x two, &y three, *x, *y]").unwrap();
         let texts: Vec<_> = tree.list().unwrap().iter().map(|item| item.text().unwrap()).collect();
         assert_eq!(texts, ["one", "one", "two", "three", "two", "three"]);
     }
 
     #[test]
-    fn aliases_that_multiply_are_refused_at_the_place_where_it_is_too_much() {
+    fn aliases_that_multiply_are_refused_where_the_limit_is_exceeded() {
         let mut laughs = "a: &a [x, x, x, x, x, x, x, x]\n".to_owned();
         for (outer, inner) in ("bcdefghi").chars().zip("abcdefgh".chars()) {
             laughs.push_str(&format!("{outer}: &{outer} [{}]\n", format!("*{inner}, ").repeat(6)));
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_opens_and_opens_is_refused() {
+    fn too_deep_nesting_is_refused() {
         for text in [format!("a:\n  {}", "{a: ".repeat(1 << 16)), "- ".repeat(1 << 16), "? ".repeat(1 << 16)] {
             let refused = refusal(&text);
             assert!(refused.contains("open at once"), "{refused}");

@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_ran_behind_a_failure_is_left_out() {
+    fn members_that_never_ran_are_left_out() {
         assert_eq!(path(&[("a", &[], 10), ("skipped", &["a"], 0)]), (vec!["a".into()], 10));
         assert_eq!(path(&[("cancelled", &[], 0)]), (vec!["cancelled".into()], 0));
     }

@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_accepts_what_it_submitted_with_the_work_that_it_submitted_and_nothing_else() {
+    fn a_run_accepts_only_the_executions_and_the_work_that_it_submitted() {
         let flow_id = FlowId::generate();
         let flow = FlowSubmission::new(Namespace::default_namespace())
             .execution(ExecutionSpec::new("a").payload(Bytes::from_static(b"work")));

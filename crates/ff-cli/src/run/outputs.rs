@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_stay_inside_the_directory_and_apart() {
+    fn file_names_stay_inside_the_directory_and_are_unique() {
         let outputs = Outputs { directory: "/out".into() };
         let id = ExecutionId::generate_solo(PartitionCount::DEFAULT);
         let other = ExecutionId::generate_solo(PartitionCount::DEFAULT);

@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_whose_completions_come_once_and_in_order_is_clean() {
+    fn a_run_whose_completions_arrive_once_and_in_order_is_clean() {
         let mut tracker = tracker();
         assert_eq!(ended(&mut tracker, 0, Outcome::Success), Arrival::First(0));
         assert_eq!(tracker.audit().missing, ["b"]);
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_completion_and_a_stranger_are_found() {
+    fn repeated_and_unexpected_completions_are_found() {
         let mut tracker = tracker();
         ended(&mut tracker, 0, Outcome::Success);
         assert_eq!(ended(&mut tracker, 0, Outcome::Success), Arrival::Repeated(0));
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_completion_before_its_needs_is_found_whatever_comes_later() {
+    fn a_completion_before_its_needs_is_found() {
         let mut tracker = tracker();
         ended(&mut tracker, 1, Outcome::Success);
         ended(&mut tracker, 0, Outcome::Success);
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_skip_must_follow_the_failure_and_a_cancellation_need_not_follow_anything() {
+    fn a_skip_must_follow_the_failure_and_a_cancellation_has_no_order() {
         let mut in_order = tracker();
         ended(&mut in_order, 0, Outcome::Failed);
         ended(&mut in_order, 1, Outcome::Skipped);
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_tells_the_cause_and_of_further_attempts_only_where_there_could_be_some() {
+    fn the_reason_has_the_cause_and_counts_attempts_only_if_there_could_be_more() {
         assert_eq!(reason(0, "exit status 1", "attempts_exhausted", 1), "exit status 1");
         assert_eq!(reason(1, "exit status 1", "attempts_exhausted", 3), "exit status 1 (after 3 attempts)");
         assert_eq!(reason(0, "no such shell", "no such shell", 1), "no such shell");
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_cause_is_told_in_the_same_words_by_the_worker_and_the_server() {
+    fn worker_and_server_describe_a_cause_in_the_same_words() {
         let mut tracker = tracker();
         let id = id_of(&tracker, 0);
         ended(&mut tracker, 0, Outcome::Failed);
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_skipped_names_what_did_not_succeed() {
+    fn a_skipped_execution_names_the_need_that_did_not_succeed() {
         let mut tracker = tracker();
         ended(&mut tracker, 0, Outcome::Failed);
         ended(&mut tracker, 1, Outcome::Skipped);
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn what_had_ended_before_a_run_went_on_counts_and_may_arrive_once_more() {
+    fn executions_that_ended_before_a_run_resumed_count_and_may_arrive_once_more() {
         let mut flow =
             FlowSnapshot::new(FlowId::generate(), Namespace::default_namespace(), ff_core::FlowState::Running);
         let member = |name: &str, state| ff_core::MemberSnapshot {

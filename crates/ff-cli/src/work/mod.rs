@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_survives_the_payload_and_foreign_payloads_are_refused_for_good() {
+    fn work_survives_the_payload_and_foreign_payloads_fail_permanently() {
         let mut command = Command::new("true");
         command.env = std::collections::BTreeMap::from([("A".into(), "1".into())]);
         let work = Work::Shell(command);

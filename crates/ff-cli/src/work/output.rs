@@ -130,12 +130,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lines_are_sent_as_they_end_and_the_last_one_without_an_end_too() {
+    async fn lines_are_sent_when_they_end_and_the_last_one_also_without_an_end() {
         assert_eq!(shown(b"one\n\ntwo\nthree").await, ["one", "", "two", "three"]);
     }
 
     #[tokio::test]
-    async fn what_moves_a_terminal_is_taken_out_of_the_lines() {
+    async fn control_sequences_are_removed_from_the_lines() {
         assert_eq!(shown(b"\x1b[31mred\x1b[0m\x1b]0;title\x07 \x9b2J\n10%\r20%\r\n").await, ["red \u{fffd}2J", "20%"]);
     }
 

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signal_is_known_by_its_name_with_and_without_sig() {
+    fn a_signal_name_is_accepted_with_and_without_the_prefix_sig() {
         for (name, signal) in NAMES {
             assert_eq!(name.parse::<StopSignal>().unwrap(), StopSignal(signal));
             assert_eq!(format!("SIG{name}").parse::<StopSignal>().unwrap().to_string(), name);

@@ -85,14 +85,14 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_left_alone_when_nothing_was_cut() {
+    fn binary_output_is_kept_unchanged_if_nothing_was_cut() {
         let mut tail = Tail::new(8);
         tail.push(&[0x80, 0x81, b'a']);
         assert_eq!(&tail.into_bytes()[..], [0x80, 0x81, b'a']);
     }
 
     #[test]
-    fn the_last_lines_are_few_and_short_whatever_was_printed() {
+    fn the_last_lines_are_bounded_in_number_and_length() {
         let mut tail = Tail::new(100_000);
         for number in 0..1000 {
             tail.push(format!("line {number}\n").as_bytes());
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_is_the_last_that_says_something() {
+    fn the_last_line_is_the_last_one_that_is_not_blank() {
         let mut tail = Tail::new(100);
         assert_eq!(tail.last_line(), None);
         tail.push(b"one\ntwo  three \n\n  \n");

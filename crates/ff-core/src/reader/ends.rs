@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_that_began_between_the_two_looks_hides_nothing_of_the_one_before() {
+    fn an_epoch_that_began_between_two_reads_hides_nothing_of_the_previous_one() {
         let epochs = [(5, Predecessor::Start), (9, Predecessor::Entry(id(5, 4)))];
         assert_eq!(EpochEnds::of(&epochs, Some(id(5, 2)))[..], [id(9, 0), id(5, 4)]);
     }

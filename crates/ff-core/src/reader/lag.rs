@@ -80,13 +80,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_unread_is_no_lag() {
+    fn without_unread_entries_there_is_no_lag() {
         let facts = LogFacts { ends: ends(9), len: 10, ..LogFacts::default() };
         assert_eq!(measured(&LogCursor::after(Some(id(9))), &facts), Lag::default());
     }
 
     #[test]
-    fn what_is_unread_is_forgotten_when_the_log_has_grown_past_it() {
+    fn unread_entries_are_trimmed_once_the_log_has_outgrown_its_entries() {
         let (first_at, last_at) = (Some(5_000), Some(10_000));
         let unread_at = Some(9_000);
         let facts = LogFacts { ends: ends(499), len: 500, first_at, last_at, unread_at, ..LogFacts::default() };
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unread_is_forgotten_when_the_bytes_after_it_reach_the_limit() {
+    fn unread_entries_are_trimmed_once_the_bytes_after_them_reach_the_limit() {
         let (first_at, last_at) = (Some(5_000), Some(10_000));
         let unread_at = Some(9_000);
         let (bytes, unread_bytes) = (500_000, 200_000);
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quiet_log_forgets_by_age() {
+    fn a_quiet_log_is_trimmed_by_age() {
         let at = Some(4_000);
         let facts = LogFacts { ends: ends(0), len: 1, first_at: at, last_at: at, unread_at: at, ..LogFacts::default() };
         let lag = measured(&LogCursor::default(), &facts);
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_trimmed_is_no_longer_counted() {
+    fn trimmed_entries_are_not_counted() {
         let facts = LogFacts { ends: ends(5_000), len: 1_000, ..LogFacts::default() };
         assert_eq!(measured(&LogCursor::default(), &facts).events, 1_000);
     }

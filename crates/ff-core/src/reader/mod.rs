@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_in_the_numbers_sends_the_reader_to_the_log() {
+    fn a_hole_in_the_numbers_makes_the_reader_read_the_log() {
         assert_eq!(at(5, 3).judge(id(5, 5), None), Verdict::ReadLog);
     }
 
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_that_begins_right_after_the_cursor_is_delivered_whatever_its_value() {
+    fn an_epoch_that_begins_right_after_the_cursor_is_delivered() {
         for epoch in [1, 9] {
             let follows = Some(Predecessor::Entry(id(5, 3)));
             assert_eq!(at(5, 3).judge(id(epoch, 0), follows), Verdict::Deliver);
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_that_begins_elsewhere_sends_the_reader_to_the_log() {
+    fn an_epoch_that_begins_elsewhere_makes_the_reader_read_the_log() {
         // A promoted replica had only 5-1: 5-2 and 5-3 were rolled back.
         assert_eq!(at(5, 3).judge(id(9, 0), Some(Predecessor::Entry(id(5, 1)))), Verdict::ReadLog);
         assert_eq!(at(5, 3).judge(id(9, 1), None), Verdict::ReadLog);
@@ -297,7 +297,7 @@ mod tests {
         /// A log of random epochs, shown with drops, repeats and swaps: what is delivered is a prefix-free run of the
         /// log in order, and reading the log where the rule asks for it makes it whole.
         #[test]
-        fn whatever_is_shown_the_reader_ends_with_every_entry_once_and_in_order(
+        fn the_reader_delivers_every_entry_once_and_in_order(
             epochs in prop::collection::vec((1u64..1_000_000, 1u64..6), 1..6),
             shown in prop::collection::vec(0usize..30, 0..80),
         ) {

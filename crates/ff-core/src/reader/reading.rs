@@ -172,21 +172,21 @@ mod tests {
     }
 
     #[test]
-    fn the_common_entry_is_the_cursor_while_the_log_tells_the_same_history() {
+    fn the_common_entry_is_the_cursor_while_the_history_is_the_same() {
         let cursor = having(&[id(5, 3)]);
         assert_eq!(cursor.common_with(&whole([id(5, 9)])), Some(id(5, 3)));
         assert_eq!(cursor.common_with(&whole([id(9, 2), id(5, 3)])), Some(id(5, 3)));
     }
 
     #[test]
-    fn an_undone_epoch_is_stepped_over_even_when_its_number_is_greater() {
+    fn a_rolled_back_epoch_is_skipped_even_if_its_number_is_greater() {
         let cursor = having(&[id(40, 9), id(100, 3)]);
         assert_eq!(cursor.common_with(&whole([id(50, 9), id(40, 7)])), Some(id(40, 7)));
         assert_eq!(cursor.common_with(&whole([id(110, 2), id(50, 9), id(40, 9)])), Some(id(40, 9)));
     }
 
     #[test]
-    fn entries_that_were_trimmed_away_are_one_gap_and_reading_goes_on() {
+    fn trimmed_entries_are_one_gap_and_reading_continues() {
         let mut cursor = having(&[id(5, 3)]);
         let mut reading = LogReading::from(LOG, &cursor);
         assert_eq!(reading.step(&mut cursor, id(5, 9), None), Step::LookUp);
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn trimming_that_goes_on_while_the_epochs_are_looked_up_does_not_hold_the_reader_up() {
+    fn trimming_during_a_look_up_of_epochs_does_not_block_the_reader() {
         let mut cursor = having(&[id(5, 3)]);
         let mut reading = LogReading::from(LOG, &cursor);
         assert_eq!(reading.step(&mut cursor, id(5, 9), None), Step::LookUp);
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_tail_is_a_gap_at_once_and_reading_goes_on_after_the_common_entry() {
+    fn a_lost_tail_is_a_gap_at_once_and_reading_continues_after_the_common_entry() {
         let mut cursor = having(&[id(40, 9), id(100, 3)]);
         let mut reading = LogReading::from(LOG, &cursor);
         assert_eq!(reading.step(&mut cursor, id(110, 0), Some(Predecessor::Entry(id(50, 1)))), Step::LookUp);
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_between_a_cursor_older_than_the_kept_epochs_and_the_first_entry_was_trimmed() {
+    fn entries_between_an_old_cursor_and_the_first_entry_count_as_trimmed() {
         let mut cursor = having(&[id(20, 3), id(30, 9)]);
         let mut reading = LogReading::from(LOG, &cursor);
         assert_eq!(reading.step(&mut cursor, id(50, 2), None), Step::LookUp);
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_among_the_kept_ones_that_the_log_does_not_tell_of_was_undone_also_where_older_ones_are_forgotten() {
+    fn an_epoch_missing_among_the_kept_ones_was_rolled_back() {
         let mut cursor = having(&[id(30, 9), id(55, 1)]);
         let mut reading = LogReading::from(LOG, &cursor);
         let undone = gap(GapCause::HistoryRewritten, Some(id(30, 9)), id(55, 1));
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_made_anew_is_a_gap_over_everything_that_the_reader_had() {
+    fn a_recreated_log_is_a_gap_over_everything_delivered() {
         let mut cursor = having(&[id(5, 3)]);
         let mut reading = LogReading::from(LOG, &cursor);
         assert_eq!(reading.resolve(&mut cursor, &whole([])), gap(GapCause::LogRecreated, None, id(5, 3)));
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_undone_and_came_back_is_delivered_again() {
+    fn restored_entries_are_delivered_again() {
         // FLUSHALL, then a server that starts without it.
         let mut cursor = having(&[id(5, 1)]);
         let mut reading = LogReading::from(LOG, &cursor);
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_back_without_its_beginning_is_looked_up_and_its_beginning_a_gap() {
+    fn restored_entries_without_their_beginning_are_a_gap_and_then_delivered() {
         let mut cursor = having(&[id(5, 7)]);
         cursor.rewind(None);
         let mut reading = LogReading::from(LOG, &cursor);
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_of_an_empty_log_misses_what_was_trimmed_and_one_from_the_earliest_does_not() {
+    fn trimmed_entries_are_a_gap_for_a_reader_of_an_empty_log_and_not_from_the_earliest() {
         let mut cursor = LogCursor::default();
         let mut reading = LogReading::from(LOG, &cursor);
         assert_eq!(reading.step(&mut cursor, id(7, 4), None), Step::LookUp);
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unread_is_counted_over_epochs() {
+    fn unread_entries_are_counted_over_epochs() {
         let cursor = having(&[id(5, 3)]);
         assert_eq!(cursor.unread(&[id(5, 3)]), 0);
         assert_eq!(cursor.unread(&[id(9, 1), id(5, 5)]), 4);

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_declared_may_be_created_and_outside_a_call_everything() {
+    fn a_call_may_create_declared_keys_only() {
         let mut declared = Declared::default();
         for count in [0, 3, MANY - 1, MANY, 2 * MANY] {
             let keys: Vec<String> = (0..count).map(|n| format!("key {n}")).collect();

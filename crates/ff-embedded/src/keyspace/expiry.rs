@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_removed_or_set_again_forgets_its_expiry() {
+    fn a_key_that_is_removed_or_set_again_loses_its_expiry() {
         let mut bed = Bed::new();
         for (first, again) in [("SET k x PX 10", "SET k y"), ("HSET k a 1", "HSET k a 1"), ("ZADD k 1 a", "ZADD k 1 a")]
         {

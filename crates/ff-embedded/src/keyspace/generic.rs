@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn no_host_says_the_same_of_itself_as_another_or_as_itself_later() {
+    fn every_host_and_every_process_of_it_describes_itself_differently() {
         let mut hosts = [Bed::seeded(1), Bed::seeded(2)];
         let mut told: Vec<_> = (0..4).map(|turn| format!("{:?}", hosts[turn % 2].run("INFO server stats"))).collect();
         told.sort();
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_without_listeners_reaches_nobody() {
+    fn a_message_without_listeners_has_no_receivers() {
         assert_eq!(Bed::new().run("publish channel text"), int(0));
     }
 }

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn names_come_in_an_order_that_the_seed_decides() {
+    fn the_order_of_names_depends_on_the_seed() {
         let order = |seed| {
             let mut bed = Bed::seeded(seed);
             bed.run("HSET h a 1 b 1 c 1 d 1 e 1 f 1 g 1 h 1");

@@ -63,7 +63,7 @@ fn ranges_go_both_ways_with_exclusive_and_partial_ids() {
 }
 
 #[test]
-fn what_is_deleted_leaves_the_last_id_behind() {
+fn deleting_entries_keeps_the_last_id() {
     let mut bed = filled(3);
     assert_eq!((bed.run("XDEL s 5-2 5-9 5-0"), bed.run("XLEN s")), (int(2), int(1)));
     assert_eq!(bed.run("XDEL s 5-1"), int(1));
@@ -74,7 +74,7 @@ fn what_is_deleted_leaves_the_last_id_behind() {
 }
 
 #[test]
-fn an_exact_trim_leaves_exactly_what_was_asked_for() {
+fn an_exact_trim_keeps_exactly_the_requested_length() {
     let mut bed = filled(250);
     assert_eq!((bed.run("XTRIM s MAXLEN 120"), bed.run("XLEN s")), (int(130), int(120)));
     assert_eq!((bed.run("XTRIM s MINID 5-200"), bed.run("XTRIM s MINID = 5-200")), (int(70), int(0)));
@@ -93,7 +93,7 @@ fn an_approximate_trim_removes_whole_nodes() {
 }
 
 #[test]
-fn nodes_of_large_entries_are_full_early() {
+fn nodes_with_large_entries_hold_fewer_of_them() {
     let mut bed = Bed::new();
     let entry = format!("XADD s MAXLEN ~ 10 5-* e {}", "x".repeat(1000));
     for _ in 0..40 {

@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_lost_lease_nothing_is_reported_whatever_the_handler_returns() {
+    fn after_a_lost_lease_nothing_is_reported() {
         assert!(matches!(Stop::LeaseLost.verdict(None), Verdict::Nothing));
         assert!(matches!(Stop::LeaseLost.verdict(Some(Ok(Bytes::new()))), Verdict::Nothing));
     }
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_that_is_not_the_works_fault_reports_a_success_and_gives_back_the_rest() {
+    fn at_shutdown_a_success_is_reported_and_other_attempts_are_given_back() {
         for stop in [Stop::ShutDown, Stop::LeaseEnding] {
             let success = stop.verdict(Some(Ok(Bytes::new())));
             assert!(matches!(success, Verdict::Report(Report::Complete(_))), "{success:?}");

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_whose_attempt_is_over_its_time_is_not_renewed_again_and_ends_when_it_would_have_ended() {
+    fn a_lease_whose_attempt_timed_out_is_not_renewed_again() {
         let start = Instant::now();
         let mut table = table();
         let fate = table.insert(lease(1), start);

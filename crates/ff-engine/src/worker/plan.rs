@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_while_slots_are_only_reserved_waits_for_what_is_left_over() {
+    fn a_signal_while_slots_are_reserved_waits_for_the_unused_ones() {
         let mut plan = ClaimPlan::new(4);
         plan.signalled(p(1));
         let first = plan.next().unwrap();
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_plan_passes_on_what_is_hot_and_claims_nothing() {
+    fn a_closed_plan_passes_on_hot_partitions_and_claims_nothing() {
         let mut plan = ClaimPlan::new(4);
         plan.found(p(1));
         plan.close();

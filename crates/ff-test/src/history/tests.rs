@@ -121,13 +121,13 @@ fn everything_in_order_is_right() {
 }
 
 #[test]
-fn what_was_trimmed_may_be_a_gap() {
+fn trimmed_entries_may_be_a_gap() {
     let case = Case::new().gap(GapCause::Trimmed, None, at(10, 1));
     case.events(range(10, 2..=3)).events(range(20, 0..=2)).passes();
 }
 
 #[test]
-fn what_was_undone_may_have_come_if_that_is_declared() {
+fn rolled_back_entries_may_have_been_delivered_if_that_is_declared() {
     let came = || Case::new().events(range(10, 0..=5));
     came().gap(GapCause::HistoryRewritten, Some(at(10, 3)), at(10, 5)).events(range(20, 0..=2)).passes();
     let further = came().events(range(15, 0..=2));
@@ -135,14 +135,14 @@ fn what_was_undone_may_have_come_if_that_is_declared() {
 }
 
 #[test]
-fn an_entry_that_did_not_come_is_lost() {
+fn an_undelivered_entry_is_lost() {
     let case = Case::new().events(range(10, 0..=2)).events(range(20, 0..=2));
     case.breaks(Breach::Lost, at(10, 3), &["nothing"]);
     Case::new().events(range(10, 0..=3)).events(range(20, 0..=1)).breaks(Breach::Lost, at(20, 2), &["nothing"]);
 }
 
 #[test]
-fn what_a_filter_rejects_need_not_come_and_must_not() {
+fn rejected_completions_must_not_be_delivered() {
     let even = all().filter(|entry| is_told(*entry) && entry.seq.is_multiple_of(2) && *entry != at(10, 2));
     Case::new().filtered().events(even).breaks(Breach::Lost, at(10, 2), &["nothing"]);
     let leaked = [at(10, 0), at(10, 1), at(10, 2), at(20, 0), at(20, 2)];
@@ -150,19 +150,19 @@ fn what_a_filter_rejects_need_not_come_and_must_not() {
 }
 
 #[test]
-fn an_entry_that_came_again_is_twice() {
+fn an_entry_that_is_delivered_again_is_repeated() {
     let case = Case::new().events(range(10, 0..=3)).events([at(20, 0), at(10, 2)]).events(range(20, 1..=2));
     case.breaks(Breach::Twice, at(10, 2), &["10-2", "10-2"]);
 }
 
 #[test]
-fn an_entry_that_came_after_a_later_one_is_disordered_and_its_absence_before_is_a_loss() {
+fn an_entry_after_a_later_one_is_disordered_and_also_lost() {
     let verdict = Case::new().events([at(10, 1), at(10, 0), at(10, 2), at(10, 3)]).events(range(20, 0..=2)).check();
     assert_eq!(verdict.breaches, BTreeMap::from([(Breach::Disordered, 1), (Breach::Lost, 1)]));
 }
 
 #[test]
-fn what_was_undone_and_not_declared_is_named() {
+fn an_undeclared_rollback_is_found() {
     let case = Case::new().events(range(10, 0..=4)).events(range(20, 0..=2));
     let verdict = case.check();
     assert!(verdict.breaches.contains_key(&Breach::Undeclared), "{:?}", verdict.breaches);
@@ -172,7 +172,7 @@ fn what_was_undone_and_not_declared_is_named() {
 }
 
 #[test]
-fn a_gap_over_what_is_there_is_too_wide() {
+fn a_gap_over_existing_entries_is_too_wide() {
     let trimmed = Case::new().gap(GapCause::Trimmed, None, at(10, 2)).events([at(10, 3)]).events(range(20, 0..=2));
     trimmed.breaks(Breach::WideGap, at(10, 2), &["gap {fp:0}: trimmed from the log's start through 10-2"]);
     let undone = Case::new().events(range(10, 0..=5)).gap(GapCause::HistoryRewritten, Some(at(10, 2)), at(10, 5));
@@ -183,14 +183,14 @@ fn a_gap_over_what_is_there_is_too_wide() {
 }
 
 #[test]
-fn a_gap_beyond_what_an_unfiltered_subscription_had_is_too_wide() {
+fn a_gap_beyond_the_delivered_entries_is_too_wide() {
     let case = Case::new().events(range(10, 0..=4)).gap(GapCause::HistoryRewritten, Some(at(10, 3)), at(10, 5));
     let shown = ["gap {fp:0}: history_rewritten after 10-3 through 10-5"];
     case.events(range(20, 0..=2)).breaks(Breach::WideGap, at(10, 5), &shown);
 }
 
 #[test]
-fn dropping_is_for_those_who_asked_for_it() {
+fn only_subscriptions_that_may_drop_have_overflow_gaps() {
     let dropped = |case: Case| {
         let case = case.events([at(10, 0)]).gap(GapCause::Overflow, Some(at(10, 0)), at(10, 3));
         case.events(range(20, 0..=2))
@@ -203,14 +203,14 @@ fn dropping_is_for_those_who_asked_for_it() {
 }
 
 #[test]
-fn another_end_than_the_logs_is_invented() {
+fn an_end_that_differs_from_the_logs_is_invented() {
     let mut case = Case::new().everything();
     case.seen[2] = Seen::Event { entry: at(10, 2), end: end(at(20, 2)) };
     case.breaks(Breach::Invented, at(10, 2), &["10-2"]);
 }
 
 #[test]
-fn an_answered_end_that_nothing_undid_must_be_in_the_log() {
+fn an_acknowledged_end_that_was_not_rolled_back_must_be_in_the_log() {
     let mut case = Case::new().everything();
     *case.history.acknowledged.get_mut(&end(at(10, 4)).execution).unwrap() = 1;
     let verdict = case.check();
@@ -219,7 +219,7 @@ fn an_answered_end_that_nothing_undid_must_be_in_the_log() {
 }
 
 #[test]
-fn an_end_that_stands_in_the_log_twice_is_told() {
+fn an_end_that_is_in_the_log_twice_is_found() {
     let mut case = Case::new().everything();
     let held = all().filter(|entry| is_told(*entry)).map(|entry| (entry, end(at(10, entry.seq.min(2)))));
     let epochs = [(10, None), (20, Some(at(10, 3)))];
@@ -228,7 +228,7 @@ fn an_end_that_stands_in_the_log_twice_is_told() {
 }
 
 #[test]
-fn what_a_subscription_saw_of_a_log_that_is_gone_must_be_declared() {
+fn delivered_entries_of_a_lost_log_must_be_declared() {
     let mut case = Case::new().events(range(10, 0..=3));
     case.history.logs.clear();
     let verdict = case.check();
@@ -240,7 +240,7 @@ fn what_a_subscription_saw_of_a_log_that_is_gone_must_be_declared() {
 }
 
 #[test]
-fn what_was_undone_and_came_back_has_to_come_again() {
+fn restored_entries_must_be_delivered_again() {
     let flushed = |case: Case| {
         let case = case.stood(Some(at(10, 2)), &[(10, None)]).stood(None, &[]);
         case.events(told_until(3)).gap(GapCause::LogRecreated, None, at(10, 3))
@@ -250,14 +250,14 @@ fn what_was_undone_and_came_back_has_to_come_again() {
 }
 
 #[test]
-fn a_log_that_merely_had_not_come_so_far_does_not_excuse_a_gap() {
+fn a_shorter_log_at_an_earlier_time_does_not_justify_a_gap() {
     let case = Case::new().stood(Some(at(10, 1)), &[(10, None)]).stood(Some(at(10, 2)), &[(10, None)]);
     let verdict = case.events(told_until(3)).gap(GapCause::HistoryRewritten, Some(at(10, 2)), at(10, 3)).check();
     assert!(verdict.breaches.contains_key(&Breach::WideGap), "{:?}", verdict.breaches);
 }
 
 #[test]
-fn another_history_in_between_excuses_what_was_declared_undone_then() {
+fn another_history_in_between_justifies_a_declared_rollback() {
     let case = Case::new().stood(Some(at(15, 1)), &[(10, None), (15, Some(at(10, 2)))]);
     case.events(told_until(3))
         .gap(GapCause::HistoryRewritten, Some(at(10, 2)), at(10, 3))

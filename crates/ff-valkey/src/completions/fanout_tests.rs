@@ -75,7 +75,7 @@ fn an_event_goes_to_every_subscription_that_wants_it_and_to_no_other() {
 }
 
 #[test]
-fn who_wants_certain_executions_gets_those_that_pass_the_filter_too() {
+fn a_subscription_to_certain_executions_also_applies_its_filter() {
     let mut fanout = Fanout::default();
     let ids = [1, 2, 3].map(|number| event(number).execution_id);
     let (queue, events) = channel(8);
@@ -89,7 +89,7 @@ fn who_wants_certain_executions_gets_those_that_pass_the_filter_too() {
 }
 
 #[test]
-fn gaps_and_checkpoints_go_to_those_who_take_frames_whatever_their_filter() {
+fn subscriptions_with_frames_get_gaps_and_checkpoints_regardless_of_their_filter() {
     let mut fanout = Fanout::default();
     let (plain, plain_events) = channel(8);
     let (framed, framed_events) = channel(8);
@@ -107,7 +107,7 @@ fn gaps_and_checkpoints_go_to_those_who_take_frames_whatever_their_filter() {
 }
 
 #[test]
-fn a_full_queue_drops_its_oldest_or_ends_for_those_who_asked_for_that() {
+fn a_full_queue_drops_its_oldest_or_ends_as_configured() {
     let mut fanout = Fanout::default();
     let of_policy = |overflow| SubscribeOptions::new().overflow(overflow);
     let (dropping, dropped) = channel(2);
@@ -145,7 +145,7 @@ fn a_full_queue_freezes_the_vector_before_the_event_and_spares_the_others() {
 }
 
 #[test]
-fn who_left_leaves_nothing_behind() {
+fn a_closed_subscription_leaves_nothing_behind() {
     let mut fanout = Fanout::default();
     let ids: Vec<SubscriptionId> =
         [ScannerFilter::NOOP, of("a"), of("b")].iter().map(|filter| join(&mut fanout, filter, channel(1).0)).collect();
@@ -161,7 +161,7 @@ fn who_left_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_bare_event_is_owed_to_those_who_were_there_only() {
+fn an_unpositioned_event_goes_only_to_subscriptions_that_existed_then() {
     let mut fanout = Fanout::default();
     let id = ExecutionId::from_parts(Partition::new(0), Uuid::from_u128(7));
     let unpositioned = Arc::new(CompletionPayload::new(id, None, Outcome::Success));
@@ -175,7 +175,7 @@ fn a_bare_event_is_owed_to_those_who_were_there_only() {
 }
 
 #[test]
-fn who_wants_certain_executions_learns_of_the_gaps_in_their_partitions_only() {
+fn a_subscription_to_certain_executions_gets_the_gaps_of_their_partitions_only() {
     let mut fanout = Fanout::default();
     let (queue, told) = channel(8);
     fanout.join(joining(SubscribeOptions::new().only([event(1).execution_id]), true, queue));
@@ -191,7 +191,7 @@ fn who_wants_certain_executions_learns_of_the_gaps_in_their_partitions_only() {
 }
 
 #[test]
-fn twenty_thousand_filters_of_their_own_are_found_by_what_they_name() {
+fn twenty_thousand_distinct_filters_are_found_by_the_names_in_them() {
     const FILTERS: u64 = 20_000;
     let mut fanout = Fanout::default();
     let begin = std::time::Instant::now();

@@ -135,7 +135,7 @@ fn pushes_during_a_reading_do_not_overtake_it() {
 }
 
 #[test]
-fn a_push_that_the_log_never_shows_is_given_up() {
+fn a_push_that_never_appears_in_the_log_is_given_up() {
     let (mut frontier, mut server, mut out) = (one_log(), Server::of(the_log()), Out::default());
     start(&mut frontier, &server, &mut out);
     let first = server.append();
@@ -151,7 +151,7 @@ fn stray(seq: u64) -> LogEntry {
 }
 
 #[test]
-fn pushes_that_the_log_never_shows_are_given_up_together() {
+fn pushes_that_never_appear_in_the_log_are_given_up_together() {
     let (mut frontier, server, mut out) = (one_log(), Server::of(the_log()), Out::default());
     start(&mut frontier, &server, &mut out);
     for seq in 4..100 {
@@ -192,7 +192,7 @@ fn more_pushes_than_are_held_are_read_from_the_log() {
 }
 
 #[test]
-fn of_the_heads_that_are_told_before_a_log_is_read_the_newest_is_kept() {
+fn the_newest_head_reported_before_a_log_is_read_is_kept() {
     let (mut frontier, mut server, mut out) = (one_log(), Server::of(the_log()), Out::default());
     start(&mut frontier, &server, &mut out);
     for _ in 0..100 {
@@ -213,7 +213,7 @@ fn of_the_heads_that_are_told_before_a_log_is_read_the_newest_is_kept() {
 }
 
 #[test]
-fn a_partition_that_is_not_there_is_refused() {
+fn an_unknown_partition_is_refused() {
     let mut frontier = one_log();
     let log = LogId { partition: Partition::new(1), scope: Scope::Flows };
     assert!(!frontier.push(log, Server::of(the_log()).append(), &mut Out::default()));
@@ -237,7 +237,7 @@ fn a_lost_tail_is_declared_although_nothing_was_appended_to_the_log_since() {
 }
 
 #[test]
-fn a_head_that_was_read_before_a_push_came_is_no_lost_tail() {
+fn a_head_that_was_read_before_a_push_is_not_a_lost_tail() {
     let (mut frontier, mut server, mut out) = (one_log(), Server::of(the_log()), Out::default());
     let first = server.append();
     start(&mut frontier, &server, &mut out);
@@ -250,7 +250,7 @@ fn a_head_that_was_read_before_a_push_came_is_no_lost_tail() {
 }
 
 #[test]
-fn only_logs_of_which_nothing_was_heard_are_compared() {
+fn only_logs_without_pushes_are_compared() {
     let mut frontier = Frontier::new(Scope::Flows, PartitionCount::new(2).unwrap());
     let mut server = Server::of(the_log());
     let mut out = Out::default();
@@ -266,7 +266,7 @@ fn only_logs_of_which_nothing_was_heard_are_compared() {
 }
 
 #[test]
-fn where_the_server_tells_to_which_logs_it_appended_the_others_have_their_turn_in_a_few_rounds() {
+fn if_the_server_reports_the_logs_that_grew_the_others_are_compared_within_a_few_rounds() {
     let mut frontier = Frontier::new(Scope::Flows, PartitionCount::new(8).unwrap());
     frontier.starts(1, (0..8).map(|_| Ok(LogCursor::default())).collect(), &mut Out::default());
     let mut rounds = Vec::new();
@@ -307,7 +307,7 @@ fn assert_taken_back(server: &Server, out: &Out, shown: &LogEntry) {
 }
 
 #[test]
-fn a_forged_push_is_taken_back_when_the_true_one_comes() {
+fn a_forged_push_is_retracted_when_the_true_one_arrives() {
     let (mut frontier, mut server, mut out, shown) = with_a_forged_push();
     frontier.push(the_log(), shown.clone(), &mut out);
     while work(&mut frontier, &server, &mut out, 10) {}
@@ -318,7 +318,7 @@ fn a_forged_push_is_taken_back_when_the_true_one_comes() {
 }
 
 #[test]
-fn a_forged_push_is_taken_back_when_the_newest_entry_tells_otherwise() {
+fn a_forged_push_is_retracted_when_the_newest_entry_contradicts_it() {
     for told in [true, false] {
         let (mut frontier, server, mut out, shown) = with_a_forged_push();
         if told {
@@ -332,7 +332,7 @@ fn a_forged_push_is_taken_back_when_the_newest_entry_tells_otherwise() {
 }
 
 #[test]
-fn a_forged_push_is_taken_back_when_the_log_is_read_for_another_reason() {
+fn a_forged_push_is_retracted_when_the_log_is_read_for_another_reason() {
     let (mut frontier, mut server, mut out, shown) = with_a_forged_push();
     let next = server.append();
     frontier.push(the_log(), next, &mut out);
@@ -344,7 +344,7 @@ fn a_forged_push_is_taken_back_when_the_log_is_read_for_another_reason() {
 }
 
 #[test]
-fn a_push_beyond_the_end_of_the_log_is_declared_undone() {
+fn a_push_beyond_the_end_of_the_log_is_declared_as_rolled_back() {
     let (mut frontier, mut server, mut out) = (one_log(), Server::of(the_log()), Out::default());
     start(&mut frontier, &server, &mut out);
     let shown = server.append();
@@ -360,7 +360,7 @@ fn a_push_beyond_the_end_of_the_log_is_declared_undone() {
 }
 
 #[test]
-fn a_push_that_contradicts_a_true_one_takes_nothing_back() {
+fn a_push_that_contradicts_a_true_one_retracts_nothing() {
     let (mut frontier, mut server, mut out) = (one_log(), Server::of(the_log()), Out::default());
     start(&mut frontier, &server, &mut out);
     let shown = server.append();
@@ -371,7 +371,7 @@ fn a_push_that_contradicts_a_true_one_takes_nothing_back() {
 }
 
 #[test]
-fn a_log_that_cannot_be_read_keeps_no_other_waiting_and_loses_nothing() {
+fn an_unreadable_log_delays_no_other_and_loses_nothing() {
     let count = PartitionCount::new(2).unwrap();
     let (mut frontier, mut out) = (Frontier::new(Scope::Flows, count), Out::default());
     let (mut server, mut good) =
@@ -538,7 +538,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_is_lost_late_or_repeated_everything_is_delivered_once_in_order(
+    fn everything_is_delivered_once_in_order_despite_lost_late_and_repeated_pushes(
         events in events(false), before in 0usize..4, limit in 1usize..6,
     ) {
         let (server, out, before, judged) = play(events, before, limit);
@@ -547,7 +547,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_happens_to_the_history_each_position_comes_once_or_is_in_an_exact_gap(
+    fn each_position_is_delivered_once_or_is_in_an_exact_gap_despite_changed_histories(
         events in events(true), before in 0usize..4, limit in 1usize..6,
     ) {
         let (server, out, _, judged) = play(events, before, limit);

@@ -378,7 +378,7 @@ fn in_simulated_time(future: impl Future<Output = Result<(), TestCaseError>>) ->
 }
 
 #[test]
-fn what_comes_back_while_a_subscription_asks_why_it_is_gone_was_not_trimmed() {
+fn entries_restored_during_a_look_up_do_not_count_as_trimmed() {
     let back_again = async {
         let logs = Logs::new(u64::MAX);
         let entries: Vec<EntryId> = (0..4).map(|_| logs.on(0, Server::append).entry).collect();
@@ -407,7 +407,7 @@ fn what_comes_back_while_a_subscription_asks_why_it_is_gone_was_not_trimmed() {
 }
 
 #[test]
-fn logs_are_read_although_somebody_asks_for_comparisons_without_end() {
+fn endless_requests_for_comparisons_do_not_stop_the_reading_of_logs() {
     let always_asked = async {
         let logs = Logs::new(u64::MAX);
         let hub = hub(&logs, 8);
@@ -436,7 +436,7 @@ fn logs_are_read_although_somebody_asks_for_comparisons_without_end() {
 }
 
 #[test]
-fn who_reads_by_itself_takes_back_what_was_forged_before_it_fell_behind() {
+fn a_subscription_that_catches_up_retracts_forged_events_from_before() {
     let forged = async {
         let logs = Logs::new(u64::MAX);
         let hub = hub(&logs, 2);
@@ -482,7 +482,7 @@ fn who_reads_by_itself_takes_back_what_was_forged_before_it_fell_behind() {
 }
 
 #[test]
-fn a_log_that_cannot_be_read_stops_neither_the_hub_nor_who_reads_by_itself_at_the_others() {
+fn an_unreadable_log_stops_neither_the_hub_nor_a_catch_up_of_other_logs() {
     let refused = async {
         let logs = Logs::new(u64::MAX);
         let earlier: Vec<EntryId> = (0..3).map(|log| logs.on(log, Server::append).entry).collect();
@@ -534,7 +534,7 @@ proptest! {
     }
 
     #[test]
-    fn no_subscription_loses_or_repeats_what_a_changed_history_still_holds(
+    fn no_subscription_loses_or_repeats_entries_that_a_changed_history_still_holds(
         events in events(true), capacity in 1usize..20, fail_every in 3u64..40,
     ) {
         in_simulated_time(play(events, true, capacity, fail_every))?;

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_knows_its_end_before_it_is_decoded_and_keeps_the_place_of_what_is_unreadable() {
+    fn a_page_knows_its_end_before_it_is_decoded_and_keeps_the_position_of_unreadable_entries() {
         let event = r#"{"execution_id":"{fp:7}:0192f0c1-2b3c-7d4e-8f50-617283940a1b","outcome":"success"}"#;
         let good = entry("5-0", &["prev", "none", "e", event, "result", "ok"]);
         let page = Page::answered(LOG, array(vec![good, entry("5-1", &["e", "{}"]), entry("5-2", &["e"])])).unwrap();
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_another_shape_is_no_page() {
+    fn a_reply_of_another_shape_is_not_a_page() {
         assert_eq!(Page::answered(LOG, Resp3Frame::Null).unwrap().len(), 0);
         for other in [string("OK"), array(vec![string("5-0")]), array(vec![entry("5", &[])])] {
             assert!(Page::answered(LOG, other).is_none());

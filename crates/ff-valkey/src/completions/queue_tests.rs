@@ -30,7 +30,7 @@ fn numbers(queue: &Queue) -> Vec<u64> {
 }
 
 #[test]
-fn a_full_queue_takes_nothing_and_gives_what_it_has_in_order() {
+fn a_full_queue_accepts_nothing_and_yields_its_items_in_order() {
     let queue = Queue::new(2);
     assert_eq!([0, 1, 2].map(|number| queue.push(event(number))), [true, true, false]);
     assert_eq!(numbers(&queue), [0, 1]);
@@ -39,7 +39,7 @@ fn a_full_queue_takes_nothing_and_gives_what_it_has_in_order() {
 }
 
 #[test]
-fn room_that_is_kept_is_nobody_elses_and_is_given_back() {
+fn reserved_capacity_is_exclusive_and_is_released() {
     let queue = Queue::new(3);
     let mut room = queue.reserve(2).now_or_never().expect("there is capacity");
     assert_eq!([queue.push(event(0)), queue.push(event(1))], [true, false]);
@@ -55,7 +55,7 @@ fn room_that_is_kept_is_nobody_elses_and_is_given_back() {
 }
 
 #[test]
-fn what_must_not_be_lost_needs_no_room() {
+fn items_that_must_not_be_lost_need_no_capacity() {
     let queue = Queue::new(1);
     let mut room = queue.try_reserve(1).expect("there is capacity");
     assert_eq!(room.push_all([event(0), Item::CaughtUp, event(1)]), 1);
@@ -65,7 +65,7 @@ fn what_must_not_be_lost_needs_no_room() {
 }
 
 #[tokio::test]
-async fn who_waits_for_room_gets_it_when_enough_was_taken() {
+async fn a_wait_for_capacity_ends_when_enough_was_taken() {
     let queue = Queue::new(2);
     assert!(queue.push(event(0)) && queue.push(event(1)));
     let mut waiting = Box::pin(queue.reserve(2));
@@ -77,7 +77,7 @@ async fn who_waits_for_room_gets_it_when_enough_was_taken() {
 }
 
 #[test]
-fn what_was_dropped_is_told_behind_the_gap_that_was_there_before_it() {
+fn a_gap_of_dropped_items_comes_after_the_earlier_gap() {
     let queue = Queue::new(2);
     let gap = Gap { log: LOG, after: Some(entry(0)), through: entry(1), cause: GapCause::HistoryRewritten };
     assert!(queue.push(event(1)) && queue.push(Item::Gap(Arc::new(gap))));
@@ -92,7 +92,7 @@ fn what_was_dropped_is_told_behind_the_gap_that_was_there_before_it() {
 }
 
 #[test]
-fn gaps_of_what_never_came_give_way_where_nothing_else_is_left_to_drop() {
+fn gaps_are_merged_if_nothing_else_is_left_to_drop() {
     let queue = Queue::new(2);
     for number in 0..5 {
         let gap = Gap { log: LOG, after: None, through: entry(number), cause: GapCause::Unreadable };
@@ -104,7 +104,7 @@ fn gaps_of_what_never_came_give_way_where_nothing_else_is_left_to_drop() {
 }
 
 #[test]
-fn that_all_was_caught_up_with_does_not_give_way_to_events() {
+fn the_caught_up_frame_is_not_dropped_for_events() {
     let queue = Queue::new(2);
     queue.push_always(Item::CaughtUp);
     for number in 0..3 {
@@ -116,7 +116,7 @@ fn that_all_was_caught_up_with_does_not_give_way_to_events() {
 }
 
 #[test]
-fn a_closed_queue_gives_what_it_has_and_then_ends() {
+fn a_closed_queue_yields_its_items_and_then_ends() {
     let queue = Queue::new(2);
     queue.push(event(0));
     queue.close();
@@ -125,7 +125,7 @@ fn a_closed_queue_gives_what_it_has_and_then_ends() {
 }
 
 #[tokio::test]
-async fn who_polls_is_woken_by_what_comes() {
+async fn a_poll_is_woken_by_new_items() {
     let queue = Queue::new(2);
     let polled = queue.clone();
     let taken = tokio::spawn(async move { std::future::poll_fn(|context| polled.poll(context)).await });
@@ -250,7 +250,7 @@ fn stands(frame: &Frame, before: Option<EntryId>) -> Option<EntryId> {
 
 proptest! {
     #[test]
-    fn the_frames_of_a_queue_that_drops_its_oldest_are_those_of_an_unbounded_one_with_the_gaps_filled_in(
+    fn the_frames_of_a_dropping_queue_and_its_gaps_make_those_of_an_unbounded_one(
         events in happenings(), capacity in 1..5usize,
     ) {
         let (all, bounded) = (Queue::new(usize::MAX), Queue::new(capacity));

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_followed_a_position_is_found_as_long_as_it_is_recent() {
+    fn the_successors_of_a_recent_position_are_found() {
         let mut ring = Ring::default();
         let events: Vec<_> = (0..4).map(|_| event()).collect();
         ring.push(0, at(0), events[0].clone());

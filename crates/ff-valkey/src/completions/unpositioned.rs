@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_are_asked_for_only_where_a_filter_still_depends_on_them() {
+    fn tags_are_fetched_only_if_a_filter_still_depends_on_them() {
         let filters = [
             filter(Some("a"), Some("x")),
             filter(Some("b"), Some("y")),

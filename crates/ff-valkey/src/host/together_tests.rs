@@ -56,7 +56,7 @@ async fn eventually(host: &ValkeyHost) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn answers_of_two_servers_fail_together_and_the_whole_group_is_asked_again() {
+async fn replies_of_two_servers_fail_together_and_the_whole_group_is_sent_again() {
     let stage = Stage::open().await;
     stage.cut_after(2);
     let asked = Together::new(&stage.host, "asking").ask_all(questions(4)).await;
@@ -66,7 +66,7 @@ async fn answers_of_two_servers_fail_together_and_the_whole_group_is_asked_again
 }
 
 #[tokio::test]
-async fn answers_that_are_taken_as_they_come_fail_together_too() {
+async fn replies_that_are_taken_as_they_arrive_fail_together_too() {
     let stage = Stage::open().await;
     stage.cut_after(2);
     let asked = Together::new(&stage.host, "asking").ask_raw(questions(4)).await;
@@ -74,7 +74,7 @@ async fn answers_that_are_taken_as_they_come_fail_together_too() {
 }
 
 #[tokio::test]
-async fn groups_that_are_asked_one_after_the_other_are_of_one_server() {
+async fn groups_that_are_sent_one_after_the_other_are_answered_by_one_server() {
     let stage = Stage::open().await;
     let together = Together::new(&stage.host, "asking");
     assert_eq!(said(together.ask_all(questions(2)).await.unwrap()), ["the former"; 2]);
@@ -84,7 +84,7 @@ async fn groups_that_are_asked_one_after_the_other_are_of_one_server() {
 }
 
 #[tokio::test]
-async fn a_namespace_that_a_replica_does_not_have_is_no_answer() {
+async fn a_missing_namespace_on_a_replica_is_not_a_reply() {
     let stage = Stage::open().await;
     // A port without a server.
     stage.former.command(&["REPLICAOF", "127.0.0.1", "1"]).await.unwrap();

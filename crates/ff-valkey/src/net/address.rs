@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_and_sentinels_have_credentials_of_their_own() {
+    fn servers_and_sentinels_have_separate_credentials() {
         let url = "redis-sentinel://ann%40x:s%3Acret@a,b/orders?sentinelUser=bob&sentinelPass=hu%26sh";
         let Parsed { server, sentinel, .. } = parse(url).unwrap();
         assert_eq!((server.username.as_deref(), server.password.as_deref()), (Some("ann@x"), Some("s:cret")));
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_sentinel_url_is_told_the_right_shape() {
+    fn a_bad_sentinel_url_is_refused_with_the_right_form() {
         for bad in ["redis-sentinel://a,b", "redis-sentinel://a:x/orders", "redis-sentinel://a b/orders"] {
             let error = parse(bad).unwrap_err().to_string();
             assert!(error.contains("redis-sentinel://user:password@host:26379,host:26379/service"), "{error}");

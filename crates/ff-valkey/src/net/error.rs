@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_which_rule_is_missing() {
+    fn a_refusal_names_the_missing_rule() {
         for (text, fix) in [
             ("WRONGPASS invalid username-password pair or user is disabled.", "user and password"),
             ("NOAUTH Authentication required.", "redis://user:password@host"),
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_time_can_heal_is_retryable() {
+    fn temporary_errors_are_retryable() {
         for text in [
             "TRYAGAIN Multiple keys request during rehashing of slot",
             "ASK 1 127.0.0.1:7001",
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_server_is_no_transport_error() {
+    fn a_full_server_is_not_a_transport_error() {
         let error = mapped(ErrorKind::Unknown, "OOM command not allowed when used memory > 'maxmemory'.");
         assert!(matches!(error, EngineError::ResourceExhausted { .. }) && !error.is_retryable());
     }

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_is_given_up_ends_no_outage_aloud() {
+    fn a_connection_that_is_given_up_logs_no_end_of_the_outage() {
         let outage = Outage::of("db:6379");
         let part = outage.part();
         let lines = lines_of(|| {

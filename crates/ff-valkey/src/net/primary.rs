@@ -313,7 +313,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_role_is_read_from_what_the_server_tells() {
+    fn the_role_is_parsed_from_the_servers_reply() {
         let primary = "# Replication\r\nrole:master\r\nconnected_slaves:1\r\n";
         assert_eq!(Role::told(primary), Role::Primary);
         let replica = "# Replication\r\nrole:slave\r\nmaster_host:10.0.0.1\r\nmaster_port:7000\r\n";
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_is_not_believed_and_time_can_heal_it() {
+    fn a_replica_is_rejected_with_a_retryable_error() {
         assert!(Role::Primary.must_be_primary("reading").is_ok());
         let error = Role::Replica { of: "10.0.0.1:7000".into() }.must_be_primary("reading").unwrap_err();
         assert!(error.is_retryable() && error.to_string().contains("10.0.0.1:7000"), "{error}");

@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_sentinels_say_is_read_from_names_and_values() {
+    fn replies_of_sentinels_are_parsed_from_names_and_values() {
         let words = |words: &[&str]| Value::Array(words.iter().map(|word| Value::from(*word)).collect());
         assert_eq!(address_in(words(&["10.0.0.1", "7"])), Some(at(7)));
         assert_eq!((address_in(Value::Null), address_in(words(&["h", "x"]))), (None, None));

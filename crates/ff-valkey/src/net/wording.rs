@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_that_a_server_repeats_are_cut_off() {
+    fn arguments_that_a_server_echoes_are_cut_off() {
         for quote in ['`', '\''] {
             let said = format!(
                 "ERR unknown command {quote}AUTH{quote}, with args beginning with: {quote}ann{quote} {quote}pw"

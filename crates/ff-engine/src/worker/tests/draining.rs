@@ -23,7 +23,7 @@ async fn shutdown_lets_running_executions_finish_and_claims_nothing_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn executions_that_a_claim_brings_during_shutdown_are_given_back_and_not_begun() {
+async fn executions_claimed_during_shutdown_are_given_back_and_not_started() {
     let backend = one_execution(1);
     backend.script(|script| script.claim_takes = Duration::from_secs(2));
     let worker = start(&backend, Worker::builder().handler(done)).await;
@@ -33,7 +33,7 @@ async fn executions_that_a_claim_brings_during_shutdown_are_given_back_and_not_b
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_claim_brings_after_the_grace_is_not_begun() {
+async fn executions_claimed_after_the_grace_are_not_started() {
     let backend = one_execution(1);
     backend.script(|script| script.claim_takes = Duration::from_secs(5));
     let begun = Arc::new(AtomicUsize::new(0));
@@ -51,7 +51,7 @@ async fn what_a_claim_brings_after_the_grace_is_not_begun() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_outlives_the_grace_is_cancelled_and_given_back() {
+async fn executions_that_outlive_the_grace_are_cancelled_and_given_back() {
     let backend = one_execution(1);
     backend.script(|script| script.work([execution(lease(2), "stubborn")]));
     let handler = |context: WorkContext| async move {
@@ -73,7 +73,7 @@ async fn what_outlives_the_grace_is_cancelled_and_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_success_in_the_last_moment_of_the_shutdown_is_reported() {
+async fn a_success_at_the_very_end_of_the_shutdown_is_reported() {
     let backend = one_execution(1);
     let handler = |context: WorkContext| async move {
         context.cancelled().await;

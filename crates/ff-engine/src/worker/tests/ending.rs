@@ -83,7 +83,7 @@ async fn a_handler_that_ignores_its_cancellation_is_dropped_after_the_grace() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_cannot_be_renewed_stops_its_handler_in_time_to_be_gone_when_it_runs_out() {
+async fn a_lease_that_cannot_be_renewed_stops_its_handler_before_it_expires() {
     let backend = one_execution(1);
     backend.script(|script| script.errors.extend((0..1_000).map(|_| ("renew", transport()))));
     let (cancelled, seen) = (Arc::new(Notify::new()), Instant::now());
@@ -106,7 +106,7 @@ async fn a_lease_that_cannot_be_renewed_stops_its_handler_in_time_to_be_gone_whe
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_ignores_its_cancellation_is_dropped_when_its_lease_runs_out() {
+async fn a_handler_that_ignores_its_cancellation_is_dropped_when_its_lease_expires() {
     let backend = one_execution(1);
     backend.script(|script| script.errors.extend((0..1_000).map(|_| ("renew", transport()))));
     let builder = Worker::builder().lease(LEASE).cancel_grace(HOUR);
@@ -117,7 +117,7 @@ async fn a_handler_that_ignores_its_cancellation_is_dropped_when_its_lease_runs_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_somebody_else_ended_cancels_its_handler_at_once() {
+async fn a_lease_that_another_caller_ended_cancels_its_handler_at_once() {
     let backend = one_execution(1);
     let cancelled = Arc::new(Notify::new());
     let tell = Arc::clone(&cancelled);
@@ -141,7 +141,7 @@ async fn a_lease_that_somebody_else_ended_cancels_its_handler_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_that_is_over_its_time_by_the_backends_clock_is_cancelled_and_fails() {
+async fn an_attempt_that_timed_out_by_the_backends_clock_is_cancelled_and_fails() {
     let backend = Scripted::new(1);
     let mut slow = execution(lease(1), "slow");
     slow.timeout = Some(HOUR);
@@ -155,7 +155,7 @@ async fn an_attempt_that_is_over_its_time_by_the_backends_clock_is_cancelled_and
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_is_confirmed_before_the_handler_starts_where_earlier_ones_were_not() {
+async fn a_lease_is_confirmed_before_the_handler_starts_if_earlier_ones_were_not() {
     let backend = Scripted::new(1);
     let mut suspect = execution(lease(1), "suspect");
     suspect.unconfirmed_leases = 1;
@@ -190,7 +190,7 @@ async fn a_renewed_lease_counts_from_when_its_renewal_was_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_report_is_repeated_after_the_lease_ran_out_here_while_the_server_may_still_take_it() {
+async fn a_report_is_repeated_after_the_local_expiry_while_the_server_may_still_accept_it() {
     let backend = one_execution(1);
     backend.script(|script| {
         script.errors.extend((0..1_000).flat_map(|_| [("complete", transport()), ("renew", transport())]));

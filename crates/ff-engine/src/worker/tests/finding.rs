@@ -31,7 +31,7 @@ async fn it_runs_over_a_trait_object() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_signal_brings_work_at_once_and_without_one_nobody_asks() {
+async fn a_signal_triggers_a_claim_at_once_and_without_one_there_is_no_poll() {
     let backend = Scripted::new(8);
     let _worker = start(&backend, Worker::builder().handler(done)).await;
     sleep(Duration::from_secs(10)).await;
@@ -45,7 +45,7 @@ async fn a_signal_brings_work_at_once_and_without_one_nobody_asks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_missed_signal_is_made_up_for_by_the_rescan() {
+async fn a_missed_signal_is_compensated_by_the_rescan() {
     let backend = Scripted::new(8);
     let _worker = start(&backend, Worker::builder().handler(done)).await;
     backend.script(|script| script.work([execution(lease_in(5, 1), "five")]));
@@ -78,7 +78,7 @@ async fn a_rescan_signal_during_a_scan_asks_once_more_as_soon_as_that_is_over() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn signals_that_end_are_subscribed_anew() {
+async fn signals_that_end_are_subscribed_again() {
     let backend = Scripted::new(8);
     let _worker = start(&backend, Worker::builder().handler(done)).await;
     backend.end_signals();
@@ -214,7 +214,7 @@ fn takes_one() -> WorkerBuilder {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_refused_goes_back_without_a_failure_and_holds_nothing_up() {
+async fn refused_executions_go_back_without_a_failure_and_delay_nothing() {
     let backend = Scripted::new(1);
     backend.script(|script| script.work([execution(lease(1), "stranger"), execution(lease(2), "one")]));
     let worker = start(&backend, takes_one()).await;
@@ -225,7 +225,7 @@ async fn what_is_refused_goes_back_without_a_failure_and_holds_nothing_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_refused_again_and_again_is_not_claimed_without_end() {
+async fn an_execution_that_is_always_refused_is_not_claimed_in_a_loop() {
     let backend = Scripted::new(1);
     backend.script(|script| script.work([execution(lease(1), "stranger")]));
     let _worker = start(&backend, takes_one()).await;
@@ -239,7 +239,7 @@ async fn what_is_refused_again_and_again_is_not_claimed_without_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_refused_and_is_kept_goes_back_at_once_at_shutdown() {
+async fn kept_refused_executions_go_back_at_once_at_shutdown() {
     let backend = Scripted::new(1);
     backend.script(|script| script.work([execution(lease(1), "stranger")]));
     let worker = start(&backend, takes_one()).await;

@@ -48,7 +48,7 @@ async fn the_payload_and_the_result_of_a_typed_handler_are_json() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_payload_that_does_not_fit_fails_for_good_and_the_field_is_named() {
+async fn a_payload_that_does_not_fit_fails_permanently_and_names_the_field() {
     let bad = vec![
         with_payload(1, "charge", r#"{"lines":[{"count":2},{"count":"x"}]}"#),
         with_payload(2, "charge", ""),
@@ -81,7 +81,7 @@ async fn an_execution_without_a_handler_goes_back_without_a_failure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_fallback_takes_what_has_no_handler_of_its_own() {
+async fn the_fallback_handles_executions_without_a_handler() {
     let calls = reported(routes().handler(done), vec![execution(lease(1), "unknown")]).await;
     assert!(calls.contains(&Call::Complete(lease(1), Bytes::from_static(b"done"))), "{calls:?}");
 }

@@ -66,7 +66,7 @@ fn a_comparison_that_fails_leaves_its_logs_to_the_next_one() {
 }
 
 #[test]
-fn a_comparison_with_another_server_process_includes_the_logs_of_which_something_was_heard() {
+fn a_comparison_with_another_server_process_includes_the_logs_with_pushes() {
     let (mut frontier, mut server, mut out) = (one_of(8), Server::of(the_log()), Out::default());
     let shown: Vec<LogEntry> = (0..2).map(|_| server.append()).collect();
     for shown in &shown {
@@ -83,7 +83,7 @@ fn a_comparison_with_another_server_process_includes_the_logs_of_which_something
 }
 
 #[test]
-fn a_push_that_was_on_its_way_when_the_heads_were_compared_and_never_came_is_read() {
+fn a_push_in_flight_during_a_comparison_that_never_arrives_is_read() {
     let (mut frontier, mut server, mut out) = (one_of(8), Server::of(the_log()), Out::default());
     frontier.push(the_log(), server.append(), &mut out);
     // Not pushed, but the log had a push since the previous comparison.
@@ -96,7 +96,7 @@ fn a_push_that_was_on_its_way_when_the_heads_were_compared_and_never_came_is_rea
 }
 
 #[test]
-fn a_push_that_was_on_its_way_when_the_heads_were_compared_and_came_costs_no_read() {
+fn a_push_in_flight_during_a_comparison_that_arrives_costs_no_read() {
     let (mut frontier, mut server, mut out) = (one_of(8), Server::of(the_log()), Out::default());
     frontier.push(the_log(), server.append(), &mut out);
     let shown = server.append();

@@ -26,7 +26,7 @@ async fn within(subscription: &mut Subscription, time: Duration) -> Vec<String> 
 }
 
 #[test]
-fn what_was_pushed_and_lost_with_its_server_process_is_declared_at_the_next_comparison() {
+fn entries_pushed_and_lost_with_their_server_process_are_declared_at_the_next_comparison() {
     let lost = async {
         let (logs, hub, mut subscription, _reader) = compared_once().await;
         hub.pushed([message(&logs.on(0, Server::append))].into_iter());
@@ -39,7 +39,7 @@ fn what_was_pushed_and_lost_with_its_server_process_is_declared_at_the_next_comp
 }
 
 #[test]
-fn what_a_failed_comparison_was_to_find_the_next_one_finds() {
+fn the_next_comparison_finds_what_a_failed_one_missed() {
     let failed = async {
         let (logs, hub, mut subscription, _reader) = compared_once().await;
         let true_one = logs.on(0, Server::append);
@@ -61,7 +61,7 @@ fn what_a_failed_comparison_was_to_find_the_next_one_finds() {
 }
 
 #[test]
-fn a_push_that_is_lost_after_another_of_its_log_came_is_read_half_a_second_after_the_next_comparison() {
+fn a_push_lost_after_another_of_its_log_is_read_half_a_second_after_the_next_comparison() {
     let lost = async {
         let (logs, hub, mut subscription, _reader) = compared_once().await;
         hub.pushed([message(&logs.on(0, Server::append))].into_iter());
