@@ -29,9 +29,19 @@ fn member(needs: &[u32]) -> Member {
 }
 
 /// `0 <- 1, 2 <- 3`, and 4 behind 3 with a delay and a deadline.
-fn diamond() -> Op {
+fn diamond_members() -> Vec<Member> {
     let late = Member { delay: 50, deadline: 400, ..member(&[3]) };
-    Op::SubmitFlow(vec![member(&[]), member(&[0]), member(&[0]), member(&[1, 2]), late])
+    vec![member(&[]), member(&[0]), member(&[0]), member(&[1, 2]), late]
+}
+
+fn diamond() -> Op {
+    Op::SubmitFlow(diamond_members())
+}
+
+/// The diamond in parts of two members, the first `count` of them.
+fn parts_of_diamond(count: u32) -> Vec<Op> {
+    let written = (0..count).map(|number| Op::WritePart { submission: 0, number, size: 2 });
+    std::iter::once(Op::BeginParts(diamond_members())).chain(written).collect()
 }
 
 /// Per call of the library: what leads to it, and the call.
@@ -60,6 +70,12 @@ fn calls() -> Vec<(&'static str, Vec<Op>, Op)> {
     vec![
         ("submit a flow", vec![], diamond()),
         ("submit a solo execution", vec![], Op::SubmitSolo(Member { delay: 10, deadline: 90, ..member(&[]) })),
+        ("write the first part", parts_of_diamond(0), Op::WritePart { submission: 0, number: 0, size: 2 }),
+        ("write the last part", parts_of_diamond(2), Op::WritePart { submission: 0, number: 2, size: 2 }),
+        ("write a part of another division", parts_of_diamond(3), Op::WritePart { submission: 0, number: 0, size: 3 }),
+        ("start a flow of parts", parts_of_diamond(3), Op::StartParts { submission: 0 }),
+        ("start a flow that lacks a part", parts_of_diamond(2), Op::StartParts { submission: 0 }),
+        ("submit as a whole what is there in parts", parts_of_diamond(2), Op::TakeOver { submission: 0 }),
         ("claim", vec![diamond(), Op::SubmitSolo(member(&[]))], Op::Claim { max: 4, lease: 30 }),
         ("repeat a claim", claimed(), Op::RepeatClaim),
         ("confirm a lease beyond the attempt's time", due(15), Op::Renew { lease: 0, length: 90 }),

@@ -9,6 +9,8 @@
 //! - A log keeps the bytes that its policy says, and no more than a piece, an entry and what restarts left uncounted beyond.
 //! - What is submitted again is there once. No call creates a key beyond its KEYS (the host fails one that does).
 //! - A member whose record is deleted ends as failed, and its flow goes on.
+//! - A flow that is submitted in parts is there as a whole or not at all, whoever writes its parts and however often; one
+//!   that never starts leaves nothing.
 //! - Leases keep their length when the clock is set, retention waits until it has stood, and what was submitted is known
 //!   for the stated time after that.
 //! - No two tenures of a log begin the same epoch: libraries that were loaded again, and servers that took over without

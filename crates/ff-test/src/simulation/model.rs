@@ -81,7 +81,8 @@ impl Model {
         Self { now, ..Self::default() }
     }
 
-    pub(super) fn submit(&mut self, members: &[Member], uuids: Vec<String>, is_flow: bool) {
+    /// `queued_at` is for each member when it came into its place in the queue, if not now.
+    pub(super) fn submit(&mut self, members: &[Member], uuids: Vec<String>, is_flow: bool, queued_at: Option<&[u64]>) {
         let first = self.executions.len();
         let flow = is_flow.then_some(self.flows.len());
         for (index, (spec, uuid)) in members.iter().zip(uuids).enumerate() {
@@ -111,7 +112,7 @@ impl Model {
                 seen: false,
                 failed_attempt: 0,
                 backoff_now: 0,
-                ready_at: self.now,
+                ready_at: queued_at.map_or(self.now, |queued_at| queued_at[index]),
                 eligible_at: after(spec.delay),
                 deadline_at: after(spec.deadline),
                 lease_expires_at: 0,

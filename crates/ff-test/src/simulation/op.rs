@@ -1,6 +1,8 @@
 //! What a simulated history is made of. Everything refers to what exists by a number taken modulo how many there are,
 //! so that a history stays a history when a shrinker takes operations out of it.
 
+use std::collections::VecDeque;
+
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +102,21 @@ pub enum Op {
     },
     CutOff,
     FailOver,
+    /// A program is about to submit a flow in parts. The operations that follow count such flows from the newest.
+    BeginParts(Vec<Member>),
+    /// Writes one part of a division into parts of this size.
+    WritePart {
+        submission: u32,
+        number: u32,
+        size: u32,
+    },
+    StartParts {
+        submission: u32,
+    },
+    /// A program submits the same flow in its own way.
+    TakeOver {
+        submission: u32,
+    },
     Fault {
         command: u32,
         stop: bool,
@@ -120,13 +137,22 @@ impl Generator {
         let length = self.rng.usize(5..40);
         let faults = self.rng.u8(0..3) == 0;
         let failovers = self.rng.u8(0..4) == 0;
+        let in_parts = self.rng.u8(0..3) == 0;
+        let mut parts = VecDeque::new();
         let mut history = vec![];
         if self.rng.u8(0..2) == 0 {
             history.push(Op::Keep { little: true });
         }
         history.push(Op::SubmitFlow(self.members()));
         while history.len() < length {
-            let op = self.op();
+            let op = if in_parts && self.rng.u8(0..2) == 0 {
+                if parts.is_empty() {
+                    parts = self.in_parts();
+                }
+                parts.pop_front().unwrap_or(Op::Sweep)
+            } else {
+                self.op()
+            };
             if faults && self.rng.u8(0..6) == 0 {
                 let last = if self.rng.u8(0..8) == 0 { 400 } else { 40 };
                 history.push(Op::Fault { command: self.rng.u32(0..last), stop: self.rng.bool() });
@@ -172,6 +198,33 @@ impl Generator {
             _ if rng.u8(0..3) == 0 => Op::Lose { execution: pick },
             _ => Op::Sweep,
         }
+    }
+
+    /// What programs do with a flow that they submit in parts.
+    fn in_parts(&mut self) -> VecDeque<Op> {
+        let members = self.members();
+        let count = u32::try_from(members.len()).expect("a flow has few members");
+        let mut ops = VecDeque::from([Op::BeginParts(members)]);
+        for _ in 0..self.rng.u32(1..3) {
+            let size = self.rng.u32(1..5).max(count / 4);
+            for number in 0..count.div_ceil(size) {
+                if self.rng.u8(0..12) > 0 {
+                    ops.push_back(Op::WritePart { submission: 0, number, size });
+                }
+                if self.rng.u8(0..24) == 0 {
+                    ops.push_back(Op::Leap { millis: 60_001 });
+                }
+            }
+            match self.rng.u8(0..8) {
+                0 => ops.push_back(Op::TakeOver { submission: 0 }),
+                1 => {}
+                _ => ops.push_back(Op::StartParts { submission: 0 }),
+            }
+        }
+        if self.rng.u8(0..3) == 0 {
+            ops.push_back(Op::TakeOver { submission: self.rng.u32(0..3) });
+        }
+        ops
     }
 
     fn members(&mut self) -> Vec<Member> {

@@ -1,11 +1,16 @@
 //! One history, step by step, on the library and on the model, and what must agree.
 
-use std::{cell::Cell, collections::BTreeSet, time::Duration};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use ff_core::{
     CancelOutcome, ClaimId, ControlBackend, EngineError, EntryId, ExecutionId, FailOutcome, Failure, FlowId, FlowState,
-    Lease, MaintenanceBackend, PublicState, ReleaseOutcome, RenewOutcome, Scope, SweepPolicy, WorkBackend,
+    LaneId, Lease, MaintenanceBackend, Namespace, PartitionCount, PublicState, ReleaseOutcome, RenewOutcome, Scope,
+    SweepPolicy, WorkBackend,
 };
 use uuid::Uuid;
 
@@ -57,6 +62,7 @@ pub(super) struct Run<'a, S> {
     claims: u32,
     last_claim: Option<LastClaim>,
     submissions: Vec<Submission>,
+    parts: Parts,
     fault: Option<(u32, bool)>,
     unmet_faults: usize,
     /// Whether a call was interrupted: what it left is put right later, so that some orders are no longer fixed.
@@ -114,8 +120,11 @@ macro_rules! ensure {
 
 mod agreement;
 mod keeps;
+mod parts;
 mod replica;
+mod submitting;
 
+use parts::Parts;
 use replica::Replica;
 
 impl<'a, S: Stage> Run<'a, S> {
@@ -138,6 +147,7 @@ impl<'a, S: Stage> Run<'a, S> {
             claims: 0,
             last_claim: None,
             submissions: Vec::new(),
+            parts: Parts::default(),
             fault: None,
             unmet_faults: 0,
             interrupted: false,
@@ -205,6 +215,7 @@ impl<'a, S: Stage> Run<'a, S> {
             }
             Op::CutOff => self.cut_off(),
             Op::FailOver => self.fail_over()?,
+            Op::BeginParts(members) => self.begin_parts(members),
             Op::Fault { command, stop } => self.fault = Some((*command, *stop)),
             _ => return self.call(op),
         }
@@ -217,6 +228,7 @@ impl<'a, S: Stage> Run<'a, S> {
             last.latest = last.latest.max(to);
         }
         self.world.stage.set_clock(to);
+        self.expire_parts();
     }
 
     /// Sets the clock between two sweeps, to one time after another. The library sees each: before the last of them by a
@@ -336,6 +348,9 @@ impl<'a, S: Stage> Run<'a, S> {
             Op::SubmitFlow(members) => self.submit(members, true),
             Op::SubmitSolo(member) => self.submit(std::slice::from_ref(member), false),
             Op::Resubmit { submission } => self.resubmit(*submission),
+            Op::WritePart { submission, number, size } => self.write_part(*submission, (*number, *size)),
+            Op::StartParts { submission } => self.start_parts(*submission),
+            Op::TakeOver { submission } => self.take_over(*submission),
             Op::Claim { max, lease } => self.claim(*max, *lease, faulty),
             Op::RepeatClaim => self.repeat_claim(faulty),
             Op::Complete { lease } => self.as_owner(*lease, |world, model, id, lease| {
@@ -368,7 +383,8 @@ impl<'a, S: Stage> Run<'a, S> {
             }
             Op::Reconcile => {
                 let repaired = self.world.reconcile();
-                let clean = self.interrupted || !matches!(repaired, Ok(repaired) if repaired > 0);
+                let clean =
+                    self.interrupted || self.parts.discarded || !matches!(repaired, Ok(repaired) if repaired > 0);
                 ensure!(clean, "the reconciler found something to repair though no call was interrupted");
                 Ok(repaired.map(drop))
             }
@@ -377,47 +393,7 @@ impl<'a, S: Stage> Run<'a, S> {
             Op::Advance { .. } | Op::StepBack { .. } => Ok(Ok(())),
             Op::Leap { .. } | Op::LeapBack { .. } | Op::LeapInPart { .. } => Ok(Ok(())),
             Op::Trim { .. } | Op::Forget | Op::CutOff | Op::FailOver | Op::Fault { .. } => Ok(Ok(())),
-            Op::Keep { .. } | Op::Read => Ok(Ok(())),
-        }
-    }
-
-    fn submit(&mut self, members: &[Member], is_flow: bool) -> Result<Result<(), EngineError>, Disagreement> {
-        let key = format!("{}-{}", self.tag, self.submitted);
-        self.submitted += 1;
-        let submitted = self.world.submit(&key, members, is_flow);
-        // An interrupted submission is repeated, as its caller would do; the model decides if it is there.
-        let (flow, ids) = match submitted {
-            Ok(submitted) => submitted,
-            Err(_) => {
-                self.interrupted = true;
-                self.heal()?;
-                self.model.sweep();
-                match self.world.submit(&key, members, is_flow) {
-                    Ok(submitted) => submitted,
-                    Err(error) => return Ok(Err(error)),
-                }
-            }
-        };
-        self.model.submit(members, ids.iter().map(|id| id.uuid().to_string()).collect(), is_flow);
-        self.flows.extend(flow);
-        self.ids.extend(ids.iter().copied());
-        self.submissions.push(Submission { key, members: members.to_vec(), flow, ids });
-        Ok(Ok(()))
-    }
-
-    /// A submission that is repeated answers as the first time and changes nothing.
-    fn resubmit(&mut self, pick: u32) -> Result<Result<(), EngineError>, Disagreement> {
-        if self.submissions.is_empty() {
-            return Ok(Ok(()));
-        }
-        let number = pick as usize % self.submissions.len();
-        let Submission { key, members, flow, ids } = &self.submissions[number];
-        match self.world.submit(key, members, flow.is_some()) {
-            Ok(found) => {
-                ensure!(found == (*flow, ids.clone()), "it answered {found:?}, expected {flow:?} and {ids:?}");
-                Ok(Ok(()))
-            }
-            Err(error) => Ok(Err(error)),
+            Op::Keep { .. } | Op::Read | Op::BeginParts(_) => Ok(Ok(())),
         }
     }
 

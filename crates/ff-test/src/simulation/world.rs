@@ -22,7 +22,9 @@ use super::{
 };
 
 /// The only partition.
-const PARTITION: Partition = Partition::new(0);
+pub(super) const PARTITION: Partition = Partition::new(0);
+/// The namespace of everything.
+pub(super) const NAMESPACE: &str = "default";
 /// What the library counts of an entry beside event and result.
 const OVERHEAD: u64 = 40;
 /// When every history begins (ms).
@@ -149,6 +151,44 @@ impl<S: Stage> World<'_, S> {
         });
         let submitted = self.stage.wait(self.stage.backend().submit_flow(&flow.idempotency_key(key)))?;
         Ok((Some(submitted.flow_id), submitted.executions.into_iter().map(|(_, id)| id).collect()))
+    }
+
+    /// Calls a function of the library as another program would, and returns the first text of its reply.
+    pub(super) fn raw(&self, function: &str, keys: &[String], args: &[String]) -> Result<String, EngineError> {
+        let reply = match self.stage.host() {
+            Some(host) => {
+                let refused = |error: ff_embedded::CommandError| EngineError::transport(function, error.to_string());
+                host.call(function, keys, args).map_err(refused)?
+            }
+            None => {
+                let count = keys.len().to_string();
+                let words = ["FCALL", function, &count].into_iter();
+                let rest = keys.iter().chain(args).map(String::as_str);
+                self.stage.command(&words.chain(rest).collect::<Vec<_>>())
+            }
+        };
+        let Value::Array(reply) = &reply else { panic!("a reply is an array, not {reply:?}") };
+        Ok(reply.first().map(|first| text(bytes_of(first)).to_owned()).unwrap_or_default())
+    }
+
+    /// The fields of a hash whose names begin like this: what follows in the name, and the value.
+    pub(super) fn fields_like(&self, key: &str, prefix: &str) -> Vec<(String, String)> {
+        let Value::Array(names) = self.stage.command(&["HKEYS", key]) else { return Vec::new() };
+        let field = |name: &Value<'_>| {
+            let name = text(bytes_of(name));
+            let value = self.stage.command(&["HGET", key, name]);
+            Some((name.strip_prefix(prefix)?.to_owned(), text(bytes_of(&value)).to_owned()))
+        };
+        names.iter().filter_map(field).collect()
+    }
+
+    /// In how many milliseconds a key expires, 0 for never; `None` if it does not exist.
+    pub(super) fn left_ms(&self, key: &str) -> Option<u64> {
+        match self.stage.command(&["PTTL", key]) {
+            Value::Integer(-1) => Some(0),
+            Value::Integer(left) => u64::try_from(left).ok(),
+            other => panic!("a time is a number, not {other:?}"),
+        }
     }
 
     pub(super) fn claim(&self, max: u32, lease: u64, id: ClaimId) -> Result<Claim, EngineError> {

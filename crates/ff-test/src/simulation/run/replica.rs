@@ -10,6 +10,7 @@ pub(super) struct Replica {
     flows: Vec<FlowId>,
     leases: Vec<(usize, Lease)>,
     submissions: Vec<Submission>,
+    parts: Parts,
 }
 
 impl<S: Stage> Run<'_, S> {
@@ -22,6 +23,7 @@ impl<S: Stage> Run<'_, S> {
             flows: self.flows.clone(),
             leases: self.leases.clone(),
             submissions: self.submissions.clone(),
+            parts: self.parts.clone(),
         });
     }
 
@@ -38,7 +40,9 @@ impl<S: Stage> Run<'_, S> {
         self.last_claim = None;
         (self.ids, self.flows) = (replica.ids.clone(), replica.flows.clone());
         (self.leases, self.submissions) = (replica.leases.clone(), replica.submissions.clone());
+        let parts = replica.parts.clone();
         let cut_at = replica.model.now;
+        self.restore_parts(parts);
         let held = self.positions();
         self.tenures.change(held);
         self.keeps.tenures += 1;
