@@ -10,7 +10,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let _worker = Worker::builder().on("greet", greet).build(backend.clone())?.start();
     let greeting = ExecutionSpec::new("greet").payload_json("world")?;
     let flow = backend.submit_flow(&FlowSubmission::new(Namespace::new("demo")?).execution(greeting)).await?;
-    let ended = backend.wait_for(flow.executions[0].1, &WaitOptions::default()).await?;
+    let ended = backend.wait_for(flow.executions[0].execution_id, &WaitOptions::default()).await?;
     println!("{}", ended.result_json::<String>()?);
     Ok(())
 }

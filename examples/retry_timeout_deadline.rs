@@ -33,9 +33,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .execution(ExecutionSpec::new("slow").timeout(Duration::from_millis(50)))
         .execution(ExecutionSpec::new("late").delay(Duration::from_secs(9)).deadline(Duration::from_millis(50)));
     let submitted = backend.submit_flow(&flow).await?;
-    for (name, id) in submitted.executions {
-        let ended = backend.wait_for(id, &WaitOptions::within(Duration::from_secs(30))).await?;
-        println!("{name}: {} after {} attempts", ended.state, ended.attempt);
+    for member in submitted.executions {
+        let ended = backend.wait_for(member.execution_id, &WaitOptions::within(Duration::from_secs(30))).await?;
+        println!("{}: {} after {} attempts", member.name, ended.state, ended.attempt);
     }
     Ok(())
 }

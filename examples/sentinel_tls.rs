@@ -16,7 +16,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut config = ValkeyConfig::from_url(&url)?;
     // The system's certificates are trusted, unless a file names others.
     if let Ok(file) = env::var("FF_CA") {
-        config = config.with_ca_file(file);
+        config = config.ca_file(file);
     }
     let backend = Arc::new(ValkeyBackend::connect_with(config).await?);
     let flow = FlowSubmission::new(Namespace::new("demo")?).execution(ExecutionSpec::new("a"));

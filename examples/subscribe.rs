@@ -11,7 +11,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let _worker = Worker::builder().handler(async |_| Ok("done".into())).build(backend.clone())?.start();
 
     let ours = Namespace::new("team-a")?;
-    let filter = ScannerFilter::new().with_namespace(ours.clone());
+    let filter = ScannerFilter::new().namespace(ours.clone());
     let completions = backend.subscribe_completions_filtered(&filter).await?;
     for tenant in [Namespace::new("team-b")?, ours] {
         let second = ExecutionSpec::new("second").needs(["first"]);

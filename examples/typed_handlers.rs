@@ -48,7 +48,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let ship = ExecutionSpec::new("ship").needs(["charge-17"]).payload_json("12")?;
     let flow = FlowSubmission::new(Namespace::new("shop")?).execution(charge).execution(ship);
     let submitted = backend.submit_flow(&flow).await?;
-    let ids: Vec<_> = submitted.executions.iter().map(|(_, id)| *id).collect();
+    let ids: Vec<_> = submitted.ids().collect();
     let ended = backend.wait_for_all(&ids, &WaitOptions::default()).await?;
     println!("charged {} cents, {}", ended[0].result_json::<Receipt>()?.cents, ended[1].result_json::<String>()?);
     worker.shutdown().await?;

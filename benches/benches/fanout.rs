@@ -29,7 +29,7 @@ fn fanout(c: &mut Criterion) {
     group.sample_size(10);
     for (name, filter) in [
         ("unfiltered", ScannerFilter::NOOP),
-        ("filtered", ScannerFilter::new().with_namespace(bench.fixture.namespace.clone())),
+        ("filtered", ScannerFilter::new().namespace(bench.fixture.namespace.clone())),
     ] {
         for subscriptions in [0, 1, 100, 1_000] {
             let mut streams = bench.runtime.block_on(async {

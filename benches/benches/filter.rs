@@ -13,8 +13,8 @@ fn matches(c: &mut Criterion) {
     completion.tags = Tags::new((0..8).map(|n| (format!("key-{n}"), format!("value-{n}")))).expect("they are valid");
     let filters = [
         ("noop", ScannerFilter::NOOP),
-        ("namespace", ScannerFilter::new().with_namespace(namespace.clone())),
-        ("namespace and tag", ScannerFilter::new().with_namespace(namespace).with_instance_tag("key-5", "value-5")),
+        ("namespace", ScannerFilter::new().namespace(namespace.clone())),
+        ("namespace and tag", ScannerFilter::new().namespace(namespace).instance_tag("key-5", "value-5")),
     ];
     let mut group = c.benchmark_group("filter");
     group.throughput(Throughput::Elements(1));

@@ -46,7 +46,7 @@ impl Bench {
             .expect("a bench needs a runtime");
         let (server, backend) = runtime.block_on(async {
             let server = TestServer::start().await.expect("a bench needs a server");
-            let config = ValkeyConfig::from_url(server.url()).expect("a server has a URL").with_log_policy(logs);
+            let config = ValkeyConfig::from_url(server.url()).expect("a server has a URL").log_policy(logs);
             let backend = ValkeyBackend::connect_with(config).await.expect("a bench needs a backend");
             (server, backend)
         });
@@ -70,7 +70,7 @@ impl Bench {
 
     /// Submits independent members and claims all of them.
     pub async fn claimed(&self, members: usize) -> Vec<ClaimedExecution> {
-        let partition = self.submit(members).await.executions[0].1.partition();
+        let partition = self.submit(members).await.executions[0].execution_id.partition();
         let mut claimed = Vec::new();
         while claimed.len() < members {
             claimed.extend(self.fixture.claim_some(partition, 128, Duration::from_secs(600)).await);

@@ -16,6 +16,7 @@ pub(crate) async fn cancel(args: &CancelArgs, connect: &ConnectArgs) -> Result<E
                 let why = format!("it has ended already: {outcome}; nothing was changed");
                 return Err(CliError::failed(format!("execution {id}"), why));
             }
+            other => return Err(CliError::failed(format!("execution {id}"), format!("unknown outcome: {other:?}"))),
         },
         Target::Flow(id) => {
             let cancellation = backend.cancel_flow(id, &args.reason).await?;

@@ -96,16 +96,16 @@ impl ConnectArgs {
             let bytes = fs::read(path).map_err(|error| refuse(error.to_string()))?;
             let password = text::decoded(bytes).map_err(|why| refuse(why.to_owned()))?;
             let username = self.username.clone().or_else(|| config.username.clone());
-            config = config.with_credentials(username, password.trim_end_matches(['\r', '\n']));
+            config = config.credentials(username, password.trim_end_matches(['\r', '\n']));
         }
         if let Some(ca) = &self.ca {
-            config = config.with_ca_file(ca);
+            config = config.ca_file(ca);
         }
         if let Some(name) = &self.tls_server_name {
-            config = config.with_tls_server_name(name);
+            config = config.tls_server_name(name);
         }
         if let (Some(certificate), Some(key)) = (&self.cert, &self.key) {
-            config = config.with_client_certificate(certificate, key);
+            config = config.client_certificate(certificate, key);
         }
         config.partition_count = self.partitions.or(config.partition_count);
         Ok(config)
@@ -139,7 +139,7 @@ impl ConnectArgs {
         }
         let mut builder = EmbeddedBackend::builder();
         if let Some(partitions) = self.partitions {
-            builder = builder.partitions(partitions);
+            builder = builder.partition_count(partitions);
         }
         let backend = builder.build()?;
         out::note(&format!("ff: {why}: running in this process, nothing outlives it"));

@@ -62,7 +62,7 @@ fn replace(path: &Path, beside: &Path, content: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use ff_core::LogCursor;
+    use ff_core::reader::LogCursor;
 
     use super::*;
 

@@ -40,7 +40,7 @@ async fn foreign_work_on_the_lane_of_a_run_is_never_executed_and_goes_back_to_th
     let namespace = Namespace::new("tenant-evil").unwrap();
     let solo = attacker.submit_execution(&ExecutionSubmission::new(namespace.clone(), spec("solo"))).await.unwrap();
     let flow = FlowSubmission::new(namespace).execution(spec("a"));
-    let member = attacker.submit_flow(&flow).await.unwrap().executions[0].1;
+    let member = attacker.submit_flow(&flow).await.unwrap().executions[0].execution_id;
     // The program says when it refuses the first, and the run ends when both have been claimed.
     let (warned, mut warning) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || warned.send(stderr.lines().next()));

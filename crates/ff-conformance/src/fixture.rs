@@ -7,9 +7,10 @@ use std::{
 
 use bytes::Bytes;
 use ff_core::{
-    ClaimId, ClaimRequest, ClaimedExecution, CompletionPayload, CompletionStream, EngineBackend, ExecutionId,
-    ExecutionSnapshot, ExecutionSpec, Failure, FlowSubmission, LaneId, Namespace, Partition, PublicState, RenewOutcome,
-    SubmittedFlow, SweepPolicy, SweepReport, WorkerId,
+    ClaimId, ClaimedExecution, CompletionPayload, CompletionStream, EngineBackend, ExecutionId, ExecutionSnapshot,
+    ExecutionSpec, Failure, FlowSubmission, LaneId, Namespace, Partition, PublicState, SubmittedFlow, SweepPolicy,
+    WorkerId,
+    backend::{ClaimRequest, RenewOutcome, SweepReport},
 };
 use futures::{FutureExt, StreamExt};
 use uuid::Uuid;
@@ -79,7 +80,7 @@ impl Fixture {
         lease: Duration,
     ) -> Vec<ClaimedExecution> {
         let request =
-            ClaimRequest { worker: name::<WorkerId>("worker"), lane: self.lane.clone(), partition, max, lease, id };
+            ClaimRequest::new(name::<WorkerId>("worker"), self.lane.clone(), partition).max(max).lease(lease).id(id);
         self.backend.claim(&request).await.expect("a claim is answered").executions
     }
 
@@ -171,7 +172,7 @@ impl Fixture {
     /// Ends one fresh execution of a flow: a marker that is committed after everything before it in its partition.
     pub async fn end_one(&self) -> ExecutionId {
         let flow = self.submit_members(&[("marker", &[])]).await;
-        let id = flow.executions[0].1;
+        let id = flow.executions[0].execution_id;
         self.complete(id).await;
         id
     }

@@ -175,15 +175,6 @@ macro_rules! all_cases {
                 running_engines_are_listed_until_they_stop_or_are_gone
                 a_change_of_the_running_engines_is_announced
             }
-            waiting {
-                a_wait_for_an_ended_execution_returns_at_once
-                a_wait_returns_the_result_of_any_size
-                an_end_during_the_call_is_not_missed
-                a_wait_for_any_returns_the_first_and_a_wait_for_all_keeps_the_order
-                a_wait_for_a_flow_lasts_until_its_last_member
-                a_wait_ends_at_its_deadline_with_an_error_that_names_the_execution
-                a_wait_for_an_unknown_id_fails_unless_it_may_be_missing
-            }
             bad_input {
                 a_refused_submission_writes_nothing
                 an_id_of_another_deployment_is_refused

@@ -43,7 +43,7 @@ pub type CompletionStream = Pin<Box<dyn Stream<Item = CompletionPayload> + Send>
 /// use futures::StreamExt;
 ///
 /// async fn audit(backend: &dyn CompletionBackend) -> Result<(), EngineError> {
-///     let tenant = ScannerFilter::new().with_namespace(Namespace::new("tenant-a")?);
+///     let tenant = ScannerFilter::new().namespace(Namespace::new("tenant-a")?);
 ///     let mut completions = backend.subscribe_completions_filtered(&tenant).await?;
 ///     while let Some(completion) = completions.next().await {
 ///         println!("{} ended: {}", completion.execution_id, completion.outcome);
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn a_backend_without_filters_refuses_a_real_one_and_takes_the_noop() {
         let backend: Arc<dyn CompletionBackend> = Arc::new(Unfiltered);
-        let real = ScannerFilter::new().with_namespace(Namespace::new("a").unwrap());
+        let real = ScannerFilter::new().namespace(Namespace::new("a").unwrap());
         let refused = block_on(backend.subscribe_completions_filtered(&real)).err().unwrap();
         assert!(matches!(refused, EngineError::Unavailable { op: "subscribe_completions_filtered" }));
         assert!(block_on(backend.subscribe_completions_filtered(&ScannerFilter::NOOP)).is_ok());

@@ -11,7 +11,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use crc::{CRC_32_ISO_HDLC, Crc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{EngineError, EntryId, LogCursor, LogId, PartitionCount, Scope, SubscriptionScope, error::shown};
+use crate::{EngineError, EntryId, LogId, PartitionCount, Scope, SubscriptionScope, error::shown, reader::LogCursor};
 
 const PREFIX: &str = "ff1:";
 const CHECK: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);

@@ -9,8 +9,8 @@ use crate::{CompletionPayload, Namespace};
 /// ```
 /// # use ff_core::{Namespace, ScannerFilter};
 /// let filter = ScannerFilter::new()
-///     .with_namespace(Namespace::new("tenant-a")?)
-///     .with_instance_tag("instance", "blue");
+///     .namespace(Namespace::new("tenant-a")?)
+///     .instance_tag("instance", "blue");
 /// assert!(!filter.is_noop());
 /// # Ok::<(), ff_core::EngineError>(())
 /// ```
@@ -35,14 +35,14 @@ impl ScannerFilter {
 
     /// Passes only executions of this namespace.
     #[must_use]
-    pub fn with_namespace(mut self, namespace: Namespace) -> Self {
+    pub fn namespace(mut self, namespace: Namespace) -> Self {
         self.namespace = Some(namespace);
         self
     }
 
     /// Passes only executions whose tag `key` is exactly `value`.
     #[must_use]
-    pub fn with_instance_tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+    pub fn instance_tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.instance_tag = Some((key.into(), value.into()));
         self
     }
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     fn filter() -> ScannerFilter {
-        ScannerFilter::new().with_namespace(Namespace::new("a").unwrap()).with_instance_tag("k", "v")
+        ScannerFilter::new().namespace(Namespace::new("a").unwrap()).instance_tag("k", "v")
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::{EntryId, LogId};
 /// The range is exact and counts positions: it may cover completions that the subscription's filter would have
 /// rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Gap {
     /// The log.
     pub log: LogId,
@@ -20,6 +21,14 @@ pub struct Gap {
     pub through: EntryId,
     /// The cause.
     pub cause: GapCause,
+}
+
+impl Gap {
+    /// The positions of `log` after `after` through `through`.
+    #[must_use]
+    pub const fn new(log: LogId, after: Option<EntryId>, through: EntryId, cause: GapCause) -> Self {
+        Self { log, after, through, cause }
+    }
 }
 
 impl fmt::Display for Gap {

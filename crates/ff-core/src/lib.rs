@@ -7,12 +7,15 @@
 //! Start with [`CompletionBackend`] to receive completions, [`FlowSubmission`] to submit a flow, and
 //! [`backend::WorkBackend`] to execute work.
 #![forbid(unsafe_code)]
+// A public type either can grow, or is declared complete where it is defined.
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 pub mod backend;
 mod completion;
 mod cursor;
 mod error;
 mod filter;
+mod flows;
 mod gap;
 mod id;
 mod name;
@@ -20,38 +23,32 @@ mod partition;
 mod payload;
 mod position;
 pub mod reader;
+mod retention;
 mod snapshot;
 mod state;
 mod submit;
 mod subscription;
-mod wait;
 mod work;
 
-pub use backend::{ControlBackend, EngineBackend, MaintenanceBackend, SubmitBackend, WorkBackend};
 pub use completion::{CompletionBackend, CompletionStream};
 pub use cursor::Cursor;
 pub use error::{EngineError, StateConflict};
 pub use filter::ScannerFilter;
+pub use flows::{CancelOutcome, ControlBackend, EngineBackend, FlowCancellation, SubmitBackend};
 pub use gap::{Gap, GapCause};
 pub use id::{ClaimId, ExecutionId, FlowId};
 pub use name::{EngineId, LaneId, Namespace, Tags, WorkerId};
 pub use partition::{Partition, PartitionCount};
 pub use payload::CompletionPayload;
-pub use position::{EntryId, LogId, Position, Predecessor, Scope};
-pub use reader::{LogCursor, Verdict};
+pub use position::{EntryId, LogId, Position, Scope};
+pub use retention::SweepPolicy;
 pub use snapshot::{ExecutionSnapshot, FlowSnapshot, MemberSnapshot, ResultError};
 pub use state::{FlowState, LifecyclePhase, Outcome, PublicState};
 pub use submit::{
     Backoff, ExecutionSpec, ExecutionSubmission, FlowSubmission, FlowTopology, KIND_TAG, SubmittedExecution,
-    SubmittedFlow, limits,
+    SubmittedFlow, SubmittedMember, limits,
 };
 pub use subscription::{
-    Frame, Lag, LagProbe, Overflow, Start, SubscribeBackend, SubscribeOptions, Subscription, SubscriptionScope,
-    SubscriptionSource, SubscriptionStats,
+    Frame, Lag, Overflow, Start, SubscribeBackend, SubscribeOptions, Subscription, SubscriptionScope, SubscriptionStats,
 };
-pub use wait::{WaitBackend, WaitOptions};
-pub use work::{
-    CancelOutcome, Claim, ClaimRequest, ClaimedExecution, FailOutcome, Failure, FlowCancellation, Lease,
-    ReconcileCursor, ReconcileReport, ReleaseOutcome, RenewOutcome, ResolveReport, SweepPolicy, SweepReport,
-    TimerSignal, TimerSignals, WorkSignal, WorkSignals,
-};
+pub use work::{ClaimedExecution, Failure, Lease};

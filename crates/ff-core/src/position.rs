@@ -11,6 +11,7 @@ use crate::{EngineError, Partition, error::shown};
 /// A server process begins a new epoch when it starts to write to the log. Compare epochs for equality only: the clocks
 /// of two servers differ, so a greater epoch is not necessarily later. (`Ord` is the order within one log at one time.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[allow(clippy::exhaustive_structs, reason = "complete by definition")]
 pub struct EntryId {
     /// The writer's epoch.
     pub epoch: u64,
@@ -36,26 +37,10 @@ impl FromStr for EntryId {
     }
 }
 
-/// What an epoch's first entry records about the log before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Predecessor {
-    /// The log had never held an entry.
-    Start,
-    /// The log's last entry was this one.
-    Entry(EntryId),
-}
-
-impl FromStr for Predecessor {
-    type Err = EngineError;
-
-    fn from_str(text: &str) -> Result<Self, EngineError> {
-        if text == "none" { Ok(Self::Start) } else { text.parse().map(Self::Entry) }
-    }
-}
-
 /// The kind of executions whose completions a log holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(clippy::exhaustive_enums, reason = "complete by definition")]
 pub enum Scope {
     /// Members of flows.
     Flows,
@@ -65,6 +50,7 @@ pub enum Scope {
 
 /// One completion log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[allow(clippy::exhaustive_structs, reason = "complete by definition")]
 pub struct LogId {
     /// The partition it belongs to.
     pub partition: Partition,
@@ -83,6 +69,7 @@ impl fmt::Display for LogId {
 
 /// One entry of one completion log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[allow(clippy::exhaustive_structs, reason = "complete by definition")]
 pub struct Position {
     /// The log.
     pub log: LogId,
@@ -104,8 +91,6 @@ mod tests {
     fn an_entry_id_survives_print_and_parse() {
         let id = EntryId { epoch: 1_764_000_000_000, seq: 41 };
         assert_eq!(id.to_string().parse::<EntryId>().unwrap(), id);
-        assert_eq!("none".parse::<Predecessor>().unwrap(), Predecessor::Start);
-        assert_eq!("7-0".parse::<Predecessor>().unwrap(), Predecessor::Entry(EntryId { epoch: 7, seq: 0 }));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{ExecutionId, FlowId, FlowState, LaneId, LifecyclePhase, Namespace, Outcome, PublicState, Tags, WorkerId};
 
 /// The state of an execution when it was read. Times are the server's, in milliseconds since 1970-01-01 UTC.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ExecutionSnapshot {
     /// Its id.
@@ -146,6 +146,7 @@ pub enum ResultError {
 
 /// One member within a [`FlowSnapshot`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct MemberSnapshot {
     /// Its name within the flow.
     pub name: String,
@@ -155,8 +156,16 @@ pub struct MemberSnapshot {
     pub state: PublicState,
 }
 
+impl MemberSnapshot {
+    /// The member with this name and id.
+    #[must_use]
+    pub const fn new(name: String, execution_id: ExecutionId, state: PublicState) -> Self {
+        Self { name, execution_id, state }
+    }
+}
+
 /// The state of a flow when it was read.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct FlowSnapshot {
     /// Its id.

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::{
     CompletionBackend, CompletionPayload, Cursor, EngineError, ExecutionId, Gap, LogId, Partition, ScannerFilter,
-    Scope, error::shown, limits,
+    Scope, backend::SubscriptionSource, error::shown, limits,
 };
 
 /// Opens extended subscriptions.
@@ -54,7 +54,7 @@ const _: fn(&dyn SubscribeBackend) = |_| {};
 /// ```
 /// use ff_core::{Namespace, Overflow, ScannerFilter, Start, SubscribeOptions};
 ///
-/// let tenant = ScannerFilter::new().with_namespace(Namespace::new("tenant-a")?);
+/// let tenant = ScannerFilter::new().namespace(Namespace::new("tenant-a")?);
 /// let options = SubscribeOptions::new().filter(tenant).start(Start::Earliest).overflow(Overflow::CatchUp);
 /// # let _ = options;
 /// # Ok::<(), ff_core::EngineError>(())
@@ -266,27 +266,6 @@ pub struct Lag {
     pub until_forgotten: Option<Duration>,
     /// Logs that cannot be read, each with the reason. The other figures do not include them.
     pub unreadable: Vec<(LogId, String)>,
-}
-
-/// What a backend provides behind a [`Subscription`].
-#[async_trait]
-pub trait SubscriptionSource: FusedStream<Item = Frame> + Send {
-    /// See [`Subscription::cursor`].
-    fn cursor(&self) -> Cursor;
-    /// See [`Subscription::stats`].
-    fn stats(&self) -> SubscriptionStats;
-    /// Asks for the lag of a cursor, independently of the stream.
-    fn lag_probe(&self) -> Arc<dyn LagProbe>;
-}
-
-/// Reports how far a cursor is behind.
-#[async_trait]
-pub trait LagProbe: Send + Sync {
-    /// The lag of this cursor.
-    ///
-    /// # Errors
-    /// Transport errors.
-    async fn lag_of(&self, cursor: &Cursor) -> Result<Lag, EngineError>;
 }
 
 /// A stream of [`Frame`]s. It ends only if its overflow policy is [`Overflow::Close`]; dropping it releases the

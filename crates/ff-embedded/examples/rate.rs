@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ff_core::{
-    ClaimRequest, EngineError, ExecutionSpec, ExecutionSubmission, FlowSubmission, LaneId, MaintenanceBackend,
-    Namespace, SubmitBackend, SweepPolicy, WorkBackend,
+    EngineError, ExecutionSpec, ExecutionSubmission, FlowSubmission, LaneId, Namespace, SubmitBackend, SweepPolicy,
+    backend::{ClaimRequest, MaintenanceBackend, WorkBackend},
 };
 use ff_embedded::EmbeddedBackend;
 use futures::executor::block_on;
@@ -40,19 +40,16 @@ async fn cycle(backend: &EmbeddedBackend, in_flow: bool) -> Result<(), EngineErr
     let namespace = Namespace::new("rate")?;
     let spec = ExecutionSpec::new("work").payload("what to do");
     let id = if in_flow {
-        backend.submit_flow(&FlowSubmission::new(namespace).execution(spec)).await?.executions[0].1
+        backend.submit_flow(&FlowSubmission::new(namespace).execution(spec)).await?.executions[0].execution_id
     } else {
         backend.submit_execution(&ExecutionSubmission::new(namespace, spec)).await?.execution_id
     };
     let claim = backend
-        .claim(&ClaimRequest {
-            worker: "rate".parse()?,
-            lane: LaneId::default_lane(),
-            partition: id.partition(),
-            max: 1,
-            lease: Duration::from_secs(30),
-            id: None,
-        })
+        .claim(
+            &ClaimRequest::new("rate".parse()?, LaneId::default_lane(), id.partition())
+                .max(1)
+                .lease(Duration::from_secs(30)),
+        )
         .await?;
     backend.complete(&claim.executions[0].lease, Bytes::from_static(b"done")).await
 }
@@ -60,7 +57,7 @@ async fn cycle(backend: &EmbeddedBackend, in_flow: bool) -> Result<(), EngineErr
 /// Bounds the memory, as a sweeper does.
 async fn forget_ended(backend: &EmbeddedBackend) -> Result<(), EngineError> {
     let partitions: Vec<_> = backend.partition_count().partitions().collect();
-    let policy = SweepPolicy { retention: Duration::ZERO, ..SweepPolicy::default() };
+    let policy = SweepPolicy::retention(Duration::ZERO);
     loop {
         let reports: Vec<_> = backend.sweep(&partitions, &policy).await.into_iter().collect::<Result<_, _>>()?;
         if !reports.iter().any(|report| report.more) {

@@ -5,7 +5,8 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use ff_core::{
     CompletionBackend, CompletionStream, EngineError, Frame, LaneId, PartitionCount, ScannerFilter, Start,
-    SubscribeBackend, SubscribeOptions, Subscription, TimerSignals, WorkSignals,
+    SubscribeBackend, SubscribeOptions, Subscription,
+    backend::{TimerSignals, WorkSignals},
 };
 use ff_script::{
     SOURCE, keys,
@@ -52,7 +53,7 @@ struct Inner {
 /// Options of an [`EmbeddedBackend`].
 #[derive(Debug, Clone)]
 #[must_use]
-pub struct Builder {
+pub struct EmbeddedBuilder {
     host: Option<Arc<EmbeddedHost>>,
     partitions: Option<PartitionCount>,
     clock: Clock,
@@ -62,7 +63,7 @@ pub struct Builder {
     listener: Option<Uuid>,
 }
 
-impl Default for Builder {
+impl Default for EmbeddedBuilder {
     fn default() -> Self {
         Self {
             host: None,
@@ -76,7 +77,7 @@ impl Default for Builder {
     }
 }
 
-impl Builder {
+impl EmbeddedBuilder {
     /// Shares the keys of an existing host, as a second process shares a server. Clock and seed are then those of the
     /// host.
     pub fn host(self, host: Arc<EmbeddedHost>) -> Self {
@@ -84,7 +85,7 @@ impl Builder {
     }
 
     /// Sets the partition count; default 256.
-    pub fn partitions(self, partitions: PartitionCount) -> Self {
+    pub fn partition_count(self, partitions: PartitionCount) -> Self {
         Self { partitions: Some(partitions), ..self }
     }
 
@@ -143,8 +144,8 @@ impl EmbeddedBackend {
     }
 
     /// A backend with options.
-    pub fn builder() -> Builder {
-        Builder::default()
+    pub fn builder() -> EmbeddedBuilder {
+        EmbeddedBuilder::default()
     }
 
     /// The host that runs the library, with the tools for tests.

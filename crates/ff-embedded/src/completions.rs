@@ -22,10 +22,10 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use ff_core::{
-    Cursor, EngineError, EntryId, ExecutionId, Frame, Gap, GapCause, Lag, LagProbe, LogCursor, LogId, Overflow,
-    Partition, PartitionCount, Predecessor, Scope, Start, SubscribeOptions, SubscriptionScope, SubscriptionSource,
-    SubscriptionStats, SweepPolicy,
-    reader::{EpochEnds, LogFacts, LogReading, Step},
+    Cursor, EngineError, EntryId, ExecutionId, Frame, Gap, GapCause, Lag, LogId, Overflow, Partition, PartitionCount,
+    Scope, Start, SubscribeOptions, SubscriptionScope, SubscriptionStats, SweepPolicy,
+    backend::{LagProbe, SubscriptionSource},
+    reader::{EpochEnds, LogCursor, LogFacts, LogReading, Predecessor, Step},
 };
 use ff_script::{keys, operations::LogPolicy, wire};
 use futures::{
@@ -467,7 +467,7 @@ impl Reader {
             Some((of, gap)) if *of == log => gap.through = id,
             _ => {
                 self.tell_dropped();
-                let gap = Gap { log: self.logs.names[log].0, after, through: id, cause: GapCause::Overflow };
+                let gap = Gap::new(self.logs.names[log].0, after, id, GapCause::Overflow);
                 self.dropped = Some((log, gap));
             }
         }
@@ -534,7 +534,7 @@ impl Reader {
             tracing::warn!(%log, entry = %id, %error, "unreadable log entry");
             telemetry::count(telemetry::MALFORMED, 1);
             let after = self.places.get(&number).and_then(|place| place.cursor.last());
-            return self.pass(number, &Gap { log, after, through: id, cause: GapCause::Unreadable });
+            return self.pass(number, &Gap::new(log, after, id, GapCause::Unreadable));
         }
         let payload = decoded.and_then(Result::ok).map(|decoded| decoded.payload);
         let payload = payload.filter(|payload| self.options.wants(payload));

@@ -23,7 +23,7 @@ mod listeners;
 mod script;
 pub mod telemetry;
 
-pub use backend::{Builder, EmbeddedBackend};
+pub use backend::{EmbeddedBackend, EmbeddedBuilder};
 pub use clock::{Clock, VirtualClock};
 pub use fault::Fault;
 pub use host::EmbeddedHost;

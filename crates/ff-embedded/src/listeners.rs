@@ -10,7 +10,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use ff_core::{ExecutionId, LaneId, Partition, WorkSignal, WorkSignals};
+use ff_core::{
+    ExecutionId, LaneId, Partition,
+    backend::{WorkSignal, WorkSignals},
+};
 use ff_script::{keys, timers::TimerFeed, wake::WakeMessage};
 use futures::{Stream, task::AtomicWaker};
 use tokio::sync::{Notify, watch};

@@ -7,9 +7,9 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use ff_core::{
-    ClaimRequest, ClaimedExecution, CompletionBackend, CompletionStream, EngineError, ExecutionId, ExecutionSpec,
-    FlowSubmission, LaneId, LogId, MaintenanceBackend, Namespace, PartitionCount, PublicState, ScannerFilter, Scope,
-    SubmitBackend, WorkBackend, backend::ControlBackend,
+    ClaimedExecution, CompletionBackend, CompletionStream, ControlBackend, EngineError, ExecutionId, ExecutionSpec,
+    FlowSubmission, LaneId, LogId, Namespace, PartitionCount, PublicState, ScannerFilter, Scope, SubmitBackend,
+    backend::{ClaimRequest, MaintenanceBackend, WorkBackend},
 };
 use ff_embedded::{Clock, EmbeddedBackend, EmbeddedHost, Fault, KeyValue, VirtualClock};
 use ff_script::{host::ScriptHost, keys};
@@ -84,12 +84,12 @@ impl Stand {
     fn new(members: usize) -> Self {
         let clock = VirtualClock::at_millis(1_700_000_000_000);
         let builder = EmbeddedBackend::builder().clock(Clock::Virtual(clock.clone())).seed(7);
-        let backend = builder.partitions(PartitionCount::new(4).unwrap()).build().unwrap();
+        let backend = builder.partition_count(PartitionCount::new(4).unwrap()).build().unwrap();
         let submission = (0..members).fold(FlowSubmission::new(Namespace::new("a").unwrap()), |flow, number| {
             flow.execution(ExecutionSpec::new(number.to_string()))
         });
         let submitted = block_on(backend.submit_flow(&submission)).unwrap();
-        let flow = submitted.executions.into_iter().map(|(_, id)| id).collect();
+        let flow = submitted.ids().collect();
         Self { backend, clock, flow }
     }
 
@@ -98,14 +98,9 @@ impl Stand {
     }
 
     fn claim(&self) -> ClaimedExecution {
-        let request = ClaimRequest {
-            worker: "worker".parse().unwrap(),
-            lane: LaneId::default_lane(),
-            partition: self.flow[0].partition(),
-            max: 1,
-            lease: Duration::from_secs(10),
-            id: None,
-        };
+        let request = ClaimRequest::new("worker".parse().unwrap(), LaneId::default_lane(), self.flow[0].partition())
+            .max(1)
+            .lease(Duration::from_secs(10));
         block_on(self.backend.claim(&request)).unwrap().executions.remove(0)
     }
 
@@ -214,7 +209,7 @@ fn a_reader_behind_a_trimmed_or_deleted_log_continues() {
 fn a_reader_far_behind_gets_everything() {
     let stand = Stand::new(0x300);
     let mut early = stand.subscribe();
-    let filter = ScannerFilter::new().with_namespace(Namespace::new("b").unwrap());
+    let filter = ScannerFilter::new().namespace(Namespace::new("b").unwrap());
     let mut other_tenant = block_on(stand.backend.subscribe_completions_filtered(&filter)).unwrap();
     let expected = stand.complete(0x300);
     assert_eq!(drain(&mut early), expected);
@@ -253,12 +248,13 @@ fn two_backends_share_a_host_as_processes_share_a_server() {
     let partitions: Vec<_> = two.partition_count().partitions().collect();
     assert_eq!(block_on(two.await_work(&lane, &partitions)).unwrap(), []);
     let flow = FlowSubmission::new(Namespace::new("a").unwrap()).execution(ExecutionSpec::new("only"));
-    let id = block_on(one.submit_flow(&flow)).unwrap().executions[0].1;
+    let id = block_on(one.submit_flow(&flow)).unwrap().executions[0].execution_id;
     let signal = signals.next().now_or_never().flatten();
-    assert_eq!(signal, Some(ff_core::WorkSignal::Ready(id.partition())));
+    assert_eq!(signal, Some(ff_core::backend::WorkSignal::Ready(id.partition())));
     block_on(one.cancel_execution(id, "enough")).unwrap();
     assert_eq!(drain(&mut completions), [id]);
-    let other_count = EmbeddedBackend::builder().host(one.host().clone()).partitions(PartitionCount::new(7).unwrap());
+    let other_count =
+        EmbeddedBackend::builder().host(one.host().clone()).partition_count(PartitionCount::new(7).unwrap());
     assert!(matches!(other_count.build(), Err(EngineError::Conflict { .. })));
 }
 

@@ -14,9 +14,9 @@ use std::{
 
 use bytes::Bytes;
 use ff_core::{
-    ClaimRequest, ControlBackend, ExecutionId, ExecutionSpec, FlowSubmission, Frame, GapCause, LaneId, Namespace,
-    Overflow, Partition, PartitionCount, SubmitBackend, SubscribeBackend, SubscribeOptions, Subscription, WorkBackend,
-    WorkerId,
+    ControlBackend, ExecutionId, ExecutionSpec, FlowSubmission, Frame, GapCause, LaneId, Namespace, Overflow,
+    Partition, PartitionCount, SubmitBackend, SubscribeBackend, SubscribeOptions, Subscription, WorkerId,
+    backend::{ClaimRequest, WorkBackend},
 };
 use ff_embedded::EmbeddedBackend;
 use futures::{FutureExt, StreamExt};
@@ -24,24 +24,19 @@ use futures::{FutureExt, StreamExt};
 const LOG: &str = "ff:part:{fp:0}:completions";
 
 fn backend() -> EmbeddedBackend {
-    EmbeddedBackend::builder().partitions(PartitionCount::new(1).unwrap()).build().unwrap()
+    EmbeddedBackend::builder().partition_count(PartitionCount::new(1).unwrap()).build().unwrap()
 }
 
 async fn submit(backend: &EmbeddedBackend) -> ExecutionId {
     let flow = FlowSubmission::new(Namespace::default_namespace()).execution(ExecutionSpec::new("only"));
-    backend.submit_flow(&flow).await.unwrap().executions[0].1
+    backend.submit_flow(&flow).await.unwrap().executions[0].execution_id
 }
 
 /// Ends the waiting executions, in the order of their submission.
 async fn end_all(backend: &EmbeddedBackend) {
-    let request = ClaimRequest {
-        worker: WorkerId::new("w").unwrap(),
-        lane: LaneId::default_lane(),
-        partition: Partition::new(0),
-        max: 64,
-        lease: Duration::from_secs(30),
-        id: None,
-    };
+    let request = ClaimRequest::new(WorkerId::new("w").unwrap(), LaneId::default_lane(), Partition::new(0))
+        .max(64)
+        .lease(Duration::from_secs(30));
     for claimed in backend.claim(&request).await.unwrap().executions {
         backend.complete(&claimed.lease, Bytes::new()).await.unwrap();
     }
@@ -114,7 +109,7 @@ fn completion(frame: &Frame) -> Option<&ff_core::CompletionPayload> {
 #[tokio::test]
 async fn the_lag_names_an_unreadable_log_and_includes_the_others() {
     let two = PartitionCount::new(2).unwrap();
-    let backend = EmbeddedBackend::builder().partitions(two).build().unwrap();
+    let backend = EmbeddedBackend::builder().partition_count(two).build().unwrap();
     let subscription = backend.subscribe(&SubscribeOptions::new()).await.unwrap();
     let id = loop {
         let id = submit(&backend).await;

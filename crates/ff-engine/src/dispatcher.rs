@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use backon::Retryable;
 use ff_core::{
-    CompletionBackend, CompletionPayload, CompletionStream, EngineError, MaintenanceBackend, Partition, ResolveReport,
+    CompletionBackend, CompletionPayload, CompletionStream, EngineError, Partition,
+    backend::{MaintenanceBackend, ResolveReport},
 };
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::watch;
@@ -205,7 +206,9 @@ mod tests {
     }
 
     fn more(more: bool) -> ResolveReport {
-        ResolveReport { resolved: 1, more }
+        let mut report = ResolveReport::default();
+        (report.resolved, report.more) = (1, more);
+        report
     }
 
     async fn dispatching(backend: &Arc<Scripted>) -> tokio::task::JoinHandle<Result<(), EngineError>> {

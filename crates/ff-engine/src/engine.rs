@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ff_core::{CompletionBackend, EngineError, EngineId, MaintenanceBackend, Partition, SweepPolicy, limits};
+use ff_core::{CompletionBackend, EngineError, EngineId, Partition, SweepPolicy, backend::MaintenanceBackend, limits};
 use tokio::sync::watch;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -269,7 +269,7 @@ mod tests {
     async fn a_duration_beyond_its_range_is_refused_by_name() {
         let backend = Scripted::new(2);
         let builder = || Engine::builder(Arc::clone(&backend));
-        let policy = SweepPolicy { retention: Duration::MAX, ..SweepPolicy::default() };
+        let policy = SweepPolicy::retention(Duration::MAX);
         for (refused, what) in [
             (builder().sweep_interval(Duration::MAX), "sweep interval"),
             (builder().reconcile_interval(Duration::ZERO), "reconcile interval"),

@@ -7,6 +7,7 @@
 //! other processes find the unfinished work.
 //!
 //! - [`Worker`] claims executions of one lane and runs a handler on them.
+//! - [`WaitExt`] waits for the end of executions and flows.
 //! - [`Engine`] runs [`Dispatcher`], [`DependencyReconciler`] and [`Sweeper`] together; most programs want this.
 //!
 //! # Metrics
@@ -51,10 +52,12 @@ mod supervision;
 mod sweeper;
 #[cfg(test)]
 mod testing;
+mod wait;
 pub mod worker;
 
 pub use dispatcher::Dispatcher;
 pub use engine::{Engine, EngineBuilder, EngineHealth};
 pub use reconciler::DependencyReconciler;
 pub use sweeper::Sweeper;
+pub use wait::{WaitExt, WaitOptions};
 pub use worker::{HandlerError, PermanentExt, WorkContext, Worker, WorkerBuilder, WorkerHandle};

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use ff_core::{EngineError, EngineId, MaintenanceBackend};
+use ff_core::{EngineError, EngineId, backend::MaintenanceBackend};
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep, timeout},

@@ -10,7 +10,11 @@ use std::{
     time::Duration,
 };
 
-use ff_core::{EngineError, ExecutionId, MaintenanceBackend, Partition, ReconcileCursor, ReconcileReport, limits};
+use ff_core::{
+    EngineError, ExecutionId, Partition,
+    backend::{MaintenanceBackend, ReconcileCursor, ReconcileReport},
+    limits,
+};
 use futures::future::join_all;
 use tokio::{
     sync::watch,

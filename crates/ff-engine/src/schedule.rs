@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use ff_core::{Partition, SweepReport};
+use ff_core::{Partition, backend::SweepReport};
 use tokio::time::Instant;
 
 /// Partitions swept by one call.

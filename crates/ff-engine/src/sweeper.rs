@@ -7,7 +7,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ff_core::{EngineError, MaintenanceBackend, SweepPolicy, SweepReport, TimerSignal, TimerSignals, limits};
+use ff_core::{
+    EngineError, SweepPolicy,
+    backend::{MaintenanceBackend, SweepReport, TimerSignal, TimerSignals},
+    limits,
+};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use tokio::{
     sync::watch,

@@ -9,12 +9,14 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use ff_core::{
-    CancelOutcome, Claim, ClaimId, ClaimRequest, ClaimedExecution, CompletionBackend, CompletionPayload,
-    CompletionStream, ControlBackend, EngineError, EngineId, ExecutionId, ExecutionSnapshot, ExecutionSubmission,
-    FailOutcome, Failure, FlowCancellation, FlowId, FlowSnapshot, FlowSubmission, LaneId, Lease, MaintenanceBackend,
-    Namespace, Partition, PartitionCount, ReconcileCursor, ReconcileReport, ReleaseOutcome, RenewOutcome,
-    ResolveReport, SubmitBackend, SubmittedExecution, SubmittedFlow, SubscribeBackend, SweepPolicy, SweepReport,
-    TimerSignal, TimerSignals, WorkBackend, WorkSignal, WorkSignals,
+    CancelOutcome, ClaimId, ClaimedExecution, CompletionBackend, CompletionPayload, CompletionStream, ControlBackend,
+    EngineError, EngineId, ExecutionId, ExecutionSnapshot, ExecutionSubmission, Failure, FlowCancellation, FlowId,
+    FlowSnapshot, FlowSubmission, LaneId, Lease, Namespace, Partition, PartitionCount, SubmitBackend,
+    SubmittedExecution, SubmittedFlow, SubscribeBackend, SweepPolicy,
+    backend::{
+        Claim, ClaimRequest, FailOutcome, MaintenanceBackend, ReconcileCursor, ReconcileReport, ReleaseOutcome,
+        RenewOutcome, ResolveReport, SweepReport, TimerSignal, TimerSignals, WorkBackend, WorkSignal, WorkSignals,
+    },
 };
 use futures::{StreamExt, channel::mpsc};
 use tokio::{sync::Notify, time::sleep};
@@ -27,6 +29,7 @@ pub(crate) enum Call {
     Signals,
     AwaitWork,
     Claim(u16, u32),
+    PassOn(u16),
     Renew(Vec<Lease>),
     Release(Vec<Lease>),
     Complete(Lease, Bytes),
@@ -257,7 +260,14 @@ impl WorkBackend for Scripted {
         let surplus = std::mem::take(&mut state.script.surplus);
         let work = state.script.work.entry(partition.number()).or_default();
         let executions: Vec<_> = work.drain(..work.len().min(request.max as usize)).chain(surplus).collect();
-        Ok(Claim { executions, more: !work.is_empty() })
+        Ok(Claim::new(executions, !work.is_empty()))
+    }
+
+    async fn pass_on(&self, _lane: &LaneId, partition: Partition) -> Result<bool, EngineError> {
+        let takes = self.state().script.claim_takes;
+        sleep(takes).await;
+        let state = self.called(Call::PassOn(partition.number()), "pass_on", Some(partition))?;
+        Ok(state.script.work.get(&partition.number()).is_some_and(|work| !work.is_empty()))
     }
 
     async fn renew(&self, leases: &[Lease], _lease: Duration) -> Result<Vec<RenewOutcome>, EngineError> {
@@ -334,7 +344,9 @@ impl MaintenanceBackend for Scripted {
         let mut state = self.called(call, "reconcile", Some(partition))?;
         let scripted = state.script.reconcile.get_mut(&partition.number());
         let next = scripted.and_then(VecDeque::pop_front).flatten();
-        Ok(ReconcileReport { examined: 1, next, ..ReconcileReport::default() })
+        let mut report = ReconcileReport::default();
+        (report.examined, report.next) = (1, next);
+        Ok(report)
     }
 
     async fn verify_deployment(&self) -> Result<(), EngineError> {

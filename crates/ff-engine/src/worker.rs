@@ -46,7 +46,10 @@ mod tests;
 
 use std::{fmt, sync::Arc};
 
-use ff_core::{EngineError, MaintenanceBackend, WorkBackend, WorkerId};
+use ff_core::{
+    EngineError, WorkerId,
+    backend::{MaintenanceBackend, WorkBackend},
+};
 use tokio_util::sync::CancellationToken;
 
 pub use builder::WorkerBuilder;

@@ -6,6 +6,8 @@ pub mod assemble;
 pub mod host;
 pub mod keys;
 pub mod loader;
+#[doc(hidden)]
+pub mod macros;
 pub mod operations;
 pub mod permissions;
 pub mod telemetry;

@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ff_core::{Partition, TimerSignal, TimerSignals};
+use ff_core::{
+    Partition,
+    backend::{TimerSignal, TimerSignals},
+};
 use futures::{Stream, task::AtomicWaker};
 
 /// All listeners of this process.

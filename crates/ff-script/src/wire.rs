@@ -14,7 +14,8 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use bytes::Bytes;
 use ff_core::{
-    CompletionPayload, EngineError, EntryId, ExecutionId, FlowId, LogId, Outcome, Position, Predecessor, Scope, Tags,
+    CompletionPayload, EngineError, EntryId, ExecutionId, FlowId, LogId, Outcome, Position, Scope, Tags,
+    reader::Predecessor,
 };
 use serde::{Deserialize, Deserializer};
 

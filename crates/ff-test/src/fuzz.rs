@@ -10,7 +10,7 @@ use std::{fmt, str::FromStr};
 use bytes::Bytes;
 use ff_core::{
     EngineError, EntryId, ExecutionId, FlowId, FlowState, LaneId, LifecyclePhase, LogId, Namespace, Outcome, Partition,
-    Position, Predecessor, PublicState, Scope, WorkerId,
+    Position, PublicState, Scope, WorkerId, reader::Predecessor,
 };
 use ff_script::wire::{Decoded, WireError, decode_entry, decode_push, predecessor};
 use serde_json::{Map, Value, json};

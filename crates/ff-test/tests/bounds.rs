@@ -40,7 +40,7 @@ impl Stage {
         let count = PartitionCount::new(1).unwrap();
         let slowlog = ["CONFIG", "SET", "slowlog-log-slower-than", "0", "slowlog-max-len", "100000"];
         server.command(&slowlog).await.unwrap();
-        let config = ValkeyConfig::from_url(server.url()).unwrap().with_partition_count(count);
+        let config = ValkeyConfig::from_url(server.url()).unwrap().partition_count(count);
         let backend: Arc<dyn EngineBackend> = Arc::new(ValkeyBackend::connect_with(config).await.unwrap());
         let mut stage = Self { server, fixture: Fixture::new(backend), longest: Table::new() };
         stage.note("connect").await;
@@ -102,7 +102,7 @@ impl Stage {
     }
 
     async fn sweep_all(&self, retention: Duration) {
-        let policy = SweepPolicy { retention, ..SweepPolicy::default() };
+        let policy = SweepPolicy::retention(retention);
         while self.backend().sweep(&[P0], &policy).await.remove(0).unwrap().more {}
     }
 
@@ -273,8 +273,8 @@ async fn repairs(stage: &mut Stage) {
     stage.command(&["DEL", "ff:part:{fp:0}:ready"]).await;
     stage.reconcile_all().await;
     stage.note("put 1,000 back into the queue").await;
-    for (_, id) in &flow.executions {
-        stage.command(&["DEL", &keys::execution_core(*id)]).await;
+    for id in flow.ids() {
+        stage.command(&["DEL", &keys::execution_core(id)]).await;
     }
     stage.command(&["SLOWLOG", "RESET"]).await;
     stage.reconcile_all().await;

@@ -23,13 +23,13 @@ impl Stand {
     async fn start() -> Self {
         let server = TestServer::builder().clock_at(BEGIN).build().await.unwrap();
         let one = PartitionCount::new(1).unwrap();
-        let config = ValkeyConfig::from_url(server.url()).unwrap().with_partition_count(one);
+        let config = ValkeyConfig::from_url(server.url()).unwrap().partition_count(one);
         let backend: Arc<dyn EngineBackend> = Arc::new(ValkeyBackend::connect_with(config).await.unwrap());
         Self { server, fixture: Fixture::new(backend) }
     }
 
     async fn claimed(&self) -> ExecutionId {
-        let id = self.fixture.submit_members(&[("a", &[])]).await.executions[0].1;
+        let id = self.fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id;
         self.fixture.claim_for(id, LEASE).await;
         self.fixture.sweep(id.partition()).await;
         id

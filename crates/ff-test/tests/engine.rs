@@ -85,8 +85,8 @@ async fn an_execution_that_ends_right_after_a_subscription_is_announced_to_it_a_
     let names: Vec<_> = (0..1_000).map(|n| n.to_string()).collect();
     let members: Vec<_> = names.iter().map(|name| (name.as_str(), &[] as &[&str])).collect();
     let flow = fixture.submit_members(&members).await;
-    for (round, (_, id)) in flow.executions.iter().enumerate() {
-        let claimed = fixture.claim(*id).await;
+    for (round, id) in flow.ids().enumerate() {
+        let claimed = fixture.claim(id).await;
         // Every hundredth time the whole backend is new, with a connection that has yet to subscribe.
         let backend: Arc<dyn EngineBackend> = if round % 100 == 0 {
             Arc::new(ff_valkey::ValkeyBackend::connect(stand.server.url()).await.unwrap())
@@ -95,7 +95,7 @@ async fn an_execution_that_ends_right_after_a_subscription_is_announced_to_it_a_
         };
         let mut stream = backend.subscribe_completions().await.unwrap();
         stand.backend.complete(&claimed.lease, Bytes::new()).await.unwrap();
-        while next(&mut stream).await.execution_id != *id {}
+        while next(&mut stream).await.execution_id != id {}
     }
 }
 
@@ -130,7 +130,7 @@ async fn killing_the_subscriber_ten_times_under_load_loses_nothing_and_repeats_n
     let mut members = Vec::new();
     for _ in 0..FLOWS {
         let submitted = fixture.submit(&layered(&fixture, 5, 10)).await;
-        members.extend(submitted.executions.into_iter().map(|(_, id)| id));
+        members.extend(submitted.ids());
     }
     let mut times_seen: HashMap<ExecutionId, u32> = HashMap::new();
     let mut killed = 0;
@@ -144,7 +144,7 @@ async fn killing_the_subscriber_ten_times_under_load_loses_nothing_and_repeats_n
     assert!(members.iter().all(|id| times_seen.get(id) == Some(&1)), "lost or repeated: {times_seen:?}");
     // Nothing more comes: the next completion is that of a flow submitted now.
     let marker = fixture.submit(&fixture.flow(&[("marker", &[])])).await;
-    assert_eq!(next(&mut stream).await.execution_id, marker.executions[0].1);
+    assert_eq!(next(&mut stream).await.execution_id, marker.executions[0].execution_id);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -154,7 +154,7 @@ async fn a_forged_completion_of_a_running_execution_changes_no_state() {
     let _engine = Engine::builder(stand.backend.clone()).start().await.unwrap();
     let mut stream = stand.backend.subscribe_completions().await.unwrap();
     let flow = fixture.submit_members(&[("parent", &[]), ("child", &["parent"])]).await;
-    let (parent, child) = (flow.executions[0].1, flow.executions[1].1);
+    let (parent, child) = (flow.executions[0].execution_id, flow.executions[1].execution_id);
     let claimed = fixture.claim(parent).await;
     let forged = [("failed", ""), ("success", ""), ("failed", ",\"pos\":\"1-0\",\"prev\":\"none\",\"pending\":true")];
     for (outcome, more) in forged {
@@ -165,7 +165,7 @@ async fn a_forged_completion_of_a_running_execution_changes_no_state() {
     }
     // The dispatcher hears the same events in the same order: a real one behind them shows that it has taken them.
     for n in 0..3 {
-        let other = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
+        let other = fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id;
         fixture.complete(other).await;
         while next(&mut stream).await.execution_id != other {}
         let partition = parent.partition();
@@ -228,7 +228,7 @@ async fn work_reaches_waiting_workers_of_several_processes_by_push_alone() {
     for _ in 0..20 {
         let submitted = fixture.submit(&layered(&fixture, 3, 4)).await;
         let mut seen = take(&mut stream, 12).await;
-        let mut expected: Vec<_> = submitted.executions.iter().map(|(_, id)| *id).collect();
+        let mut expected: Vec<_> = submitted.ids().collect();
         seen.sort_unstable();
         expected.sort_unstable();
         assert_eq!(seen, expected);
@@ -262,16 +262,16 @@ async fn two_tenants_under_load_see_all_of_their_own_completions_only_and_no_rea
     let (_, unwatched) = flood(&stand, &tenants).await;
     let mut streams = Vec::new();
     for tenant in &tenants {
-        let filter = ScannerFilter::new().with_namespace(tenant.namespace.clone());
-        let tagged = filter.clone().with_instance_tag("color", "blue");
+        let filter = ScannerFilter::new().namespace(tenant.namespace.clone());
+        let tagged = filter.clone().instance_tag("color", "blue");
         for filter in [filter, tagged] {
             streams.push(stand.backend.subscribe_completions_filtered(&filter).await.unwrap());
         }
     }
     let (flows, _) = flood(&stand, &tenants).await;
     for (index, stream) in streams.iter_mut().enumerate() {
-        let wanted = flows[index / 2].executions.iter().step_by(1 + index % 2);
-        let mut expected: Vec<_> = wanted.map(|(_, id)| *id).collect();
+        let wanted = flows[index / 2].ids().step_by(1 + index % 2);
+        let mut expected: Vec<_> = wanted.collect();
         let mut seen = take(stream, expected.len()).await;
         seen.sort_unstable();
         expected.sort_unstable();

@@ -17,7 +17,7 @@ const TOO_MUCH: usize = 9 << 20;
 
 async fn stage() -> (TestServer, ValkeyBackend, Subscription) {
     let server = TestServer::start().await.unwrap();
-    let config = ValkeyConfig::from_url(server.url()).unwrap().with_partition_count(PartitionCount::new(1).unwrap());
+    let config = ValkeyConfig::from_url(server.url()).unwrap().partition_count(PartitionCount::new(1).unwrap());
     let backend = ValkeyBackend::connect_with(config).await.unwrap();
     let subscription = backend.subscribe(&SubscribeOptions::new()).await.unwrap();
     (server, backend, subscription)
@@ -26,7 +26,7 @@ async fn stage() -> (TestServer, ValkeyBackend, Subscription) {
 async fn submit(backend: &ValkeyBackend) -> ExecutionId {
     let tags = Tags::new([("k", "v")]).unwrap();
     let flow = FlowSubmission::new(Namespace::default_namespace()).execution(ExecutionSpec::new("a").tags(tags));
-    backend.submit_flow(&flow).await.unwrap().executions[0].1
+    backend.submit_flow(&flow).await.unwrap().executions[0].execution_id
 }
 
 /// Cancels as a program would that checks nothing.

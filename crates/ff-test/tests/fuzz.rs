@@ -8,8 +8,8 @@ mod on_stable;
 
 use bytes::Bytes;
 use ff_core::{
-    CompletionPayload, EntryId, ExecutionId, FlowId, LaneId, LogId, Namespace, Outcome, Partition, Position,
-    Predecessor, Scope, Tags,
+    CompletionPayload, EntryId, ExecutionId, FlowId, LaneId, LogId, Namespace, Outcome, Partition, Position, Scope,
+    Tags, reader::Predecessor,
 };
 use ff_script::wire::Decoded;
 use ff_test::fuzz;

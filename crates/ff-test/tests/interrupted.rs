@@ -6,8 +6,8 @@ use std::{sync::Arc, time::Duration};
 
 use ff_conformance::Fixture;
 use ff_core::{
-    ClaimId, ClaimRequest, EngineError, FlowState, Lease, Partition, PartitionCount, SubmitBackend, WorkBackend,
-    WorkerId,
+    ClaimId, EngineError, FlowState, Lease, Partition, PartitionCount, SubmitBackend, WorkerId,
+    backend::{ClaimRequest, WorkBackend},
 };
 use ff_embedded::{EmbeddedBackend, Fault};
 use ff_script::keys;
@@ -22,7 +22,7 @@ struct Stand {
 impl Stand {
     fn start() -> Self {
         let one = PartitionCount::new(1).unwrap();
-        let backend = Arc::new(EmbeddedBackend::builder().partitions(one).build().unwrap());
+        let backend = Arc::new(EmbeddedBackend::builder().partition_count(one).build().unwrap());
         Self { fixture: Fixture::new(backend.clone()), backend }
     }
 
@@ -46,14 +46,10 @@ impl Stand {
     }
 
     async fn claim(&self, id: ClaimId) -> Result<Vec<Lease>, EngineError> {
-        let request = ClaimRequest {
-            worker: WorkerId::new("worker").unwrap(),
-            lane: self.fixture.lane.clone(),
-            partition: PARTITION,
-            max: 2,
-            lease: Duration::from_secs(600),
-            id: Some(id),
-        };
+        let request = ClaimRequest::new(WorkerId::new("worker").unwrap(), self.fixture.lane.clone(), PARTITION)
+            .max(2)
+            .lease(Duration::from_secs(600))
+            .id(id);
         let claim = self.backend.claim(&request).await?;
         Ok(claim.executions.into_iter().map(|claimed| claimed.lease).collect())
     }
@@ -100,8 +96,8 @@ async fn an_interrupted_whole_submission_over_existing_parts_gives_a_flow_that_r
             stand.backend.submit_flow(&flow).await.unwrap();
         }
         stand.reconcile().await;
-        for (_, id) in &written.executions {
-            stand.fixture.complete(*id).await;
+        for id in written.ids() {
+            stand.fixture.complete(id).await;
         }
         let found = stand.fixture.backend.describe_flow(written.flow_id).await.unwrap();
         assert_eq!(found.state, FlowState::Success, "interrupted before command {command}");

@@ -7,7 +7,7 @@ mod support;
 use std::sync::Arc;
 
 use ff_conformance::Fixture;
-use ff_core::{EngineError, MaintenanceBackend, PartitionCount};
+use ff_core::{EngineError, PartitionCount, backend::MaintenanceBackend};
 use ff_script::{
     SOURCE,
     assemble::VERSION,
@@ -98,7 +98,7 @@ async fn a_library_lost_while_running_is_loaded_again_by_the_next_call() {
 async fn a_partition_count_that_differs_from_the_recorded_one_is_refused_with_both() {
     let stand = Stand::start().await;
     let config = ValkeyConfig::from_url(stand.server.url()).unwrap();
-    let other = config.with_partition_count(PartitionCount::new(64).unwrap());
+    let other = config.partition_count(PartitionCount::new(64).unwrap());
     let error = ValkeyBackend::connect_with(other).await.unwrap_err().to_string();
     assert!(error.contains("64") && error.contains("256"), "{error}");
 }
@@ -107,7 +107,7 @@ async fn a_partition_count_that_differs_from_the_recorded_one_is_refused_with_bo
 async fn a_program_without_a_required_partition_count_joins_any_deployment() {
     let server = TestServer::start().await.unwrap();
     let config = ValkeyConfig::from_url(server.url()).unwrap();
-    let few = config.clone().with_partition_count(PartitionCount::new(4).unwrap());
+    let few = config.clone().partition_count(PartitionCount::new(4).unwrap());
     ValkeyBackend::connect_with(few).await.unwrap();
     let joined: Arc<dyn ff_core::EngineBackend> = Arc::new(ValkeyBackend::connect_with(config).await.unwrap());
     assert_eq!(joined.partition_count().get(), 4);
@@ -127,7 +127,7 @@ async fn a_flushed_deployment_is_recorded_again() {
 async fn a_submission_beyond_the_servers_memory_writes_nothing_and_ends_are_still_recorded() {
     let stand = Stand::start().await;
     let fixture = Fixture::new(stand.backend.clone());
-    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
+    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id;
     let claimed = fixture.claim(id).await;
     stand.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let flow = fixture.flow(&[("b", &[])]).idempotency_key("k");

@@ -25,7 +25,7 @@ impl Feed {
         let names: Vec<_> = (0..20).map(|n| n.to_string()).collect();
         let members: Vec<_> = names.iter().map(|name| (name.as_str(), &[] as &[&str])).collect();
         let flow = fixture.submit_members(&members).await;
-        let members = flow.executions.into_iter().map(|(_, id)| id).rev().collect();
+        let members = flow.ids().collect::<Vec<_>>().into_iter().rev().collect();
         Self { stand, members }
     }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use ff_conformance::Fixture;
 use ff_core::{
     Cursor, EntryId, ExecutionId, Frame, Gap, GapCause, LogId, Partition, PartitionCount, Scope, Start, SubmitBackend,
-    SubscribeBackend, SubscribeOptions, WorkBackend,
+    SubscribeBackend, SubscribeOptions, backend::WorkBackend,
 };
 use ff_script::{
     keys,
@@ -35,7 +35,7 @@ struct Stage {
 
 async fn connect(server: &TestServer, policy: LogPolicy) -> Arc<ValkeyBackend> {
     let one = PartitionCount::new(1).unwrap();
-    let config = ValkeyConfig::from_url(server.url()).unwrap().with_partition_count(one).with_log_policy(policy);
+    let config = ValkeyConfig::from_url(server.url()).unwrap().partition_count(one).log_policy(policy);
     Arc::new(ValkeyBackend::connect_with(config).await.unwrap())
 }
 
@@ -66,7 +66,7 @@ impl Stage {
 
     async fn submit(&self, count: usize) -> Vec<ExecutionId> {
         let flow = (0..count).fold(self.fixture.flow(&[]), |flow, n| flow.execution(self.fixture.spec(&n.to_string())));
-        self.backend.submit_flow(&flow).await.unwrap().executions.into_iter().map(|(_, id)| id).collect()
+        self.backend.submit_flow(&flow).await.unwrap().ids().collect()
     }
 
     async fn command(&self, args: &[&str]) -> ff_testserver::Reply {
@@ -154,7 +154,7 @@ async fn a_cursor_before_entries_that_the_byte_limit_trimmed_gets_one_exact_gap(
     let first = stage.entries().await[0].0;
     let (gap, next) = stage.gap_after(cursor).await;
     let through = EntryId { epoch: first.epoch, seq: first.seq - 1 };
-    assert_eq!(gap, Gap { log: LOG, after: Some(last), through, cause: GapCause::Trimmed });
+    assert_eq!(gap, Gap::new(LOG, Some(last), through, GapCause::Trimmed));
     assert_eq!(next, first);
 }
 

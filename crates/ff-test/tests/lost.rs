@@ -10,7 +10,8 @@ use bytes::Bytes;
 use ff_conformance::Fixture;
 use ff_core::{
     EngineError, ExecutionId, ExecutionSpec, ExecutionSubmission, FlowState, LogId, Namespace, Outcome, Partition,
-    PublicState, ReleaseOutcome, RenewOutcome, Scope, SweepPolicy,
+    PublicState, Scope, SweepPolicy,
+    backend::{ReleaseOutcome, RenewOutcome},
 };
 use ff_script::keys;
 use futures::StreamExt;
@@ -30,7 +31,7 @@ async fn overwrite(stand: &Stand, key: &str) {
     stand.command(&["SET", key, "mine"]).await;
 }
 
-async fn reconcile(stand: &Stand, partition: Partition) -> ff_core::ReconcileReport {
+async fn reconcile(stand: &Stand, partition: Partition) -> ff_core::backend::ReconcileReport {
     stand.backend.reconcile(partition, None, 1_000).await.unwrap()
 }
 
@@ -60,7 +61,7 @@ async fn a_member_whose_record_is_deleted_ends_as_failed_and_its_flow_continues(
     let (stand, fixture) = start().await;
     let mut completions = fixture.backend.subscribe_completions().await.unwrap();
     let flow = fixture.submit_members(&[("a", &[]), ("b", &["a"]), ("c", &["b"]), ("d", &["a"])]).await;
-    let [a, b, c, d] = [0, 1, 2, 3].map(|index: usize| flow.executions[index].1);
+    let [a, b, c, d] = [0, 1, 2, 3].map(|index: usize| flow.executions[index].execution_id);
     delete(&stand, b).await;
     assert_eq!(reconcile(&stand, a.partition()).await.lost, 1);
     let lost = completions.next().await.unwrap();
@@ -86,13 +87,13 @@ async fn dependents_of_an_ended_member_whose_record_is_deleted_are_promoted_by_i
         submission = submission.execution(fixture.spec(name).needs(["root"]));
     }
     let flow = fixture.submit(&submission).await;
-    let root = flow.executions[0].1;
+    let root = flow.executions[0].execution_id;
     fixture.complete(root).await;
     delete(&stand, root).await;
     while reconcile(&stand, root.partition()).await.lost > 0 {}
     fixture.resolve_all(root.partition()).await;
-    for (_, id) in &flow.executions[1..] {
-        assert_eq!(fixture.state(*id).await, PublicState::Waiting);
+    for id in flow.ids().skip(1) {
+        assert_eq!(fixture.state(id).await, PublicState::Waiting);
     }
     assert_eq!(stand.log_length(root, Scope::Flows).await, 1, "no second completion");
 }
@@ -101,11 +102,11 @@ async fn dependents_of_an_ended_member_whose_record_is_deleted_are_promoted_by_i
 async fn members_of_a_flow_whose_record_is_evicted_end() {
     let (stand, fixture) = start().await;
     let flow = fixture.submit_members(&[("a", &[]), ("b", &[]), ("c", &["a"]), ("d", &["c"])]).await;
-    let a = flow.executions[0].1;
+    let a = flow.executions[0].execution_id;
     stand.command(&["DEL", &keys::flow_core(a.partition(), flow.flow_id)]).await;
     reconcile(&stand, a.partition()).await;
-    for (name, id) in &flow.executions {
-        assert!(fixture.describe(*id).await.outcome.is_some(), "{name}");
+    for member in &flow.executions {
+        assert!(fixture.describe(member.execution_id).await.outcome.is_some(), "{}", member.name);
     }
     assert_eq!(stand.log_length(a, Scope::Flows).await, 4);
     for index in ["ready", "open", "pending"] {
@@ -167,10 +168,10 @@ async fn one_overwritten_record_costs_no_other_lease() {
     let (stand, fixture) = start().await;
     let flow = fixture.submit_members(&[("a", &[]), ("b", &[])]).await;
     let mut leases = Vec::new();
-    for (_, id) in &flow.executions {
-        leases.push(fixture.claim(*id).await.lease);
+    for id in flow.ids() {
+        leases.push(fixture.claim(id).await.lease);
     }
-    overwrite(&stand, &keys::execution_core(flow.executions[0].1)).await;
+    overwrite(&stand, &keys::execution_core(flow.executions[0].execution_id)).await;
     let renewed = fixture.backend.renew(&leases, Duration::from_secs(60)).await.unwrap();
     assert_eq!(renewed, [RenewOutcome::Unknown, RenewOutcome::Renewed]);
 }
@@ -180,14 +181,14 @@ async fn a_lease_whose_record_or_flow_is_unreadable_is_neither_given_back_nor_re
     let (stand, fixture) = start().await;
     let flow = fixture.submit_members(&[("a", &[]), ("b", &[]), ("c", &[])]).await;
     let mut leases = Vec::new();
-    for (_, id) in &flow.executions {
-        leases.push(fixture.claim(*id).await.lease);
+    for id in flow.ids() {
+        leases.push(fixture.claim(id).await.lease);
     }
-    overwrite(&stand, &keys::execution_core(flow.executions[0].1)).await;
-    fixture.backend.cancel_execution(flow.executions[1].1, "enough").await.unwrap();
+    overwrite(&stand, &keys::execution_core(flow.executions[0].execution_id)).await;
+    fixture.backend.cancel_execution(flow.executions[1].execution_id, "enough").await.unwrap();
     let released = fixture.backend.release(&leases).await.unwrap();
     assert_eq!(released, [ReleaseOutcome::Unknown, ReleaseOutcome::LeaseLost, ReleaseOutcome::Released]);
-    let held = fixture.claim(flow.executions[2].1).await.lease;
+    let held = fixture.claim(flow.executions[2].execution_id).await.lease;
     overwrite(&stand, &keys::flow_core(held.execution_id.partition(), flow.flow_id)).await;
     assert_eq!(fixture.backend.release(&[held]).await.unwrap(), [ReleaseOutcome::Unknown]);
     assert_eq!(stand.field(held.execution_id, "public_state").await, "active", "the lease runs on");
@@ -217,7 +218,7 @@ async fn one_overwritten_record_does_not_stop_a_sweep() {
     };
     let submission = fixture.flow(&[]).execution(short("a")).execution(short("b"));
     let bad = fixture.submit(&submission).await;
-    let partition = bad.executions[0].1.partition();
+    let partition = bad.executions[0].execution_id.partition();
     overwrite(&stand, &keys::flow_core(partition, bad.flow_id)).await;
     let id = solos_of(&fixture, partition, 1, &short("solo")).await[0];
     fixture.sweep_until(id, PublicState::Expired).await;
@@ -227,7 +228,7 @@ async fn one_overwritten_record_does_not_stop_a_sweep() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unreadable_partition_does_not_affect_the_others() {
     let (stand, fixture) = start().await;
-    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
+    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id;
     let bad = Partition::new((id.partition().number() + 1) % stand.backend.partition_count().get());
     overwrite(&stand, &format!("ff:part:{bad}:ready")).await;
     let partitions = [bad, id.partition()];
@@ -248,7 +249,7 @@ async fn an_overwritten_log_delays_the_retention_of_its_own_executions_only() {
     let log = keys::completion_log(LogId { partition, scope: Scope::Flows });
     overwrite(&stand, &log).await;
     tokio::time::sleep(Duration::from_millis(5)).await;
-    let policy = SweepPolicy { retention: Duration::ZERO, ..SweepPolicy::default() };
+    let policy = SweepPolicy::retention(Duration::ZERO);
     let mut removed = 0;
     for _ in 0..2 {
         removed += fixture.backend.sweep(&[partition], &policy).await.remove(0).unwrap().removed;
@@ -259,7 +260,7 @@ async fn an_overwritten_log_delays_the_retention_of_its_own_executions_only() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_worker_of_a_deleted_record_is_fenced() {
     let (stand, fixture) = start().await;
-    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
+    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id;
     let lease = fixture.claim(id).await.lease;
     delete(&stand, id).await;
     reconcile(&stand, id.partition()).await;
@@ -272,7 +273,7 @@ async fn the_worker_of_a_deleted_record_is_fenced() {
 async fn forget(stand: &Stand, partition: Partition) {
     // An entry is due once the clock has moved on.
     tokio::time::sleep(Duration::from_millis(5)).await;
-    let policy = SweepPolicy { retention: Duration::ZERO, ..SweepPolicy::default() };
+    let policy = SweepPolicy::retention(Duration::ZERO);
     while stand.backend.sweep(&[partition], &policy).await.remove(0).unwrap().removed > 0 {}
 }
 
@@ -280,12 +281,12 @@ async fn forget(stand: &Stand, partition: Partition) {
 async fn retention_removes_an_ended_flow_whose_records_are_all_deleted() {
     let (stand, fixture) = start().await;
     let flow = fixture.submit_members(&[("a", &[]), ("b", &["a"])]).await;
-    for (_, id) in &flow.executions {
-        fixture.complete(*id).await;
+    for id in flow.ids() {
+        fixture.complete(id).await;
     }
-    let partition = flow.executions[0].1.partition();
-    for (_, id) in &flow.executions {
-        delete(&stand, *id).await;
+    let partition = flow.executions[0].execution_id.partition();
+    for id in flow.ids() {
+        delete(&stand, id).await;
     }
     forget(&stand, partition).await;
     let core = keys::flow_core(partition, flow.flow_id);
@@ -297,14 +298,14 @@ async fn retention_removes_an_ended_flow_whose_records_are_all_deleted() {
 async fn retention_removes_a_flow_without_an_entry_through_those_of_its_members() {
     let (stand, fixture) = start().await;
     let flow = fixture.submit_members(&[("a", &[]), ("b", &["a"])]).await;
-    for (_, id) in &flow.executions {
-        fixture.complete(*id).await;
+    for id in flow.ids() {
+        fixture.complete(id).await;
     }
-    let partition = flow.executions[0].1.partition();
+    let partition = flow.executions[0].execution_id.partition();
     let (index, member) = (format!("ff:part:{partition}:ended"), format!("flow:{}", flow.flow_id));
     assert_eq!(stand.command(&["ZREM", &index, &member]).await.int(), Some(1));
     forget(&stand, partition).await;
-    for id in [flow.executions[0].1, flow.executions[1].1] {
+    for id in [flow.executions[0].execution_id, flow.executions[1].execution_id] {
         assert_eq!(stand.command(&["EXISTS", &keys::execution_core(id)]).await.int(), Some(0));
     }
     let core = keys::flow_core(partition, flow.flow_id);

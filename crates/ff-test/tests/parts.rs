@@ -27,7 +27,7 @@ impl Parts {
     fn none() -> Self {
         let clock = VirtualClock::at_millis(WRITTEN);
         let one = PartitionCount::new(1).unwrap();
-        let builder = EmbeddedBackend::builder().partitions(one).clock(Clock::Virtual(clock.clone()));
+        let builder = EmbeddedBackend::builder().partition_count(one).clock(Clock::Virtual(clock.clone()));
         let backend = Arc::new(builder.build().unwrap());
         let fixture = Fixture::new(backend.clone());
         let flow = FlowId::from_idempotency_key(&fixture.namespace, "key");

@@ -24,7 +24,7 @@ impl Interrupted {
         let stand = Stand::start().await;
         let fixture = Fixture::new(stand.backend.clone());
         let flow = fixture.submit_members(&[("a", &[]), ("b", &["a"])]).await;
-        let lease = fixture.claim(flow.executions[0].1).await.lease;
+        let lease = fixture.claim(flow.executions[0].execution_id).await.lease;
         let this = Self { stand, fixture, flow, lease };
         let core = keys::execution_core(this.a());
         let now = format!("{}000", this.stand.command(&["TIME"]).await.items()[0].text());
@@ -35,11 +35,11 @@ impl Interrupted {
     }
 
     fn a(&self) -> ExecutionId {
-        self.flow.executions[0].1
+        self.flow.executions[0].execution_id
     }
 
     fn b(&self) -> ExecutionId {
-        self.flow.executions[1].1
+        self.flow.executions[1].execution_id
     }
 
     async fn assert_whole(&self) {
@@ -118,7 +118,7 @@ async fn the_completion_of_an_interrupted_end_has_its_result_or_its_length() {
     let fixture = Fixture::new(stand.backend.clone());
     for result in ["short".to_owned(), "long".repeat(2_000)] {
         let flow = fixture.submit_members(&[("a", &[])]).await;
-        let a = flow.executions[0].1;
+        let a = flow.executions[0].execution_id;
         let lease = fixture.claim(a).await.lease;
         stand.backend.complete(&lease, Bytes::from(result.clone())).await.unwrap();
         // As if the call had stopped before the log entry.
@@ -173,7 +173,7 @@ async fn a_reconciler_continues_where_it_stopped() {
     let names: Vec<_> = (0..25).map(|n| n.to_string()).collect();
     let members: Vec<_> = names.iter().map(|name| (name.as_str(), &[] as &[&str])).collect();
     let flow = fixture.submit_members(&members).await;
-    let partition = flow.executions[0].1.partition();
+    let partition = flow.executions[0].execution_id.partition();
     let (mut cursor, mut steps) = (None, Vec::new());
     loop {
         let report = stand.backend.reconcile(partition, cursor, 10).await.unwrap();
@@ -206,17 +206,17 @@ async fn members_of_an_interrupted_submission_are_discarded_and_can_be_submitted
     let fixture = Fixture::new(stand.backend.clone());
     let flow = fixture.flow(&[("a", &[]), ("b", &["a"])]).idempotency_key("k");
     let submitted = fixture.submit(&flow).await;
-    let partition = submitted.executions[0].1.partition();
+    let partition = submitted.executions[0].execution_id.partition();
     // As if the call had stopped after the first member's core.
     stand.command(&["DEL", &keys::flow_core(partition, submitted.flow_id)]).await;
-    stand.command(&["DEL", &keys::execution_core(submitted.executions[1].1)]).await;
+    stand.command(&["DEL", &keys::execution_core(submitted.executions[1].execution_id)]).await;
     stand.command(&["DEL", &format!("ff:part:{partition}:ready")]).await;
     assert_eq!(reconcile(&stand, partition).await, 2);
     assert_eq!(stand.command(&["KEYS", &format!("ff:*{partition}*")]).await.items().len(), 0);
     let again = fixture.submit(&flow).await;
     assert!(!again.already_submitted);
-    fixture.complete(again.executions[0].1).await;
-    fixture.complete(again.executions[1].1).await;
+    fixture.complete(again.executions[0].execution_id).await;
+    fixture.complete(again.executions[1].execution_id).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -224,7 +224,7 @@ async fn a_repair_counts_no_member_twice() {
     let stand = Stand::start().await;
     let fixture = Fixture::new(stand.backend.clone());
     let flow = fixture.submit_members(&[("a", &[]), ("b", &[]), ("c", &["a", "b"])]).await;
-    let (a, b, c) = (flow.executions[0].1, flow.executions[1].1, flow.executions[2].1);
+    let (a, b, c) = (flow.executions[0].execution_id, flow.executions[1].execution_id, flow.executions[2].execution_id);
     let lease = fixture.claim(a).await.lease;
     stand.backend.complete(&lease, Bytes::new()).await.unwrap();
     // As if the call had stopped before it noted how far it had come with the dependents.
@@ -259,7 +259,7 @@ async fn a_signal_skips_processes_that_are_gone_and_the_sweep_removes_them() {
     }
     fixture.submit(&flow).await;
     let signal = futures::StreamExt::next(&mut signals).await;
-    assert_eq!(signal, Some(ff_core::WorkSignal::Ready(partition)));
+    assert_eq!(signal, Some(ff_core::backend::WorkSignal::Ready(partition)));
     // A process looks after the lanes that nobody works on once a minute; a reloaded library begins at once.
     let left = async || stand.command(&["ZCARD", &waiters]).await.int().unwrap();
     assert_eq!(left().await, 20);
@@ -276,7 +276,7 @@ async fn an_entry_whose_result_names_an_interrupted_end_is_not_taken_for_its_own
     let stand = Stand::start().await;
     let fixture = Fixture::new(stand.backend.clone());
     let flow = fixture.submit_members(&[("a", &[]), ("b", &[]), ("c", &[])]).await;
-    let [a, b, c] = [0, 1, 2].map(|index| flow.executions[index].1);
+    let [a, b, c] = [0, 1, 2].map(|index| flow.executions[index].execution_id);
     fixture.complete(c).await;
     let lease = fixture.claim(a).await.lease;
     let before: ff_core::EntryId = stand.field(c, "log_pos").await.parse().unwrap();

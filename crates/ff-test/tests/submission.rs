@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ff_conformance::Fixture;
-use ff_core::{EngineError, ExecutionId, FlowId, FlowSubmission, SubmittedFlow, limits};
+use ff_core::{EngineError, ExecutionId, FlowId, FlowSubmission, SubmittedFlow, SubmittedMember, limits};
 use ff_embedded::EmbeddedBackend;
 use ff_script::{keys, telemetry};
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -96,14 +96,15 @@ fn many(fixture: &Fixture) -> FlowSubmission {
 }
 
 async fn run_all(fixture: &Fixture, flow: &SubmittedFlow) {
-    for (name, id) in &flow.executions {
-        let claimed = fixture.claim(*id).await;
-        assert_eq!((&claimed.name, claimed.payload.as_ref()), (name, name.as_bytes()));
+    for member in &flow.executions {
+        let claimed = fixture.claim(member.execution_id).await;
+        assert_eq!((&claimed.name, claimed.payload.as_ref()), (&member.name, member.name.as_bytes()));
         fixture.backend.complete(&claimed.lease, Bytes::new()).await.unwrap();
     }
     let found = fixture.backend.describe_flow(flow.flow_id).await.unwrap();
     assert_eq!(found.state, ff_core::FlowState::Success);
-    let names: Vec<_> = found.members.into_iter().map(|member| (member.name, member.execution_id)).collect();
+    let names: Vec<_> =
+        found.members.into_iter().map(|member| SubmittedMember::new(member.name, member.execution_id)).collect();
     assert_eq!(names, flow.executions);
 }
 
@@ -236,7 +237,7 @@ async fn a_repeated_flow_in_parts_is_recognised_and_does_not_expire() {
     let stand = Stand::start().await;
     let fixture = Fixture::new(stand.backend.clone());
     let flow = fixture.submit(&many(&fixture)).await;
-    let core = keys::flow_core(flow.executions[0].1.partition(), flow.flow_id);
+    let core = keys::flow_core(flow.executions[0].execution_id.partition(), flow.flow_id);
     assert_eq!(stand.command(&["PTTL", &core]).await.int(), Some(-1));
     assert!(!flow.already_submitted);
     assert!(fixture.submit(&many(&fixture)).await.already_submitted);
@@ -251,7 +252,7 @@ async fn payloads_of_every_size_reach_their_workers() {
     let flow = sizes.iter().fold(FlowSubmission::new(fixture.namespace.clone()), |flow, size| {
         flow.execution(fixture.spec(&size.to_string()).payload(vec![b'x'; *size]))
     });
-    for (size, (_, id)) in sizes.iter().zip(fixture.submit(&flow).await.executions) {
+    for (size, id) in sizes.iter().zip(fixture.submit(&flow).await.ids()) {
         assert_eq!(fixture.claim(id).await.payload.len(), *size);
     }
 }
@@ -266,7 +267,7 @@ async fn in_parts_are_counted(fixture: &Fixture, set: impl AsyncFn(&[&str])) {
     let flow = fixture.submit(&many(fixture)).await;
     assert!(is_counted(telemetry::IN_PARTS, "1"), "{}", counted.render());
     assert!(fixture.submit(&many(fixture)).await.already_submitted);
-    let core = keys::flow_core(flow.executions[0].1.partition(), flow.flow_id);
+    let core = keys::flow_core(flow.executions[0].execution_id.partition(), flow.flow_id);
     set(&["HSET", &core, "state", "submitting", "part:5000", "7"]).await;
     let refused = fixture.backend.submit_flow(&many(fixture)).await.unwrap_err();
     assert!(matches!(refused, EngineError::Contention { .. }), "{refused}");

@@ -206,21 +206,21 @@ async fn retention_removes_every_key_of_ended_executions() {
     let stand = Stand::start().await;
     let fixture = Fixture::new(stand.backend.clone());
     let flow = fixture.submit_members(&[("a", &[]), ("b", &["a"])]).await;
-    fixture.complete(flow.executions[0].1).await;
-    fixture.complete(flow.executions[1].1).await;
+    fixture.complete(flow.executions[0].execution_id).await;
+    fixture.complete(flow.executions[1].execution_id).await;
     let running = fixture.submit_members(&[("c", &[]), ("d", &["c"])]).await;
-    fixture.complete(running.executions[0].1).await;
+    fixture.complete(running.executions[0].execution_id).await;
     let solo = ExecutionSubmission::new(Namespace::default_namespace(), fixture.spec("solo"));
     let solo = fixture.backend.submit_execution(&solo).await.unwrap().execution_id;
     fixture.complete(solo).await;
     // What was committed in this very millisecond is not older than a retention of none.
     tokio::time::sleep(Duration::from_millis(5)).await;
-    let policy = ff_core::SweepPolicy { retention: Duration::ZERO, ..ff_core::SweepPolicy::default() };
+    let policy = ff_core::SweepPolicy::retention(Duration::ZERO);
     let all: Vec<_> = stand.backend.partition_count().partitions().collect();
     let removed: u32 = stand.backend.sweep(&all, &policy).await.into_iter().map(|report| report.unwrap().removed).sum();
     assert_eq!(removed, 3, "the ended flow's two members and the solo execution");
     let keys: Vec<_> = stand.command(&["KEYS", "ff:*"]).await.items().iter().map(|key| key.text()).collect();
-    for id in [flow.executions[0].1, flow.executions[1].1, solo] {
+    for id in [flow.executions[0].execution_id, flow.executions[1].execution_id, solo] {
         assert!(!keys.iter().any(|key| key.contains(&id.to_string())), "keys of {id} are left: {keys:?}");
     }
     assert!(!keys.iter().any(|key| key.contains(&flow.flow_id.to_string())));

@@ -8,11 +8,12 @@ use std::{sync::Arc, time::Duration};
 
 use ff_conformance::Fixture;
 use ff_core::{
-    Backoff, EngineBackend, EngineId, ExecutionSpec, ExecutionSubmission, Failure, MaintenanceBackend, Outcome,
-    PartitionCount, PublicState, WaitBackend, WaitOptions,
+    Backoff, EngineBackend, EngineId, ExecutionSpec, ExecutionSubmission, Failure, Outcome, PartitionCount,
+    PublicState, backend::MaintenanceBackend,
 };
 use ff_embedded::EmbeddedBackend;
 use ff_engine::{Engine, WorkContext, Worker};
+use ff_engine::{WaitExt, WaitOptions};
 use ff_script::keys;
 use support::Stand;
 use tokio::time::{Instant, sleep};
@@ -68,8 +69,8 @@ async fn a_burst_of_retries_in_one_partition_is_announced_a_few_times() {
     let submitted = fixture.submit(&flow).await;
     let mut listener = stand.server.client().await.unwrap();
     listener.command(&["SUBSCRIBE", keys::TIMERS_CHANNEL]).await.unwrap();
-    for (_, id) in &submitted.executions {
-        let claimed = fixture.claim(*id).await;
+    for id in submitted.ids() {
+        let claimed = fixture.claim(id).await;
         stand.backend.fail(&claimed.lease, &Failure::retryable("together")).await.unwrap();
     }
     stand.command(&["PUBLISH", keys::TIMERS_CHANNEL, "end"]).await;
@@ -84,7 +85,7 @@ async fn a_burst_of_retries_in_one_partition_is_announced_a_few_times() {
 /// Engines of several processes on one deployment, which share the host in place of a server.
 async fn engines(count: usize) -> (EmbeddedBackend, Vec<Engine>) {
     let partitions = PartitionCount::new(32).unwrap();
-    let first = EmbeddedBackend::builder().partitions(partitions).build().unwrap();
+    let first = EmbeddedBackend::builder().partition_count(partitions).build().unwrap();
     let mut engines = Vec::new();
     for number in 0..count {
         let backend = EmbeddedBackend::builder().host(first.host().clone()).build().unwrap();

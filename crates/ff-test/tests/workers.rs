@@ -15,7 +15,10 @@ use std::{
 
 use bytes::Bytes;
 use ff_conformance::Fixture;
-use ff_core::{Backoff, EngineBackend, ExecutionSpec, ExecutionSubmission, Failure, Outcome, WorkSignal, WorkSignals};
+use ff_core::{
+    Backoff, EngineBackend, ExecutionSpec, ExecutionSubmission, Failure, Outcome,
+    backend::{WorkSignal, WorkSignals},
+};
 use ff_embedded::EmbeddedBackend;
 use ff_engine::{Engine, WorkContext, Worker};
 use futures::{FutureExt, StreamExt};
@@ -117,7 +120,7 @@ async fn a_signal_without_a_taker_is_passed_on_by_the_sweep() {
         backend.await_work(&fixture.lane, &all).await.unwrap();
         waiting.push((backend, signals));
     }
-    let partition = fixture.submit_members(&[("a", &[])]).await.executions[0].1.partition();
+    let partition = fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id.partition();
     let mut told = [false; 2];
     until("both processes were signalled", async || {
         fixture.sweep(partition).await;
@@ -188,7 +191,7 @@ fn handlers_that_keep_all_threads_busy_keep_their_leases() {
         let mut flow = fixture.flow(&[("a", &[]), ("b", &[]), ("c", &[]), ("d", &[])]);
         flow.executions.iter_mut().for_each(|spec| spec.max_lease_expiries = 1);
         let flow = fixture.submit(&flow).await;
-        for (_, id) in flow.executions {
+        for id in flow.ids() {
             until("it has ended", async || fixture.describe(id).await.outcome.is_some()).await;
             assert_eq!(fixture.describe(id).await.outcome, Some(Outcome::Success));
         }
@@ -252,7 +255,7 @@ async fn a_retry_does_not_start_while_the_attempt_that_timed_out_still_runs() {
     let at_once = Backoff { initial: Duration::ZERO, max: Duration::ZERO };
     flow.executions[0] = flow.executions[0].clone().attempts(3, at_once);
     flow.executions[0].timeout = Some(Duration::from_millis(50));
-    let id = fixture.submit(&flow).await.executions[0].1;
+    let id = fixture.submit(&flow).await.executions[0].execution_id;
     until("it has ended", async || fixture.describe(id).await.outcome.is_some()).await;
     assert_eq!(fixture.describe(id).await.reason.as_deref(), Some("attempts_exhausted"));
     let spans = spans.lock().unwrap().clone();

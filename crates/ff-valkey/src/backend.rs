@@ -8,8 +8,10 @@ use std::sync::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use ff_core::{
-    CompletionBackend, CompletionStream, EngineError, LaneId, LogCursor, LogId, Partition, PartitionCount,
-    ScannerFilter, Scope, Start, SubscribeBackend, SubscribeOptions, Subscription, TimerSignals, WorkSignals,
+    CompletionBackend, CompletionStream, EngineError, LaneId, LogId, Partition, PartitionCount, ScannerFilter, Scope,
+    Start, SubscribeBackend, SubscribeOptions, Subscription,
+    backend::{TimerSignals, WorkSignals},
+    reader::LogCursor,
 };
 use ff_script::{keys, loader, operations::Operations, timers::TimerFeed};
 use fred::types::Message;
@@ -139,7 +141,7 @@ fn hub_tasks(tasks: &Tasks, hub: &Arc<Hub>, subscriber: &SubscriberHandle) -> [T
 /// Passes work signals without a listener here to other processes.
 async fn pass_on(operations: Arc<Operations<ValkeyHost>>, mut signals: mpsc::Receiver<(LaneId, Partition)>) {
     while let Some((lane, partition)) = signals.recv().await {
-        if let Err(error) = operations.pass_on(&lane, partition).await {
+        if let Err(error) = operations.decline(&lane, partition).await {
             tracing::debug!(%lane, %partition, %error, "a work signal was not passed on; the sweep repeats it");
         }
     }

@@ -18,7 +18,7 @@ const PASSWORD_BYTES: usize = 16_384;
 ///
 /// ```
 /// # use ff_valkey::ValkeyConfig;
-/// let config = ValkeyConfig::from_url("valkey://app:secret@db.example:6379")?.with_max_subscriptions(500);
+/// let config = ValkeyConfig::from_url("valkey://app:secret@db.example:6379")?.max_subscriptions(500);
 /// assert!(!format!("{config:?}").contains("secret"));
 /// # Ok::<(), ff_core::EngineError>(())
 /// ```
@@ -98,7 +98,7 @@ impl ValkeyConfig {
 
     /// Sets the user and the password.
     #[must_use]
-    pub fn with_credentials(mut self, username: Option<String>, password: impl Into<String>) -> Self {
+    pub fn credentials(mut self, username: Option<String>, password: impl Into<String>) -> Self {
         self.username = username;
         self.password = Some(password.into());
         self
@@ -106,7 +106,7 @@ impl ValkeyConfig {
 
     /// Sets the user and the password for the sentinels.
     #[must_use]
-    pub fn with_sentinel_credentials(mut self, username: Option<String>, password: impl Into<String>) -> Self {
+    pub fn sentinel_credentials(mut self, username: Option<String>, password: impl Into<String>) -> Self {
         self.sentinel_username = username;
         self.sentinel_password = Some(password.into());
         self
@@ -114,63 +114,63 @@ impl ValkeyConfig {
 
     /// Trusts certificates signed by the authority in this PEM file, instead of the system's.
     #[must_use]
-    pub fn with_ca_file(mut self, path: impl AsRef<Path>) -> Self {
+    pub fn ca_file(mut self, path: impl AsRef<Path>) -> Self {
         self.ca_file = Some(path.as_ref().into());
         self
     }
 
     /// Expects this name in the server's certificate, instead of the host of the address.
     #[must_use]
-    pub fn with_tls_server_name(mut self, name: impl Into<String>) -> Self {
+    pub fn tls_server_name(mut self, name: impl Into<String>) -> Self {
         self.tls_server_name = Some(name.into());
         self
     }
 
     /// Presents this certificate to the server.
     #[must_use]
-    pub fn with_client_certificate(mut self, certificate: impl AsRef<Path>, key: impl AsRef<Path>) -> Self {
+    pub fn client_certificate(mut self, certificate: impl AsRef<Path>, key: impl AsRef<Path>) -> Self {
         self.client_certificate = Some((certificate.as_ref().into(), key.as_ref().into()));
         self
     }
 
     /// Uses this partition count for a new deployment, and expects it of an existing one.
     #[must_use]
-    pub const fn with_partition_count(mut self, count: PartitionCount) -> Self {
+    pub const fn partition_count(mut self, count: PartitionCount) -> Self {
         self.partition_count = Some(count);
         self
     }
 
     /// Sets the time limit for an answer.
     #[must_use]
-    pub const fn with_command_timeout(mut self, timeout: Duration) -> Self {
+    pub const fn command_timeout(mut self, timeout: Duration) -> Self {
         self.command_timeout = timeout;
         self
     }
 
     /// Sets the time limit for a connection.
     #[must_use]
-    pub const fn with_connect_timeout(mut self, timeout: Duration) -> Self {
+    pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
     /// Sets the queue length of each subscription (at least 1).
     #[must_use]
-    pub const fn with_subscription_capacity(mut self, capacity: usize) -> Self {
+    pub const fn subscription_capacity(mut self, capacity: usize) -> Self {
         self.subscription_capacity = if capacity == 0 { 1 } else { capacity };
         self
     }
 
     /// Sets the maximum number of subscriptions.
     #[must_use]
-    pub const fn with_max_subscriptions(mut self, count: usize) -> Self {
+    pub const fn max_subscriptions(mut self, count: usize) -> Self {
         self.max_subscriptions = count;
         self
     }
 
     /// Sets how many entries and bytes the logs keep, and the size of results that completions carry.
     #[must_use]
-    pub const fn with_log_policy(mut self, policy: LogPolicy) -> Self {
+    pub const fn log_policy(mut self, policy: LogPolicy) -> Self {
         self.log_policy = policy;
         self
     }
@@ -235,11 +235,11 @@ mod tests {
         let policy = LogPolicy { flow_entries: 0, ..LogPolicy::default() };
         let bytes = LogPolicy { solo_bytes: 1_000, ..LogPolicy::default() };
         for (refused, what, range) in [
-            (config().with_command_timeout(Duration::MAX), "command timeout", "expected 1ms to ten years"),
-            (config().with_connect_timeout(Duration::ZERO), "connect timeout 0ns", "expected 1ms to ten years"),
-            (config().with_subscription_capacity(usize::MAX), "subscription capacity", "expected 1 to 1000000"),
-            (config().with_log_policy(policy), "log entries of flows 0", "expected 1 to 10000000"),
-            (config().with_log_policy(bytes), "log bytes of solo executions 1000", "expected 1024 to 268435456"),
+            (config().command_timeout(Duration::MAX), "command timeout", "expected 1ms to ten years"),
+            (config().connect_timeout(Duration::ZERO), "connect timeout 0ns", "expected 1ms to ten years"),
+            (config().subscription_capacity(usize::MAX), "subscription capacity", "expected 1 to 1000000"),
+            (config().log_policy(policy), "log entries of flows 0", "expected 1 to 10000000"),
+            (config().log_policy(bytes), "log bytes of solo executions 1000", "expected 1024 to 268435456"),
         ] {
             let error = refused.check().unwrap_err().to_string();
             assert!(error.contains(what) && error.contains(range), "{error}");

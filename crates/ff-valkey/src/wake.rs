@@ -14,7 +14,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use ff_core::{LaneId, Partition, WorkSignal, WorkSignals};
+use ff_core::{
+    LaneId, Partition,
+    backend::{WorkSignal, WorkSignals},
+};
 use ff_script::wake::WakeMessage;
 use futures::Stream;
 use tokio::sync::mpsc;

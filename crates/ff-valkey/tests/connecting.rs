@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{Checker, Writer, eventually, flow_in, flows, partitions};
-use ff_core::{CompletionBackend, EngineError, LaneId, Tags, WorkBackend, WorkSignal};
+use ff_core::{
+    CompletionBackend, EngineError, LaneId, Tags,
+    backend::{WorkBackend, WorkSignal},
+};
 use ff_script::host::{Call, ScriptHost};
 use ff_testserver::TestServer;
 use ff_valkey::{ValkeyBackend, ValkeyConfig, ValkeyHost};
@@ -21,7 +24,7 @@ use tokio::{
 const QUICK: Duration = Duration::from_secs(2);
 
 fn config(url: &str) -> ValkeyConfig {
-    ValkeyConfig::from_url(url).unwrap().with_partition_count(partitions()).with_connect_timeout(QUICK)
+    ValkeyConfig::from_url(url).unwrap().partition_count(partitions()).connect_timeout(QUICK)
 }
 
 async fn refusal(config: ValkeyConfig) -> EngineError {
@@ -150,7 +153,7 @@ async fn a_unix_socket_serves_calls_and_completions() {
 async fn tls_carries_calls_and_completions() {
     let server = TestServer::builder().tls().password("s3cret").build().await.unwrap();
     let tls = server.tls().unwrap();
-    receives(&server, config(server.url()).with_ca_file(&tls.ca_cert)).await;
+    receives(&server, config(server.url()).ca_file(&tls.ca_cert)).await;
     let stranger = refusal(config(server.url())).await;
     assert!(stranger.to_string().contains("authority that is not trusted"), "{stranger}");
     assert!(stranger.to_string().contains("--ca") && !stranger.is_retryable(), "{stranger}");
@@ -160,10 +163,10 @@ async fn tls_carries_calls_and_completions() {
 async fn the_client_certificate_is_presented_on_every_connection() {
     let server = TestServer::builder().tls_client_auth().build().await.unwrap();
     let tls = server.tls().unwrap();
-    let trusting = config(server.url()).with_ca_file(&tls.ca_cert);
+    let trusting = config(server.url()).ca_file(&tls.ca_cert);
     let error = refusal(trusting.clone()).await.to_string();
     assert!(error.contains("127.0.0.1") && error.contains("--cert and --key"), "{error}");
-    receives(&server, trusting.with_client_certificate(&tls.client_cert, &tls.client_key)).await;
+    receives(&server, trusting.client_certificate(&tls.client_cert, &tls.client_key)).await;
 }
 
 #[tokio::test]
@@ -198,9 +201,9 @@ async fn a_tls_server_that_closes_a_plain_connection_without_an_answer_is_recogn
 async fn tls_to_a_port_without_it_is_named_at_once() {
     let server = TestServer::start().await.unwrap();
     // Far more than needed: within the time limit only a probe of the server can find the reason.
-    let patient = config(&format!("rediss://127.0.0.1:{}", server.port())).with_connect_timeout(10 * QUICK);
+    let patient = config(&format!("rediss://127.0.0.1:{}", server.port())).connect_timeout(10 * QUICK);
     let tls = TestServer::builder().tls().build().await.unwrap();
-    let error = refusal(patient.with_ca_file(&tls.tls().unwrap().ca_cert)).await;
+    let error = refusal(patient.ca_file(&tls.tls().unwrap().ca_cert)).await;
     assert!(error.to_string().contains("write redis://") && !error.is_retryable(), "{error}");
 }
 
@@ -208,11 +211,11 @@ async fn tls_to_a_port_without_it_is_named_at_once() {
 async fn a_certificate_of_another_host_is_refused_until_that_host_is_named() {
     let server = TestServer::builder().tls().build().await.unwrap();
     let ca = &server.tls().unwrap().ca_cert;
-    let by_name = config(server.url()).with_ca_file(ca);
-    let error = refusal(by_name.clone().with_tls_server_name("db.example")).await;
+    let by_name = config(server.url()).ca_file(ca);
+    let error = refusal(by_name.clone().tls_server_name("db.example")).await;
     assert!(error.to_string().contains("for another host") && !error.is_retryable(), "{error}");
     assert!(error.to_string().contains("--tls-server-name") && error.to_string().contains("localhost"), "{error}");
-    receives(&server, by_name.with_tls_server_name("localhost")).await;
+    receives(&server, by_name.tls_server_name("localhost")).await;
 }
 
 #[tokio::test]
@@ -268,8 +271,7 @@ async fn a_call_that_must_not_run_twice_is_not_sent_again() {
 #[tokio::test]
 async fn a_stalled_server_is_a_timeout_that_names_the_call() {
     let server = TestServer::start().await.unwrap();
-    let host =
-        ValkeyHost::connect(config(server.url()).with_command_timeout(Duration::from_millis(200))).await.unwrap();
+    let host = ValkeyHost::connect(config(server.url()).command_timeout(Duration::from_millis(200))).await.unwrap();
     host.load_library(LIBRARY).await.unwrap();
     server.pause().await.unwrap();
     let error = host.fcall(echo(&["a"], true)).await.unwrap_err();

@@ -37,7 +37,7 @@ fn some<T>(count: usize, strategy: impl Strategy<Value = T>) -> Vec<T> {
 }
 
 async fn receives(server: &TestServer, config: ValkeyConfig) {
-    let backend = ValkeyBackend::connect_with(config.with_partition_count(partitions())).await.unwrap();
+    let backend = ValkeyBackend::connect_with(config.partition_count(partitions())).await.unwrap();
     let mut stream = backend.subscribe_completions().await.unwrap();
     Writer::new(server).await.end_many(&flows(2), 4).await;
     Checker::default().take_until(&mut stream, 4).await;

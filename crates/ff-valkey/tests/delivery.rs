@@ -12,8 +12,9 @@ use common::{
 };
 use ff_core::{
     CompletionBackend, EngineError, ExecutionId, ExecutionSpec, FlowState, FlowSubmission, Outcome, ScannerFilter,
-    SubmitBackend, SubmittedFlow, Tags, WaitBackend, WaitOptions,
+    SubmitBackend, SubmittedFlow, Tags,
 };
+use ff_engine::{WaitExt, WaitOptions};
 use ff_testserver::TestServer;
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
 use futures::{FutureExt, StreamExt};
@@ -22,7 +23,7 @@ use futures::{FutureExt, StreamExt};
 const LONG: WaitOptions = WaitOptions::within(Duration::from_secs(30));
 
 fn config(server: &TestServer) -> ValkeyConfig {
-    ValkeyConfig::from_url(server.url()).unwrap().with_partition_count(partitions())
+    ValkeyConfig::from_url(server.url()).unwrap().partition_count(partitions())
 }
 
 async fn backend(server: &TestServer) -> ValkeyBackend {
@@ -122,7 +123,7 @@ async fn a_restarted_server_loses_nothing_of_its_log() {
 #[tokio::test]
 async fn a_slow_subscription_gets_everything_and_delays_nobody() {
     let server = TestServer::start().await.unwrap();
-    let backend = ValkeyBackend::connect_with(config(&server).with_subscription_capacity(64)).await.unwrap();
+    let backend = ValkeyBackend::connect_with(config(&server).subscription_capacity(64)).await.unwrap();
     let mut slow = backend.subscribe_completions().await.unwrap();
     let mut fast = backend.subscribe_completions().await.unwrap();
     let mut writer = Writer::new(&server).await;
@@ -153,8 +154,8 @@ async fn a_slow_subscription_gets_everything_and_delays_nobody() {
 #[tokio::test]
 async fn a_filtered_subscription_that_lags_gets_its_own_events_only() {
     let server = TestServer::start().await.unwrap();
-    let backend = ValkeyBackend::connect_with(config(&server).with_subscription_capacity(4)).await.unwrap();
-    let filter = ScannerFilter::new().with_namespace(common::namespace("b"));
+    let backend = ValkeyBackend::connect_with(config(&server).subscription_capacity(4)).await.unwrap();
+    let filter = ScannerFilter::new().namespace(common::namespace("b"));
     let mut stream = backend.subscribe_completions_filtered(&filter).await.unwrap();
     let mut writer = Writer::new(&server).await;
     let flows = flows(10);
@@ -174,7 +175,7 @@ async fn a_filtered_subscription_that_lags_gets_its_own_events_only() {
 #[tokio::test]
 async fn a_dropped_subscription_that_lags_is_gone_at_once() {
     let server = TestServer::start().await.unwrap();
-    let backend = ValkeyBackend::connect_with(config(&server).with_subscription_capacity(2)).await.unwrap();
+    let backend = ValkeyBackend::connect_with(config(&server).subscription_capacity(2)).await.unwrap();
     let stream = backend.subscribe_completions().await.unwrap();
     let mut other = backend.subscribe_completions().await.unwrap();
     Writer::new(&server).await.end_many(&flows(3), 50).await;
@@ -274,7 +275,7 @@ async fn a_lost_tail_under_an_epoch_with_a_smaller_number_loses_nothing_that_the
 #[tokio::test]
 async fn the_configured_number_of_subscriptions_is_the_limit() {
     let server = TestServer::start().await.unwrap();
-    let backend = ValkeyBackend::connect_with(config(&server).with_max_subscriptions(2)).await.unwrap();
+    let backend = ValkeyBackend::connect_with(config(&server).max_subscriptions(2)).await.unwrap();
     let first = backend.subscribe_completions().await.unwrap();
     let _second = backend.subscribe_completions().await.unwrap();
     let error = backend.subscribe_completions().await.err().unwrap();

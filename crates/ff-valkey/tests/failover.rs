@@ -61,8 +61,8 @@ fn url(hosts: &str) -> String {
 }
 
 async fn connect(url: &str) -> Result<ValkeyBackend, EngineError> {
-    let config = ValkeyConfig::from_url(url)?.with_partition_count(partitions());
-    ValkeyBackend::connect_with(config.with_connect_timeout(Duration::from_secs(2))).await
+    let config = ValkeyConfig::from_url(url)?.partition_count(partitions());
+    ValkeyBackend::connect_with(config.connect_timeout(Duration::from_secs(2))).await
 }
 
 async fn refusal(url: &str) -> EngineError {
@@ -128,7 +128,7 @@ async fn a_tail_lost_in_a_promotion_is_declared_and_later_entries_are_delivered(
     stage.sentinels.promoted(&stage.primary).await.unwrap();
     let entry = |epoch, seq| EntryId { epoch, seq };
     let cause = GapCause::HistoryRewritten;
-    let undone = Gap { log: LOG, after: Some(entry(1000, 2)), through: entry(1000, 4), cause };
+    let undone = Gap::new(LOG, Some(entry(1000, 2)), entry(1000, 4), cause);
     assert_eq!(gap(&mut subscription).await, undone);
     stage.end(&stage.replica, 2000, 5, 2).await;
     assert_eq!(numbers(&mut subscription, 2).await, [5, 6]);

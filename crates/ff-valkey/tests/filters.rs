@@ -19,16 +19,16 @@ const CHANNEL: &str = "ff:dag:completions";
 
 async fn backend(server: &TestServer, credentials: &str) -> ValkeyBackend {
     let url = format!("redis://{credentials}127.0.0.1:{}", server.port());
-    let config = ValkeyConfig::from_url(&url).unwrap().with_partition_count(partitions());
+    let config = ValkeyConfig::from_url(&url).unwrap().partition_count(partitions());
     ValkeyBackend::connect_with(config).await.unwrap()
 }
 
 fn of(name: &str) -> ScannerFilter {
-    ScannerFilter::new().with_namespace(namespace(name))
+    ScannerFilter::new().namespace(namespace(name))
 }
 
 fn tagged(value: &str) -> ScannerFilter {
-    ScannerFilter::new().with_instance_tag("instance", value)
+    ScannerFilter::new().instance_tag("instance", value)
 }
 
 fn reads(calls: &HashMap<String, u64>) -> u64 {
@@ -73,7 +73,7 @@ async fn filters_leak_and_lose_nothing_under_load_from_two_tenants() {
     let mut a = backend.subscribe_completions_filtered(&of("a")).await.unwrap();
     let mut b = backend.subscribe_completions_filtered(&of("b")).await.unwrap();
     let mut blue = backend.subscribe_completions_filtered(&tagged("blue")).await.unwrap();
-    let both = of("b").with_instance_tag("instance", "green");
+    let both = of("b").instance_tag("instance", "green");
     let mut green_b = backend.subscribe_completions_filtered(&both).await.unwrap();
     let mut all = backend.subscribe_completions().await.unwrap();
     server.command(&["CONFIG", "RESETSTAT"]).await.unwrap();
@@ -142,7 +142,7 @@ async fn a_filter_decides_the_same_live_after_a_reconnect_in_a_catch_up_and_on_r
         (ScannerFilter::NOOP, |_, _| true),
         (of("a"), |namespace, _| namespace == "a"),
         (tagged("blue"), |_, tag| tag == Some("blue")),
-        (of("a").with_instance_tag("instance", "blue"), |namespace, tag| (namespace, tag) == ("a", Some("blue"))),
+        (of("a").instance_tag("instance", "blue"), |namespace, tag| (namespace, tag) == ("a", Some("blue"))),
     ];
     let subscribe = async |options: SubscribeOptions| backend.subscribe(&options).await.unwrap();
     let (mut live, mut slow) = (Vec::new(), Vec::new());
@@ -200,8 +200,7 @@ async fn unpositioned_events_cost_at_most_one_namespace_and_one_tag_read_for_all
     let backend = backend(&server, "").await;
     let mut all = backend.subscribe_completions().await.unwrap();
     let mut streams = Vec::new();
-    for filter in [of("a"), of("a").with_instance_tag("instance", "blue"), of("b"), of("b").with_instance_tag("x", "y")]
-    {
+    for filter in [of("a"), of("a").instance_tag("instance", "blue"), of("b"), of("b").instance_tag("x", "y")] {
         for _ in 0..3 {
             streams.push(backend.subscribe_completions_filtered(&filter).await.unwrap());
         }

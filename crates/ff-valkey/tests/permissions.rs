@@ -9,9 +9,10 @@ use std::{fmt::Debug, time::Duration};
 use bytes::Bytes;
 use common::{eventually, namespace, partitions};
 use ff_core::{
-    CancelOutcome, ClaimRequest, ClaimedExecution, CompletionBackend, ControlBackend, EngineError, EngineId,
-    ExecutionSpec, ExecutionSubmission, Failure, FlowSubmission, Frame, LaneId, MaintenanceBackend, Start,
-    SubmitBackend, SubscribeBackend, SubscribeOptions, SubscriptionScope, SweepPolicy, WorkBackend, WorkerId,
+    CancelOutcome, ClaimedExecution, CompletionBackend, ControlBackend, EngineError, EngineId, ExecutionSpec,
+    ExecutionSubmission, Failure, FlowSubmission, Frame, LaneId, Start, SubmitBackend, SubscribeBackend,
+    SubscribeOptions, SubscriptionScope, SweepPolicy, WorkerId,
+    backend::{ClaimRequest, MaintenanceBackend, WorkBackend},
 };
 use ff_script::{
     SOURCE,
@@ -27,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const LEASE: Duration = Duration::from_secs(30);
 
 fn config(url: &str) -> ValkeyConfig {
-    ValkeyConfig::from_url(url).unwrap().with_partition_count(partitions())
+    ValkeyConfig::from_url(url).unwrap().partition_count(partitions())
 }
 
 /// A server with the library and the deployment's record, and an administrator.
@@ -85,7 +86,7 @@ async fn claim(backend: &ValkeyBackend) -> Result<Vec<ClaimedExecution>, EngineE
     let mut claimed = Vec::new();
     for partition in partitions().partitions() {
         let worker = WorkerId::new("w").unwrap();
-        let request = ClaimRequest { worker, lane: LaneId::default_lane(), partition, max: 8, lease: LEASE, id: None };
+        let request = ClaimRequest::new(worker, LaneId::default_lane(), partition).max(8).lease(LEASE);
         claimed.extend(backend.claim(&request).await?.executions);
     }
     Ok(claimed)
@@ -217,7 +218,7 @@ async fn a_worker_keeps_flows_going_and_neither_submits_nor_changes_the_server()
     assert!(resolved > 0, "the call that completed dealt with all");
     let core = owner.submit_flow(&flow()).await.unwrap();
     owner.cancel_flow(core.flow_id, "x").await.unwrap();
-    let forget = SweepPolicy { retention: Duration::ZERO, ..SweepPolicy::default() };
+    let forget = SweepPolicy::retention(Duration::ZERO);
     tokio::time::sleep(Duration::from_millis(5)).await;
     let reports = worker.sweep(&all, &forget).await;
     assert!(reports.iter().any(|report| report.as_ref().unwrap().removed > 0), "{reports:?}");

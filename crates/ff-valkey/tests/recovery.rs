@@ -12,9 +12,10 @@ use std::{
 use bytes::Bytes;
 use common::{Writer, calls, event, eventually, flow_in, gap, namespace, next, number, numbers, partitions, submit};
 use ff_core::{
-    ClaimRequest, ControlBackend, Cursor, EntryId, ExecutionSpec, FlowId, FlowSubmission, Frame, Gap, GapCause, LaneId,
-    LogId, Partition, PartitionCount, Scope, Start, SubmitBackend, SubscribeBackend, SubscribeOptions, Subscription,
-    Tags, WorkBackend, WorkerId,
+    ControlBackend, Cursor, EntryId, ExecutionSpec, FlowId, FlowSubmission, Frame, Gap, GapCause, LaneId, LogId,
+    Partition, PartitionCount, Scope, Start, SubmitBackend, SubscribeBackend, SubscribeOptions, Subscription, Tags,
+    WorkerId,
+    backend::{ClaimRequest, WorkBackend},
 };
 use ff_script::permissions::Role;
 use ff_testserver::{Proxy, TestServer};
@@ -42,7 +43,7 @@ impl Stage {
     }
 
     async fn over(server: TestServer, url: &str) -> Self {
-        let config = ValkeyConfig::from_url(url).unwrap().with_partition_count(partitions());
+        let config = ValkeyConfig::from_url(url).unwrap().partition_count(partitions());
         let backend = ValkeyBackend::connect_with(config).await.unwrap();
         Self { writer: Writer::new(&server).await, server, backend, flow: flow_in(PARTITION) }
     }
@@ -95,8 +96,8 @@ async fn assert_kept(before: &[String], server: &TestServer) {
 }
 
 async fn patient(url: &str, partitions: PartitionCount) -> ValkeyBackend {
-    let config = ValkeyConfig::from_url(url).unwrap().with_partition_count(partitions);
-    ValkeyBackend::connect_with(config.with_command_timeout(PATIENCE)).await.unwrap()
+    let config = ValkeyConfig::from_url(url).unwrap().partition_count(partitions);
+    ValkeyBackend::connect_with(config.command_timeout(PATIENCE)).await.unwrap()
 }
 
 #[tokio::test]
@@ -144,14 +145,9 @@ async fn slow_replies_are_waited_for() {
     let before = connections(&server).await;
     // More than three seconds in total.
     proxy.throttle(2_500_000);
-    let request = ClaimRequest {
-        worker: WorkerId::new("w").unwrap(),
-        lane: LaneId::default_lane(),
-        partition: Partition::new(0),
-        max: 8,
-        lease: Duration::from_secs(60),
-        id: None,
-    };
+    let request = ClaimRequest::new(WorkerId::new("w").unwrap(), LaneId::default_lane(), Partition::new(0))
+        .max(8)
+        .lease(Duration::from_secs(60));
     let mut claimed = 0;
     while claimed < 8 {
         let claim = backend.claim(&request).await.unwrap();
@@ -326,7 +322,7 @@ async fn a_lost_tail_is_declared_although_nothing_was_appended_since() {
     numbers(&mut subscription, 5).await;
     stage.server.command(&["XDEL", LOG_KEY, "1000-3", "1000-4"]).await.unwrap();
     let cause = GapCause::HistoryRewritten;
-    let undone = Gap { log: LOG, after: Some(entry(1000, 2)), through: entry(1000, 4), cause };
+    let undone = Gap::new(LOG, Some(entry(1000, 2)), entry(1000, 4), cause);
     assert_eq!(gap(&mut subscription).await, undone);
     // The next writer's clock is behind, and its first entry follows the remaining ones.
     stage.server.command(&["XTRIM", LOG_KEY, "MAXLEN", "3"]).await.unwrap();
@@ -342,7 +338,7 @@ async fn an_emptied_server_is_declared_log_by_log_and_later_entries_are_delivere
     stage.end(4).await;
     numbers(&mut subscription, 4).await;
     stage.server.command(&["FLUSHALL"]).await.unwrap();
-    let undone = Gap { log: LOG, after: None, through: entry(1000, 3), cause: GapCause::LogRecreated };
+    let undone = Gap::new(LOG, None, entry(1000, 3), GapCause::LogRecreated);
     assert_eq!(gap(&mut subscription).await, undone);
     stage.writer.epoch = 2000;
     stage.end(2).await;
@@ -370,7 +366,7 @@ async fn entries_trimmed_before_a_slow_reader_reaches_them_are_one_exact_gap() {
         }
     };
     let after = Some(entry(1000, seen - 1));
-    assert_eq!(trimmed, Gap { log: LOG, after, through: entry(1000, 49), cause: GapCause::Trimmed });
+    assert_eq!(trimmed, Gap::new(LOG, after, entry(1000, 49), GapCause::Trimmed));
     assert_eq!(numbers(&mut subscription, 10).await, (50..60).collect::<Vec<_>>());
 }
 
@@ -384,11 +380,11 @@ async fn another_process_declares_the_rollback_to_a_cursor_of_the_old_history() 
     stage.server.command(&["XDEL", LOG_KEY, "1000-4"]).await.unwrap();
     stage.writer.epoch = 2000;
     stage.end(1).await;
-    let config = ValkeyConfig::from_url(stage.server.url()).unwrap().with_partition_count(partitions());
+    let config = ValkeyConfig::from_url(stage.server.url()).unwrap().partition_count(partitions());
     let other = ValkeyBackend::connect_with(config).await.unwrap();
     let mut resumed = other.subscribe(&SubscribeOptions::new().start(Start::After(cursor))).await.unwrap();
     let cause = GapCause::HistoryRewritten;
-    let undone = Gap { log: LOG, after: Some(entry(1000, 3)), through: entry(1000, 4), cause };
+    let undone = Gap::new(LOG, Some(entry(1000, 3)), entry(1000, 4), cause);
     assert_eq!(gap(&mut resumed).await, undone);
     assert_eq!(numbers(&mut resumed, 1).await, [5]);
 }
@@ -422,7 +418,7 @@ async fn a_forged_completion_without_a_successor_is_declared_as_rolled_back() {
     stage.writer.command(&["PUBLISH", "ff:dag:completions", &forged]).await;
     assert_eq!(numbers(&mut subscription, 1).await, [77]);
     let cause = GapCause::HistoryRewritten;
-    let undone = Gap { log: LOG, after: Some(entry(1000, 1)), through: entry(1000, 2), cause };
+    let undone = Gap::new(LOG, Some(entry(1000, 1)), entry(1000, 2), cause);
     assert_eq!(gap(&mut subscription).await, undone);
 }
 
@@ -432,7 +428,7 @@ async fn an_unreadable_log_stops_no_other_and_health_names_it() {
     let mut live = stage.subscribe(SubscribeOptions::new()).await;
     let bad = LogId { partition: Partition::new(5), ..LOG };
     stage.writer.command(&["SET", "ff:part:{fp:5}:completions", "x"]).await;
-    let config = ValkeyConfig::from_url(stage.server.url()).unwrap().with_partition_count(partitions());
+    let config = ValkeyConfig::from_url(stage.server.url()).unwrap().partition_count(partitions());
     let fresh = ValkeyBackend::connect_with(config).await.unwrap();
     let mut late = fresh.subscribe(&SubscribeOptions::new()).await.unwrap();
     let named =
@@ -488,11 +484,11 @@ async fn entries_that_the_library_could_not_announce_arrive_within_two_seconds()
     let mute = ["ACL", "SETUSER", "mute", "on", ">pw", "~*", "+@all", "resetchannels"];
     assert!(!stage.server.command(&mute).await.unwrap().is_error());
     let url = format!("redis://mute:pw@127.0.0.1:{}", stage.server.port());
-    let config = ValkeyConfig::from_url(&url).unwrap().with_partition_count(partitions());
+    let config = ValkeyConfig::from_url(&url).unwrap().partition_count(partitions());
     let mute = ValkeyBackend::connect_with(config).await.unwrap();
     let flow = FlowSubmission::new(namespace("a")).execution(ExecutionSpec::new("only"));
     for _ in 0..3 {
-        let id = mute.submit_flow(&flow).await.unwrap().executions[0].1;
+        let id = mute.submit_flow(&flow).await.unwrap().executions[0].execution_id;
         mute.cancel_execution(id, "of no use").await.unwrap();
         let ended = Instant::now();
         let Frame::Completion(found) = next(&mut subscription).await else { panic!("no completion") };
@@ -511,7 +507,7 @@ async fn a_user_who_may_not_call_the_comparison_functions_still_gets_entries_tha
     old.extend(rules.map(String::as_str));
     assert!(!stage.server.command(&old).await.unwrap().is_error());
     let url = format!("redis://old:pw@127.0.0.1:{}", stage.server.port());
-    let config = ValkeyConfig::from_url(&url).unwrap().with_partition_count(partitions());
+    let config = ValkeyConfig::from_url(&url).unwrap().partition_count(partitions());
     let old = ValkeyBackend::connect_with(config).await.unwrap();
     let mut subscription = old.subscribe(&SubscribeOptions::new()).await.unwrap();
     stage.writer.silent = true;
@@ -522,7 +518,7 @@ async fn a_user_who_may_not_call_the_comparison_functions_still_gets_entries_tha
 #[tokio::test]
 async fn an_idle_process_receives_at_most_ten_kilobytes_a_second() {
     let server = TestServer::start().await.unwrap();
-    let config = ValkeyConfig::from_url(server.url()).unwrap().with_partition_count(PartitionCount::DEFAULT);
+    let config = ValkeyConfig::from_url(server.url()).unwrap().partition_count(PartitionCount::DEFAULT);
     let backend = ValkeyBackend::connect_with(config).await.unwrap();
     // The newest entry of each log is a large one.
     for number in 0..256 {

@@ -10,7 +10,10 @@ use std::{
 };
 
 use common::partitions;
-use ff_core::{CompletionBackend, LaneId, MaintenanceBackend, SubscribeBackend, SubscribeOptions, WorkBackend};
+use ff_core::{
+    CompletionBackend, LaneId, SubscribeBackend, SubscribeOptions,
+    backend::{MaintenanceBackend, WorkBackend},
+};
 use ff_testserver::TestServer;
 use ff_valkey::{ValkeyBackend, ValkeyConfig, telemetry};
 use futures::StreamExt;
@@ -46,7 +49,7 @@ impl Recorder for Faulty {
 async fn when_an_internal_task_has_ended_health_names_it_and_waits_end() {
     metrics::set_global_recorder(Faulty).unwrap();
     let server = TestServer::start().await.unwrap();
-    let config = ValkeyConfig::from_url(server.url()).unwrap().with_partition_count(partitions());
+    let config = ValkeyConfig::from_url(server.url()).unwrap().partition_count(partitions());
     let backend = ValkeyBackend::connect_with(config).await.unwrap();
     let mut plain = backend.subscribe_completions().await.unwrap();
     let mut framed = backend.subscribe(&SubscribeOptions::new()).await.unwrap();

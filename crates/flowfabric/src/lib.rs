@@ -16,7 +16,7 @@
 //! | keep flows moving (once per deployment or more) | [`Engine`] | `first_flow` |
 //! | receive completions | [`CompletionBackend`], [`ScannerFilter`] | `subscribe` |
 //! | lose nothing over a restart | [`SubscribeBackend`], [`SubscribeOptions`], [`Cursor`] | `resume_from_cursor` |
-//! | wait for one result | [`WaitBackend`], [`WaitOptions`] | `wait_for_result` |
+//! | wait for one result | [`WaitExt`], [`WaitOptions`] | `wait_for_result` |
 //! | cancel | [`ControlBackend`] | `cancel` |
 //! | implement a backend | [`backend`], [`reader`] | `examples/own-backend` |
 //!
@@ -41,7 +41,7 @@ pub use ff_embedded as embedded;
 #[cfg(feature = "engine")]
 pub use ff_engine::{
     DependencyReconciler, Dispatcher, Engine, EngineBuilder, EngineHealth, HandlerError, PermanentExt, Sweeper,
-    WorkContext, Worker, WorkerBuilder, WorkerHandle,
+    WaitExt, WaitOptions, WorkContext, Worker, WorkerBuilder, WorkerHandle,
 };
 pub use ff_script::operations::LogPolicy;
 #[cfg(feature = "valkey")]
@@ -52,12 +52,9 @@ pub use tokio_util::sync::CancellationToken;
 
 /// The traits whose methods a program calls: `use flowfabric::prelude::*`.
 pub mod prelude {
-    pub use ff_core::{
-        CompletionBackend, ControlBackend, EngineBackend, MaintenanceBackend, SubmitBackend, SubscribeBackend,
-        WaitBackend, WorkBackend,
-    };
+    pub use ff_core::{CompletionBackend, ControlBackend, EngineBackend, SubmitBackend, SubscribeBackend};
     #[cfg(feature = "engine")]
-    pub use ff_engine::PermanentExt;
+    pub use ff_engine::{PermanentExt, WaitExt};
     pub use futures::StreamExt;
 }
 

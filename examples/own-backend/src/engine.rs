@@ -5,11 +5,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use ff_core::{
-    CancelOutcome, Claim, ClaimRequest, CompletionBackend, CompletionStream, ControlBackend, EngineError, EngineId,
-    ExecutionId, ExecutionSnapshot, ExecutionSubmission, FailOutcome, Failure, FlowCancellation, FlowId, FlowSnapshot,
-    FlowSubmission, LaneId, Lease, MaintenanceBackend, Partition, PartitionCount, ReconcileCursor, ReconcileReport,
-    ReleaseOutcome, RenewOutcome, ResolveReport, ScannerFilter, SubmitBackend, SubmittedExecution, SubmittedFlow,
-    SubscribeBackend, SubscribeOptions, Subscription, SweepPolicy, SweepReport, TimerSignals, WorkBackend, WorkSignals,
+    CancelOutcome, CompletionBackend, CompletionStream, ControlBackend, EngineError, EngineId, ExecutionId,
+    ExecutionSnapshot, ExecutionSubmission, Failure, FlowCancellation, FlowId, FlowSnapshot, FlowSubmission, LaneId,
+    Lease, Partition, PartitionCount, ScannerFilter, SubmitBackend, SubmittedExecution, SubmittedFlow,
+    SubscribeBackend, SubscribeOptions, Subscription, SweepPolicy,
+    backend::{
+        Claim, ClaimRequest, FailOutcome, MaintenanceBackend, ReconcileCursor, ReconcileReport, ReleaseOutcome,
+        RenewOutcome, ResolveReport, SweepReport, TimerSignals, WorkBackend, WorkSignals,
+    },
 };
 use ff_embedded::EmbeddedBackend;
 
@@ -69,6 +72,10 @@ impl<C: CompletionBackend> WorkBackend for OwnBackend<C> {
 
     async fn claim(&self, request: &ClaimRequest) -> Result<Claim, EngineError> {
         self.engine.claim(request).await
+    }
+
+    async fn pass_on(&self, lane: &LaneId, partition: Partition) -> Result<bool, EngineError> {
+        self.engine.pass_on(lane, partition).await
     }
 
     async fn renew(&self, leases: &[Lease], lease: Duration) -> Result<Vec<RenewOutcome>, EngineError> {

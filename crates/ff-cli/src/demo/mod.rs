@@ -100,9 +100,9 @@ impl Demo {
     async fn open(backend: Arc<dyn EngineBackend>, stage: &Stage) -> Result<Self, CliError> {
         let watchers = vec![
             ("all", ScannerFilter::new()),
-            ("tenant A", ScannerFilter::new().with_namespace(stage.tenant_a.clone())),
-            ("tenant B", ScannerFilter::new().with_namespace(stage.tenant_b.clone())),
-            ("blue", ScannerFilter::new().with_instance_tag(COLOUR.0, COLOUR.1)),
+            ("tenant A", ScannerFilter::new().namespace(stage.tenant_a.clone())),
+            ("tenant B", ScannerFilter::new().namespace(stage.tenant_b.clone())),
+            ("blue", ScannerFilter::new().instance_tag(COLOUR.0, COLOUR.1)),
         ];
         let mut received = SelectAll::new();
         for (index, (_, filter)) in watchers.iter().enumerate() {

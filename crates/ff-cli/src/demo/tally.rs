@@ -58,10 +58,14 @@ impl Tally {
     pub(super) fn add(&mut self, flow: &FlowSubmission, submitted: &SubmittedFlow) {
         let index = self.flows.len();
         self.flows.insert(submitted.flow_id, index);
-        for ((name, id), spec) in submitted.executions.iter().zip(&flow.executions) {
-            let known =
-                Known { flow: index, name: name.clone(), namespace: flow.namespace.clone(), tags: spec.tags.clone() };
-            self.known.insert(*id, known);
+        for (member, spec) in submitted.executions.iter().zip(&flow.executions) {
+            let known = Known {
+                flow: index,
+                name: member.name.clone(),
+                namespace: flow.namespace.clone(),
+                tags: spec.tags.clone(),
+            };
+            self.known.insert(member.execution_id, known);
         }
     }
 
@@ -123,7 +127,7 @@ fn shown(filter: &ScannerFilter) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ff_core::{ExecutionSpec, Outcome, PartitionCount};
+    use ff_core::{ExecutionSpec, Outcome, PartitionCount, SubmittedMember};
 
     use super::*;
 
@@ -134,15 +138,16 @@ mod tests {
             .execution(ExecutionSpec::new("x").tags(blue))
             .execution(ExecutionSpec::new("y"));
         let id = FlowId::generate();
-        let member = |name: &str| (name.to_owned(), ExecutionId::member(id, name, PartitionCount::DEFAULT));
+        let member =
+            |name: &str| SubmittedMember::new(name.into(), ExecutionId::member(id, name, PartitionCount::DEFAULT));
         let submitted = SubmittedFlow::new(id, vec![member("x"), member("y")], false);
         let mut tally = Tally::new(vec![
             ("all", ScannerFilter::new()),
-            ("tenant", ScannerFilter::new().with_namespace(namespace)),
-            ("blue", ScannerFilter::new().with_instance_tag("colour", "blue")),
+            ("tenant", ScannerFilter::new().namespace(namespace)),
+            ("blue", ScannerFilter::new().instance_tag("colour", "blue")),
         ]);
         tally.add(&flow, &submitted);
-        (tally, submitted.executions.iter().map(|(_, id)| *id).collect(), id)
+        (tally, submitted.ids().collect(), id)
     }
 
     fn completion(id: ExecutionId, flow: FlowId) -> CompletionPayload {

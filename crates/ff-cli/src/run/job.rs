@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use ff_core::{
     ClaimedExecution, EngineBackend, EngineError, ExecutionId, FlowId, FlowSnapshot, FlowState, FlowSubmission, LaneId,
-    Namespace, PartitionCount, SubmittedFlow,
+    Namespace, PartitionCount, SubmittedFlow, SubmittedMember,
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
@@ -105,7 +105,7 @@ impl Prepared {
         match self {
             Self::New { run, flow, .. } => {
                 let members = named(flow, *run, backend.partition_count()).executions;
-                let members = members.into_iter().map(|(_, id)| id).collect();
+                let members = members.into_iter().map(|member| member.execution_id).collect();
                 Ok(Look { run: *run, namespace: flow.namespace.clone(), members, lane: None })
             }
             Self::Resume(flow_id) => look_at(backend, *flow_id).await,
@@ -162,7 +162,7 @@ impl Prepared {
 fn named(flow: &FlowSubmission, run: Uuid, partitions: PartitionCount) -> SubmittedFlow {
     let flow_id = FlowId::from_idempotency_key(&flow.namespace, &run_key(run));
     let id = |name: &str| ExecutionId::member(flow_id, name, partitions);
-    let members = flow.executions.iter().map(|execution| (execution.name.clone(), id(&execution.name)));
+    let members = flow.executions.iter().map(|spec| SubmittedMember::new(spec.name.clone(), id(&spec.name)));
     SubmittedFlow::new(flow_id, members.collect(), false)
 }
 
@@ -173,7 +173,7 @@ fn what_was_submitted(submitted: &SubmittedFlow, flow: &FlowSubmission) -> Accep
     let known: HashMap<ExecutionId, Bytes> = submitted
         .executions
         .iter()
-        .filter_map(|(name, id)| Some((*id, (*payloads.get(name.as_str())?).clone())))
+        .filter_map(|member| Some((member.execution_id, (*payloads.get(member.name.as_str())?).clone())))
         .collect();
     let flow_id = submitted.flow_id;
     Box::new(move |execution| {
@@ -262,7 +262,10 @@ mod tests {
         let flow = FlowSubmission::new(Namespace::default_namespace())
             .execution(ExecutionSpec::new("a").payload(Bytes::from_static(b"work")));
         let id = ExecutionId::member(flow_id, "a", PartitionCount::DEFAULT);
-        let accept = what_was_submitted(&SubmittedFlow::new(flow_id, vec![("a".to_owned(), id)], false), &flow);
+        let accept = what_was_submitted(
+            &SubmittedFlow::new(flow_id, vec![SubmittedMember::new("a".to_owned(), id)], false),
+            &flow,
+        );
         assert!(accept(&claimed(Some(flow_id), "a", b"work")));
         assert!(!accept(&claimed(Some(flow_id), "a", b"other work")));
         assert!(!accept(&claimed(Some(flow_id), "b", b"work")));

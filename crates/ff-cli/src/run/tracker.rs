@@ -140,11 +140,11 @@ pub(crate) struct Tracker {
 impl Tracker {
     /// Of a flow that was just submitted; `max_attempts` of each member.
     pub(crate) fn new(flow: &SubmittedFlow, topology: FlowTopology, max_attempts: &[u32]) -> Self {
-        let mut members: Vec<_> = flow.executions.iter().map(|(name, _)| Member::new(name)).collect();
+        let mut members: Vec<_> = flow.executions.iter().map(|member| Member::new(&member.name)).collect();
         for (member, max_attempts) in members.iter_mut().zip(max_attempts) {
             member.max_attempts = *max_attempts;
         }
-        Self::of(members, flow.executions.iter().map(|(_, id)| *id), topology)
+        Self::of(members, flow.ids(), topology)
     }
 
     /// Of a flow that another run has left. Who needs whom is not known then.
@@ -293,7 +293,7 @@ impl Tracker {
 
 #[cfg(test)]
 mod tests {
-    use ff_core::{ExecutionSpec, FlowId, FlowSubmission, Namespace, PartitionCount};
+    use ff_core::{ExecutionSpec, FlowId, FlowSubmission, Namespace, PartitionCount, SubmittedMember};
 
     use super::*;
 
@@ -304,7 +304,8 @@ mod tests {
             .execution(ExecutionSpec::new("a"))
             .execution(ExecutionSpec::new("b").needs(["a"]));
         let id = FlowId::generate();
-        let member = |name: &str| (name.to_owned(), ExecutionId::member(id, name, PartitionCount::DEFAULT));
+        let member =
+            |name: &str| SubmittedMember::new(name.into(), ExecutionId::member(id, name, PartitionCount::DEFAULT));
         let submitted = SubmittedFlow::new(id, vec![member("a"), member("b")], false);
         Tracker::new(&submitted, flow.topology().unwrap(), &[1, 3])
     }
@@ -407,10 +408,12 @@ mod tests {
     fn executions_that_ended_before_a_run_resumed_count_and_may_arrive_once_more() {
         let mut flow =
             FlowSnapshot::new(FlowId::generate(), Namespace::default_namespace(), ff_core::FlowState::Running);
-        let member = |name: &str, state| ff_core::MemberSnapshot {
-            name: name.to_owned(),
-            execution_id: ExecutionId::member(flow.flow_id, name, PartitionCount::DEFAULT),
-            state,
+        let member = |name: &str, state| {
+            ff_core::MemberSnapshot::new(
+                name.to_owned(),
+                ExecutionId::member(flow.flow_id, name, PartitionCount::DEFAULT),
+                state,
+            )
         };
         flow.members = vec![member("a", ff_core::PublicState::Success), member("b", ff_core::PublicState::Waiting)];
         let mut tracker = Tracker::resumed(&flow);

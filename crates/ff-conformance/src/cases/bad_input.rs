@@ -40,7 +40,7 @@ pub async fn an_id_of_another_deployment_is_refused(backend: Backend) {
 
 pub async fn a_result_beyond_the_limit_is_refused_and_the_lease_stays_valid(backend: Backend) {
     let fixture = Fixture::new(backend);
-    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
+    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id;
     let claimed = fixture.claim(id).await;
     let large = vec![0; limits::PAYLOAD_BYTES + 1];
     let error = fixture.backend.complete(&claimed.lease, large.into()).await.expect_err("it is refused");

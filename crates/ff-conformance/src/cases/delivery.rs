@@ -11,7 +11,7 @@ use crate::fixture::{Fixture, is_silent, next, take};
 pub async fn a_completion_committed_right_after_subscribing_is_delivered(backend: Backend) {
     let fixture = Fixture::new(backend);
     for _ in 0..50 {
-        let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
+        let id = fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id;
         let claimed = fixture.claim(id).await;
         let mut stream = fixture.backend.subscribe_completions().await.expect("subscribed");
         fixture.backend.complete(&claimed.lease, Bytes::new()).await.expect("completed");
@@ -27,7 +27,7 @@ pub async fn a_completion_has_the_attributes_and_the_outcome_of_its_execution(ba
     let mut flow = fixture.flow(&[("good", &[]), ("bad", &["good"])]);
     flow.executions[0].tags = tags.clone();
     let submitted = fixture.submit(&flow).await;
-    let (good, bad) = (submitted.executions[0].1, submitted.executions[1].1);
+    let (good, bad) = (submitted.executions[0].execution_id, submitted.executions[1].execution_id);
 
     let claimed = fixture.claim(good).await;
     fixture.backend.complete(&claimed.lease, Bytes::from_static(b"{\"n\":1}\n")).await.expect("completed");
@@ -57,9 +57,9 @@ pub async fn every_subscription_gets_every_completion_once_and_in_commit_order(b
     let mut committed: HashMap<_, Vec<_>> = HashMap::new();
     for _ in 0..20 {
         let flow = fixture.submit_members(&[("a", &[]), ("b", &["a"]), ("c", &["a"])]).await;
-        for (_, id) in &flow.executions {
-            fixture.complete(*id).await;
-            committed.entry(flow.flow_id).or_default().push(*id);
+        for id in flow.ids() {
+            fixture.complete(id).await;
+            committed.entry(flow.flow_id).or_default().push(id);
         }
     }
     for stream in &mut streams {
@@ -95,7 +95,7 @@ pub async fn a_slow_reader_gets_everything_and_delays_nobody(backend: Backend) {
         let members: Vec<_> = names.iter().map(|name| (name.as_str(), &[] as &[&str])).collect();
         let flow = fixture.submit_members(&members).await;
         fixture.backend.cancel_flow(flow.flow_id, "enough").await.expect("cancelled");
-        expected.extend(flow.executions.iter().map(|(_, id)| *id));
+        expected.extend(flow.ids());
         // The quick reader keeps up although the slow one has not read anything.
         take(&mut quick, MEMBERS).await;
     }
@@ -124,7 +124,7 @@ pub async fn a_large_result_is_announced_by_its_length(backend: Backend) {
     let mut stream = fixture.backend.subscribe_completions().await.expect("subscribed");
     let results = [Bytes::from(vec![b'x'; 100_000]), Bytes::from_static(b"\xff\xfe not text")];
     for result in results {
-        let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
+        let id = fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id;
         let claimed = fixture.claim(id).await;
         fixture.backend.complete(&claimed.lease, result.clone()).await.expect("completed");
         let seen = next(&mut stream).await;

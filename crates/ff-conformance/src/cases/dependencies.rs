@@ -23,12 +23,12 @@ pub async fn a_dependent_starts_only_when_all_its_needs_succeeded(backend: Backe
     let fixture = Fixture::new(backend);
     let flow = fixture.submit_members(&[("a", &[]), ("b", &[]), ("c", &["a", "b"])]).await;
     assert_eq!(states(&fixture, &flow).await, [Waiting, Waiting, Blocked]);
-    fixture.complete(flow.executions[0].1).await;
-    assert_eq!(fixture.state(flow.executions[2].1).await, Blocked);
-    assert_eq!(fixture.describe(flow.executions[2].1).await.unmet_needs, 1);
-    fixture.complete(flow.executions[1].1).await;
-    assert_eq!(fixture.state(flow.executions[2].1).await, Waiting);
-    fixture.complete(flow.executions[2].1).await;
+    fixture.complete(flow.executions[0].execution_id).await;
+    assert_eq!(fixture.state(flow.executions[2].execution_id).await, Blocked);
+    assert_eq!(fixture.describe(flow.executions[2].execution_id).await.unmet_needs, 1);
+    fixture.complete(flow.executions[1].execution_id).await;
+    assert_eq!(fixture.state(flow.executions[2].execution_id).await, Waiting);
+    fixture.complete(flow.executions[2].execution_id).await;
     assert_eq!(states(&fixture, &flow).await, [Success, Success, Success]);
     let ended = fixture.backend.describe_flow(flow.flow_id).await.expect("it exists");
     assert_eq!(ended.state, FlowState::Success);
@@ -41,8 +41,8 @@ pub async fn a_failed_need_skips_all_dependents_behind_it(backend: Backend) {
     let mut stream = fixture.backend.subscribe_completions().await.expect("subscribed");
     let flow =
         fixture.submit_members(&[("a", &[]), ("b", &["a"]), ("c", &["b"]), ("d", &["c", "e"]), ("e", &[])]).await;
-    fixture.fail(flow.executions[0].1).await;
-    fixture.complete(flow.executions[4].1).await;
+    fixture.fail(flow.executions[0].execution_id).await;
+    fixture.complete(flow.executions[4].execution_id).await;
     assert_eq!(states(&fixture, &flow).await, [Failed, Skipped, Skipped, Skipped, Success]);
     let ended = fixture.backend.describe_flow(flow.flow_id).await.expect("it exists");
     assert_eq!(ended.state, FlowState::Failed);
@@ -62,12 +62,12 @@ pub async fn completions_follow_the_order_of_the_dependencies(backend: Backend) 
     }
     let topology = flow.topology().expect("it has no cycle");
     let submitted = fixture.submit(&flow).await;
-    for (_, id) in &submitted.executions {
-        fixture.complete(*id).await;
+    for id in submitted.ids() {
+        fixture.complete(id).await;
     }
     let mut seen = HashSet::new();
     for completion in take(&mut stream, names.len()).await {
-        let index = submitted.executions.iter().position(|(_, id)| *id == completion.execution_id).expect("a member");
+        let index = submitted.ids().position(|id| id == completion.execution_id).expect("a member");
         assert!(topology.needs[index].iter().all(|need| seen.contains(need)), "{index} came before what it needs");
         assert!(seen.insert(index), "{index} came twice");
     }
@@ -77,7 +77,7 @@ pub async fn a_fan_out_beyond_the_bound_of_a_call_is_promoted_completely(backend
     let fixture = Fixture::new(backend);
     let mut stream = fixture.backend.subscribe_completions().await.expect("subscribed");
     let flow = fixture.submit(&fan_out(&fixture, 999)).await;
-    let root = flow.executions[0].1;
+    let root = flow.executions[0].execution_id;
     fixture.complete(root).await;
     assert!(take(&mut stream, 1).await[0].dependents_pending, "the completion says that dependents are left");
     fixture.resolve_all(root.partition()).await;
@@ -88,7 +88,7 @@ pub async fn a_skip_beyond_the_bound_of_a_call_reaches_all_dependents(backend: B
     let fixture = Fixture::new(backend);
     let mut stream = fixture.backend.subscribe_completions().await.expect("subscribed");
     let flow = fixture.submit(&fan_out(&fixture, 999)).await;
-    let root = flow.executions[0].1;
+    let root = flow.executions[0].execution_id;
     fixture.fail(root).await;
     fixture.resolve_all(root.partition()).await;
     assert!(states(&fixture, &flow).await[1..].iter().all(|state| *state == PublicState::Skipped));
@@ -109,9 +109,9 @@ pub async fn the_largest_flow_is_accepted_as_a_whole(backend: Backend) {
     let submitted = fixture.submit(&flow).await;
     let described = fixture.backend.describe_flow(submitted.flow_id).await.expect("it exists");
     assert_eq!(described.members.len(), 1_000);
-    for (_, id) in &submitted.executions[..50] {
-        fixture.complete(*id).await;
+    for id in submitted.ids().take(50) {
+        fixture.complete(id).await;
     }
-    assert_eq!(fixture.state(submitted.executions[50].1).await, PublicState::Waiting);
-    assert_eq!(fixture.state(submitted.executions[100].1).await, PublicState::Blocked);
+    assert_eq!(fixture.state(submitted.executions[50].execution_id).await, PublicState::Waiting);
+    assert_eq!(fixture.state(submitted.executions[100].execution_id).await, PublicState::Blocked);
 }

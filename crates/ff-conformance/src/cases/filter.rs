@@ -31,7 +31,7 @@ impl TenantsAndTags {
                 for color in [Some("blue"), Some("bluer"), None] {
                     let tags = Tags::new(color.map(|color| ("color", color))).expect("valid tags");
                     let flow = FlowSubmission::new(namespace.clone()).execution(self.fixture.spec("a").tags(tags));
-                    let id = self.fixture.submit(&flow).await.executions[0].1;
+                    let id = self.fixture.submit(&flow).await.executions[0].execution_id;
                     self.fixture.complete(id).await;
                     ended.push((id, tenant, color));
                 }
@@ -55,20 +55,20 @@ impl TenantsAndTags {
 
 pub async fn a_namespace_filter_passes_its_tenant_only(backend: Backend) {
     let cases = TenantsAndTags::new(backend);
-    let filter = ScannerFilter::new().with_namespace(cases.tenants[0].clone());
+    let filter = ScannerFilter::new().namespace(cases.tenants[0].clone());
     let mut stream = cases.subscribe(&filter).await;
     cases.expect(&mut stream, |tenant, _| tenant == 0).await;
 }
 
 pub async fn a_tag_filter_passes_exactly_its_value(backend: Backend) {
     let cases = TenantsAndTags::new(backend);
-    let mut stream = cases.subscribe(&ScannerFilter::new().with_instance_tag("color", "blue")).await;
+    let mut stream = cases.subscribe(&ScannerFilter::new().instance_tag("color", "blue")).await;
     cases.expect(&mut stream, |_, color| color == Some("blue")).await;
 }
 
 pub async fn both_conditions_of_a_filter_must_hold(backend: Backend) {
     let cases = TenantsAndTags::new(backend);
-    let filter = ScannerFilter::new().with_namespace(cases.tenants[1].clone()).with_instance_tag("color", "bluer");
+    let filter = ScannerFilter::new().namespace(cases.tenants[1].clone()).instance_tag("color", "bluer");
     let mut stream = cases.subscribe(&filter).await;
     cases.expect(&mut stream, |tenant, color| tenant == 1 && color == Some("bluer")).await;
 }

@@ -17,7 +17,7 @@ async fn end_many(fixture: &Fixture, namespace: &Namespace) -> Vec<ExecutionId> 
             .fold(FlowSubmission::new(namespace.clone()), |flow, n| flow.execution(fixture.spec(&n.to_string())));
         let flow = fixture.submit(&flow).await;
         fixture.backend.cancel_flow(flow.flow_id, "enough").await.expect("cancelled");
-        ended.extend(flow.executions.iter().map(|(_, id)| *id));
+        ended.extend(flow.ids());
     }
     ended.sort_unstable();
     ended
@@ -37,7 +37,7 @@ async fn expect(fixture: &Fixture, stream: &mut CompletionStream, expected: &[Ex
 pub async fn a_slow_reader_with_a_filter_gets_every_completion_that_passes(backend: Backend) {
     let fixture = Fixture::new(backend);
     let other: Namespace = name(&format!("{}-other", fixture.namespace));
-    let filter = ScannerFilter::new().with_namespace(fixture.namespace.clone());
+    let filter = ScannerFilter::new().namespace(fixture.namespace.clone());
     let mut slow = fixture.backend.subscribe_completions_filtered(&filter).await.expect("subscribed");
     end_many(&fixture, &other).await;
     let expected = end_many(&fixture, &fixture.namespace).await;

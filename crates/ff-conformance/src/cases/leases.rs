@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use ff_core::{ClaimId, ExecutionId, Failure, Outcome, PublicState, ReleaseOutcome, RenewOutcome, WorkSignal};
+use ff_core::{
+    ClaimId, ExecutionId, Failure, Outcome, PublicState,
+    backend::{ReleaseOutcome, RenewOutcome, WorkSignal},
+};
 use futures::StreamExt;
 
 use super::Backend;
@@ -14,7 +17,7 @@ const LONG: Duration = Duration::from_secs(600);
 
 pub async fn a_worker_whose_lease_expired_is_fenced(backend: Backend) {
     let fixture = Fixture::new(backend);
-    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
+    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id;
     let first = fixture.claim_for(id, SHORT).await;
     fixture.sweep_until(id, PublicState::Waiting).await;
     let second = fixture.claim_for(id, LONG).await;
@@ -27,7 +30,7 @@ pub async fn a_worker_whose_lease_expired_is_fenced(backend: Backend) {
 
 pub async fn a_renewed_lease_does_not_expire(backend: Backend) {
     let fixture = Fixture::new(backend);
-    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
+    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id;
     let claimed = fixture.claim_for(id, SHORT).await;
     let renewed = fixture.backend.renew(&[claimed.lease], LONG).await.expect("answered");
     assert_eq!(renewed, [RenewOutcome::Renewed]);
@@ -40,7 +43,7 @@ pub async fn too_many_expired_leases_end_an_execution(backend: Backend) {
     let fixture = Fixture::new(backend);
     let mut flow = fixture.flow(&[("a", &[])]);
     flow.executions[0].max_lease_expiries = 2;
-    let id = fixture.submit(&flow).await.executions[0].1;
+    let id = fixture.submit(&flow).await.executions[0].execution_id;
     fixture.claim_confirmed(id, SHORT).await;
     fixture.sweep_until(id, PublicState::Waiting).await;
     fixture.claim_confirmed(id, SHORT).await;
@@ -51,7 +54,7 @@ pub async fn too_many_expired_leases_end_an_execution(backend: Backend) {
 pub async fn a_repeated_completion_by_the_holder_gives_the_same_reply(backend: Backend) {
     let fixture = Fixture::new(backend);
     let mut stream = fixture.backend.subscribe_completions().await.expect("subscribed");
-    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
+    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id;
     let claimed = fixture.claim(id).await;
     for _ in 0..3 {
         fixture.backend.complete(&claimed.lease, Bytes::from_static(b"r")).await.expect("the same reply");
@@ -65,7 +68,8 @@ pub async fn a_repeated_completion_by_the_holder_gives_the_same_reply(backend: B
 pub async fn a_lost_lease_is_reported_at_renewal(backend: Backend) {
     let fixture = Fixture::new(backend);
     let flow = fixture.submit_members(&[("a", &[]), ("b", &[])]).await;
-    let (a, b) = (fixture.claim(flow.executions[0].1).await, fixture.claim(flow.executions[1].1).await);
+    let (a, b) =
+        (fixture.claim(flow.executions[0].execution_id).await, fixture.claim(flow.executions[1].execution_id).await);
     fixture.backend.cancel_execution(a.lease.execution_id, "enough").await.expect("cancelled");
     let outcomes = fixture.backend.renew(&[a.lease, b.lease], LONG).await.expect("answered");
     assert_eq!(outcomes, [RenewOutcome::LeaseLost, RenewOutcome::Renewed]);
@@ -75,7 +79,8 @@ pub async fn a_lost_lease_is_reported_at_renewal(backend: Backend) {
 pub async fn a_lost_lease_is_reported_when_it_is_given_back(backend: Backend) {
     let fixture = Fixture::new(backend);
     let flow = fixture.submit_members(&[("a", &[]), ("b", &[])]).await;
-    let (a, b) = (fixture.claim(flow.executions[0].1).await, fixture.claim(flow.executions[1].1).await);
+    let (a, b) =
+        (fixture.claim(flow.executions[0].execution_id).await, fixture.claim(flow.executions[1].execution_id).await);
     fixture.backend.cancel_execution(a.lease.execution_id, "enough").await.expect("cancelled");
     let outcomes = fixture.backend.release(&[a.lease, b.lease]).await.expect("answered");
     assert_eq!(outcomes, [ReleaseOutcome::LeaseLost, ReleaseOutcome::Released]);
@@ -86,7 +91,7 @@ pub async fn an_unconfirmed_lease_expires_without_being_counted(backend: Backend
     let mut flow = fixture.flow(&[("a", &[])]);
     flow.executions[0].max_lease_expiries = 1;
     flow.executions[0].timeout = Some(SHORT / 2);
-    let id = fixture.submit(&flow).await.executions[0].1;
+    let id = fixture.submit(&flow).await.executions[0].execution_id;
     for unconfirmed in 0..3 {
         assert_eq!(fixture.claim_for(id, SHORT).await.unconfirmed_leases, unconfirmed, "the claim reports it");
         fixture.sweep_until(id, PublicState::Waiting).await;
@@ -99,7 +104,7 @@ pub async fn an_unconfirmed_lease_expires_without_being_counted(backend: Backend
 pub async fn a_repeated_claim_gets_the_same_executions(backend: Backend) {
     let fixture = Fixture::new(backend);
     let flow = fixture.submit_members(&[("a", &[]), ("b", &[]), ("c", &[]), ("d", &[])]).await;
-    let partition = flow.executions[0].1.partition();
+    let partition = flow.executions[0].execution_id.partition();
     let (first, other) = (Some(ClaimId::generate()), Some(ClaimId::generate()));
     let claimed = fixture.claim_as(first, partition, 3, LONG).await;
     assert_eq!(claimed.len(), 3);
@@ -119,7 +124,7 @@ pub async fn a_released_execution_goes_to_another_worker_at_once_and_nothing_is_
     let fixture = Fixture::new(backend);
     let mut flow = fixture.flow(&[("a", &[])]);
     flow.executions[0].max_lease_expiries = 1;
-    let id = fixture.submit(&flow).await.executions[0].1;
+    let id = fixture.submit(&flow).await.executions[0].execution_id;
     for attempt in 1..4 {
         let claimed = fixture.claim_confirmed(id, LONG).await;
         assert_eq!(claimed.lease.attempt, attempt);
@@ -136,7 +141,7 @@ pub async fn a_released_execution_goes_to_another_worker_at_once_and_nothing_is_
 
 pub async fn a_release_signals_a_waiting_process(backend: Backend) {
     let fixture = Fixture::new(backend);
-    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
+    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id;
     let claimed = fixture.claim(id).await;
     let mut signals = fixture.backend.work_signals(&fixture.lane).await.expect("subscribed");
     fixture.backend.await_work(&fixture.lane, &[id.partition()]).await.expect("answered");
@@ -151,7 +156,7 @@ pub async fn a_reported_failure_resets_the_count_of_expired_leases(backend: Back
     flow.executions[0].max_lease_expiries = 2;
     flow.executions[0] = flow.executions[0].clone().attempts(5, ff_core::Backoff::default());
     flow.executions[0].backoff = ff_core::Backoff { initial: Duration::ZERO, max: Duration::ZERO };
-    let id = fixture.submit(&flow).await.executions[0].1;
+    let id = fixture.submit(&flow).await.executions[0].execution_id;
     for _ in 0..3 {
         fixture.claim_confirmed(id, SHORT).await;
         fixture.sweep_until(id, PublicState::Waiting).await;
@@ -162,7 +167,7 @@ pub async fn a_reported_failure_resets_the_count_of_expired_leases(backend: Back
 }
 
 /// Waits until this process is notified that it has lost the lease of an execution.
-async fn notified_of_loss(signals: &mut ff_core::WorkSignals, id: ExecutionId) {
+async fn notified_of_loss(signals: &mut ff_core::backend::WorkSignals, id: ExecutionId) {
     let wait = async {
         loop {
             let signal = signals.next().await.expect("signals never end");
@@ -180,7 +185,7 @@ pub async fn the_holder_of_a_lease_is_notified_when_another_caller_ends_its_exec
     let mut flow = fixture.flow(&[("cancelled", &[]), ("with its flow", &[]), ("expired", &[])]);
     flow.executions[2].deadline = Some(SHORT);
     let flow = fixture.submit(&flow).await;
-    let [cancelled, with_flow, expired] = [0, 1, 2].map(|index| flow.executions[index].1);
+    let [cancelled, with_flow, expired] = [0, 1, 2].map(|index| flow.executions[index].execution_id);
     fixture.claim(cancelled).await;
     fixture.backend.cancel_execution(cancelled, "enough").await.expect("cancelled");
     notified_of_loss(&mut signals, cancelled).await;

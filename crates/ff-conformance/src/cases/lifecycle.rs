@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ff_core::{
     EngineError, ExecutionId, ExecutionSubmission, FlowId, FlowState, FlowSubmission, LifecyclePhase, Outcome,
-    PublicState, SweepPolicy, WorkSignal,
+    PublicState, SweepPolicy, backend::WorkSignal,
 };
 use futures::StreamExt;
 
@@ -38,9 +38,9 @@ pub async fn a_repeated_submission_is_recognised_after_retention_and_does_not_ru
     let fixture = Fixture::new(backend);
     let flow = fixture.flow(&[("a", &[])]).idempotency_key("once");
     let submitted = fixture.submit(&flow).await;
-    let id = submitted.executions[0].1;
+    let id = submitted.executions[0].execution_id;
     fixture.complete(id).await;
-    let policy = SweepPolicy { retention: Duration::ZERO, ..SweepPolicy::default() };
+    let policy = SweepPolicy::retention(Duration::ZERO);
     let is_removed = async || {
         let _ = fixture.backend.sweep(&[id.partition()], &policy).await;
         fixture.backend.describe_execution(id).await.is_err()
@@ -61,7 +61,7 @@ pub async fn higher_priority_is_claimed_first_then_older(backend: Backend) {
     flow.executions[1].priority = 999;
     flow.executions[3].priority = 5;
     let submitted = fixture.submit(&flow).await;
-    let partition = submitted.executions[0].1.partition();
+    let partition = submitted.executions[0].execution_id.partition();
     let mut order = Vec::new();
     while let Some(claimed) = fixture.claim_some(partition, 1, Duration::from_secs(60)).await.pop() {
         order.push(claimed.name);
@@ -73,7 +73,7 @@ pub async fn a_delayed_execution_waits_for_its_time(backend: Backend) {
     let fixture = Fixture::new(backend);
     let mut flow = fixture.flow(&[("a", &[])]);
     flow.executions[0].delay = Duration::from_millis(50);
-    let id = fixture.submit(&flow).await.executions[0].1;
+    let id = fixture.submit(&flow).await.executions[0].execution_id;
     assert_eq!(fixture.state(id).await, PublicState::Delayed);
     assert!(fixture.claim_some(id.partition(), 1, Duration::from_secs(60)).await.is_empty());
     fixture.sweep_until(id, PublicState::Waiting).await;
@@ -88,8 +88,8 @@ pub async fn a_deadline_ends_an_execution_that_nobody_claimed(backend: Backend) 
     let mut flow = fixture.flow(&[("a", &[]), ("b", &["a"])]);
     flow.executions[0].deadline = Some(Duration::from_millis(20));
     let submitted = fixture.submit(&flow).await;
-    fixture.sweep_until(submitted.executions[0].1, PublicState::Expired).await;
-    assert_eq!(fixture.state(submitted.executions[1].1).await, PublicState::Skipped);
+    fixture.sweep_until(submitted.executions[0].execution_id, PublicState::Expired).await;
+    assert_eq!(fixture.state(submitted.executions[1].execution_id).await, PublicState::Skipped);
     let flow = fixture.backend.describe_flow(submitted.flow_id).await.expect("it exists");
     assert_eq!(flow.state, FlowState::Failed);
 }
@@ -98,7 +98,7 @@ pub async fn a_deadline_ends_an_execution_that_is_running(backend: Backend) {
     let fixture = Fixture::new(backend);
     let mut flow = fixture.flow(&[("a", &[])]);
     flow.executions[0].deadline = Some(Duration::from_millis(20));
-    let id = fixture.submit(&flow).await.executions[0].1;
+    let id = fixture.submit(&flow).await.executions[0].execution_id;
     let claimed = fixture.claim(id).await;
     fixture.sweep_until(id, PublicState::Expired).await;
     let late = fixture.backend.complete(&claimed.lease, Bytes::new()).await;
@@ -110,11 +110,11 @@ pub async fn a_repeated_submission_under_one_key_is_the_same_flow(backend: Backe
     let fixture = Fixture::new(backend);
     let flow = fixture.flow(&[("a", &[]), ("b", &["a"])]).idempotency_key("order-7");
     let first = fixture.submit(&flow).await;
-    fixture.complete(first.executions[0].1).await;
+    fixture.complete(first.executions[0].execution_id).await;
     let again = fixture.submit(&flow).await;
     assert!(!first.already_submitted && again.already_submitted);
     assert_eq!((first.flow_id, &first.executions), (again.flow_id, &again.executions));
-    assert_eq!(fixture.state(first.executions[0].1).await, PublicState::Success);
+    assert_eq!(fixture.state(first.executions[0].execution_id).await, PublicState::Success);
 
     let solo = ExecutionSubmission::new(fixture.namespace.clone(), fixture.spec("s")).idempotency_key("k");
     let first = fixture.backend.submit_execution(&solo).await.expect("accepted");
@@ -148,19 +148,20 @@ pub async fn a_flow_beyond_one_call_is_there_once_and_whole_whoever_submits_it(b
     let refused = fixture.backend.submit_flow(&beyond_one_call(&fixture, "y")).await;
     assert!(matches!(refused, Err(EngineError::Conflict { .. })), "{refused:?}");
     let found = fixture.backend.describe_flow(one.flow_id).await.expect("it exists");
-    let names: Vec<_> = found.members.iter().map(|member| (member.name.clone(), member.execution_id)).collect();
-    assert_eq!(names, one.executions);
+    let members: Vec<_> = found.members.iter().map(|member| (&member.name, member.execution_id)).collect();
+    let submitted: Vec<_> = one.executions.iter().map(|member| (&member.name, member.execution_id)).collect();
+    assert_eq!(members, submitted);
     // Nothing is claimed before, and a claim takes all that it finds.
-    for (_, id) in one.executions.iter().skip(9).step_by(10) {
-        fixture.sweep_until(*id, PublicState::Waiting).await;
+    for id in one.ids().skip(9).step_by(10) {
+        fixture.sweep_until(id, PublicState::Waiting).await;
     }
-    for (index, (name, id)) in one.executions.iter().enumerate() {
-        let claimed = fixture.claim(*id).await;
-        assert_eq!((&claimed.name, claimed.payload.len()), (name, 8 << 10));
+    for (index, member) in one.executions.iter().enumerate() {
+        let claimed = fixture.claim(member.execution_id).await;
+        assert_eq!((&claimed.name, claimed.payload.len()), (&member.name, 8 << 10));
         fixture.backend.complete(&claimed.lease, Bytes::new()).await.expect("the owner may complete");
         if index == 0 {
             // More than one call promotes.
-            fixture.resolve_all(id.partition()).await;
+            fixture.resolve_all(member.execution_id.partition()).await;
         }
     }
     let ended = fixture.backend.describe_flow(one.flow_id).await.expect("it exists");
@@ -199,7 +200,8 @@ pub async fn work_of_another_lane_is_not_claimed(backend: Backend) {
     // The name of one lane is a prefix of the other's.
     flow.executions[1].lane = name(&format!("{}-other", fixture.lane));
     let submitted = fixture.submit(&flow).await;
-    let claimed = fixture.claim_some(submitted.executions[0].1.partition(), 10, Duration::from_secs(60)).await;
+    let claimed =
+        fixture.claim_some(submitted.executions[0].execution_id.partition(), 10, Duration::from_secs(60)).await;
     assert_eq!(claimed.iter().map(|claimed| claimed.name.as_str()).collect::<Vec<_>>(), ["a"]);
 }
 
@@ -209,7 +211,7 @@ pub async fn a_waiting_process_is_signalled_when_work_arrives(backend: Backend) 
     let partitions: Vec<_> = fixture.backend.partition_count().partitions().collect();
     let ready = fixture.backend.await_work(&fixture.lane, &partitions).await.expect("answered");
     assert!(ready.is_empty());
-    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].1;
+    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id;
     let wait = async {
         // Signals for all partitions may come before; the one that names the partition must come too.
         while signals.next().await.expect("signals never end") != WorkSignal::Ready(id.partition()) {}

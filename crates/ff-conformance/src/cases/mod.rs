@@ -13,7 +13,6 @@ pub mod lifecycle;
 pub mod retries;
 pub mod subscription;
 pub mod timers;
-pub mod waiting;
 
 use std::sync::Arc;
 

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use ff_core::{Backoff, ExecutionId, FailOutcome, Failure, PublicState, RenewOutcome};
+use ff_core::{
+    Backoff, ExecutionId, Failure, PublicState,
+    backend::{FailOutcome, RenewOutcome},
+};
 
 use super::Backend;
 use crate::fixture::{Fixture, within};
@@ -15,7 +18,7 @@ async fn submit(fixture: &Fixture, attempts: u32, timeout: Option<Duration>) -> 
     let mut flow = fixture.flow(&[("a", &[])]);
     flow.executions[0] = flow.executions[0].clone().attempts(attempts, BACKOFF);
     flow.executions[0].timeout = timeout;
-    fixture.submit(&flow).await.executions[0].1
+    fixture.submit(&flow).await.executions[0].execution_id
 }
 
 async fn fail(fixture: &Fixture, id: ExecutionId, failure: &Failure) -> FailOutcome {
@@ -118,7 +121,7 @@ pub async fn executions_that_fail_together_are_retried_at_different_times(backen
     for _ in 0..8 {
         let mut flow = fixture.flow(&[("a", &[])]);
         flow.executions[0] = flow.executions[0].clone().attempts(2, backoff);
-        let id = fixture.submit(&flow).await.executions[0].1;
+        let id = fixture.submit(&flow).await.executions[0].execution_id;
         let outcome = fail(&fixture, id, &Failure::retryable("flaky")).await;
         let FailOutcome::Retry { after } = outcome else { panic!("{outcome:?}") };
         assert!((8..=10).contains(&after.as_secs()), "{after:?}");

@@ -44,7 +44,7 @@ async fn end_many(fixture: &Fixture, count: usize) -> BTreeSet<ExecutionId> {
     let members: Vec<_> = names.iter().map(|name| (name.as_str(), &[] as &[&str])).collect();
     let flow = fixture.submit_members(&members).await;
     fixture.backend.cancel_flow(flow.flow_id, "enough").await.expect("cancelled");
-    flow.executions.iter().map(|(_, id)| *id).collect()
+    flow.ids().collect()
 }
 
 pub async fn the_earliest_start_replays_the_logs_and_reports_the_end_of_the_replay(backend: Backend) {
@@ -83,7 +83,7 @@ pub async fn a_cursor_resumes_right_after_the_last_delivered_completion(backend:
 pub async fn a_cursor_advances_past_completions_that_the_filter_rejects(backend: Backend) {
     let fixture = Fixture::new(backend);
     let nobody = Namespace::new(&format!("{}-nobody", fixture.namespace)).expect("a name");
-    let filter = ScannerFilter::new().with_namespace(nobody);
+    let filter = ScannerFilter::new().namespace(nobody);
     let mut subscription = subscribe(&fixture, SubscribeOptions::new().filter(filter)).await;
     let mut ended = end_many(&fixture, 3).await;
     ended.insert(fixture.end_one().await);
@@ -129,10 +129,10 @@ pub async fn solo_executions_are_delivered_to_subscriptions_of_their_scope(backe
 pub async fn a_subscription_to_certain_executions_gets_only_those(backend: Backend) {
     let fixture = Fixture::new(backend);
     let flow = fixture.submit_members(&[("a", &[]), ("b", &[]), ("c", &["a", "b"])]).await;
-    let wanted = [flow.executions[1].1, flow.executions[2].1];
+    let wanted = [flow.executions[1].execution_id, flow.executions[2].execution_id];
     let mut subscription = subscribe(&fixture, SubscribeOptions::new().only(wanted)).await;
-    for (_, id) in &flow.executions {
-        fixture.complete(*id).await;
+    for id in flow.ids() {
+        fixture.complete(id).await;
     }
     assert_eq!(completions(&mut subscription, 2).await, wanted);
 }
@@ -140,7 +140,7 @@ pub async fn a_subscription_to_certain_executions_gets_only_those(backend: Backe
 pub async fn a_filter_decides_the_same_live_and_on_replay(backend: Backend) {
     let fixture = Fixture::new(backend);
     let other = Fixture::new(fixture.backend.clone());
-    let options = SubscribeOptions::new().filter(ScannerFilter::new().with_namespace(fixture.namespace.clone()));
+    let options = SubscribeOptions::new().filter(ScannerFilter::new().namespace(fixture.namespace.clone()));
     let mut live = subscribe(&fixture, options.clone()).await;
     let mut ours = Vec::new();
     for _ in 0..4 {

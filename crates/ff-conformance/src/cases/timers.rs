@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use ff_core::{
-    Backoff, EngineId, ExecutionId, Failure, FlowSubmission, TimerSignal, TimerSignals, limits::TIMER_HORIZON,
+    Backoff, EngineId, ExecutionId, Failure, FlowSubmission,
+    backend::{TimerSignal, TimerSignals},
+    limits::TIMER_HORIZON,
 };
 use futures::{FutureExt, StreamExt};
 
@@ -40,7 +42,7 @@ async fn due_within(signals: &mut TimerSignals, ids: &[ExecutionId], limit: Dura
 async fn submit_to_partitions(fixture: &Fixture, flow: &FlowSubmission) -> Vec<ExecutionId> {
     let mut ids = Vec::new();
     for _ in 0..PARTITIONS {
-        ids.push(fixture.submit(flow).await.executions[0].1);
+        ids.push(fixture.submit(flow).await.executions[0].execution_id);
     }
     ids
 }

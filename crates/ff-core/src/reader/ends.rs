@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use crate::{EntryId, Predecessor};
+use crate::{EntryId, reader::Predecessor};
 
 /// The last entries of a log's epochs, newest first, and whether these are all epochs that the log has had.
 ///

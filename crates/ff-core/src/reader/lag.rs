@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::EpochEnds;
-use crate::{Lag, LogCursor};
+use crate::{Lag, reader::LogCursor};
 
 /// The figures of a log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs, reason = "complete by definition")]
 pub struct LogFacts {
     /// The ends of its epochs.
     pub ends: EpochEnds,
@@ -26,6 +27,7 @@ pub struct LogFacts {
 
 /// The limits of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs, reason = "complete by definition")]
 pub struct LogLimits {
     /// The number of newest entries that it keeps.
     pub entries: u64,
@@ -33,22 +35,22 @@ pub struct LogLimits {
     pub bytes: u64,
 }
 
-impl Lag {
-    /// Adds the entries of one log that `cursor` has not read. The log keeps entries within `limits` and not older than
-    /// `retention`; `now` is the server's time (ms).
-    pub fn include(&mut self, cursor: &LogCursor, facts: &LogFacts, now: u64, limits: LogLimits, retention: Duration) {
-        let unread = cursor.unread(&facts.ends).min(facts.len);
+impl LogFacts {
+    /// Adds to `lag` the entries of the log that `cursor` has not read. The log keeps entries within `limits` and not
+    /// older than `retention`; `now` is the server's time (ms).
+    pub fn add_to(&self, lag: &mut Lag, cursor: &LogCursor, now: u64, limits: LogLimits, retention: Duration) {
+        let unread = cursor.unread(&self.ends).min(self.len);
         if unread == 0 {
             return;
         }
-        self.events += unread;
-        let age = facts.unread_at.map(|at| Duration::from_millis(now.saturating_sub(at)));
-        self.oldest_unread = self.oldest_unread.max(age);
+        lag.events += unread;
+        let age = self.unread_at.map(|at| Duration::from_millis(now.saturating_sub(at)));
+        lag.oldest_unread = lag.oldest_unread.max(age);
         let by_age = age.map(|age| retention.saturating_sub(age));
-        let by_count = growth(facts, facts.len, limits.entries.saturating_sub(unread));
-        let by_bytes = growth(facts, facts.bytes, limits.bytes.saturating_sub(facts.unread_bytes));
+        let by_count = growth(self, self.len, limits.entries.saturating_sub(unread));
+        let by_bytes = growth(self, self.bytes, limits.bytes.saturating_sub(self.unread_bytes));
         let until = [by_age, by_count, by_bytes].into_iter().flatten().min();
-        self.until_forgotten = [self.until_forgotten, until].into_iter().flatten().min();
+        lag.until_forgotten = [lag.until_forgotten, until].into_iter().flatten().min();
     }
 }
 
@@ -75,7 +77,13 @@ mod tests {
 
     fn measured(cursor: &LogCursor, facts: &LogFacts) -> Lag {
         let mut lag = Lag::default();
-        lag.include(cursor, facts, 10_000, LogLimits { entries: 1_000, bytes: 1_000_000 }, Duration::from_secs(3600));
+        facts.add_to(
+            &mut lag,
+            cursor,
+            10_000,
+            LogLimits { entries: 1_000, bytes: 1_000_000 },
+            Duration::from_secs(3600),
+        );
         lag
     }
 

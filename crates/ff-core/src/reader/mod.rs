@@ -21,15 +21,17 @@
 
 mod ends;
 mod lag;
+mod predecessor;
 mod reading;
 
 use std::sync::Arc;
 
 pub use ends::EpochEnds;
 pub use lag::{LogFacts, LogLimits};
+pub use predecessor::Predecessor;
 pub use reading::{LogReading, Step};
 
-use crate::{EntryId, Predecessor};
+use crate::EntryId;
 
 /// How many epochs a cursor remembers in addition to its current one. An older duplicate only costs one read of the
 /// log; a rewrite that reaches further back is declared from the log's beginning.
@@ -37,6 +39,7 @@ const REMEMBERED_EPOCHS: usize = 8;
 
 /// What a reader does with an entry that it observes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums, reason = "complete by definition")]
 pub enum Verdict {
     /// It is the next one.
     Deliver,

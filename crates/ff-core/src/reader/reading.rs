@@ -12,13 +12,17 @@
 //!    removed, a gap, [`GapCause::Trimmed`].
 
 use super::EpochEnds;
-use crate::{EntryId, Gap, GapCause, LogCursor, LogId, Predecessor};
+use crate::{
+    EntryId, Gap, GapCause, LogId,
+    reader::{LogCursor, Predecessor},
+};
 
 /// How often the epochs are fetched for an entry that they do not contain.
 const LOOKS: u32 = 2;
 
 /// What to do with an entry that was read from the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums, reason = "complete by definition")]
 pub enum Step {
     /// It is the next one; the entries of this range are missing before it. The cursor has moved.
     Deliver(Option<Gap>),
@@ -146,7 +150,7 @@ impl LogReading {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Partition, Scope, Verdict};
+    use crate::{Partition, Scope, reader::Verdict};
 
     const LOG: LogId = LogId { partition: Partition::new(3), scope: Scope::Flows };
 

@@ -23,7 +23,7 @@ use crate::{EngineError, ExecutionId, FlowId, Namespace, error::shown};
 /// assert_eq!(flow.topology()?.needs[2], [1]);
 /// # Ok::<(), ff_core::EngineError>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FlowSubmission {
     /// The tenant.
@@ -105,7 +105,7 @@ impl FlowSubmission {
 }
 
 /// One execution that does not belong to a flow.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExecutionSubmission {
     /// The tenant.
@@ -148,13 +148,13 @@ impl ExecutionSubmission {
 }
 
 /// A flow that the backend has accepted.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SubmittedFlow {
     /// Its id.
     pub flow_id: FlowId,
-    /// Its members, name and id, in the order of the submission.
-    pub executions: Vec<(String, ExecutionId)>,
+    /// Its members, in the order of the submission.
+    pub executions: Vec<SubmittedMember>,
     /// Whether an earlier call had submitted it already (same idempotency key, same content).
     pub already_submitted: bool,
 }
@@ -162,19 +162,42 @@ pub struct SubmittedFlow {
 impl SubmittedFlow {
     /// What a backend answers.
     #[must_use]
-    pub const fn new(flow_id: FlowId, executions: Vec<(String, ExecutionId)>, already_submitted: bool) -> Self {
+    pub const fn new(flow_id: FlowId, executions: Vec<SubmittedMember>, already_submitted: bool) -> Self {
         Self { flow_id, executions, already_submitted }
+    }
+
+    /// The ids of its members, in the order of the submission.
+    pub fn ids(&self) -> impl Iterator<Item = ExecutionId> + '_ {
+        self.executions.iter().map(|member| member.execution_id)
     }
 
     /// The id of the member with this name.
     #[must_use]
     pub fn execution(&self, name: &str) -> Option<ExecutionId> {
-        self.executions.iter().find(|(member, _)| member == name).map(|(_, id)| *id)
+        self.executions.iter().find(|member| member.name == name).map(|member| member.execution_id)
+    }
+}
+
+/// A member of a [`SubmittedFlow`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SubmittedMember {
+    /// Its name within the flow.
+    pub name: String,
+    /// Its id.
+    pub execution_id: ExecutionId,
+}
+
+impl SubmittedMember {
+    /// What a backend answers.
+    #[must_use]
+    pub const fn new(name: String, execution_id: ExecutionId) -> Self {
+        Self { name, execution_id }
     }
 }
 
 /// A solo execution that the backend has accepted.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SubmittedExecution {
     /// Its id.

@@ -12,6 +12,7 @@ use crate::{EngineError, LaneId, Tags, error::shown};
 /// derived from the execution's id and the number of its failures, so that executions that failed together do not all
 /// retry at the same moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs, reason = "complete by definition")]
 pub struct Backoff {
     /// The wait after the first failure.
     pub initial: Duration,
@@ -32,7 +33,7 @@ pub const KIND_TAG: &str = "kind";
 /// One execution: its payload, lane, start time, retries and limits.
 ///
 /// Times are durations, because only the server's clock is used.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExecutionSpec {
     /// Its name, unique within its flow; 1 to 256 bytes without control characters.

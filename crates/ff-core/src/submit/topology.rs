@@ -7,6 +7,7 @@ use crate::{EngineError, error::shown};
 
 /// The dependencies of a flow, as indices into its executions. Free of cycles.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs, reason = "complete by definition")]
 pub struct FlowTopology {
     /// Per execution, those that it needs, ascending and without repetition.
     pub needs: Vec<Vec<usize>>,

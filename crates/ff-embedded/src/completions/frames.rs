@@ -89,7 +89,7 @@ impl LagProbe for EmbeddedLag {
                     last_at: stream.iter().next_back().and_then(at),
                     unread_at: unread.and_then(at),
                 };
-                lag.include(cursor, &facts, now, self.logs.policy.limits(log.scope), retention);
+                facts.add_to(&mut lag, cursor, now, self.logs.policy.limits(log.scope), retention);
             }
         });
         Ok(lag)

@@ -3,7 +3,11 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use ff_core::{ClaimedExecution, EngineError, Failure, LaneId, MaintenanceBackend, WorkBackend, WorkerId, limits};
+use ff_core::{
+    ClaimedExecution, EngineError, Failure, LaneId, WorkerId,
+    backend::{MaintenanceBackend, WorkBackend},
+    limits,
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{

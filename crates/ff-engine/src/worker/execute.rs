@@ -7,7 +7,7 @@
 use std::{any::Any, future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use ff_core::{ClaimedExecution, Failure, Lease, WorkBackend, limits};
+use ff_core::{ClaimedExecution, Failure, Lease, backend::WorkBackend, limits};
 use futures::FutureExt;
 use tokio::{task::JoinError, time::sleep};
 use tokio_util::task::AbortOnDropHandle;

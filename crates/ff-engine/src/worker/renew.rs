@@ -5,7 +5,10 @@
 
 use std::{convert::Infallible, sync::Arc};
 
-use ff_core::{EngineError, Lease, RenewOutcome, WorkBackend};
+use ff_core::{
+    EngineError, Lease,
+    backend::{RenewOutcome, WorkBackend},
+};
 use futures::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -79,8 +82,8 @@ pub(super) async fn renew<B: WorkBackend + ?Sized>(shared: &Shared<B>, batch: &[
             RenewOutcome::Renewed => leases.renewed(lease, sent_at),
             RenewOutcome::TimedOut => leases.timed_out(lease),
             RenewOutcome::LeaseLost => leases.lost(lease),
-            // The lease is kept until it expires by the local clock.
-            RenewOutcome::Unknown => {}
+            // Not known: the lease is kept until it expires by the local clock.
+            _ => {}
         }
     }
     Ok(())

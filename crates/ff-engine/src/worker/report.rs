@@ -1,7 +1,10 @@
 //! Reports the outcome of an attempt to the backend, until the backend answers or the lease has certainly run out.
 
 use backon::Retryable;
-use ff_core::{EngineError, FailOutcome, Failure, Lease, ReleaseOutcome, WorkBackend};
+use ff_core::{
+    EngineError, Failure, Lease,
+    backend::{FailOutcome, ReleaseOutcome, WorkBackend},
+};
 use tokio::time::Instant;
 
 use super::{execute::Report, shared::Shared};
@@ -37,6 +40,7 @@ async fn fail<B: WorkBackend + ?Sized>(
     match outcome {
         FailOutcome::Retry { after } => tracing::info!(?after, "the attempt failed and will be retried"),
         FailOutcome::Ended => tracing::info!("the execution failed"),
+        other => tracing::info!(outcome = ?other, "the failed attempt was reported"),
     }
     Ok(())
 }
@@ -54,7 +58,7 @@ pub(super) async fn release<B: WorkBackend + ?Sized>(shared: &Shared<B>, lease: 
                 shared.meters.leases_lost.increment(1);
                 tracing::info!("the lease of the execution is lost; nothing to give back");
             }
-            Some(ReleaseOutcome::Unknown) | None => {
+            Some(_) | None => {
                 shared.meters.reports_abandoned.increment(1);
                 tracing::warn!("the record could not be read; the execution returns when its lease runs out");
             }

@@ -7,8 +7,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use backon::Retryable;
 use ff_core::{
-    Claim, ClaimId, ClaimRequest, ClaimedExecution, EngineError, MaintenanceBackend, Partition, WorkBackend,
-    WorkSignal, WorkSignals,
+    ClaimId, ClaimedExecution, EngineError, Partition,
+    backend::{Claim, ClaimRequest, MaintenanceBackend, WorkBackend, WorkSignal, WorkSignals},
 };
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
@@ -161,12 +161,13 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Signal(Some(WorkSignal::Ready(partition))) => self.plan.signalled(partition),
-            Event::Signal(Some(WorkSignal::Rescan)) => {
-                self.shared.doubt_leases();
-                self.scan_soon();
-            }
             Event::Signal(Some(WorkSignal::Lost { execution_id, epoch })) => {
                 self.shared.leases().ended(execution_id, epoch);
+            }
+            // Also for a signal of a later version.
+            Event::Signal(Some(_)) => {
+                self.shared.doubt_leases();
+                self.scan_soon();
             }
             Event::Signal(None) => {
                 tracing::warn!("the work signals ended; subscribing again");
@@ -371,18 +372,22 @@ async fn claim<B: WorkBackend + ?Sized>(
     order: Order,
     identity: Option<Identity>,
 ) -> ClaimAnswer {
-    let request = ClaimRequest {
-        worker: shared.worker_id.clone(),
-        lane: shared.config.lane.clone(),
-        partition: order.partition,
-        max: u32::try_from(order.max).unwrap_or(u32::MAX),
-        lease: shared.config.lease,
-        id: identity.map(|identity| identity.id),
+    let lane = &shared.config.lane;
+    let claim = match identity {
+        // An unanswered claim is repeated even if the worker is full now: it gives back what it cannot start.
+        Some(identity) => {
+            let request = ClaimRequest::new(shared.worker_id.clone(), lane.clone(), order.partition)
+                .max(u32::try_from(order.max.max(1)).unwrap_or(u32::MAX))
+                .lease(shared.config.lease)
+                .id(identity.id);
+            shared.backend.claim(&request).await
+        }
+        None => {
+            let passed_on = shared.backend.pass_on(lane, order.partition).await;
+            shared.meters.wakes_passed_on.increment(u64::from(passed_on.is_ok()));
+            passed_on.map(|more| Claim::new(Vec::new(), more))
+        }
     };
-    let claim = shared.backend.claim(&request).await;
-    if order.max == 0 && claim.is_ok() {
-        shared.meters.wakes_passed_on.increment(1);
-    }
     ClaimAnswer { order, identity, claim }
 }
 

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use ff_core::{EngineBackend, EngineError, Failure, Lease, StateConflict, Tags, WorkSignal, limits};
+use ff_core::{EngineBackend, EngineError, Failure, Lease, StateConflict, Tags, backend::WorkSignal, limits};
 use tokio::{
     sync::Notify,
     task::JoinHandle,

@@ -6,7 +6,10 @@ use ff_core::{
     Outcome, limits,
 };
 
-use super::{Operations, ReplyReader, arg, block_and, call, not_found, read, work::read_tags};
+use super::{
+    Operations, ReplyReader, arg, block_and, call, not_found, read,
+    work::{read_tags, warn_if_publish_refused},
+};
 use crate::{host::ScriptHost, keys};
 
 /// The most members that one call of `ff1_cancel_flow` visits.
@@ -15,7 +18,7 @@ const CANCELLED_AT_ONCE: u32 = 48;
 const DESCRIBED_AT_ONCE: u32 = 200;
 
 impl<H: ScriptHost> Operations<H> {
-    /// See [`ff_core::backend::ControlBackend::describe_execution`].
+    /// See [`ff_core::ControlBackend::describe_execution`].
     ///
     /// # Errors
     /// As there.
@@ -28,7 +31,7 @@ impl<H: ScriptHost> Operations<H> {
         read_execution(&mut ReplyReader::new("describe execution", &reply), id)
     }
 
-    /// See [`ff_core::backend::ControlBackend::describe_flow`].
+    /// See [`ff_core::ControlBackend::describe_flow`].
     ///
     /// # Errors
     /// As there.
@@ -47,17 +50,17 @@ impl<H: ScriptHost> Operations<H> {
             // The flow of the first page is kept: its state is then never ahead of its members' states.
             let members = &mut described.get_or_insert(flow).members;
             while !reader.is_at_end() {
-                members.push(MemberSnapshot {
-                    name: reader.text()?.to_owned(),
-                    execution_id: ExecutionId::from_parts(partition, reader.parse()?),
-                    state: reader.parse()?,
-                });
+                members.push(MemberSnapshot::new(
+                    reader.text()?.to_owned(),
+                    ExecutionId::from_parts(partition, reader.parse()?),
+                    reader.parse()?,
+                ));
             }
         }
         described.ok_or_else(|| EngineError::NotFound { what: format!("flow {id}") })
     }
 
-    /// See [`ff_core::backend::ControlBackend::cancel_execution`].
+    /// See [`ff_core::ControlBackend::cancel_execution`].
     ///
     /// # Errors
     /// As there.
@@ -68,7 +71,7 @@ impl<H: ScriptHost> Operations<H> {
         let reply = self.run(call("ff1_cancel_execution", keys, args)).await?;
         let mut reader = ReplyReader::new("cancel execution", &reply);
         match reader.text()? {
-            "ok" => self.warn_if_refused(&mut reader).map(|()| CancelOutcome::Cancelled),
+            "ok" => warn_if_publish_refused(&mut reader).map(|()| CancelOutcome::Cancelled),
             "ended" => match Outcome::from_wire(reader.text()?) {
                 Outcome::Cancelled => Ok(CancelOutcome::Cancelled),
                 outcome => Ok(CancelOutcome::AlreadyEnded(outcome)),
@@ -78,12 +81,12 @@ impl<H: ScriptHost> Operations<H> {
         }
     }
 
-    /// See [`ff_core::backend::ControlBackend::cancel_flow`].
+    /// See [`ff_core::ControlBackend::cancel_flow`].
     ///
     /// # Errors
     /// As there.
     pub async fn cancel_flow(&self, id: FlowId, reason: &str) -> Result<FlowCancellation, EngineError> {
-        let mut total = FlowCancellation { cancelled: 0, already_ended: 0 };
+        let mut total = FlowCancellation::new(0, 0);
         let mut offset = Some(0);
         while let Some(first) = offset {
             offset = self.cancel_members(id, reason, first, &mut total).await?;

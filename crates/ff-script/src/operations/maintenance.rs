@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ff_core::{
-    EngineError, EngineId, ExecutionId, FlowId, Partition, PartitionCount, ReconcileCursor, ReconcileReport,
-    ResolveReport, SweepPolicy, SweepReport,
+    EngineError, EngineId, ExecutionId, FlowId, Partition, PartitionCount, SweepPolicy,
+    backend::{ReconcileCursor, ReconcileReport, ResolveReport, SweepReport},
 };
 use uuid::Uuid;
 
@@ -101,7 +101,9 @@ impl<H: ScriptHost> Operations<H> {
         args.extend(uuids.iter().map(arg));
         let reply = self.run(call("ff1_resolve", keys, args)).await?;
         let mut reader = ReplyReader::new("resolve dependents", &reply);
-        Ok(ResolveReport { resolved: reader.number()?, more: reader.flag()? })
+        let mut report = ResolveReport::default();
+        (report.resolved, report.more) = (reader.number()?, reader.flag()?);
+        Ok(report)
     }
 
     /// See [`ff_core::backend::MaintenanceBackend::reconcile`].
@@ -124,14 +126,12 @@ impl<H: ScriptHost> Operations<H> {
         let suspects = read_suspects(&mut reader, partition)?;
         let settled = self.settle(partition, &suspects).await?;
         let of_partition = |uuid| ExecutionId::from_parts(partition, uuid);
-        Ok(ReconcileReport {
-            examined,
-            repaired: repaired.saturating_add(settled.removed),
-            lost: settled.lost,
-            unreadable,
-            one_unreadable: one_unreadable.map(of_partition),
-            next: next.map(|uuid| ReconcileCursor(of_partition(uuid))),
-        })
+        let mut report = ReconcileReport::default();
+        (report.examined, report.repaired) = (examined, repaired.saturating_add(settled.removed));
+        (report.lost, report.unreadable) = (settled.lost, unreadable);
+        report.one_unreadable = one_unreadable.map(of_partition);
+        report.next = next.map(|uuid| ReconcileCursor(of_partition(uuid)));
+        Ok(report)
     }
 
     /// Lets the library settle suspects, with all their keys in KEYS.

@@ -5,7 +5,7 @@ use std::{ops::Range, time::Duration};
 use bytes::Bytes;
 use ff_core::{
     EngineError, ExecutionId, ExecutionSpec, ExecutionSubmission, FlowSubmission, Namespace, Partition,
-    SubmittedExecution, SubmittedFlow,
+    SubmittedExecution, SubmittedFlow, SubmittedMember,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -34,7 +34,7 @@ enum Accepted {
 }
 
 impl<H: ScriptHost> Operations<H> {
-    /// See [`ff_core::backend::SubmitBackend::submit_flow`].
+    /// See [`ff_core::SubmitBackend::submit_flow`].
     ///
     /// # Errors
     /// As there.
@@ -64,11 +64,11 @@ impl<H: ScriptHost> Operations<H> {
         };
         let accepted = self.submit(&head, members).await?;
         let repeated = matches!(accepted, Accepted::Before) && flow.idempotency_key.is_some();
-        let names = flow.executions.iter().map(|spec| spec.name.clone());
-        Ok(SubmittedFlow::new(id, names.zip(ids.iter().copied()).collect(), repeated))
+        let members = flow.executions.iter().zip(&ids).map(|(spec, id)| SubmittedMember::new(spec.name.clone(), *id));
+        Ok(SubmittedFlow::new(id, members.collect(), repeated))
     }
 
-    /// See [`ff_core::backend::SubmitBackend::submit_execution`].
+    /// See [`ff_core::SubmitBackend::submit_execution`].
     ///
     /// # Errors
     /// As there.

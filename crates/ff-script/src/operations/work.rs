@@ -4,8 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use ff_core::{
-    Claim, ClaimRequest, ClaimedExecution, EngineError, ExecutionId, FailOutcome, Failure, FlowId, LaneId, Lease,
-    Namespace, Partition, ReleaseOutcome, RenewOutcome, StateConflict, Tags, WorkerId, limits,
+    ClaimedExecution, EngineError, ExecutionId, Failure, FlowId, LaneId, Lease, Namespace, Partition, StateConflict,
+    Tags, WorkerId,
+    backend::{Claim, ClaimRequest, FailOutcome, ReleaseOutcome, RenewOutcome},
+    limits,
 };
 
 use super::{Operations, ReplyReader, arg, block_and, call, control::reason_argument, flag, not_found, submit::millis};
@@ -53,12 +55,7 @@ impl<H: ScriptHost> Operations<H> {
     /// # Errors
     /// As there.
     pub async fn claim(&self, request: &ClaimRequest) -> Result<Claim, EngineError> {
-        if request.max as usize > limits::CLAIM_BATCH {
-            return Err(EngineError::invalid(
-                format!("a claim of {} executions", request.max),
-                format!("at most {} can be claimed at once", limits::CLAIM_BATCH),
-            ));
-        }
+        limits::check_number("executions of a claim", request.max.into(), 1..=limits::CLAIM_BATCH as u64)?;
         check_lease(request.lease)?;
         let reply = self.run(claiming(request, &arg(self.listener))).await?;
         let mut reader = ReplyReader::new("claim", &reply);
@@ -67,18 +64,36 @@ impl<H: ScriptHost> Operations<H> {
         while !reader.is_at_end() {
             executions.push(read_claimed(&mut reader, request.partition)?);
         }
-        Ok(Claim { executions, more })
+        Ok(Claim::new(executions, more))
     }
 
-    /// Passes a work signal that no worker of this process can use to the next waiting process.
+    /// See [`ff_core::backend::WorkBackend::pass_on`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn pass_on(&self, lane: &LaneId, partition: Partition) -> Result<bool, EngineError> {
+        self.pass_on_and_register(lane, partition, &arg(self.listener)).await
+    }
+
+    /// Passes a work signal on that no worker of this process takes. The process is not registered again: it cannot use
+    /// the next signal either.
     ///
     /// # Errors
     /// Transport errors.
-    pub async fn pass_on(&self, lane: &LaneId, partition: Partition) -> Result<(), EngineError> {
-        let (worker, lease) = (WorkerId::new("none")?, Duration::from_millis(1));
-        let request = ClaimRequest { worker, lane: lane.clone(), partition, max: 0, lease, id: None };
-        // No listener: this process cannot use the next signal either.
-        self.run(claiming(&request, &Bytes::new())).await.map(drop)
+    pub async fn decline(&self, lane: &LaneId, partition: Partition) -> Result<(), EngineError> {
+        self.pass_on_and_register(lane, partition, &Bytes::new()).await.map(drop)
+    }
+
+    /// A claim of no executions.
+    async fn pass_on_and_register(
+        &self,
+        lane: &LaneId,
+        partition: Partition,
+        listener: &Bytes,
+    ) -> Result<bool, EngineError> {
+        let request = ClaimRequest::new(WorkerId::new("none")?, lane.clone(), partition).max(0);
+        let reply = self.run(claiming(&request, listener)).await?;
+        ReplyReader::new("pass on", &reply).flag()
     }
 
     /// See [`ff_core::backend::WorkBackend::renew`].
@@ -132,7 +147,7 @@ impl<H: ScriptHost> Operations<H> {
         let reply = self.end("ff1_complete", lease, [result, flag(is_text)]).await?;
         let mut reader = ReplyReader::new("complete", &reply);
         match reader.text()? {
-            "ok" => self.warn_if_refused(&mut reader),
+            "ok" => warn_if_publish_refused(&mut reader),
             word => Err(refusal(word, lease, &reader)),
         }
     }
@@ -145,7 +160,7 @@ impl<H: ScriptHost> Operations<H> {
         let reply = self.end("ff1_fail", lease, [reason_argument(&failure.reason), flag(failure.retryable)]).await?;
         let mut reader = ReplyReader::new("fail", &reply);
         match reader.text()? {
-            "ok" => self.warn_if_refused(&mut reader).map(|()| FailOutcome::Ended),
+            "ok" => warn_if_publish_refused(&mut reader).map(|()| FailOutcome::Ended),
             "retry" => Ok(FailOutcome::Retry { after: Duration::from_millis(reader.number()?) }),
             word => Err(refusal(word, lease, &reader)),
         }
@@ -160,20 +175,18 @@ impl<H: ScriptHost> Operations<H> {
         args.extend(rest);
         self.run(call(function, keys, args)).await
     }
+}
 
-    /// Warns if the announcement of a completion was refused. The log has the completion, so subscribers only get it
-    /// late.
-    #[allow(clippy::unused_self)]
-    pub(super) fn warn_if_refused(&self, reader: &mut ReplyReader<'_>) -> Result<(), EngineError> {
-        if reader.flag()? {
-            tracing::warn!("the server refused to publish a completion: this user lacks the channel permission &ff:*");
-        }
-        Ok(())
+/// The completion is in the log; only its announcement was refused, so subscribers see it late.
+pub(super) fn warn_if_publish_refused(reader: &mut ReplyReader<'_>) -> Result<(), EngineError> {
+    if reader.flag()? {
+        tracing::warn!("the server refused to publish a completion: this user lacks the channel permission &ff:*");
     }
+    Ok(())
 }
 
 fn claiming(request: &ClaimRequest, listener: &Bytes) -> Call {
-    let ClaimRequest { worker, lane, partition, max, lease, id } = request;
+    let ClaimRequest { worker, lane, partition, max, lease, id, .. } = request;
     let keys = block_and(*partition, [keys::claim_record(*partition, worker)]);
     let id_text = id.map(|id| id.to_string()).unwrap_or_default();
     let args = vec![arg(lane), arg(worker), arg(max), millis(*lease), listener.clone(), arg(id_text)];

@@ -9,8 +9,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use ff_core::{
-    ClaimRequest, EngineError, ExecutionId, ExecutionSpec, ExecutionSubmission, Failure, FlowId, LaneId, Lease,
-    Namespace, Partition, PartitionCount, SweepPolicy,
+    EngineError, ExecutionId, ExecutionSpec, ExecutionSubmission, Failure, FlowId, LaneId, Lease, Namespace, Partition,
+    PartitionCount, SweepPolicy, backend::ClaimRequest,
 };
 use ff_script::{
     host::{Call, Reply, ScriptHost, ServerVersion},
@@ -127,14 +127,8 @@ fn submission() -> ExecutionSubmission {
 }
 
 async fn claim(operations: &Operations<Parrot>, partition: Partition) -> Result<(), EngineError> {
-    let request = ClaimRequest {
-        worker: "worker".parse()?,
-        lane: LaneId::default_lane(),
-        partition,
-        max: 10,
-        lease: Duration::from_secs(60),
-        id: None,
-    };
+    let request =
+        ClaimRequest::new("worker".parse()?, LaneId::default_lane(), partition).max(10).lease(Duration::from_secs(60));
     let claim = operations.claim(&request).await?;
     assert!(claim.executions.iter().all(|claimed| claimed.lease.execution_id.partition() == partition));
     Ok(())

@@ -1,7 +1,7 @@
 //! Small histories, each with one thing wrong, and what the checker says of it.
 
 use ff_core::{
-    Cursor, FlowId, Gap, LogCursor, Overflow, Partition, PartitionCount, ScannerFilter, Scope, SubscribeOptions,
+    Cursor, FlowId, Gap, Overflow, Partition, PartitionCount, ScannerFilter, Scope, SubscribeOptions, reader::LogCursor,
 };
 
 use super::*;
@@ -43,7 +43,7 @@ impl Case {
     }
 
     fn filtered(mut self) -> Self {
-        self.options = self.options.filter(ScannerFilter::new().with_namespace(namespace("even")));
+        self.options = self.options.filter(ScannerFilter::new().namespace(namespace("even")));
         self
     }
 
@@ -53,7 +53,7 @@ impl Case {
     }
 
     fn gap(mut self, cause: GapCause, after: Option<EntryId>, through: EntryId) -> Self {
-        self.seen.push(Seen::Gap(Gap { log: LOG, after, through, cause }));
+        self.seen.push(Seen::Gap(Gap::new(LOG, after, through, cause)));
         self
     }
 

@@ -8,9 +8,9 @@ use std::{
 
 use bytes::Bytes;
 use ff_core::{
-    CancelOutcome, ClaimId, ControlBackend, EngineError, EntryId, ExecutionId, FailOutcome, Failure, FlowId, FlowState,
-    LaneId, Lease, MaintenanceBackend, Namespace, PartitionCount, PublicState, ReleaseOutcome, RenewOutcome, Scope,
-    SweepPolicy, WorkBackend,
+    CancelOutcome, ClaimId, ControlBackend, EngineError, EntryId, ExecutionId, Failure, FlowId, FlowState, LaneId,
+    Lease, Namespace, PartitionCount, PublicState, Scope, SweepPolicy,
+    backend::{FailOutcome, MaintenanceBackend, ReleaseOutcome, RenewOutcome, WorkBackend},
 };
 use uuid::Uuid;
 
@@ -361,7 +361,7 @@ impl<'a, S: Stage> Run<'a, S> {
                 let failure = if *retryable { Failure::retryable("it broke") } else { Failure::permanent("it broke") };
                 let real = world.stage.wait(world.stage.backend().fail(lease, &failure)).map(|outcome| match outcome {
                     FailOutcome::Retry { after } => Some(after),
-                    FailOutcome::Ended => None,
+                    _ => None,
                 });
                 (answer(real), model.fail(id, lease.attempt, "it broke", *retryable))
             }),
@@ -501,6 +501,7 @@ impl<'a, S: Stage> Run<'a, S> {
         let found = match real {
             Ok(CancelOutcome::Cancelled) => ff_core::Outcome::Cancelled,
             Ok(CancelOutcome::AlreadyEnded(outcome)) => outcome,
+            Ok(other) => return Err(format!("an outcome that the model does not have: {other:?}")),
             Err(error) => return Ok(Err(error)),
         };
         ensure!(found == expected, "it ended as {found}, expected {expected}");
@@ -544,7 +545,7 @@ fn renewed(outcome: RenewOutcome) -> Result<Answer, EngineError> {
         RenewOutcome::Renewed => Ok(Answer::Done),
         RenewOutcome::TimedOut => Ok(Answer::TimedOut),
         RenewOutcome::LeaseLost => Ok(Answer::LeaseLost),
-        RenewOutcome::Unknown => Err(EngineError::transport("renew", "the lease could not be read")),
+        _ => Err(EngineError::transport("renew", "the lease could not be read")),
     }
 }
 
@@ -552,6 +553,6 @@ fn released(outcome: ReleaseOutcome) -> Result<Answer, EngineError> {
     match outcome {
         ReleaseOutcome::Released => Ok(Answer::Done),
         ReleaseOutcome::LeaseLost => Ok(Answer::LeaseLost),
-        ReleaseOutcome::Unknown => Err(EngineError::transport("release", "the lease could not be read")),
+        _ => Err(EngineError::transport("release", "the lease could not be read")),
     }
 }

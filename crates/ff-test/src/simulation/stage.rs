@@ -71,7 +71,7 @@ impl InProcess {
         let one = PartitionCount::new(1).expect("one partition is allowed");
         let host = Arc::new(EmbeddedHost::new(Clock::Virtual(clock.clone()), seed));
         let backend = |(policy, listener)| {
-            let builder = EmbeddedBackend::builder().host(host.clone()).partitions(one).listener(listener);
+            let builder = EmbeddedBackend::builder().host(host.clone()).partition_count(one).listener(listener);
             builder.log_policy(policy).build().expect("a fresh host has no other partition count")
         };
         let backends = [(LogPolicy::default(), listeners[0]), (little(), listeners[1])].map(backend);

@@ -1,6 +1,9 @@
 //! What an engine knows of the timers, as far as it matters when it sweeps: it must never sleep beyond one.
 
-use ff_core::{SweepReport, TimerSignal, TimerSignals, limits};
+use ff_core::{
+    backend::{SweepReport, TimerSignal, TimerSignals},
+    limits,
+};
 use futures::{FutureExt, StreamExt};
 
 /// An engine that hears of timers, and plans its next sweep (ms) as the sweeper does.

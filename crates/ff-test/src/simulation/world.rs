@@ -8,9 +8,10 @@ use std::{
 
 use bytes::Bytes;
 use ff_core::{
-    Backoff, Claim, ClaimId, ClaimRequest, ControlBackend, EngineError, EntryId, ExecutionId, ExecutionSpec,
-    ExecutionSubmission, FlowId, FlowState, FlowSubmission, LaneId, LogId, MaintenanceBackend, Namespace, Outcome,
-    Partition, PublicState, Scope, StateConflict, SubmitBackend, SweepPolicy, SweepReport, WorkBackend, WorkerId,
+    Backoff, ClaimId, ControlBackend, EngineError, EntryId, ExecutionId, ExecutionSpec, ExecutionSubmission, FlowId,
+    FlowState, FlowSubmission, LaneId, LogId, Namespace, Outcome, Partition, PublicState, Scope, StateConflict,
+    SubmitBackend, SweepPolicy, WorkerId,
+    backend::{Claim, ClaimRequest, MaintenanceBackend, SweepReport, WorkBackend},
 };
 use ff_embedded::{Fault, KeyValue, Value};
 use ff_script::keys;
@@ -150,7 +151,7 @@ impl<S: Stage> World<'_, S> {
             flow.execution(spec(member, index).needs(needs))
         });
         let submitted = self.stage.wait(self.stage.backend().submit_flow(&flow.idempotency_key(key)))?;
-        Ok((Some(submitted.flow_id), submitted.executions.into_iter().map(|(_, id)| id).collect()))
+        Ok((Some(submitted.flow_id), submitted.ids().collect()))
     }
 
     /// Calls a function of the library as another program would, and returns the first text of its reply.
@@ -192,14 +193,14 @@ impl<S: Stage> World<'_, S> {
     }
 
     pub(super) fn claim(&self, max: u32, lease: u64, id: ClaimId) -> Result<Claim, EngineError> {
-        self.stage.wait(self.stage.backend().claim(&ClaimRequest {
-            worker: worker(),
-            id: Some(id),
-            lane: LaneId::default_lane(),
-            partition: PARTITION,
-            max,
-            lease: Duration::from_millis(lease),
-        }))
+        self.stage.wait(
+            self.stage.backend().claim(
+                &ClaimRequest::new(worker(), LaneId::default_lane(), PARTITION)
+                    .max(max)
+                    .lease(Duration::from_millis(lease))
+                    .id(id),
+            ),
+        )
     }
 
     /// What the last claim was to take, if it was this one: uuids with their attempts.
@@ -287,7 +288,7 @@ impl<S: Stage> World<'_, S> {
     pub(super) fn sweep(&self, retention: Duration) -> Result<bool, EngineError> {
         let mut busy = false;
         loop {
-            let policy = SweepPolicy { retention, ..SweepPolicy::default() };
+            let policy = SweepPolicy::retention(retention);
             let mut reports = self.stage.wait(self.stage.backend().sweep(&[PARTITION], &policy));
             let report = reports.remove(0)?;
             self.last_sweep.set(Some(report));

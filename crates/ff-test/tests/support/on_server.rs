@@ -28,8 +28,8 @@ impl OnServer {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (server, backends, client) = runtime.block_on(async {
             let server = TestServer::builder().clock_at(0).build().await?;
-            let config = ValkeyConfig::from_url(server.url())?.with_partition_count(PartitionCount::new(1)?);
-            let keeps_little = ValkeyBackend::connect_with(config.clone().with_log_policy(little())).await?;
+            let config = ValkeyConfig::from_url(server.url())?.partition_count(PartitionCount::new(1)?);
+            let keeps_little = ValkeyBackend::connect_with(config.clone().log_policy(little())).await?;
             let backends = [ValkeyBackend::connect_with(config).await?, keeps_little];
             let client = server.client().await?;
             Ok::<_, Box<dyn std::error::Error>>((server, backends, client))

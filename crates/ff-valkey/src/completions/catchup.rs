@@ -34,8 +34,8 @@ use std::{
 };
 
 use ff_core::{
-    EngineError, EntryId, Gap, GapCause, LogCursor, LogId, Partition, SubscribeOptions,
-    reader::{EpochEnds, LogReading, Step},
+    EngineError, EntryId, Gap, GapCause, LogId, Partition, SubscribeOptions,
+    reader::{EpochEnds, LogCursor, LogReading, Step},
 };
 use futures::{
     FutureExt,
@@ -265,7 +265,7 @@ impl CatchUp {
                 && gap.after.is_none_or(|after| left_at.has(after));
             let cursor = &mut self.frontier[index];
             let Some(through) = cursor.last().filter(|last| had && Some(*last) != gap.after) else { continue };
-            tell(&self.queue, self.framed, &Gap { through, ..*gap });
+            tell(&self.queue, self.framed, &Gap::new(gap.log, gap.after, through, gap.cause));
             cursor.retract(gap.after);
             Arc::make_mut(&mut self.left_at)[index] = cursor.clone();
             self.readings.remove(&index);
@@ -429,7 +429,7 @@ impl CatchUp {
                     match shown.event {
                         Some(event) => items.extend(self.options.wants(&event).then_some(Item::Event(event))),
                         None => {
-                            let gap = Gap { log, after, through: shown.entry, cause: GapCause::Unreadable };
+                            let gap = Gap::new(log, after, shown.entry, GapCause::Unreadable);
                             items.extend(declared(self.framed, &gap));
                         }
                     }
@@ -476,7 +476,7 @@ impl CatchUp {
             }
             let cursor = &mut self.frontier[target.index];
             if !cursor.is_earliest() {
-                let gap = Gap { log: target.read.log, after: cursor.last(), through: hub, cause: GapCause::Trimmed };
+                let gap = Gap::new(target.read.log, cursor.last(), hub, GapCause::Trimmed);
                 tell(&self.queue, self.framed, &gap);
             }
             cursor.advance(hub);

@@ -22,8 +22,8 @@ use std::{
 };
 
 use ff_core::{
-    CompletionPayload, EntryId, ExecutionId, Gap, GapCause, LogCursor, LogId, Namespace, Overflow, ScannerFilter,
-    SubscribeOptions,
+    CompletionPayload, EntryId, ExecutionId, Gap, GapCause, LogId, Namespace, Overflow, ScannerFilter,
+    SubscribeOptions, reader::LogCursor,
 };
 use tokio::task::AbortHandle;
 

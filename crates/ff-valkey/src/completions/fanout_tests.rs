@@ -16,7 +16,7 @@ fn event(number: u64) -> Arc<CompletionPayload> {
 }
 
 fn of(name: &str) -> ScannerFilter {
-    ScannerFilter::new().with_namespace(Namespace::new(name).unwrap())
+    ScannerFilter::new().namespace(Namespace::new(name).unwrap())
 }
 
 fn at(seq: u64) -> [LogCursor; 1] {
@@ -56,7 +56,7 @@ fn numbers(queue: &Queue) -> Vec<u64> {
 #[test]
 fn an_event_goes_to_every_subscription_that_wants_it_and_to_no_other() {
     let mut fanout = Fanout::default();
-    let filters = [ScannerFilter::NOOP, of("a"), of("b"), of("a").with_instance_tag("k", "v"), of("a")];
+    let filters = [ScannerFilter::NOOP, of("a"), of("b"), of("a").instance_tag("k", "v"), of("a")];
     let queues: Vec<_> = filters
         .iter()
         .map(|filter| {
@@ -96,7 +96,7 @@ fn subscriptions_with_frames_get_gaps_and_checkpoints_regardless_of_their_filter
     join(&mut fanout, &ScannerFilter::NOOP, plain);
     fanout.join(joining(SubscribeOptions::new().filter(of("nobody")), true, framed));
     let through = EntryId { epoch: 1, seq: 4 };
-    let gap = Gap { log: log(), after: None, through, cause: GapCause::Trimmed };
+    let gap = Gap::new(log(), None, through, GapCause::Trimmed);
     fanout.deliver(&event(3), &at(2));
     fanout.gap(&gap, &at(3));
     fanout.checkpoint(&at(4).to_vec().into());
@@ -182,7 +182,7 @@ fn a_subscription_to_certain_executions_gets_the_gaps_of_their_partitions_only()
     let through = EntryId { epoch: 1, seq: 4 };
     let gap_in = |partition| {
         let log = LogId { partition: Partition::new(partition), ..log() };
-        Gap { log, after: None, through, cause: GapCause::Trimmed }
+        Gap::new(log, None, through, GapCause::Trimmed)
     };
     let before = vec![LogCursor::default(); 2];
     fanout.gap(&gap_in(1), &before);
@@ -195,7 +195,7 @@ fn twenty_thousand_distinct_filters_are_found_by_the_names_in_them() {
     const FILTERS: u64 = 20_000;
     let mut fanout = Fanout::default();
     let begin = std::time::Instant::now();
-    let of_number = |number: u64| of("a").with_instance_tag("instance", number.to_string());
+    let of_number = |number: u64| of("a").instance_tag("instance", number.to_string());
     let ids: Vec<SubscriptionId> =
         (0..FILTERS).map(|number| join(&mut fanout, &of_number(number), channel(1).0)).collect();
     let (queue, events) = channel(8);

@@ -38,9 +38,8 @@ use std::{
 };
 
 use ff_core::{
-    CompletionPayload, EntryId, Gap, GapCause, LogCursor, LogId, Partition, PartitionCount, Predecessor, Scope,
-    Verdict,
-    reader::{EpochEnds, LogReading, Step},
+    CompletionPayload, EntryId, Gap, GapCause, LogId, Partition, PartitionCount, Scope,
+    reader::{EpochEnds, LogCursor, LogReading, Predecessor, Step, Verdict},
 };
 use ff_script::operations::{Head, Newest};
 use uuid::Uuid;
@@ -384,7 +383,7 @@ impl Frontier {
         let Some(event) = &shown.event else {
             let cause = GapCause::Unreadable;
             let after = self.cursors[index].last();
-            return self.pass_gap(index, &Gap { log: self.log(index), after, through: shown.entry, cause }, out);
+            return self.pass_gap(index, &Gap::new(self.log(index), after, shown.entry, cause), out);
         };
         out.deliver(event, &self.cursors);
         self.advance(index, shown.entry);

@@ -231,7 +231,7 @@ fn a_lost_tail_is_declared_although_nothing_was_appended_to_the_log_since() {
     server.lose(2);
     settle(&mut frontier, &server, &mut out, 10);
     let cause = GapCause::HistoryRewritten;
-    let undone = Gap { log: the_log(), after: server.last(), through, cause };
+    let undone = Gap::new(the_log(), server.last(), through, cause);
     assert!(matches!(&out.told[5..], [Told::Gap(gap)] if *gap == undone), "{out:?}");
     assert_eq!(frontier.cursors()[0].last(), server.last());
 }
@@ -297,7 +297,7 @@ fn with_a_forged_push() -> (Frontier, Server, Out, LogEntry) {
 }
 
 fn assert_taken_back(server: &Server, out: &Out, shown: &LogEntry) {
-    let gap = Gap { log: the_log(), after: server.before(shown.entry), through: shown.entry, cause: GapCause::Forged };
+    let gap = Gap::new(the_log(), server.before(shown.entry), shown.entry, GapCause::Forged);
     assert!(
         matches!(&out.told[4..], [Told::Gap(told), Told::Entry(entry), ..] if *told == gap && *entry == shown.entry),
         "{out:?}"
@@ -355,7 +355,7 @@ fn a_push_beyond_the_end_of_the_log_is_declared_as_rolled_back() {
     // The server has appended nothing, but a push arrived.
     compare_told(&mut frontier, &server, false);
     while work(&mut frontier, &server, &mut out, 10) {}
-    let undone = Gap { log: the_log(), after: Some(shown.entry), through: beyond, cause: GapCause::HistoryRewritten };
+    let undone = Gap::new(the_log(), Some(shown.entry), beyond, GapCause::HistoryRewritten);
     assert!(matches!(&out.told[2..], [Told::Gap(gap)] if *gap == undone), "{out:?}");
 }
 
@@ -405,7 +405,7 @@ fn an_unreadable_entry_is_a_gap_of_one() {
     for shown in shown.clone() {
         frontier.push(the_log(), shown, &mut out);
     }
-    let gap = Gap { log: the_log(), after: Some(shown[0].entry), through: shown[1].entry, cause: GapCause::Unreadable };
+    let gap = Gap::new(the_log(), Some(shown[0].entry), shown[1].entry, GapCause::Unreadable);
     assert_eq!(out.numbers, [0, 2]);
     assert!(matches!(&out.told[1], Told::Gap(found) if *found == gap));
 }

@@ -59,7 +59,7 @@ use std::{
 
 use bytes::Bytes;
 use ff_core::{
-    CompletionPayload, EngineError, LogCursor, LogId, PartitionCount, ScannerFilter, Scope, SubscribeOptions,
+    CompletionPayload, EngineError, LogId, PartitionCount, ScannerFilter, Scope, SubscribeOptions, reader::LogCursor,
 };
 use ff_script::{
     operations::{Appended, Head},

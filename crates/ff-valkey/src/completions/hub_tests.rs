@@ -9,8 +9,9 @@ use std::{
 };
 
 use ff_core::{
-    Cursor, EntryId, Frame, Lag, LagProbe, LogCursor, LogId, Partition, Predecessor, Start, Subscription,
-    reader::EpochEnds,
+    Cursor, EntryId, Frame, Lag, LogId, Partition, Start, Subscription,
+    backend::LagProbe,
+    reader::{EpochEnds, LogCursor, Predecessor},
 };
 use ff_script::operations::Newest;
 use futures::StreamExt;
@@ -129,7 +130,7 @@ impl LogSource for Logs {
 }
 
 fn hub(logs: &Arc<Logs>, capacity: usize) -> Arc<Hub> {
-    let config = ValkeyConfig::from_url("redis://nowhere").unwrap().with_subscription_capacity(capacity);
+    let config = ValkeyConfig::from_url("redis://nowhere").unwrap().subscription_capacity(capacity);
     Arc::new(Hub::new(Scope::Flows, PartitionCount::new(PARTITIONS).unwrap(), &config, logs.clone()))
 }
 
@@ -149,7 +150,7 @@ fn message(shown: &LogEntry) -> Bytes {
 }
 
 fn filter(name: &str) -> ScannerFilter {
-    ScannerFilter::new().with_namespace(ff_core::Namespace::new(name).unwrap())
+    ScannerFilter::new().namespace(ff_core::Namespace::new(name).unwrap())
 }
 
 /// A subscription with a consumer that polls at some pace and records the numbers.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ff_core::{Cursor, EngineError, Lag, LogCursor, SweepPolicy};
+use ff_core::{Cursor, EngineError, Lag, SweepPolicy, reader::LogCursor};
 use ff_script::operations::{Head, LogPolicy, Newest};
 
 use crate::{
@@ -43,7 +43,7 @@ impl ServerLag {
             let asked: Vec<_> = behind.iter().map(|at| (logs[*at], cursors[*at].last())).collect();
             for (at, facts) in behind.into_iter().zip(self.logs.facts(&asked).await?) {
                 match facts {
-                    Ok(facts) => lag.include(&cursors[at], &facts, now, self.policy.limits(*scope), retention),
+                    Ok(facts) => facts.add_to(&mut lag, &cursors[at], now, self.policy.limits(*scope), retention),
                     Err(error) => lag.unreadable.push((logs[at], error.to_string())),
                 }
             }

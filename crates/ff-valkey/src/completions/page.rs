@@ -90,7 +90,7 @@ const fn text(frame: &Resp3Frame) -> Option<&bytes::Bytes> {
 
 #[cfg(test)]
 mod tests {
-    use ff_core::{Partition, Predecessor, Scope};
+    use ff_core::{Partition, Scope, reader::Predecessor};
 
     use super::*;
 

@@ -13,7 +13,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use ff_core::{CompletionPayload, EntryId, Gap, LogCursor, LogId};
+use ff_core::{CompletionPayload, EntryId, Gap, LogId, reader::LogCursor};
 use futures::task::AtomicWaker;
 use tokio::{sync::Notify, task::coop};
 

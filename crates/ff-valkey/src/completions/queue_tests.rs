@@ -79,7 +79,7 @@ async fn a_wait_for_capacity_ends_when_enough_was_taken() {
 #[test]
 fn a_gap_of_dropped_items_comes_after_the_earlier_gap() {
     let queue = Queue::new(2);
-    let gap = Gap { log: LOG, after: Some(entry(0)), through: entry(1), cause: GapCause::HistoryRewritten };
+    let gap = Gap::new(LOG, Some(entry(0)), entry(1), GapCause::HistoryRewritten);
     assert!(queue.push(event(1)) && queue.push(Item::Gap(Arc::new(gap))));
     for number in 2..5 {
         queue.push_dropping(event(number));
@@ -95,7 +95,7 @@ fn a_gap_of_dropped_items_comes_after_the_earlier_gap() {
 fn gaps_are_merged_if_nothing_else_is_left_to_drop() {
     let queue = Queue::new(2);
     for number in 0..5 {
-        let gap = Gap { log: LOG, after: None, through: entry(number), cause: GapCause::Unreadable };
+        let gap = Gap::new(LOG, None, entry(number), GapCause::Unreadable);
         queue.push_dropping(Item::Gap(Arc::new(gap)));
     }
     assert_eq!(queue.counts().queued, 2);
@@ -191,7 +191,7 @@ impl History {
             Event::Unreadable(_) => {
                 let through = self.next();
                 self.cursor.advance(through);
-                Some(Item::Gap(Arc::new(Gap { log: self.log, after, through, cause: GapCause::Unreadable })))
+                Some(Item::Gap(Arc::new(Gap::new(self.log, after, through, GapCause::Unreadable))))
             }
             Event::Rewrite(_, count) => {
                 self.epoch += 1;
@@ -199,7 +199,7 @@ impl History {
                 let through = *undone.last()?;
                 let after = self.entries.last().copied();
                 self.cursor.rewind(after);
-                Some(Item::Gap(Arc::new(Gap { log: self.log, after, through, cause: GapCause::HistoryRewritten })))
+                Some(Item::Gap(Arc::new(Gap::new(self.log, after, through, GapCause::HistoryRewritten))))
             }
             Event::Checkpoint | Event::Poll(_) => None,
         }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use ff_core::{CompletionPayload, EntryId, LogCursor};
+use ff_core::{CompletionPayload, EntryId, reader::LogCursor};
 
 /// At most this many events, and about this many bytes of them with all that they hold, are kept.
 const EVENTS: usize = 4096;

@@ -6,8 +6,8 @@ use std::{
 };
 
 use ff_core::{
-    CompletionPayload, EntryId, ExecutionId, Gap, GapCause, LogCursor, LogId, Namespace, Outcome, Position,
-    Predecessor, reader::EpochEnds,
+    CompletionPayload, EntryId, ExecutionId, Gap, GapCause, LogId, Namespace, Outcome, Position,
+    reader::{EpochEnds, LogCursor, Predecessor},
 };
 use ff_script::operations::{Head, Newest};
 use uuid::Uuid;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use ff_core::{
-    EngineError, EntryId, LogCursor, LogId, Partition, Scope,
-    reader::{EpochEnds, LogFacts},
+    EngineError, EntryId, LogId, Partition, Scope,
+    reader::{EpochEnds, LogCursor, LogFacts},
 };
 use ff_script::{
     host::Call,

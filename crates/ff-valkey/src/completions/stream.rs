@@ -8,8 +8,9 @@ use std::{
 
 use async_trait::async_trait;
 use ff_core::{
-    CompletionPayload, Cursor, EngineError, Frame, Gap, GapCause, Lag, LagProbe, LogCursor, LogId, Scope,
-    SubscriptionSource, SubscriptionStats,
+    CompletionPayload, Cursor, EngineError, Frame, Gap, GapCause, Lag, LogId, Scope, SubscriptionStats,
+    backend::{LagProbe, SubscriptionSource},
+    reader::LogCursor,
 };
 use futures::{Stream, stream::FusedStream};
 
@@ -77,7 +78,7 @@ impl Place {
             }
             Item::Dropped(log, through) => {
                 let cursor = self.cursor(log)?;
-                let gap = Gap { log, after: cursor.last(), through, cause: GapCause::Overflow };
+                let gap = Gap::new(log, cursor.last(), through, GapCause::Overflow);
                 cursor.advance(through);
                 telemetry::count_cause(telemetry::GAPS, GapCause::Overflow.as_str(), 1);
                 Some(Frame::Gap(gap))

@@ -289,8 +289,8 @@ mod tests {
 
     fn filter(namespace: Option<&str>, tag: Option<&str>) -> ScannerFilter {
         let filter =
-            namespace.map_or(ScannerFilter::NOOP, |ns| ScannerFilter::NOOP.with_namespace(Namespace::new(ns).unwrap()));
-        tag.map_or(filter.clone(), |key| filter.with_instance_tag(key, "v"))
+            namespace.map_or(ScannerFilter::NOOP, |ns| ScannerFilter::NOOP.namespace(Namespace::new(ns).unwrap()));
+        tag.map_or(filter.clone(), |key| filter.instance_tag(key, "v"))
     }
 
     #[test]

@@ -116,13 +116,13 @@ mod tests {
 
     #[test]
     fn certificates_need_an_encrypted_connection() {
-        let config = ValkeyConfig::from_url("redis://db").unwrap().with_ca_file("/ca.pem");
+        let config = ValkeyConfig::from_url("redis://db").unwrap().ca_file("/ca.pem");
         assert!(config.client_config(None).unwrap_err().to_string().contains("rediss://"));
     }
 
     #[test]
     fn a_certificate_that_cannot_be_read_is_named() {
-        let config = ValkeyConfig::from_url("rediss://db").unwrap().with_ca_file("/nowhere/ca.pem");
+        let config = ValkeyConfig::from_url("rediss://db").unwrap().ca_file("/nowhere/ca.pem");
         let error = config.client_config(None).unwrap_err();
         assert!(matches!(error, EngineError::InvalidInput { .. }) && error.to_string().contains("/nowhere/ca.pem"));
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use ff_core::{EntryId, Predecessor};
+use ff_core::{EntryId, reader::Predecessor};
 use fred::{
     error::{Error, ErrorKind},
     types::{Resp3Frame, Value},

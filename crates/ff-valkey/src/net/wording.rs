@@ -101,12 +101,12 @@ pub(crate) fn wrong_certificate(error: &Error) -> Option<String> {
     let (side, problem) = certificate(error.details())?;
     let fix = match side {
         Side::Name => {
-            "write the host of the certificate into the URL, or name it with --tls-server-name (with_tls_server_name)"
+            "write the host of the certificate into the URL, or name it with --tls-server-name (ValkeyConfig::tls_server_name)"
         }
-        Side::Authority => "name the file of the authority that signed it with --ca (with_ca_file)",
+        Side::Authority => "name the file of the authority that signed it with --ca (ValkeyConfig::ca_file)",
         Side::Server => "give the server a valid certificate, or set this machine's clock",
         Side::Client => {
-            "name a certificate that the server trusts, and its key, with --cert and --key (with_client_certificate)"
+            "name a certificate that the server trusts, and its key, with --cert and --key (ValkeyConfig::client_certificate)"
         }
     };
     let presented = between(error.details(), "presented: [", "]").filter(|_| side == Side::Name);

@@ -17,7 +17,8 @@ async fn shutdown_lets_running_executions_finish_and_claims_nothing_more() {
     backend.script(|script| script.work([execution(lease_in(1, 2), "late")]));
     backend.ready(1);
     let calls = worker.stop().await;
-    assert_eq!(claims(&calls), [(0, 16), (1, 0)], "the late wake went to another worker");
+    assert_eq!(claims(&calls), [(0, 16)]);
+    assert!(calls.contains(&Call::PassOn(1)), "the late signal went to another worker");
     assert!(count(&calls, |call| matches!(call, Call::Renew(_))) >= 6, "renewed to the end");
     assert_eq!(reports(&calls), 1);
 }

@@ -11,8 +11,8 @@ use std::{
 };
 
 use ff_core::{
-    Cursor, EntryId, ExecutionId, Frame, Gap, LogCursor, LogId, PartitionCount, Start, SubscribeBackend,
-    SubscribeOptions, SubscriptionScope,
+    Cursor, EntryId, ExecutionId, Frame, Gap, LogId, PartitionCount, Start, SubscribeBackend, SubscribeOptions,
+    SubscriptionScope, reader::LogCursor,
 };
 use ff_test::history::{End, Record, Seen};
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
@@ -121,7 +121,7 @@ async fn consume(order: &Order) -> Result<(), Failure> {
     // What came after the last cursor will come again.
     file.set_len(whole)?;
     let mut out = BufWriter::new(file);
-    let config = ValkeyConfig::from_url(&order.url)?.with_partition_count(order.partitions);
+    let config = ValkeyConfig::from_url(&order.url)?.partition_count(order.partitions);
     let backend = ValkeyBackend::connect_with(config).await?;
     let start = cursor.map_or(Start::Earliest, Start::After);
     let mut subscription = backend.subscribe(&options().start(start)).await?;

@@ -11,8 +11,8 @@ use std::{
 use bytes::Bytes;
 use fastrand::Rng;
 use ff_core::{
-    ClaimRequest, EngineBackend, EngineError, ExecutionId, ExecutionSpec, ExecutionSubmission, FlowSubmission, LaneId,
-    Namespace, Partition, Tags, WorkerId,
+    EngineBackend, EngineError, ExecutionId, ExecutionSpec, ExecutionSubmission, FlowSubmission, LaneId, Namespace,
+    Partition, Tags, WorkerId, backend::ClaimRequest,
 };
 use ff_test::history::Submitted;
 
@@ -115,8 +115,7 @@ impl Loader {
     /// Claims what is there in the partition, and completes it.
     async fn work(&self, partition: Partition) -> Result<(), EngineError> {
         let worker = WorkerId::new("load").expect("a worker has a name");
-        let request =
-            ClaimRequest { worker, lane: self.lane(), partition, max: 32, lease: Duration::from_secs(10), id: None };
+        let request = ClaimRequest::new(worker, self.lane(), partition).max(32).lease(Duration::from_secs(10));
         let claim = self.backend.claim(&request).await?;
         for claimed in claim.executions {
             let faults = self.book.faults_so_far();

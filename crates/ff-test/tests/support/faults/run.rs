@@ -155,7 +155,7 @@ pub(crate) async fn run(plan: &Plan) -> Result<Report, Failure> {
 }
 
 async fn connect(url: &str, partitions: PartitionCount) -> Result<ValkeyBackend, Failure> {
-    Ok(ValkeyBackend::connect_with(ValkeyConfig::from_url(url)?.with_partition_count(partitions)).await?)
+    Ok(ValkeyBackend::connect_with(ValkeyConfig::from_url(url)?.partition_count(partitions)).await?)
 }
 
 /// Seven subscriptions over three connections: two slow, three filtered. The eighth is the consumer's.
@@ -164,9 +164,9 @@ async fn watchers(stage: &Stage, first: &ValkeyBackend, partitions: PartitionCou
     let third = connect(&stage.front_url(), partitions).await?;
     let slow = Pace::Slow(64, Duration::from_millis(25));
     let all = || SubscribeOptions::new().scope(SubscriptionScope::FlowsAndSolo);
-    let tenant = || ScannerFilter::new().with_namespace(Namespace::new(TENANTS[0]).expect("a tenant has a name"));
+    let tenant = || ScannerFilter::new().namespace(Namespace::new(TENANTS[0]).expect("a tenant has a name"));
     let capacity = |count| std::num::NonZeroUsize::new(count).expect("not zero");
-    let region = |filter: ScannerFilter| filter.with_instance_tag(REGION, REGIONS[0]);
+    let region = |filter: ScannerFilter| filter.instance_tag(REGION, REGIONS[0]);
     let wanted = [
         (first, "everything", all(), Pace::Fast),
         (first, "a tenant", all().filter(tenant()), Pace::Fast),

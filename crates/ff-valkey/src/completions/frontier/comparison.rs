@@ -180,7 +180,7 @@ impl Frontier {
     /// Takes back what was delivered from a forged push on.
     pub(super) fn take_back(&mut self, index: usize, forged: Pushed, out: &mut impl Deliver) {
         let Some(through) = self.cursors[index].last() else { return };
-        let gap = Gap { log: self.log(index), after: forged.before, through, cause: GapCause::Forged };
+        let gap = Gap::new(self.log(index), forged.before, through, GapCause::Forged);
         out.gap(&gap, &self.cursors);
         let mut back = self.cursors[index].clone();
         back.retract(forged.before);

@@ -25,7 +25,7 @@ fn compare_at(frontier: &mut Frontier, server: &Server, at_ms: u64, appended: bo
 }
 
 fn gap_over(server: &Server, through: EntryId) -> Gap {
-    Gap { log: the_log(), after: server.last(), through, cause: GapCause::HistoryRewritten }
+    Gap::new(the_log(), server.last(), through, GapCause::HistoryRewritten)
 }
 
 #[test]

@@ -1,15 +1,21 @@
-//! Waiting for the end of executions and flows.
+//! Waits for executions and flows, on both hosts.
 
-use std::time::Duration;
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use ff_conformance::Fixture;
 use ff_core::{
-    EngineError, ExecutionId, ExecutionSubmission, FlowId, FlowState, Outcome, PartitionCount, WaitBackend, WaitOptions,
+    EngineBackend, EngineError, ExecutionId, ExecutionSubmission, FlowId, FlowState, Outcome, PartitionCount,
 };
+use ff_embedded::EmbeddedBackend;
+use ff_engine::{WaitExt, WaitOptions};
 use futures::FutureExt;
 
-use super::Backend;
-use crate::fixture::Fixture;
+type Backend = Arc<dyn EngineBackend>;
 
 /// Far longer than any case here takes.
 const LONG: WaitOptions = WaitOptions::within(Duration::from_secs(60));
@@ -20,10 +26,10 @@ async fn solo(fixture: &Fixture) -> ExecutionId {
 }
 
 async fn member(fixture: &Fixture) -> ExecutionId {
-    fixture.submit_members(&[("a", &[])]).await.executions[0].1
+    fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id
 }
 
-pub async fn a_wait_for_an_ended_execution_returns_at_once(backend: Backend) {
+async fn a_wait_for_an_ended_execution_returns_at_once(backend: Backend) {
     let fixture = Fixture::new(backend);
     for id in [solo(&fixture).await, member(&fixture).await] {
         fixture.complete(id).await;
@@ -32,7 +38,7 @@ pub async fn a_wait_for_an_ended_execution_returns_at_once(backend: Backend) {
     }
 }
 
-pub async fn a_wait_returns_the_result_of_any_size(backend: Backend) {
+async fn a_wait_returns_the_result_of_any_size(backend: Backend) {
     let fixture = Fixture::new(backend);
     for id in [solo(&fixture).await, member(&fixture).await] {
         let result = Bytes::from(vec![b'x'; 100_000]);
@@ -46,7 +52,7 @@ pub async fn a_wait_returns_the_result_of_any_size(backend: Backend) {
     }
 }
 
-pub async fn an_end_during_the_call_is_not_missed(backend: Backend) {
+async fn a_completion_during_the_call_is_not_missed(backend: Backend) {
     let fixture = Fixture::new(backend);
     for round in 0..50 {
         let id = if round % 2 == 0 { member(&fixture).await } else { solo(&fixture).await };
@@ -59,7 +65,7 @@ pub async fn an_end_during_the_call_is_not_missed(backend: Backend) {
     }
 }
 
-pub async fn a_wait_for_any_returns_the_first_and_a_wait_for_all_keeps_the_order(backend: Backend) {
+async fn several_executions_are_awaited_until_one_or_all_have_ended(backend: Backend) {
     let fixture = Fixture::new(backend);
     let ids = [member(&fixture).await, solo(&fixture).await, member(&fixture).await];
     let (any, ()) = futures::join!(fixture.backend.wait_for_any(&ids, &LONG), fixture.complete(ids[1]));
@@ -74,13 +80,13 @@ pub async fn a_wait_for_any_returns_the_first_and_a_wait_for_all_keeps_the_order
     assert_eq!(all, ids.into_iter().zip(expected).collect::<Vec<_>>());
 }
 
-pub async fn a_wait_for_a_flow_lasts_until_its_last_member(backend: Backend) {
+async fn a_flow_is_awaited_until_its_last_member_has_ended(backend: Backend) {
     let fixture = Fixture::new(backend);
     let flow = fixture.submit_members(&[("a", &[]), ("b", &["a"]), ("c", &["a"])]).await;
     let end = async {
-        fixture.complete(flow.executions[0].1).await;
-        fixture.fail(flow.executions[1].1).await;
-        fixture.complete(flow.executions[2].1).await;
+        fixture.complete(flow.executions[0].execution_id).await;
+        fixture.fail(flow.executions[1].execution_id).await;
+        fixture.complete(flow.executions[2].execution_id).await;
     };
     let (ended, ()) = futures::join!(fixture.backend.wait_for_flow(flow.flow_id, &LONG), end);
     assert_eq!(ended.expect("it ends").state, FlowState::Failed);
@@ -88,7 +94,7 @@ pub async fn a_wait_for_a_flow_lasts_until_its_last_member(backend: Backend) {
     assert!(again.members.iter().all(|member| member.state.outcome().is_some()));
 }
 
-pub async fn a_wait_ends_at_its_deadline_with_an_error_that_names_the_execution(backend: Backend) {
+async fn a_wait_ends_at_its_deadline_and_names_the_execution(backend: Backend) {
     let fixture = Fixture::new(backend);
     let short = WaitOptions::within(Duration::from_millis(30));
     let id = member(&fixture).await;
@@ -97,7 +103,7 @@ pub async fn a_wait_ends_at_its_deadline_with_an_error_that_names_the_execution(
     assert!(fixture.backend.wait_for_any(&[], &short).await.is_err());
 }
 
-pub async fn a_wait_for_an_unknown_id_fails_unless_it_may_be_missing(backend: Backend) {
+async fn a_missing_execution_is_awaited_only_on_request(backend: Backend) {
     let fixture = Fixture::new(backend);
     let partitions: PartitionCount = fixture.backend.partition_count();
     let (id, flow) = (ExecutionId::generate_solo(partitions), FlowId::generate());
@@ -112,4 +118,38 @@ pub async fn a_wait_for_an_unknown_id_fails_unless_it_may_be_missing(backend: Ba
     assert!(matches!(late, EngineError::Timeout { .. }), "{late}");
     // Later is not now.
     assert!(fixture.backend.wait_for(id, &LONG.even_if_missing()).now_or_never().is_none());
+}
+
+/// One test per wait and host.
+macro_rules! on_both_hosts {
+    ($($wait:ident)+) => {
+        mod embedded {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $wait() {
+                    super::$wait(super::Arc::new(super::EmbeddedBackend::new())).await;
+                }
+            )+
+        }
+
+        mod valkey {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $wait() {
+                    let stand = super::support::Stand::start().await;
+                    super::$wait(stand.backend.clone()).await;
+                }
+            )+
+        }
+    };
+}
+
+on_both_hosts! {
+    a_wait_for_an_ended_execution_returns_at_once
+    a_wait_returns_the_result_of_any_size
+    a_completion_during_the_call_is_not_missed
+    several_executions_are_awaited_until_one_or_all_have_ended
+    a_flow_is_awaited_until_its_last_member_has_ended
+    a_wait_ends_at_its_deadline_and_names_the_execution
+    a_missing_execution_is_awaited_only_on_request
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use tokio::time::MissedTickBehavior;
 
-use crate::{
+use ff_core::{
     ControlBackend, EngineError, ExecutionId, ExecutionSnapshot, FlowId, FlowSnapshot, FlowState, Frame, Partition,
     SubscribeBackend, SubscribeOptions, Subscription, SubscriptionScope, limits,
 };
@@ -59,7 +59,8 @@ impl WaitOptions {
 /// ```
 /// use std::time::Duration;
 ///
-/// use ff_core::{EngineBackend, EngineError, ExecutionId, WaitBackend, WaitOptions};
+/// use ff_core::{EngineBackend, EngineError, ExecutionId};
+/// use ff_engine::{WaitExt, WaitOptions};
 ///
 /// async fn result(backend: &dyn EngineBackend, id: ExecutionId) -> Result<(), EngineError> {
 ///     let ended = backend.wait_for(id, &WaitOptions::within(Duration::from_secs(30))).await?;
@@ -68,7 +69,7 @@ impl WaitOptions {
 /// }
 /// ```
 #[async_trait]
-pub trait WaitBackend: SubscribeBackend + ControlBackend {
+pub trait WaitExt: SubscribeBackend + ControlBackend {
     /// Waits until an execution has ended.
     ///
     /// # Errors
@@ -81,7 +82,7 @@ pub trait WaitBackend: SubscribeBackend + ControlBackend {
     /// Waits until one of several executions has ended.
     ///
     /// # Errors
-    /// As [`WaitBackend::wait_for`]; [`EngineError::InvalidInput`] if `ids` is empty.
+    /// As [`WaitExt::wait_for`]; [`EngineError::InvalidInput`] if `ids` is empty.
     async fn wait_for_any(&self, ids: &[ExecutionId], options: &WaitOptions) -> Result<ExecutionSnapshot, EngineError> {
         let mut ended = limited(&named(ids)?, options, wait(self, ids, 1, options)).await?;
         ended.pop().ok_or_else(|| EngineError::ended("the wait"))
@@ -90,7 +91,7 @@ pub trait WaitBackend: SubscribeBackend + ControlBackend {
     /// Waits until all of several executions have ended; the snapshots are in the order of `ids`.
     ///
     /// # Errors
-    /// As [`WaitBackend::wait_for_any`].
+    /// As [`WaitExt::wait_for_any`].
     async fn wait_for_all(
         &self,
         ids: &[ExecutionId],
@@ -105,13 +106,13 @@ pub trait WaitBackend: SubscribeBackend + ControlBackend {
     /// Waits until a flow has ended.
     ///
     /// # Errors
-    /// As [`WaitBackend::wait_for`].
+    /// As [`WaitExt::wait_for`].
     async fn wait_for_flow(&self, id: FlowId, options: &WaitOptions) -> Result<FlowSnapshot, EngineError> {
         limited(&format!("flow {id}"), options, wait_for_flow(self, id, options)).await
     }
 }
 
-impl<B: SubscribeBackend + ControlBackend + ?Sized> WaitBackend for B {}
+impl<B: SubscribeBackend + ControlBackend + ?Sized> WaitExt for B {}
 
 fn named(ids: &[ExecutionId]) -> Result<String, EngineError> {
     match ids {
