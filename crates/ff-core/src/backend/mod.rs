@@ -8,9 +8,9 @@
 //!
 //! - Each call is atomic, or consists of atomic steps. A step happens as a whole or not at all, also if the reply is
 //!   lost.
-//! - Each call returns within a bounded time. A missing reply is [`EngineError::Timeout`].
+//! - Each call returns within a bounded time. A missing reply is [`EngineError::Timeout`](crate::EngineError::Timeout).
 //! - Times come from the server's clock, never from a caller.
-//! - After an error whose [`may_have_run`](EngineError::may_have_run) is true, the call may or may not have been
+//! - After an error whose [`may_have_run`](crate::EngineError::may_have_run) is true, the call may or may not have been
 //!   executed.
 
 mod maintenance;

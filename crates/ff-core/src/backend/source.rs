@@ -1,4 +1,4 @@
-//! The half of a [`Subscription`] that a backend provides.
+//! The half of a [`Subscription`](crate::Subscription) that a backend provides.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use futures::stream::FusedStream;
 
 use crate::{Cursor, EngineError, Frame, Lag, SubscriptionStats};
 
-/// What a backend provides behind a [`Subscription`].
+/// What a backend provides behind a [`Subscription`](crate::Subscription).
 #[async_trait]
 pub trait SubscriptionSource: FusedStream<Item = Frame> + Send {
-    /// See [`Subscription::cursor`].
+    /// See [`Subscription::cursor`](crate::Subscription::cursor).
     fn cursor(&self) -> Cursor;
-    /// See [`Subscription::stats`].
+    /// See [`Subscription::stats`](crate::Subscription::stats).
     fn stats(&self) -> SubscriptionStats;
     /// Asks for the lag of a cursor, independently of the stream.
     fn lag_probe(&self) -> Arc<dyn LagProbe>;
