@@ -67,6 +67,9 @@ fn calls() -> Vec<(&'static str, Vec<Op>, Op)> {
     let overdue = Member { deadline: 30, ..member(&[1]) };
     let overdue =
         vec![Op::SubmitFlow(vec![member(&[]), member(&[0]), overdue, member(&[0, 2])]), Op::Advance { millis: 50 }];
+    let brief = Member { deadline: 30, ..member(&[]) };
+    let both_overdue =
+        vec![Op::SubmitFlow(vec![brief.clone(), brief]), Op::Claim { max: 4, lease: 40 }, Op::Advance { millis: 50 }];
     vec![
         ("submit a flow", vec![], diamond()),
         ("submit a solo execution", vec![], Op::SubmitSolo(Member { delay: 10, deadline: 90, ..member(&[]) })),
@@ -94,6 +97,7 @@ fn calls() -> Vec<(&'static str, Vec<Op>, Op)> {
         ("sweep timeouts", confirmed(due(35)), Op::Sweep),
         ("sweep confirmed leases", confirmed([claimed(), vec![Op::Advance { millis: 35 }]].concat()), Op::Sweep),
         ("sweep leases and delays", due(35), Op::Sweep),
+        ("sweep deadlines of leased executions", both_overdue, Op::Sweep),
         ("sweep deadlines", due(70), Op::Sweep),
         ("lose a running member", claimed(), Op::Lose { execution: 0 }),
         ("lose a blocked member", claimed(), Op::Lose { execution: 3 }),

@@ -262,18 +262,27 @@ impl Model {
     }
 
     pub(super) fn sweep(&mut self) {
-        let (overdue, delayed) = (self.overdue(), self.delayed());
-        self.expire();
-        self.reclaim(&overdue);
-        self.release(&delayed);
+        self.sweep_without(|_| false);
     }
 
-    /// A sweep that could not read what was beyond its deadline.
-    pub(super) fn sweep_deadlines_last(&mut self) {
+    /// A sweep that could not read some of the executions that are beyond their deadline; the next one reads them.
+    pub(super) fn sweep_without(&mut self, is_unread: impl Fn(usize) -> bool) {
         let (overdue, delayed) = (self.overdue(), self.delayed());
+        self.expire(|id| !is_unread(id));
         self.reclaim(&overdue);
         self.release(&delayed);
-        self.expire();
+        self.expire(|_| true);
+    }
+
+    /// The results of a sweep with a failed read of the deadlines: of one execution that is beyond its deadline, or of all.
+    pub(super) fn sweeps_with_unread(&self) -> Vec<Self> {
+        let overdue = (0..self.executions.len()).filter(|id| self.is_overdue(*id));
+        let without = |is_unread: &dyn Fn(usize) -> bool| {
+            let mut swept = self.clone();
+            swept.sweep_without(is_unread);
+            swept
+        };
+        overdue.map(|unread| without(&|id| id == unread)).chain([without(&|_| true)]).collect()
     }
 
     /// Whether something will still happen by itself: a lease, a delay or a deadline runs out.
@@ -333,9 +342,9 @@ impl Model {
         self.due(|e| (e.state == PublicState::Delayed).then_some(e.eligible_at))
     }
 
-    fn expire(&mut self) {
+    fn expire(&mut self, is_read: impl Fn(usize) -> bool) {
         for id in self.due(|e| (e.ended().is_none() && e.deadline_at > 0).then_some(e.deadline_at)) {
-            if self.executions[id].ended().is_none() {
+            if is_read(id) && self.executions[id].ended().is_none() {
                 self.end(id, PublicState::Expired, Some("deadline_exceeded"));
             }
         }

@@ -279,9 +279,7 @@ impl<'a, S: Stage> Run<'a, S> {
         self.heal()?;
         let mut possible = vec![std::mem::replace(&mut self.model, before.clone())];
         if *op == Op::Sweep {
-            let mut late = before.clone();
-            late.sweep_deadlines_last();
-            possible.push(late);
+            possible.extend(before.sweeps_with_unread());
         }
         if outcome.is_err() {
             possible.extend(self.partly(op));
