@@ -12,9 +12,9 @@ use std::{
 use bytes::Bytes;
 use common::{Writer, calls, event, eventually, flow_in, gap, namespace, next, number, numbers, partitions, submit};
 use ff_core::{
-    ControlBackend, Cursor, EntryId, ExecutionSpec, FlowId, FlowSubmission, Frame, Gap, GapCause, LaneId, LogId,
-    Partition, PartitionCount, Scope, Start, SubmitBackend, SubscribeBackend, SubscribeOptions, Subscription, Tags,
-    WorkerId,
+    ControlBackend, Cursor, EngineError, EntryId, ExecutionSpec, FlowId, FlowSubmission, Frame, Gap, GapCause, LaneId,
+    LogId, Partition, PartitionCount, Scope, Start, SubmitBackend, SubscribeBackend, SubscribeOptions, Subscription,
+    Tags, WorkerId,
     backend::{ClaimRequest, WorkBackend},
 };
 use ff_script::permissions::Role;
@@ -80,6 +80,35 @@ async fn silent_connections_are_replaced_and_nothing_is_lost() {
     assert_eq!(numbers(&mut subscription, 5).await, [3, 4, 5, 6, 7]);
     stage.end(1).await;
     assert_eq!(numbers(&mut subscription, 1).await, [8]);
+}
+
+/// A backend behind a proxy that swallows everything from now on.
+async fn behind_a_black_hole(command_timeout: Duration) -> (TestServer, Proxy, ValkeyBackend) {
+    let server = TestServer::start().await.unwrap();
+    let proxy = Proxy::open(server.port()).await.unwrap();
+    let config = ValkeyConfig::from_url(&format!("redis://127.0.0.1:{}", proxy.port())).unwrap();
+    let config = config.partition_count(partitions()).command_timeout(command_timeout);
+    let backend = ValkeyBackend::connect_with(config).await.unwrap();
+    proxy.swallow();
+    (server, proxy, backend)
+}
+
+/// Descriptions may be large. Each that fails is followed by another.
+#[tokio::test]
+async fn a_silent_connection_is_replaced_while_large_replies_are_always_under_way() {
+    let (_server, _proxy, backend) = behind_a_black_hole(Duration::from_secs(2)).await;
+    let answered = async || {
+        while !matches!(backend.describe_flow(FlowId::generate()).await, Err(EngineError::NotFound { .. })) {}
+    };
+    let mut any: FuturesUnordered<_> = (0..4).map(|_| answered()).collect();
+    tokio::time::timeout(PATIENCE, any.next()).await.expect("a call is answered again");
+}
+
+#[tokio::test]
+async fn a_silent_connection_is_replaced_also_where_the_command_timeout_is_short() {
+    let (_server, _proxy, backend) = behind_a_black_hole(Duration::from_millis(300)).await;
+    let accepted = async { while submit(&backend).await.is_err() {} };
+    tokio::time::timeout(PATIENCE, accepted).await.expect("a call is answered again");
 }
 
 /// The server's ids of the clients' connections.

@@ -360,6 +360,23 @@ enum Seen {
     Unknown,
 }
 
+/// A time in which nothing arrived.
+struct Quiet {
+    at: Instant,
+    heard: u64,
+}
+
+impl Quiet {
+    fn now(life: &Life) -> Self {
+        Self { at: Instant::now(), heard: life.heard() }
+    }
+
+    /// Whether nothing has arrived since.
+    fn lasts(&self, life: &Life) -> bool {
+        self.heard == life.heard()
+    }
+}
+
 impl ConnectionMonitor {
     /// Waits until a new connection leads to a primary.
     async fn settle(&self, op: &str, until: Instant) -> Result<(), EngineError> {
@@ -387,6 +404,7 @@ impl ConnectionMonitor {
     async fn keep(self, mut reconnects: Receiver<Server>) {
         let mut named = self.primary.named();
         let mut backoff = Backoff::reconnect();
+        let mut quiet = None;
         // Reconnects from before this task began.
         while reconnects.try_recv().is_ok() {}
         loop {
@@ -396,13 +414,13 @@ impl ConnectionMonitor {
                 Ok(()) = named.changed() => {}
                 reconnected = reconnects.recv() => match reconnected {
                     Err(RecvError::Closed) => return,
-                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    Ok(_) | Err(RecvError::Lagged(_)) => quiet = None,
                 },
             }
             if !self.client.is_connected() {
                 continue;
             }
-            match self.look(&mut named).await {
+            match self.look(&mut named, &mut quiet).await {
                 Seen::Unknown => {}
                 Seen::Primary => {
                     self.state.on_replica.store(false, Ordering::Relaxed);
@@ -427,28 +445,42 @@ impl ConnectionMonitor {
         }
     }
 
-    async fn look(&self, named: &mut watch::Receiver<Option<Address>>) -> Seen {
+    /// One check. `quiet` is the silence that an earlier check found and that was not long enough.
+    async fn look(&self, named: &mut watch::Receiver<Option<Address>>, quiet: &mut Option<Quiet>) -> Seen {
         if self.is_replaced(named) {
             return Seen::Replaced;
         }
-        tokio::select! {
+        let mut since = quiet.take().filter(|quiet| quiet.lasts(&self.life)).unwrap_or_else(|| Quiet::now(&self.life));
+        let role = tokio::select! {
             biased;
-            role = Role::ask(&self.client) => match role {
-                Ok(Role::Primary) => Seen::Primary,
-                Ok(Role::Replica { of }) => Seen::Replica(of),
-                // Nothing arrived within the time limit of an answer; the evidence recorded meanwhile decides at the
-                // next check.
-                Err(_) => Seen::Unknown,
-            },
-            seen = self.silence(named) => seen,
+            role = Role::ask(&self.client) => role,
+            seen = self.silence(named, &mut since) => return seen,
+        };
+        match role {
+            Ok(Role::Primary) => Seen::Primary,
+            Ok(Role::Replica { of }) => Seen::Replica(of),
+            // The time limit of an answer ends with that of a silence, or before it. Other calls may be sent again and
+            // again meanwhile, so a silence counts from its beginning and not from the next check.
+            Err(error) if *error.kind() == ErrorKind::Timeout && since.lasts(&self.life) => {
+                if since.at.elapsed() >= self.longest_silence() {
+                    return Seen::Silent;
+                }
+                *quiet = Some(since);
+                Seen::Unknown
+            }
+            // The connection was lost, or something has arrived.
+            Err(_) => Seen::Unknown,
         }
     }
 
+    /// How long a connection may be silent in any case.
+    fn longest_silence(&self) -> Duration {
+        self.primary.config().command_timeout.max(SILENCE)
+    }
+
     /// Returns when the connection must be given up although it was not lost.
-    async fn silence(&self, named: &mut watch::Receiver<Option<Address>>) -> Seen {
-        let limit = self.primary.config().command_timeout.max(SILENCE);
-        let (mut heard, mut since) = (self.life.heard(), Instant::now());
-        let elsewhere = self.answers_elsewhere(since + SILENCE);
+    async fn silence(&self, named: &mut watch::Receiver<Option<Address>>, quiet: &mut Quiet) -> Seen {
+        let elsewhere = self.answers_elsewhere(quiet.at + SILENCE);
         tokio::pin!(elsewhere);
         let mut answers_elsewhere = false;
         loop {
@@ -457,12 +489,12 @@ impl ConnectionMonitor {
                 () = &mut elsewhere, if !answers_elsewhere => answers_elsewhere = true,
                 Ok(()) = named.changed() => if self.is_replaced(named) { return Seen::Replaced },
             }
-            if self.life.heard() != heard {
-                (heard, since) = (self.life.heard(), Instant::now());
+            if !quiet.lasts(&self.life) {
+                *quiet = Quiet::now(&self.life);
                 answers_elsewhere = false;
-                elsewhere.set(self.answers_elsewhere(since + SILENCE));
+                elsewhere.set(self.answers_elsewhere(quiet.at + SILENCE));
             }
-            if answers_elsewhere && !self.life.is_large() || since.elapsed() >= limit {
+            if answers_elsewhere && !self.life.is_large() || quiet.at.elapsed() >= self.longest_silence() {
                 return Seen::Silent;
             }
         }
