@@ -84,6 +84,11 @@ pub async fn a_lost_lease_is_reported_when_it_is_given_back(backend: Backend) {
     fixture.backend.cancel_execution(a.lease.execution_id, "enough").await.expect("cancelled");
     let outcomes = fixture.backend.release(&[a.lease, b.lease]).await.expect("answered");
     assert_eq!(outcomes, [ReleaseOutcome::LeaseLost, ReleaseOutcome::Released]);
+    // Back in the queue after another lease, it is not what the earlier lease has given back.
+    let later = fixture.claim(b.lease.execution_id).await;
+    fixture.backend.release(&[later.lease]).await.expect("answered");
+    let outcomes = fixture.backend.release(&[b.lease, later.lease]).await.expect("answered");
+    assert_eq!(outcomes, [ReleaseOutcome::LeaseLost, ReleaseOutcome::Released]);
 }
 
 pub async fn an_unconfirmed_lease_expires_without_being_counted(backend: Backend) {
