@@ -198,6 +198,17 @@ async fn a_server_that_loses_tail_and_library_begins_another_epoch_even_with_a_s
     assert_eq!(epochs.len(), 3, "{epochs:?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_is_deleted_under_a_stopped_clock_begins_another_epoch() {
+    let mut feed = Feed::on(Stand::at(1_800_000_000_000).await).await;
+    let mut epochs = Vec::new();
+    for _ in 0..3 {
+        epochs.push(feed.append().await.0.epoch);
+        feed.stand.command(&["DEL", &feed.log(), &keys::log_epochs(feed.log_id())]).await;
+    }
+    assert!(epochs.is_sorted_by(|before, after| before < after), "{epochs:?}");
+}
+
 impl Feed {
     /// Epochs with one entry each, as so many tenures leave them.
     async fn with_tenures(count: u64) -> Self {
