@@ -328,7 +328,15 @@ impl Hub {
         let mut rounds = Rounds::new();
         loop {
             let done = match rounds.next(&self) {
-                Some(all) => self.compare_round(&mut rounds, all).await,
+                Some(all) => {
+                    let compared = self.compare_round(&mut rounds, all).await;
+                    if compared.is_err() {
+                        // Comparisons may keep failing although logs can be read. A read that fails stays planned.
+                        let (work, ..) = self.plan(&mut last_later, &rounds);
+                        let _ = self.read(&work).await;
+                    }
+                    compared
+                }
                 None => self.read_some(&mut last_later, &rounds).await,
             };
             trouble.tell(self.scope, self.lock().frontier.unreadable());
@@ -355,9 +363,9 @@ impl Hub {
         }
         let compared = self.compare(all, &mut rounds.tally).await;
         rounds.at = Instant::now() + COMPARE_EVERY;
-        rounds.overdue_at = Instant::now() + ON_ITS_WAY;
         match compared {
             Ok(beyond) => {
+                rounds.overdue_at = Instant::now() + ON_ITS_WAY;
                 rounds.unheard = beyond.then_some(heard);
                 rounds.has_compared = true;
                 Ok(())
@@ -369,20 +377,23 @@ impl Hub {
         }
     }
 
+    /// What to read now, whether some logs are read again later, and when to look again at the latest.
+    fn plan(&self, last_later: &mut Instant, rounds: &Rounds) -> (Vec<Work>, bool, Instant) {
+        let frontier = &mut self.lock().frontier;
+        if last_later.elapsed() >= LATER {
+            frontier.wake_later();
+            *last_later = Instant::now();
+        }
+        if Instant::now() >= rounds.overdue_at {
+            frontier.read_overdue();
+        }
+        let wake_at = if frontier.has_overdue() { rounds.overdue_at } else { rounds.at };
+        (frontier.work(LOGS_AT_ONCE), frontier.has_later(), wake_at)
+    }
+
     /// Reads the planned logs, or waits until there is a plan or it is time to compare.
     async fn read_some(self: &Arc<Self>, last_later: &mut Instant, rounds: &Rounds) -> Result<(), EngineError> {
-        let (work, later, wake_at) = {
-            let frontier = &mut self.lock().frontier;
-            if last_later.elapsed() >= LATER {
-                frontier.wake_later();
-                *last_later = Instant::now();
-            }
-            if Instant::now() >= rounds.overdue_at {
-                frontier.read_overdue();
-            }
-            let wake_at = if frontier.has_overdue() { rounds.overdue_at } else { rounds.at };
-            (frontier.work(LOGS_AT_ONCE), frontier.has_later(), wake_at)
-        };
+        let (work, later, wake_at) = self.plan(last_later, rounds);
         match (work.is_empty(), later) {
             (false, _) => self.read(&work).await,
             (true, true) => {

@@ -38,6 +38,8 @@ struct Logs {
     refused: Mutex<Option<usize>>,
     /// All reads fail.
     is_away: AtomicBool,
+    /// Reads of heads fail as a whole.
+    has_no_heads: AtomicBool,
 }
 
 impl Logs {
@@ -45,7 +47,8 @@ impl Logs {
         let log = |n| LogId { partition: Partition::new(n), scope: Scope::Flows };
         let servers = (0..PARTITIONS).map(|n| Server::numbered(log(n), u64::from(n), u64::from(PARTITIONS))).collect();
         let (servers, refused, is_away) = (Mutex::new(servers), Mutex::default(), AtomicBool::default());
-        Arc::new(Self { servers, reads: AtomicU64::new(0), fail_every, refused, is_away })
+        let has_no_heads = AtomicBool::default();
+        Arc::new(Self { servers, reads: AtomicU64::new(0), fail_every, refused, is_away, has_no_heads })
     }
 
     fn on<T>(&self, log: usize, act: impl FnOnce(&mut Server) -> T) -> T {
@@ -101,6 +104,9 @@ impl LogSource for Logs {
 
     async fn heads(&self, of: &[(LogId, Option<Newest>)]) -> Result<OfEach<Head>, EngineError> {
         self.travel().await?;
+        if self.has_no_heads.load(Ordering::Relaxed) {
+            return Err(EngineError::protocol("reading heads", "the simulation has none"));
+        }
         let head = |(log, has): &(LogId, Option<Newest>)| self.read(*log, |server| compared(server.newest(), *has));
         let heads = of.iter().map(head).collect();
         self.travel().await?;

@@ -72,3 +72,18 @@ fn a_push_lost_after_another_of_its_log_is_read_half_a_second_after_the_next_com
     };
     in_simulated_time(lost).unwrap();
 }
+
+#[test]
+fn logs_are_read_while_comparisons_keep_failing() {
+    let failing = async {
+        let (logs, hub, mut subscription, _reader) = compared_once().await;
+        logs.has_no_heads.store(true, Ordering::Relaxed);
+        hub.missed();
+        logs.on(0, Server::append);
+        hub.pushed([message(&logs.on(0, Server::append))].into_iter());
+        let told = within(&mut subscription, COMPARE_EVERY).await;
+        prop_assert_eq!(told, ["{fp:0}@10-0", "{fp:0}@10-1"]);
+        Ok(())
+    };
+    in_simulated_time(failing).unwrap();
+}
