@@ -1,5 +1,5 @@
-//! The fuzz targets on the stable toolchain: on their corpora, on mutations of these, and on random bytes. A module of
-//! the test `fuzz` of each crate that has functions for targets, which are in its module `fuzz`.
+//! Runs the fuzz targets on the stable toolchain: on their corpora, on mutations of these, and on random bytes. The
+//! test `fuzz` of each crate with targets includes this file; the targets' functions are in the crate's module `fuzz`.
 
 use std::{fs, path::PathBuf};
 
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 /// A target's function, which returns whether it accepted the input.
 pub(crate) type Target = fn(&[u8]) -> bool;
 
-/// The name of a file of a corpus, and what is in it.
+/// The name and the content of a file of a corpus.
 pub(crate) type Seed = (String, Vec<u8>);
 
 pub(crate) fn corpus(target: &str) -> Vec<Seed> {
@@ -21,7 +21,7 @@ pub(crate) fn corpus(target: &str) -> Vec<Seed> {
     seeds
 }
 
-/// Runs every file; those that we wrote are named for what becomes of them.
+/// Runs every file. The names of those written by hand say whether they are accepted.
 pub(crate) fn run_corpus(seeds: &[Seed], target: Target) {
     let [accepted, refused] =
         ["ok-", "bad-"].map(|prefix| seeds.iter().filter(|(name, _)| name.starts_with(prefix)).count());
@@ -59,7 +59,7 @@ impl Edit {
     }
 }
 
-/// Random bytes, and those that mean something somewhere.
+/// Random bytes, with a preference for bytes that have a meaning in some format.
 pub(crate) fn byte() -> impl Strategy<Value = u8> {
     prop_oneof![any::<u8>(), prop::sample::select(b"\0\x1e\x1f\"\\{}[]:,-019+eZ \n".to_vec())]
 }

@@ -3,9 +3,9 @@
 #
 #   scripts/check-fresh-machine.sh [COMMAND …]
 #
-# The machine is a minimal Debian (debootstrap's minbase, gcc, git) that is made from packages in a folder of its own. It gets
-# this machine's Rust toolchain, certificates and name resolution, and a clone of the committed tree. It has neither Python
-# nor Docker, neither a valkey-server nor procps. Each COMMAND is a line for sh; without any, these are run:
+# The machine is a minimal Debian (debootstrap's minbase, gcc, git) that is made from packages in a separate folder. It gets
+# this machine's Rust toolchain, certificates and name resolution, and a clone of the committed tree. It has no Python, no
+# Docker, no valkey-server and no procps. Each COMMAND is a line for sh; without one, these are run:
 #
 #   cargo run --release --bin ff -- demo
 #   cargo xtask demo
@@ -41,7 +41,7 @@ bootstrap() {
         debootstrap "$@"
         return
     fi
-    # Its package is a shell script; it need not be installed.
+    # Its package is a shell script, which works without being installed.
     (cd "$dir" && apt-get download -q debootstrap >/dev/null && dpkg -x debootstrap_*.deb debootstrap)
     DEBOOTSTRAP_DIR=$dir/debootstrap/usr/share/debootstrap "$dir/debootstrap/usr/sbin/debootstrap" "$@"
 }
@@ -53,7 +53,7 @@ if [ ! -x "$root/usr/bin/gcc" ]; then
     rm -rf --one-file-system "$root"
     bootstrap --variant=minbase --include=gcc,libc6-dev,git,ca-certificates bookworm "$root" "$from" >"$dir/debootstrap.log" 2>&1 ||
         fail "debootstrap failed; see $dir/debootstrap.log"
-    # The system's package sources, for what the tests fetch themselves.
+    # The system's package sources, for the packages that the tests fetch.
     cp -r /etc/apt/sources.list.d "$root/etc/apt/" 2>/dev/null || true
     cp -rL /etc/apt/apt.conf.d/. "$root/etc/apt/apt.conf.d/" 2>/dev/null || true
 fi
@@ -66,20 +66,20 @@ say "copying the Rust toolchain and the committed tree"
 toolchain=$(rustc --print sysroot)
 mkdir -p "$root/opt/rust" "$root/work"
 [ -x "$root/opt/rust/bin/cargo" ] || cp -a "$toolchain/." "$root/opt/rust/"
-# Links in the root would lead to this machine's own files.
+# Links in the root would point to this machine's own files.
 cp -L --remove-destination /etc/resolv.conf /etc/hosts "$root/etc/"
 cp -L --remove-destination /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
-# A clone of a worktree has its commit, whatever its branch.
+# A clone of a worktree has its commit, on any branch.
 commit=$(git -C "$here" rev-parse HEAD)
 rm -rf --one-file-system "$root/work/tree.new"
 git clone -q --no-hardlinks "$(git -C "$here" rev-parse --path-format=absolute --git-common-dir)" "$root/work/tree.new"
 git -C "$root/work/tree.new" checkout -q "$commit"
-# What was built before is kept.
+# Earlier build results are kept.
 [ -d "$root/work/tree/target" ] && mv "$root/work/tree/target" "$root/work/tree.new/target"
 rm -rf --one-file-system "$root/work/tree"
 mv "$root/work/tree.new" "$root/work/tree"
 
-# Only what every machine has is handed over, and where packages are fetched from.
+# Only the variables that every machine has are passed on, and the package mirrors.
 run() {
     unshare --mount --pid --fork --kill-child sh -c '
         root=$1; shift

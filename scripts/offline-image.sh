@@ -27,7 +27,7 @@ mkdir -p "$stage/data" "$stage/tmp"
 chmod 1777 "$stage/data" "$stage/tmp"
 cp -L "$server" "$stage/valkey-server"
 LD_LIBRARY_PATH=$libs ldd "$server" | grep -o '/[^ ]*' | sort -u | while read -r lib; do
-    # Libraries unpacked elsewhere move to a place where the loader looks by itself.
+    # Libraries that were unpacked elsewhere are copied to a default folder of the loader.
     case "$lib" in
     /lib*) place=$stage$lib ;;
     *) place=$stage/lib/$(basename "$lib") ;;

@@ -1,4 +1,4 @@
-//! A thousand completions from the call that commits them until the last subscription has the last one.
+//! The time of a thousand completions, from the call that commits them until the last subscription has the last one.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Evaluating one filter on one event that carries the answer. No server.
+//! Evaluates one filter on one event that has the attributes. No server.
 
 use std::hint::black_box;
 

@@ -1,5 +1,5 @@
-//! A hundred thousand completions read back from the logs: by a subscription from the earliest on, and by a bare reader
-//! with the same client that only counts entries.
+//! Reads a hundred thousand completions back from the logs: by a subscription from the earliest, and by a minimal
+//! reader with the same client that only counts entries.
 
 use std::{num::NonZeroUsize, time::Duration};
 
@@ -15,7 +15,7 @@ use futures::StreamExt;
 
 const FLOWS: usize = 100;
 const MEMBERS: usize = 1_000;
-/// As a subscription that catches up: so many logs with one round trip, and so many entries of each.
+/// As in a catch-up: the logs per round trip, and the entries of each.
 const LOGS_AT_ONCE: usize = 16;
 const ENTRIES: usize = 128;
 

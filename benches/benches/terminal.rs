@@ -1,4 +1,5 @@
-//! The call that ends an execution, beside a call that does nothing: what a completion costs beyond its round trip.
+//! The call that ends an execution, compared with a call that does nothing: the cost of a completion beyond its round
+//! trip.
 
 use std::time::{Duration, Instant};
 

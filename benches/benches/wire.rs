@@ -1,4 +1,4 @@
-//! Decoding what the library writes. No server.
+//! Decodes events of the library. No server.
 
 use std::hint::black_box;
 
@@ -18,7 +18,7 @@ fn decode(c: &mut Criterion) {
     );
     let mut group = c.benchmark_group("wire");
     group.throughput(Throughput::Elements(1));
-    // With white space, so that it is left to serde.
+    // With white space, so that serde decodes it.
     let spaced = ours.replacen(',', ", ", 1);
     for (name, event) in [("bare", bare), ("ours", ours), ("ours, spaced", spaced)] {
         group.bench_function(format!("decode_push/{name}"), |b| {

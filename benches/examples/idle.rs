@@ -1,5 +1,5 @@
-//! What idle processes cost the server: calls, bytes and its time, for 1 and for 10 processes of their own, each with an
-//! engine, a worker and a subscription.
+//! The cost of idle processes for the server: calls, bytes and time, for 1 and for 10 processes, each with an engine, a
+//! worker and a subscription.
 //!
 //! `cargo xtask test -- …` provides a server as for tests; then
 //! `cargo run -p ff-benches --example idle -- [SECONDS] [PROCESSES,…]`. With `-v` it names the commands.
@@ -20,13 +20,13 @@ use ff_valkey::ValkeyBackend;
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-/// Names the server to a process that is to be idle on it.
+/// The variable with the server's URL that makes this program an idle process.
 const SERVER: &str = "FF_IDLE_SERVER";
 const READY: &str = "ready";
-/// After this the processes have found their shares and their first passes are over.
+/// After this time the processes have their shares, and their first passes are over.
 const SETTLED: Duration = Duration::from_secs(15);
 
-/// The engine, a worker and a subscription, until the process is killed.
+/// Runs the engine, a worker and a subscription until the process is killed.
 async fn idle(url: &str) {
     let backend = Arc::new(ValkeyBackend::connect(url).await.expect("the server is up"));
     let mut completions = backend.subscribe_completions().await.expect("the server is up");
@@ -40,7 +40,7 @@ async fn idle(url: &str) {
     }
 }
 
-/// Processes that end with this.
+/// Processes that are killed when this is dropped.
 struct Idle(Vec<Child>);
 
 impl Idle {
@@ -67,7 +67,7 @@ impl Drop for Idle {
     }
 }
 
-/// What the server has counted so far.
+/// The server's counters.
 struct Counts {
     cpu_seconds: f64,
     received: f64,

@@ -1,5 +1,5 @@
-//! What a subscription costs that is not read while a million completions pass: the memory of the process, and the time
-//! of the subscriptions beside it. Runs without and with it take turns.
+//! The cost of a subscription that is not read while a million completions pass: the memory of the process, and the
+//! time of the other subscriptions. Runs with and without it alternate.
 //!
 //! `cargo run --release -p ff-benches --example stalled -- [COMPLETIONS] [RUNS]`
 
@@ -18,18 +18,18 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Members of a flow, which is cancelled as soon as it is submitted.
+/// The members of a flow, which is cancelled right after its submission.
 const MEMBERS: usize = 1_000;
 const OTHERS: usize = 4;
 const MIB: f64 = (1 << 20) as f64;
 
-/// What one run came to.
+/// The result of one run.
 struct Measured {
-    /// The most that was allocated beyond what there was before the first completion, in bytes.
+    /// The peak of allocated memory beyond that before the first completion, in bytes.
     grown: usize,
     /// From the first submission until the others had everything.
     took: Duration,
-    /// How long the stalled one then took to get everything.
+    /// How long the stalled subscription then took to get everything.
     caught_up: Option<Duration>,
 }
 
@@ -97,7 +97,7 @@ fn main() -> Result<(), std::num::ParseIntError> {
     println!("{count} completions, {OTHERS} subscriptions that are read\n");
     println!("stalled one  grown by (MiB)  others done (s)  it caught up (s)");
     for run in 0..2 * runs {
-        // Flows differ in which partition they are of: the fullest log is to keep all of its entries.
+        // The partitions get different numbers of flows; the fullest log must keep all of its entries.
         let everything = LogPolicy { flow_entries: count as u64, flow_bytes: 256 << 20, ..LogPolicy::default() };
         let bench = Bench::keeping(everything);
         let measured = bench.runtime.block_on(measure(&bench, count, run % 2 == 1));

@@ -1,4 +1,4 @@
-//! What the benches share: a private server with a backend on it, and floods of work for it.
+//! Shared helpers of the benches: a private server with a backend, and bulk work for it.
 #![forbid(unsafe_code)]
 
 use std::{sync::Arc, time::Duration};
@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 
 /// A private server, a backend on it, and the runtime that drives it.
 pub struct Bench {
-    /// Two threads, as many as the machine of the recorded figures has cores.
+    /// With two threads, the number of cores of the machine of the recorded figures.
     pub runtime: Runtime,
     /// Kept alive for as long as the bench runs.
     pub server: TestServer,
@@ -27,13 +27,13 @@ impl Bench {
     /// Starts everything.
     ///
     /// # Panics
-    /// When no server can be started: a bench without one measures nothing.
+    /// If no server can be started.
     #[must_use]
     pub fn start() -> Self {
         Self::keeping(LogPolicy::default())
     }
 
-    /// Starts everything; logs keep what this says.
+    /// Starts everything, with this log policy.
     ///
     /// # Panics
     /// As [`Bench::start`].
@@ -55,7 +55,7 @@ impl Bench {
         Self { runtime, server, backend, fixture }
     }
 
-    /// Forgets all flows, so that a long bench does not fill the memory.
+    /// Deletes all keys, so that a long bench does not fill the memory.
     pub async fn wipe(&self) {
         self.server.command(&["FLUSHALL"]).await.expect("the server is up");
         self.backend.verify_deployment().await.expect("the server is up");

@@ -1,4 +1,4 @@
-//! The table of backends in the README: the conformance suite, run on each set-up and counted by concern.
+//! The table of backends in the README: runs the conformance suite on each set-up and counts the results by concern.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,12 +11,12 @@ const README: &str = "README.md";
 const BEGIN: &str = "<!-- backends: written by `cargo xtask conformance` -->";
 const END: &str = "<!-- backends: end -->";
 
-/// What the suite runs on.
+/// A set-up that the suite runs on.
 struct Setup {
     title: &'static str,
     /// The test of `ff-test` that runs it.
     test: &'static str,
-    /// Where its servers come from, if it has any.
+    /// The provider of its servers, if it has any.
     provider: Option<&'static str>,
 }
 
@@ -26,33 +26,33 @@ const SETUPS: [Setup; 3] = [
     Setup { title: "Valkey in Docker", test: "conformance_valkey", provider: Some("docker") },
 ];
 
-/// What became of a concern's cases.
+/// The results of a concern's cases.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Tally {
+struct Counts {
     cases: usize,
     passed: usize,
-    /// Declared as lacking; libtest counts them as passed.
+    /// Declared as lacking; libtest reports them as passed.
     skipped: usize,
 }
 
-/// A set-up's tallies by concern; none where it could not run.
-type Column = Option<BTreeMap<String, Tally>>;
+/// The counts of a set-up by concern; `None` if it could not run.
+type Column = Option<BTreeMap<String, Counts>>;
 
 /// Runs the suite on every set-up and writes the table.
 ///
 /// # Errors
-/// A set-up that could not run, or on which a case failed: the table says so too, and is written first.
+/// If a set-up could not run or a case failed. The table is written before, and shows it too.
 pub(crate) fn conformance() -> Result<()> {
     let mut failures = Vec::new();
     let columns = SETUPS.map(|setup| match setup.run() {
-        Ok(tallies) => Some(tallies),
+        Ok(counts_by_concern) => Some(counts_by_concern),
         Err(error) => {
             failures.push(format!("{}: {error:#}", setup.title));
             None
         }
     });
     for (setup, column) in SETUPS.iter().zip(&columns) {
-        let failed: usize = column.iter().flatten().map(|(_, tally)| tally.cases - tally.passed).sum();
+        let failed: usize = column.iter().flatten().map(|(_, counts)| counts.cases - counts.passed).sum();
         if failed > 0 {
             failures.push(format!("{}: {failed} case(s) failed", setup.title));
         }
@@ -67,42 +67,42 @@ pub(crate) fn conformance() -> Result<()> {
 }
 
 impl Setup {
-    fn run(&self) -> Result<BTreeMap<String, Tally>> {
+    fn run(&self) -> Result<BTreeMap<String, Counts>> {
         let servers = self.provider.map(provision::provide_from).transpose()?;
         let output = Cargo::new("test")
             .args(["-p", "ff-test", "--test", self.test, "--", "--show-output"])
             .envs(servers.iter().flat_map(provision::Chosen::env))
-            // A shared server would be taken before any other.
+            // A shared server would override the provider.
             .envs([("FF_TEST_VALKEY_URL", String::new())])
             .read()?;
-        tallies(&output)
+        counts_by_concern(&output)
     }
 }
 
-/// Counts the lines of libtest.
-fn tallies(output: &str) -> Result<BTreeMap<String, Tally>> {
-    let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
+/// Counts the results in the output of libtest.
+fn counts_by_concern(output: &str) -> Result<BTreeMap<String, Counts>> {
+    let mut counts_by_concern: BTreeMap<String, Counts> = BTreeMap::new();
     let mut running = None;
     for line in output.lines() {
         if let Some((concern, verdict)) = verdict(line) {
-            let tally = tallies.entry(concern.to_owned()).or_default();
-            tally.cases += 1;
-            tally.passed += usize::from(verdict == "ok");
+            let counts = counts_by_concern.entry(concern.to_owned()).or_default();
+            counts.cases += 1;
+            counts.passed += usize::from(verdict == "ok");
         } else if let Some(concern) = skipped(line) {
-            tallies.entry(concern.to_owned()).or_default().skipped += 1;
+            counts_by_concern.entry(concern.to_owned()).or_default().skipped += 1;
         } else if let Some(count) = line.strip_prefix("running ").and_then(|rest| rest.split(' ').next()) {
             running = count.parse::<usize>().ok();
         }
     }
-    let seen: usize = tallies.values().map(|tally| tally.cases).sum();
+    let seen: usize = counts_by_concern.values().map(|counts| counts.cases).sum();
     match running {
-        Some(running) if running == seen && seen > 0 => Ok(tallies),
+        Some(running) if running == seen && seen > 0 => Ok(counts_by_concern),
         Some(running) => bail!("it ended after {seen} of {running} cases"),
         None => bail!("it did not start"),
     }
 }
 
-/// The concern and the verdict of a case that has ended.
+/// The concern and the verdict of a finished case.
 fn verdict(line: &str) -> Option<(&str, &str)> {
     let (name, verdict) = line.strip_prefix("test ")?.split_once(" ... ")?;
     Some((name.split_once("::")?.0, verdict))
@@ -116,7 +116,7 @@ fn skipped(line: &str) -> Option<&str> {
 fn table(columns: &[Column; SETUPS.len()]) -> Result<String> {
     let concerns: BTreeSet<&String> = columns.iter().flatten().flat_map(BTreeMap::keys).collect();
     if concerns.is_empty() {
-        bail!("no set-up could run, so there is nothing to write");
+        bail!("no set-up could run, so there is no table to write");
     }
     let row = |cells: [String; SETUPS.len()]| cells.map(|cell| format!(" {cell} |")).concat();
     let mut table = format!("| concern |{}\n", row(SETUPS.map(|setup| setup.title.to_owned())));
@@ -129,14 +129,14 @@ fn table(columns: &[Column; SETUPS.len()]) -> Result<String> {
 }
 
 fn cell(column: &Column, concern: &str) -> String {
-    let Some(tallies) = column else { return "could not run".to_owned() };
-    match tallies.get(concern).copied().unwrap_or_default() {
-        Tally { cases, skipped, .. } if skipped == cases => "skipped".to_owned(),
-        Tally { cases, passed, .. } => format!("{passed}/{cases}"),
+    let Some(counts_by_concern) = column else { return "could not run".to_owned() };
+    match counts_by_concern.get(concern).copied().unwrap_or_default() {
+        Counts { cases, skipped, .. } if skipped == cases => "skipped".to_owned(),
+        Counts { cases, passed, .. } => format!("{passed}/{cases}"),
     }
 }
 
-/// The text with the table in place of what stands between the markers.
+/// Replaces the text between the markers by the table.
 fn with_table(text: &str, table: &str) -> Result<String> {
     let between = text.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
     let (before, after) = between.with_context(|| format!("{README} lacks the lines {BEGIN} and {END}"))?;
@@ -165,21 +165,22 @@ test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; 
 
     #[test]
     fn cases_are_counted_by_concern() {
-        let tallies = tallies(OUTPUT).unwrap();
-        assert_eq!(tallies["filter"], Tally { cases: 2, passed: 1, skipped: 0 });
-        assert_eq!(tallies["leases"], Tally { cases: 2, passed: 2, skipped: 2 });
+        let counts_by_concern = counts_by_concern(OUTPUT).unwrap();
+        assert_eq!(counts_by_concern["filter"], Counts { cases: 2, passed: 1, skipped: 0 });
+        assert_eq!(counts_by_concern["leases"], Counts { cases: 2, passed: 2, skipped: 2 });
     }
 
     #[test]
     fn a_run_that_ends_early_is_not_counted() {
-        let error = tallies(&OUTPUT.replace("test filter::another ... FAILED\n", "")).unwrap_err().to_string();
+        let error =
+            counts_by_concern(&OUTPUT.replace("test filter::another ... FAILED\n", "")).unwrap_err().to_string();
         assert_eq!(error, "it ended after 3 of 4 cases");
-        assert_eq!(tallies("error: could not compile").unwrap_err().to_string(), "it did not start");
+        assert_eq!(counts_by_concern("error: could not compile").unwrap_err().to_string(), "it did not start");
     }
 
     #[test]
     fn failed_skipped_and_missing_set_ups_are_in_the_table() {
-        let table = table(&[tallies(OUTPUT).ok(), None, None]).unwrap();
+        let table = table(&[counts_by_concern(OUTPUT).ok(), None, None]).unwrap();
         let rows: Vec<_> = table.lines().skip(2).collect();
         assert_eq!(
             rows,

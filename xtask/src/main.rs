@@ -5,6 +5,7 @@ mod conformance;
 mod provision;
 mod run;
 mod serve;
+mod spelling;
 mod tidy;
 
 use std::process::ExitCode;
@@ -23,21 +24,21 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Formatting, clippy, tidy and the documentation, all without a warning
+    /// Formatting, clippy, tidy, spelling and the documentation, all without a warning
     Lint,
     /// All tests, against a server that is found or fetched first
     Test {
-        /// Arguments for `cargo test`, such as `-p ff-core`; they may hold a `--` of their own
+        /// Arguments for `cargo test`, such as `-p ff-core`; they may contain another `--`
         #[arg(last = true)]
         args: Vec<String>,
     },
-    /// The conformance suite on every set-up, and the table of backends in the README from its result
+    /// The conformance suite on every set-up; writes its results into the table of backends in the README
     Conformance,
-    /// The rules of this repository that no other tool knows
+    /// The rules of this repository that no other tool checks
     Tidy,
-    /// Reassembles the Lua library from its sources
+    /// Assembles the Lua library from its sources
     Script,
-    /// The `ff` program's demo on a private server
+    /// The demo of `ff` on a private server
     Demo {
         /// Arguments for `ff demo`
         #[arg(last = true)]
@@ -69,7 +70,7 @@ enum Command {
         /// The seed of the first run; each run takes the next
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// Begin no further run after this many minutes
+        /// Start no further run after this many minutes
         #[arg(long, default_value_t = 1)]
         minutes: u64,
         /// How many executions are ended in each run
@@ -78,7 +79,7 @@ enum Command {
         /// How many faults there are in each run
         #[arg(long, default_value_t = 20)]
         faults: u64,
-        /// How many milliseconds each of the four loaders rests between two flows
+        /// How many milliseconds each of the four load generators pauses between two flows
         #[arg(long, default_value_t = 0)]
         pause: u64,
         /// Only these kinds of faults, such as `black-hole`; all kinds if none is named
@@ -141,6 +142,7 @@ fn lint() -> Result<()> {
     Cargo::new("fmt").args(["--all", "--check"]).run()?;
     Cargo::new("clippy").args(["--workspace", "--all-targets", "--", "-D", "warnings"]).run()?;
     tidy::tidy()?;
+    spelling::spelling()?;
     Cargo::new("doc").args(["--workspace", "--no-deps"]).envs([("RUSTDOCFLAGS", "-D warnings".to_owned())]).run()
 }
 

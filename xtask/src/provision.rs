@@ -1,7 +1,8 @@
-//! A server for the tests on a machine that has nothing but Rust: found, pulled, unpacked or packed into an image.
+//! Provides a server for the tests on a machine that has only Rust: finds, pulls or unpacks one, or packs it into an
+//! image.
 //!
-//! Every step prints one line, and what a step made is found again by the next run: images in Docker, programs under
-//! `target/valkey/`. The result reaches the tests by the variables that `ff-testserver` reads.
+//! Every step prints one line. The next run finds the results of a step again: images in Docker, programs under
+//! `target/valkey/`. The tests get the choice in the variables that `ff-testserver` reads.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,9 +13,9 @@ use ff_testserver::DEFAULT_IMAGE;
 
 use crate::run::{check, root, succeeds};
 
-/// The image made of a local program where the public one cannot be had; a tag of our own, never a public one.
+/// The image that is built from a local program if the public one cannot be pulled. Never a public tag.
 const LOCAL_IMAGE: &str = "flowfabric-valkey:local";
-const ASK: Duration = Duration::from_secs(10);
+const QUERY: Duration = Duration::from_secs(10);
 const PULL: Duration = Duration::from_secs(60);
 
 /// Where the servers of this run come from.
@@ -24,7 +25,7 @@ pub(crate) enum Chosen {
     Shared,
     Docker {
         image: String,
-        /// For the servers that have to be processes of this machine.
+        /// The program for servers that must be processes of this machine.
         program: Option<PathBuf>,
     },
     Process {
@@ -33,7 +34,7 @@ pub(crate) enum Chosen {
 }
 
 impl Chosen {
-    /// The variables that tell it to the tests.
+    /// The variables that pass the choice to the tests.
     pub(crate) fn env(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::Shared => Vec::new(),
@@ -53,7 +54,7 @@ impl Chosen {
     }
 }
 
-/// Makes sure that there is a server to start.
+/// Provides a server that the tests can start.
 pub(crate) fn provide() -> Result<Chosen> {
     if variable("FF_TEST_VALKEY_URL").is_some() {
         say("using the shared server that FF_TEST_VALKEY_URL names");
@@ -69,12 +70,12 @@ pub(crate) fn provide() -> Result<Chosen> {
     }
 }
 
-/// Makes sure that there is a server to start from this provider, `docker` or `process`.
+/// Provides a server of this provider, `docker` or `process`.
 pub(crate) fn provide_from(provider: &str) -> Result<Chosen> {
     match provider {
         "process" => process(),
         "docker" if daemon_answers() => docker(),
-        "docker" => bail!("servers are to come from Docker, but no daemon answers"),
+        "docker" => bail!("FF_TEST_PROVIDER=docker, but no Docker daemon answers"),
         other => bail!("FF_TEST_PROVIDER={other} is unknown; use docker or process, or leave it unset"),
     }
 }
@@ -91,17 +92,17 @@ fn docker() -> Result<Chosen> {
     if wanted != LOCAL_IMAGE && succeeds("docker", &["pull", "--quiet", wanted], PULL) {
         return Ok(use_image(wanted));
     }
-    // Another server than the one asked for would be a surprise.
+    // Using a server other than the requested one would be a surprise.
     if let Some(named) = named.filter(|named| named != LOCAL_IMAGE) {
-        bail!("FF_VALKEY_IMAGE={named} is not there and cannot be pulled");
+        bail!("FF_VALKEY_IMAGE={named} does not exist and cannot be pulled");
     }
-    say(&format!("{DEFAULT_IMAGE} cannot be pulled, making {LOCAL_IMAGE} of a local server"));
+    say(&format!("{DEFAULT_IMAGE} cannot be pulled; building {LOCAL_IMAGE} from a local server"));
     let program = program()?;
     script("offline-image.sh", &[&program.to_string_lossy(), LOCAL_IMAGE])?;
     Ok(use_image(LOCAL_IMAGE))
 }
 
-/// Makes sure that there is a server to start as a process of this machine, with a clock that can be set.
+/// Provides a server that runs as a process of this machine, with a clock that can be set.
 pub(crate) fn process() -> Result<Chosen> {
     let program = program()?;
     say(&format!("servers are processes of {}", program.display()));
@@ -119,7 +120,7 @@ fn program() -> Result<PathBuf> {
 
 fn use_image(image: &str) -> Chosen {
     say(&format!("servers are Docker containers of {image}"));
-    let program = program().map_err(|error| say(&format!("none as a process, which some tests need: {error:#}"))).ok();
+    let program = program().map_err(|error| say(&format!("no server process, which some tests need: {error:#}"))).ok();
     Chosen::Docker { image: image.to_owned(), program }
 }
 
@@ -132,7 +133,8 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-fn target() -> PathBuf {
+/// The target directory of cargo.
+pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
@@ -141,11 +143,11 @@ fn on_path(program: &str) -> Option<PathBuf> {
 }
 
 fn daemon_answers() -> bool {
-    succeeds("docker", &["info"], ASK)
+    succeeds("docker", &["info"], QUERY)
 }
 
 fn image_present(image: &str) -> bool {
-    succeeds("docker", &["image", "inspect", image], ASK)
+    succeeds("docker", &["image", "inspect", image], QUERY)
 }
 
 fn script(name: &str, args: &[&str]) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Running other programs from the root of the workspace, aloud.
+//! Runs other programs from the root of the workspace, and prints each command.
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
@@ -36,20 +36,20 @@ impl Cargo {
         self
     }
 
-    /// Runs it, after printing it.
+    /// Prints the command and runs it.
     pub(crate) fn run(self) -> Result<()> {
-        let shown = self.shown();
+        let line = self.line();
         let status = self.announced().status().context("running cargo")?;
-        check(&shown, status)
+        check(&line, status)
     }
 
-    /// Runs it, after printing it, and gives what it wrote to stdout, which is passed on too; whether it succeeded is
-    /// for that text to say.
+    /// Prints the command, runs it, and returns its stdout, which is also printed. The caller finds in that text
+    /// whether it succeeded.
     pub(crate) fn read(self) -> Result<String> {
         let mut child = self.announced().stdout(Stdio::piped()).spawn().context("running cargo")?;
         let mut text = String::new();
         for line in child.stdout.take().into_iter().flat_map(|stdout| BufReader::new(stdout).lines()) {
-            let line = line.context("reading what cargo writes")?;
+            let line = line.context("reading the output of cargo")?;
             println!("{line}");
             text.push_str(&line);
             text.push('\n');
@@ -58,27 +58,27 @@ impl Cargo {
         Ok(text)
     }
 
-    fn shown(&self) -> String {
+    fn line(&self) -> String {
         format!("cargo {}", self.args.join(" "))
     }
 
     fn announced(self) -> Command {
-        eprintln!("$ {}", self.shown());
+        eprintln!("$ {}", self.line());
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
         command.args(&self.args).envs(self.env).current_dir(root());
         command
     }
 }
 
-/// Fails with the command when it did not succeed.
-pub(crate) fn check(shown: &str, status: ExitStatus) -> Result<()> {
+/// Fails with the command line if the command did not succeed.
+pub(crate) fn check(line: &str, status: ExitStatus) -> Result<()> {
     if status.success() {
         return Ok(());
     }
-    bail!("`{shown}` failed ({status})")
+    bail!("`{line}` failed ({status})")
 }
 
-/// Runs a program for its outcome alone, silently and for a limited time; one that is not there has failed.
+/// Whether a program succeeds within a time limit. Its output is discarded; a missing program counts as failed.
 pub(crate) fn succeeds(program: &str, args: &[&str], limit: Duration) -> bool {
     let quiet = Command::new(program)
         .args(args)

@@ -1,4 +1,4 @@
-//! Commands that run a server of their own for as long as they last.
+//! Commands that run a private server while they last.
 
 use anyhow::{Context, Result};
 use ff_testserver::{Builder, TestServer};
@@ -26,7 +26,7 @@ pub(crate) fn server(args: Vec<String>) -> Result<()> {
     runtime.block_on(async {
         let server = builder.build().await?;
         println!("{}", server.url());
-        eprintln!("Ctrl-C ends it");
+        eprintln!("Ctrl-C stops it");
         signal::ctrl_c().await.context("waiting for Ctrl-C")?;
         drop(server);
         Ok(())

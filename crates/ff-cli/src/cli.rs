@@ -61,7 +61,7 @@ pub(crate) enum Command {
     },
 }
 
-/// Whether no command was given, so that the help is shown.
+/// Whether no command was given: then the help is shown.
 pub(crate) fn asks_for_help(error: &clap::Error) -> bool {
     error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
 }

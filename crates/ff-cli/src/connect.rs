@@ -58,7 +58,7 @@ fn parse_partitions(text: &str) -> Result<PartitionCount, String> {
 
 /// Where the flows are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place<'a> {
+enum Location<'a> {
     /// In this process, because no server is named.
     Unnamed,
     /// In this process, as requested.
@@ -67,17 +67,17 @@ enum Place<'a> {
 }
 
 impl ConnectArgs {
-    fn place(&self) -> Place<'_> {
+    fn location(&self) -> Location<'_> {
         match self.url.as_deref() {
-            None | Some("") => Place::Unnamed,
-            Some(EMBEDDED) => Place::Embedded,
-            Some(url) => Place::Server(url),
+            None | Some("") => Location::Unnamed,
+            Some(EMBEDDED) => Location::Embedded,
+            Some(url) => Location::Server(url),
         }
     }
 
     /// Whether flows are stored in this process and end with it.
     pub(crate) fn is_embedded(&self) -> bool {
-        !matches!(self.place(), Place::Server(_))
+        !matches!(self.location(), Location::Server(_))
     }
 
     /// The configuration for the server, checked as far as possible without a connection.
@@ -85,10 +85,10 @@ impl ConnectArgs {
     /// # Errors
     /// If no server is named, or an option is wrong.
     pub(crate) fn config(&self) -> Result<ValkeyConfig, CliError> {
-        let url = match self.place() {
-            Place::Server(url) => url,
-            Place::Unnamed => return Err(needs_a_server("no server is named")),
-            Place::Embedded => return Err(needs_a_server(format!("`{EMBEDDED}` is not a server"))),
+        let url = match self.location() {
+            Location::Server(url) => url,
+            Location::Unnamed => return Err(needs_a_server("no server is named")),
+            Location::Embedded => return Err(needs_a_server(format!("`{EMBEDDED}` is not a server"))),
         };
         let mut config = ValkeyConfig::from_url(url)?;
         if let Some(path) = &self.password_file {
@@ -129,10 +129,10 @@ impl ConnectArgs {
     /// # Errors
     /// If an option is given that applies only to a server.
     pub(crate) fn embedded(&self) -> Result<Option<EmbeddedBackend>, CliError> {
-        let why = match self.place() {
-            Place::Server(_) => return Ok(None),
-            Place::Unnamed => "no --url and no FF_URL",
-            Place::Embedded => "--url embedded",
+        let why = match self.location() {
+            Location::Server(_) => return Ok(None),
+            Location::Unnamed => "no --url and no FF_URL",
+            Location::Embedded => "--url embedded",
         };
         if let Some(option) = self.option_for_a_server() {
             return Err(CliError::usage(option, format!("it applies to a server, but none is named; {NAME_A_SERVER}")));

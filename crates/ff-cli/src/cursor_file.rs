@@ -11,8 +11,8 @@ use ff_core::Cursor;
 
 use crate::{failure::CliError, text};
 
-/// What to do about a file that holds no cursor.
-const ANEW: &str = "put back a copy of it, or delete it and begin with --from";
+/// The fix for a file without a valid cursor.
+const FIX: &str = "restore a copy of it, or delete it and start with --from";
 
 #[derive(Debug)]
 pub(crate) struct CursorFile(PathBuf);
@@ -30,11 +30,11 @@ impl CursorFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(refused(error.to_string())),
         };
-        let text = text::decoded(bytes).map_err(|why| refused(format!("{why}; {ANEW}")))?;
+        let text = text::decoded(bytes).map_err(|why| refused(format!("{why}; {FIX}")))?;
         if text.trim().is_empty() {
-            return Err(refused(format!("it is empty, and so was not written by this program; {ANEW}")));
+            return Err(refused(format!("it is empty, so this program did not write it; {FIX}")));
         }
-        text.trim().parse().map(Some).map_err(|error| refused(format!("{error}, as if it were cut short; {ANEW}")))
+        text.trim().parse().map(Some).map_err(|error| refused(format!("{error}, as if it were cut short; {FIX}")))
     }
 
     /// Replaces the cursor. After a crash of the machine the file holds this one or the one before it.
@@ -77,10 +77,10 @@ mod tests {
             file.write(&cursor).unwrap();
             assert_eq!(file.read().unwrap().as_ref(), Some(&cursor));
         }
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no other file is left");
         let whole = fs::read(&path).unwrap();
         fs::write(&path, [b"\xef\xbb\xbf", &whole[..]].concat()).unwrap();
-        assert_eq!(file.read().unwrap().as_ref(), Some(&cursor), "a byte order mark is no part of it");
+        assert_eq!(file.read().unwrap().as_ref(), Some(&cursor), "a byte order mark is not part of it");
         for (content, said) in
             [(&b"ff1:AAAA"[..], "garbled"), (b"", "it is empty"), (b"\n\0\n", "cut short"), (&whole[..9], "cut short")]
         {

@@ -1,4 +1,4 @@
-//! `ff describe`: an execution or a flow as it stands.
+//! `ff describe`: shows an execution or a flow.
 
 use std::process::ExitCode;
 
@@ -41,7 +41,8 @@ pub(crate) async fn describe(args: &DescribeArgs, connect: &ConnectArgs) -> Resu
     Ok(ExitCode::SUCCESS)
 }
 
-/// A snapshot with its cause in words and its result, which it does not serialise itself: text when it is text, otherwise its length alone.
+/// A snapshot with its cause and its result, which it does not serialise itself: the text of a UTF-8 result, otherwise
+/// only its length.
 #[derive(Serialize)]
 struct WithResult<'a> {
     #[serde(flatten)]
@@ -63,7 +64,7 @@ impl<'a> WithResult<'a> {
     }
 }
 
-/// Why it did not succeed, as `ff run` says it.
+/// Why it did not succeed, in the words of `ff run`.
 fn cause(execution: &ExecutionSnapshot) -> Option<String> {
     let (end, said) = (execution.reason.as_deref()?, execution.last_error.as_deref());
     Some(cause::in_words(end, said, execution.max_attempts, execution.attempt))
@@ -128,8 +129,8 @@ fn flow_text(flow: &FlowSnapshot) -> String {
     fields.add("flow", flow.flow_id);
     fields.add_some("name", flow.name.as_ref());
     fields.add("namespace", &flow.namespace);
-    let asked = if flow.cancel_requested { " (cancellation was asked for)" } else { "" };
-    fields.add("state", format!("{}{asked}", flow.state));
+    let requested = if flow.cancel_requested { " (cancellation requested)" } else { "" };
+    fields.add("state", format!("{}{requested}", flow.state));
     fields.add("created", text::timestamp(flow.created_at_ms));
     fields.add_some("ended", flow.completed_at_ms.map(text::timestamp));
     let mut members = text::table_of(["name", "state", "execution"]);

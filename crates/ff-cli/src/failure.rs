@@ -1,4 +1,4 @@
-//! How a command ends when it does not succeed: one line for people and an exit code for scripts.
+//! The errors of commands: one line for people and an exit code for scripts.
 
 use std::{borrow::Cow, fmt, process::ExitCode};
 

@@ -1,14 +1,13 @@
-//! The program `ff`: runs flows, watches their completions, and looks after the server they live on.
+//! The program `ff`: runs flows, watches their completions, and checks the server.
 //!
-//! It never decides a transition and spells no key: all it does goes through the traits of `ff-core`. It is a library
-//! only so that what reads files can be fuzzed; there is nothing in it for other programs.
+//! It never decides a transition and contains no key: everything goes through the traits of `ff-core`. It is a library
+//! only so that its parsers can be fuzzed; it has no API for other programs.
 #![forbid(unsafe_code)]
 
 mod cancel;
 mod cause;
 mod cli;
 mod connect;
-mod crew;
 mod cursor_file;
 mod demo;
 mod describe;
@@ -17,6 +16,7 @@ mod failure;
 mod flow_file;
 #[doc(hidden)]
 pub mod fuzz;
+mod local_runtime;
 mod log;
 mod metrics;
 mod open_files;
@@ -41,10 +41,10 @@ use crate::{
     failure::CliError,
 };
 
-/// Does what the command line says.
+/// Runs the command of the command line.
 #[must_use]
 pub fn main() -> ExitCode {
-    // Where it was started by another name, such as /proc/self/exe.
+    // In case it was started by another name, such as /proc/self/exe.
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::set_name(c"ff");
     let mut arguments = std::env::args_os().skip(1);
@@ -68,12 +68,12 @@ pub fn main() -> ExitCode {
         Err(error) => return report(&CliError::failed("the program cannot start its threads", error)),
     };
     let outcome = runtime.block_on(execute(cli));
-    // What still waits for the server or a terminal must not hold the end up.
+    // Tasks that still wait for the server or a terminal must not delay the end.
     runtime.shutdown_background();
     ended(outcome)
 }
 
-/// What could not be written is a failure, whatever else came of the command.
+/// A failure to write to stdout fails the command, whatever its outcome.
 fn ended(outcome: Result<ExitCode, CliError>) -> ExitCode {
     match (outcome, out::failure()) {
         (Ok(code), None) => code,

@@ -1,6 +1,6 @@
 //! The program's log, on stderr.
 //!
-//! While a run is shown live on the same terminal, its lines are written above what moves.
+//! While a run is shown live on the same terminal, log lines are written above the live display.
 
 use std::{
     io::{self, IsTerminal, Write},

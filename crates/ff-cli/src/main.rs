@@ -1,4 +1,4 @@
-//! The program `ff`; what it does is in the library beside it.
+//! The program `ff`; its code is in the library of this crate.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

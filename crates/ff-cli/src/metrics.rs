@@ -1,4 +1,4 @@
-//! Metrics for Prometheus, for the commands that run long.
+//! Prometheus metrics of long-running commands.
 
 use std::net::SocketAddr;
 

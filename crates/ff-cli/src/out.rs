@@ -1,4 +1,4 @@
-//! What commands print.
+//! The output of commands.
 //!
 //! A closed reader (`ff watch | head -1`) is neither an error nor a panic. Any other failure to write is an error: the
 //! caller continues or stops, and the program ends with the failure and exit code 1.

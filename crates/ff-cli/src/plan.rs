@@ -49,7 +49,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// As [`Plan::load`], for content that was read already.
+    /// Like [`Plan::load`], for content that was already read.
     ///
     /// # Errors
     /// As [`Plan::load`].
@@ -112,7 +112,7 @@ impl Plan {
             Some(lane) => LaneId::new(&format!("{lane}/run-{run}")),
             None => LaneId::new(&format!("run-{run}")),
         };
-        lane.map_err(|error| CliError::from(error).about("the lane of a run, below the one that the file names"))
+        lane.map_err(|error| CliError::from(error).about("the run's lane, which begins with the lane of the file"))
     }
 }
 

@@ -1,5 +1,4 @@
-//! Flow files, and random flows written in both formats: what is read is what was written, or is refused for what is
-//! wrong with it.
+//! Flow files, and random flows in both formats: each is read as it was written, or refused for its mistake.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -69,7 +68,7 @@ fn a_file_that_is_not_there_is_named() {
     assert!(error.starts_with("no/such/flow.yaml: cannot be read"), "{error}");
 }
 
-/// Who needs whom, by index.
+/// The dependencies, by index.
 #[derive(Debug, Clone)]
 struct Graph {
     names: Vec<String>,
@@ -94,7 +93,7 @@ impl Graph {
         self.needs[index].iter().map(|need| self.names[*need].clone()).collect()
     }
 
-    /// Checks what was read of it, if it is called `name(index)` there.
+    /// Checks the flow that was read, whose members are called `name(index)`.
     fn check(&self, read: Result<Plan, CliError>, name: impl Fn(usize) -> String) -> Result<(), TestCaseError> {
         let plan = match read {
             Ok(plan) => plan,
@@ -128,7 +127,7 @@ prop_compose! {
         let mut needs = vec![BTreeSet::new(); names.len()];
         for (one, other) in edges {
             let (one, other) = (one.index(names.len()), other.index(names.len()));
-            // Edges that all point backwards make no cycle.
+            // Edges that all point backwards form no cycle.
             let (one, other) = if backwards { (one.max(other), one.min(other)) } else { (one, other) };
             if !(backwards && one == other) {
                 needs[one].insert(other);
@@ -157,27 +156,27 @@ fn yaml(graph: &Graph, as_list: bool) -> String {
 
 /// Which side of a dependency names the other, and how.
 #[derive(Debug, Clone, Copy)]
-struct Told {
+struct Reference {
     by_child: bool,
     by_parent: bool,
     by_name: bool,
 }
 
-/// No name is like it.
+/// An id that differs from all names.
 fn id(index: usize) -> String {
     format!("task number {index} of the workflow")
 }
 
-fn wfformat(graph: &Graph, runtimes: &[f64], told: &[Told]) -> String {
+fn wfformat(graph: &Graph, runtimes: &[f64], references: &[Reference]) -> String {
     let mut specified: Vec<_> = graph.names.iter().map(|name| (name, Vec::new(), Vec::new())).collect();
     let edges =
         graph.needs.iter().enumerate().flat_map(|(child, needs)| needs.iter().map(move |parent| (child, *parent)));
-    for ((child, parent), told) in edges.zip(told.iter().cycle()) {
-        let reference = |index: usize| if told.by_name { graph.names[index].clone() } else { id(index) };
-        if told.by_child || !told.by_parent {
+    for ((child, parent), by) in edges.zip(references.iter().cycle()) {
+        let reference = |index: usize| if by.by_name { graph.names[index].clone() } else { id(index) };
+        if by.by_child || !by.by_parent {
             specified[child].1.push(reference(parent));
         }
-        if told.by_parent {
+        if by.by_parent {
             specified[parent].2.push(reference(child));
         }
     }
@@ -210,11 +209,11 @@ proptest! {
     fn a_recorded_workflow_is_read_as_it_was_written_or_refused_for_its_cycle(
         graph in graph(),
         runtimes in prop::collection::vec(0.0..1e6, 12),
-        told in prop::collection::vec(any::<(bool, bool, bool)>(), 1..9),
+        references in prop::collection::vec(any::<(bool, bool, bool)>(), 1..9),
     ) {
-        let told: Vec<_> =
-            told.into_iter().map(|(by_child, by_parent, by_name)| Told { by_child, by_parent, by_name }).collect();
-        let read = parse("trace.json", wfformat(&graph, &runtimes, &told));
+        let references: Vec<_> =
+            references.into_iter().map(|(by_child, by_parent, by_name)| Reference { by_child, by_parent, by_name }).collect();
+        let read = parse("trace.json", wfformat(&graph, &runtimes, &references));
         if let Ok(plan) = &read {
             for (spec, seconds) in plan.executions.iter().zip(&runtimes) {
                 let micros = (seconds * 1e6).round() as u64;

@@ -1,4 +1,4 @@
-//! `ff script`: the Lua library that this program carries, and the one on the server.
+//! `ff script`: this program's Lua library, and the one on the server.
 
 use std::process::ExitCode;
 
@@ -35,7 +35,7 @@ pub(crate) async fn script(command: &ScriptCommand, connect: &ConnectArgs) -> Re
             }
         }
         ScriptCommand::Acl { roles } if roles.is_empty() => {
-            let mut table = text::table_of(["role", "what it may do"]);
+            let mut table = text::table_of(["role", "permissions"]);
             for role in Role::ALL {
                 table.add_row([role.name(), purpose(role)]);
             }
@@ -84,7 +84,7 @@ async fn load(host: &ValkeyHost, replace: bool) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Whether this program can work with what is there as it is.
+/// Whether this program can use the library on the server.
 async fn check(host: &dyn ScriptHost, place: &str) -> Result<ExitCode, CliError> {
     let state = loader::inspect(host).await?;
     out::text(&format!("{LIBRARY} {place}: {state}"));

@@ -1,4 +1,4 @@
-//! Keeps how the server is reached from the commands that `ff run` starts, and from others on this machine.
+//! Hides the server's URL and credentials from the commands that `ff run` starts and from other users of this machine.
 
 use std::{
     env,
@@ -16,17 +16,17 @@ use crate::{failure::CliError, out};
 const OPTION: &str = "--url";
 const VARIABLE: &str = "FF_URL";
 
-/// A password on the command line is seen by everybody who may list processes. Says so, and starts this program again in
-/// place of itself with the URL in its environment, which only its user can read.
+/// A password on the command line is visible to every user that may list processes. If there is one, prints a warning
+/// and replaces this process by one with the URL in its environment, which only its user can read.
 ///
 /// # Errors
-/// When the program cannot be started again. Does not return where it can.
+/// If the process cannot be replaced. Does not return if it is.
 pub(crate) fn hide_password(matches: &ArgMatches) -> Result<(), CliError> {
     let given = matches.value_source("url") == Some(ValueSource::CommandLine);
     let url = matches.get_one::<String>("url").filter(|url| given && has_password(url));
     let Some(url) = url else { return Ok(()) };
     out::note(
-        "ff: a password in --url is seen by all who can list processes; set FF_URL, or give --username and \
+        "ff: a password in --url is visible to all users that can list processes; set FF_URL, or give --username and \
          --password-file",
     );
     let mut again = Command::new(crate::work::program());
@@ -64,11 +64,11 @@ fn is_with_value(argument: &OsStr) -> bool {
     argument.to_str().and_then(|text| text.strip_prefix(OPTION)).is_some_and(|rest| rest.starts_with('='))
 }
 
-/// Keeps other processes of the same user from reading the memory and the environment of this one. It writes no core
-/// dump from then on.
+/// Prevents other processes of the same user from reading the memory and the environment of this one. It then also
+/// writes no core dump.
 ///
 /// # Errors
-/// What the system answers.
+/// If the system refuses.
 pub(crate) fn protect_process() -> io::Result<()> {
     #[cfg(target_os = "linux")]
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;

@@ -1,19 +1,19 @@
-//! Ctrl-C, the request to terminate and the end of the terminal, for commands that have something to finish first.
+//! Handles Ctrl-C, SIGTERM and the end of the terminal, for commands that must clean up before they end.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::failure::CliError;
 
-/// What is asked of a command.
+/// The request of a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Request {
-    /// Ctrl-C, or the request to terminate.
+    /// Ctrl-C or SIGTERM.
     End,
-    /// The terminal has gone.
+    /// The terminal was closed.
     HangUp,
 }
 
-/// Listens from its creation on, so that no request falls between two waits.
+/// Listens from its creation on, so that no request is lost between two waits.
 pub(crate) struct Interrupts {
     interrupt: Signal,
     terminate: Signal,
@@ -30,7 +30,7 @@ impl Interrupts {
         })
     }
 
-    /// Does something that a request to stop may drop at any moment.
+    /// Runs a future that may be dropped at any time if a request arrives.
     pub(crate) async fn or<T>(&mut self, doing: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
         tokio::select! {
             done = doing => done,
@@ -55,8 +55,8 @@ async fn received(signal: &mut Option<Signal>) {
     }
 }
 
-/// Whether this program was started to outlive its terminal, as by `nohup`. Where that is not known it is left to the
-/// system what the end of the terminal does.
+/// Whether this program was started to outlive its terminal, for example by `nohup`. If that is not known, the signal
+/// keeps its default effect.
 fn hangup_is_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -1,4 +1,4 @@
-//! Ids as people type them: of an execution or of a flow.
+//! Parses the id of an execution or of a flow from the command line.
 
 use ff_core::{ExecutionId, FlowId};
 

@@ -1,4 +1,4 @@
-//! Small pieces of text for people: lengths of time, ages, counts, tables.
+//! Text for people: durations, times, sizes, counts and tables.
 
 use std::time::{Duration, SystemTime};
 

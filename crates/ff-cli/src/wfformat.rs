@@ -1,5 +1,5 @@
-//! Recorded workflows in WfFormat (the JSON of the WfCommons collection), versions 1.4 to 1.6: the graph and the measured run
-//! times are kept, the work itself becomes a sleep.
+//! Recorded workflows in WfFormat (the JSON of the WfCommons collection), versions 1.4 to 1.6. The graph and the
+//! measured run times are kept, and the work becomes a sleep.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,9 +8,9 @@ use serde::Deserialize;
 
 use crate::{failure::CliError, plan::Plan, work::Work};
 
-/// What the versions say of a workflow's tasks: 1.4 in one list, the later ones what was planned apart from what was seen.
-const TOGETHER: &str = "1.4";
-const APART: [&str; 2] = ["1.5", "1.6"];
+/// Version 1.4 has one list of tasks; later versions have separate lists of specified and executed tasks.
+const ONE_LIST: &str = "1.4";
+const TWO_LISTS: [&str; 2] = ["1.5", "1.6"];
 
 #[derive(Deserialize)]
 struct Instance<W> {
@@ -47,7 +47,7 @@ struct ExecutedTask {
     priority: Option<f64>,
 }
 
-/// A task of version 1.4, whose id may be missing and which others name by its name.
+/// A task of version 1.4. Its id may be missing, and other tasks refer to it by its name.
 #[derive(Deserialize)]
 struct Task {
     name: String,
@@ -70,7 +70,7 @@ impl Task {
     }
 }
 
-/// What is looked at before the rest, so that another version is refused by its number and not by what it lacks.
+/// Parsed first, so that an unsupported version is refused by its number and not for missing fields.
 #[derive(Deserialize)]
 struct Version {
     #[serde(rename = "schemaVersion")]
@@ -80,23 +80,23 @@ struct Version {
 /// Reads a recorded workflow; every run time is multiplied by `scale`.
 ///
 /// # Errors
-/// What is wrong, with the task at fault or the line and column.
+/// The mistake, with its task or its line and column.
 pub(crate) fn parse(text: &str, scale: f64) -> Result<Plan, CliError> {
     let malformed = |error: serde_json::Error| CliError::usage("not a WfFormat workflow", in_words(&error.to_string()));
     let version: Version = serde_json::from_str(text).map_err(malformed)?;
     let version =
         version.schema_version.ok_or_else(|| CliError::usage("not a WfFormat workflow", "schemaVersion is missing"))?;
-    let (name, tasks, runs) = if version == TOGETHER {
+    let (name, tasks, runs) = if version == ONE_LIST {
         let Instance { name, workflow } = serde_json::from_str::<Instance<Section<Task>>>(text).map_err(malformed)?;
         let (tasks, runs) = workflow.tasks.into_iter().map(Task::split).unzip();
         (name, tasks, runs)
-    } else if APART.contains(&&*version) {
+    } else if TWO_LISTS.contains(&&*version) {
         let Instance { name, workflow } = serde_json::from_str::<Instance<Workflow>>(text).map_err(malformed)?;
         (name, workflow.specification.tasks, workflow.execution.tasks)
     } else {
         let why = format!(
-            "{TOGETHER}, {} are read; convert the file with wfcommons-migrate-instance.py of WfCommons",
-            APART.join(" and ")
+            "{ONE_LIST}, {} are supported; convert the file with wfcommons-migrate-instance.py of WfCommons",
+            TWO_LISTS.join(" and ")
         );
         return Err(CliError::usage(format!("WfFormat version `{}`", version.escape_debug()), why));
     };
@@ -108,7 +108,7 @@ pub(crate) fn parse(text: &str, scale: f64) -> Result<Plan, CliError> {
             CliError::usage(shown(&task.id), "workflow.execution.tasks has no record of it, so its run time is unknown")
         })?;
         let micros = run.runtime_in_seconds * scale * 1e6;
-        // A float cast saturates, and a sleep beyond what fits is as good as endless.
+        // A float cast saturates; a longer sleep is endless in practice.
         let work = Work::Sleep { micros: micros.round() as u64 };
         executions.push(ExecutionSpec::new(task.id).needs(needs).priority(priority(run)).payload(work.to_payload()));
     }
@@ -116,7 +116,7 @@ pub(crate) fn parse(text: &str, scale: f64) -> Result<Plan, CliError> {
     Ok(Plan { name, namespace: None, lane: None, simulated: true, executions, hints: Vec::new() })
 }
 
-/// What the reader of JSON says, without the names of this program's types.
+/// The message of the JSON parser, without the type names of this program.
 fn in_words(said: &str) -> String {
     const WORDS: [(&str, &str); 9] = [
         ("a sequence", "a list"),
@@ -133,7 +133,7 @@ fn in_words(said: &str) -> String {
     for (type_name, word) in WORDS {
         words = words.replace(type_name, word);
     }
-    // `struct Section`: an object, whatever it is called here.
+    // `struct Section` is an object for the reader.
     match words.split_once("struct ") {
         Some((before, after)) => {
             let after = after.trim_start_matches(|c: char| c.is_alphanumeric());
@@ -173,8 +173,8 @@ fn recorded_runs(tasks: Vec<ExecutedTask>) -> Result<HashMap<String, ExecutedTas
     Ok(runs)
 }
 
-/// What each task needs: its parents, and those that name it as a child. Writers differ in which side they fill, and
-/// in whether they refer to tasks by id or by name.
+/// The needs of each task: its parents, and the tasks that name it as a child. Files differ in which side they fill,
+/// and in whether they refer to tasks by id or by name.
 fn needs_of(tasks: &[SpecifiedTask]) -> Result<Vec<Vec<String>>, CliError> {
     let mut by_id = HashMap::with_capacity(tasks.len());
     let mut by_name = HashMap::with_capacity(tasks.len());

@@ -1,4 +1,4 @@
-//! The processes of attempts of `ff run`: how they start, what they are given, and that none is left.
+//! The processes of attempts of `ff run`: how they start, what they inherit, and that none survives.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 #![cfg(target_os = "linux")]
 
@@ -12,7 +12,7 @@ use support::{
     processes::{Mark, Registered, send},
 };
 
-/// Runs a flow in this process's place, without a server.
+/// Runs a flow without a server.
 async fn run_yaml(yaml: &str, args: &[&str]) -> Finished {
     let (_directory, path) = file("flow.yaml", yaml);
     finish(command(&[&["run", &path, "--json"], args].concat()).spawn().unwrap()).await
@@ -23,7 +23,7 @@ fn completion(finished: &Finished) -> serde_json::Value {
     finished.json().into_iter().find(|line| line["event"] == "completion").unwrap_or_else(|| panic!("{finished:?}"))
 }
 
-/// What a command prints that succeeds.
+/// The output of a command that succeeds.
 async fn printed(run: &str, fields: &str) -> String {
     let yaml = serde_json::json!({"executions": {"a": {"run": run}}}).to_string();
     let yaml = yaml.replace("\"run\"", &format!("{fields}\"run\""));
@@ -31,7 +31,7 @@ async fn printed(run: &str, fields: &str) -> String {
     completion(&finished)["payload_bytes"].as_str().unwrap_or_default().to_owned()
 }
 
-/// Why a command fails.
+/// The cause of a command that fails.
 async fn cause(run: &str) -> String {
     let yaml = serde_json::json!({"executions": {"a": {"run": run}}}).to_string();
     let finished = run_yaml(&yaml, &[]).await;
@@ -149,8 +149,8 @@ async fn no_process_of_an_attempt_survives_its_end() {
     }
 }
 
-/// A run whose attempt consists of four processes that ignore what asks for their end: the command's own, one of its
-/// process group, one with a session of its own, and one that keeps no variable either.
+/// A run whose attempt has four processes that ignore stop signals: the command's own, one in its process group, one in
+/// another session, and one that also has no environment.
 async fn stubborn_run(directory: &Path, mark: &Mark) -> (Child, Registered) {
     let stubborn = "trap '' HUP TERM INT; echo $$ >> pids; exec sleep 987";
     let run = format!(
@@ -177,7 +177,7 @@ async fn no_process_of_an_attempt_survives_a_run_that_a_signal_ended() {
         let finished = finish(child).await;
         assert_eq!(processes.left(), [], "{signal:?}: {finished:?}");
         assert_eq!(finished.code, code, "{signal:?}: {finished:?}");
-        // Supervisors end after their report.
+        // Supervisors end after they have reported.
         mark.until_gone().await;
     }
 }
@@ -211,7 +211,7 @@ async fn a_command_that_kills_its_supervisor_fails_and_leaves_nothing() {
 async fn an_attempt_starts_only_after_all_processes_of_the_previous_one_have_ended() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("flow.yaml");
-    // Its own process ends at once, and what it started takes its time.
+    // Its own process ends at once, and the processes that it started take their time.
     let run = "log() { echo \"$FF_ATTEMPT $1\" >> log; }\n\
                sh -c 'trap \"sleep 0.7; echo $FF_ATTEMPT ended >> log; exit\" TERM; echo $FF_ATTEMPT began >> log; \
                while :; do sleep 0.05; done' &\nwait";
@@ -231,7 +231,7 @@ async fn a_command_gets_the_stop_signal_of_its_flow_and_is_killed_after_its_grac
         let run = serde_json::json!(run);
         format!("{{\"executions\": {{\"a\": {{\"timeout\": \"500ms\", {fields}\"run\": {run}}}}}}}")
     };
-    // Bash tells of its own children too.
+    // Bash reports its own children too.
     let last_line = |finished: Finished| {
         let output = completion(&finished)["output"].as_str().unwrap().to_owned();
         output.lines().rfind(|line| *line != "Terminated").unwrap_or_default().to_owned()
@@ -304,14 +304,14 @@ async fn commands_can_read_neither_environment_nor_memory_of_the_program() {
     command.args(["run", "--json"]).arg(flow).env_remove("FF_URL").current_dir("/");
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     if rustix::process::geteuid().is_root() {
-        // To root nothing is hidden.
+        // Nothing is hidden from root.
         std::os::unix::process::CommandExt::uid(&mut command, 65_534);
     }
     let finished = finish(command.spawn().unwrap()).await.ok();
     assert_eq!(completion(&finished)["payload_bytes"], "looked\n");
 }
 
-/// The program, where every user may start it.
+/// A copy of the program that every user may start.
 fn readable_by_others(directory: &Path) -> std::path::PathBuf {
     use std::os::unix::fs::PermissionsExt as _;
     let ff = directory.join("ff");

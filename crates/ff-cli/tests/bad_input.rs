@@ -1,4 +1,4 @@
-//! Whatever is wrong is told in one line that names it, with an exit code that is not 0, and nothing is written.
+//! Every mistake is reported in one line that names it, with an exit code other than 0, and nothing is written.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod support;
@@ -6,7 +6,7 @@ mod support;
 use ff_testserver::TestServer;
 use support::{example, ff, ff_with_input, file, finish, keys};
 
-/// Where nothing listens: the port is reserved and never served.
+/// An address without a server: the port is reserved and never served.
 const NOWHERE: &str = "redis://127.0.0.1:1";
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use std::{
 use ff_testserver::{Sentinels, TestServer};
 use support::{command, example, ff, file, finish};
 
-/// Starts `ff watch` and waits until it says that it is subscribed.
+/// Starts `ff watch` and waits until it reports that it is subscribed.
 async fn watching(args: &[&str]) -> Child {
     let mut command = command(args);
     tokio::task::spawn_blocking(move || {
@@ -62,7 +62,7 @@ async fn a_watch_resumes_where_the_previous_one_ended() {
     let first = watch(&server, &["--count", "1", "--cursor-file", &cursor]).await;
     ff(&["run", &hello, "--url", server.url()]).await.ok();
     assert_eq!(names(&finish(first).await.ok()), ["greet"]);
-    // While nobody watches.
+    // While no watch runs.
     ff(&["run", &hello, "--url", server.url()]).await.ok();
     let second = watch(&server, &["--count", "3", "--cursor-file", &cursor]).await;
     let mut rest = names(&finish(second).await.ok());
@@ -92,7 +92,7 @@ async fn metrics_are_served_while_watching() {
     };
     let wanted =
         ["ff_completion_delivered_total 2", "ff_subscription_lag_events", "ff_completion_complete_as_of_seconds"];
-    // Levels are told once a second.
+    // Gauges are updated once a second.
     let mut text = String::new();
     let patience = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while !wanted.iter().all(|wanted| text.contains(wanted)) {
@@ -109,7 +109,7 @@ async fn metrics_are_served_while_watching() {
 async fn a_reader_that_goes_away_ends_the_watch_without_noise() {
     let server = TestServer::start().await.unwrap();
     let mut watcher = watch(&server, &[]).await;
-    // At once: nothing is written any more.
+    // At once, although nothing is written any more.
     drop(watcher.stdout.take());
     assert_eq!(finish(watcher).await.code, 0);
 }
@@ -224,8 +224,8 @@ async fn the_doctor_reports_problems_and_passes_without_them() {
     ff(&["run", &example("hello.yaml"), "--url", server.url()]).await.ok();
     let well = doctor(&["--json"]).await.ok();
     let findings = well.json();
-    // The default user may do anything.
-    // Some versions have a fault of their own.
+    // The default user has all permissions.
+    // Some versions have a further problem.
     let worry = |finding: &&serde_json::Value| finding["level"] != "ok" && finding["topic"] != "torn file";
     let worries: Vec<_> = findings.iter().filter(worry).map(|finding| finding["topic"].as_str()).collect();
     assert_eq!(worries, [Some("permissions")], "{findings:?}");
@@ -250,15 +250,15 @@ async fn the_doctor_names_a_log_that_cannot_be_read_and_measures_the_others() {
     ff(&["run", &example("hello.yaml"), "--url", server.url()]).await.ok();
     let free = "ff:part:{fp:0}:completions:solo";
     server.command(&["SET", free, "x"]).await.unwrap();
-    let told = ff(&["doctor", "--json", "--sample", "10ms", "--url", server.url()]).await;
-    let findings = told.json();
+    let reported = ff(&["doctor", "--json", "--sample", "10ms", "--url", server.url()]).await;
+    let findings = reported.json();
     let says = |topic: &str, text: &str| {
         let finding = findings.iter().find(|f| f["topic"] == topic && f["says"].as_str().unwrap().contains(text));
         finding.unwrap_or_else(|| panic!("{text}: {findings:?}"))["level"].clone()
     };
     assert_eq!(says("logs", &format!("1 log cannot be read: {free}")), "bad");
     assert_eq!(says("logs: flows", "2 completions"), "ok");
-    assert_eq!(told.code, 1);
+    assert_eq!(reported.code, 1);
 }
 
 #[tokio::test]
@@ -296,7 +296,7 @@ async fn completions_are_printed_for_each_supported_shell() {
     ff(&["completions", "dos"]).await.refused(2, &["dos", "bash"]);
 }
 
-/// What a command prints is lost where stdout is a full disk.
+/// Runs a command whose stdout is a full disk.
 fn onto_a_full_disk(args: &[&str]) -> Child {
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     command(args).stdout(full).spawn().unwrap()
@@ -331,10 +331,10 @@ async fn a_cursor_never_passes_lines_that_could_not_be_written() {
     let watch = ["watch", "--json", "--cursor-file", &cursor, "--url", server.url()];
     let unwritten = finish(onto_a_full_disk(&[&watch[..], &["--from", "earliest"]].concat())).await;
     assert!(unwritten.code == 1 && unwritten.stderr.contains("No space left"), "{unwritten:?}");
-    // The file has the start of a watch that could write nothing.
+    // The file has the start of the watch that could write nothing.
     let again = ff(&[&watch[..], &["--count", "2"]].concat()).await.ok();
     assert_eq!(again.json().len(), 2);
-    // One that was goes on behind what was written.
+    // A later watch continues after the lines that were written.
     ff(&["run", &example("hello.yaml"), "--url", server.url()]).await.ok();
     assert_eq!(finish(onto_a_full_disk(&watch)).await.code, 1);
     assert_eq!(ff(&[&watch[..], &["--count", "2"]].concat()).await.ok().json().len(), 2);
@@ -358,7 +358,7 @@ async fn malformed_messages_are_logged_in_few_lines() {
     assert!(lines.contains("is not a completion") && lines.lines().count() <= 5, "{lines}");
 }
 
-/// The next lines up to the one that has this in it.
+/// The next lines up to the one that contains this text.
 async fn lines_until(part: &'static str, mut from: BufReader<ChildStderr>) -> (String, BufReader<ChildStderr>) {
     tokio::task::spawn_blocking(move || {
         let mut lines = String::new();

@@ -1,11 +1,11 @@
-//! What the reference page of flow files shows is what `ff run` does.
+//! The examples of the reference page for flow files behave as the page says.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod support;
 
 use support::ff_with_input;
 
-/// The fenced blocks of a page: what follows the fence, and the lines.
+/// The fenced blocks of a page: the text after the fence, and the lines.
 fn blocks(page: &str) -> Vec<(&str, String)> {
     let mut blocks = Vec::new();
     let mut lines = page.lines();
@@ -27,7 +27,7 @@ async fn every_example_of_the_reference_page_does_what_the_page_says() {
             "yaml" => {
                 let finished = ff_with_input(&["run", "-"], block).await;
                 assert_eq!(finished.code, 0, "{block}\n{finished:?}");
-                // The place it runs in, and no hint.
+                // The note about the backend, and no hint.
                 assert_eq!(finished.stderr.lines().count(), 1, "{block}\n{finished:?}");
                 run += 1;
             }

@@ -1,4 +1,4 @@
-//! The fuzz targets of what is read as a flow or as the URL of a server, on the stable toolchain.
+//! The fuzz targets for flow files and server URLs, on the stable toolchain.
 
 #[macro_use]
 #[path = "../../../fuzz/on_stable.rs"]
@@ -10,7 +10,7 @@ use ff_cli::fuzz;
 
 targets! { flow_yaml wfformat url }
 
-/// Inputs that would cost far more than their length, if nothing stood against it.
+/// Inputs that would cost far more than their length without limits.
 #[test]
 fn input_that_grows_while_it_is_read_is_refused_early() {
     let started = Instant::now();

@@ -1,7 +1,7 @@
-//! `ff run` is ended by random signals at random moments under load, again and again: no process is left, no attempt of
-//! an execution overlaps another, and every flow can be finished.
+//! Random signals end `ff run` at random times under load: no process is left, attempts of an execution never overlap,
+//! and every flow can be finished.
 //!
-//! `FF_KILLS` says how many runs are ended (default 4), `FF_KILLS_SEED` in which way.
+//! `FF_KILLS` is the number of runs (default 4), `FF_KILLS_SEED` the seed of their ends.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 #![cfg(target_os = "linux")]
 
@@ -22,7 +22,7 @@ use support::{
     processes::{Mark, send},
 };
 
-/// Executions of a flow: chains, each of so many links.
+/// The executions of a flow: chains of this many links.
 const CHAINS: usize = 6;
 const LINKS: usize = 3;
 /// Runs that are ended at the same time.
@@ -44,8 +44,8 @@ impl Random {
     }
 }
 
-/// Every command notes when it begins and ends, leaves processes in every way, and asks what it runs beside: two attempts
-/// of one execution would find each other's lock.
+/// Every command records its start and end, leaves processes in every way, and takes a lock: overlapping attempts of
+/// one execution would find it taken.
 fn flow(directory: &Path) -> String {
     let run = "lock=$DIR/$FF_EXECUTION_ID.lock\n\
                exec 9> \"$lock\"\n\
@@ -66,7 +66,7 @@ fn flow(directory: &Path) -> String {
     serde_json::json!({"env": {"DIR": directory}, "executions": executions}).to_string()
 }
 
-/// Starts a run and ends it; the answer is its flow, if it came so far, and what it was.
+/// Starts a run and ends it. Returns its flow, if it got that far, and its description.
 async fn ended_run(server: &TestServer, directory: &Path, signal: Signal, after: Duration) -> Option<String> {
     let mark = Mark::new();
     let (_file, path) = file("flow.yaml", &flow(directory));
@@ -77,7 +77,7 @@ async fn ended_run(server: &TestServer, directory: &Path, signal: Signal, after:
     let reading = tokio::task::spawn_blocking(move || {
         let mut lines = BufReader::new(stdout).lines();
         let first = lines.next()?.ok()?;
-        // On to the end, so that the program is never held up.
+        // Read to the end, so that the program never blocks.
         lines.for_each(drop);
         let started: serde_json::Value = serde_json::from_str(&first).unwrap();
         Some(started["flow_id"].as_str()?.to_owned())
@@ -91,7 +91,7 @@ async fn ended_run(server: &TestServer, directory: &Path, signal: Signal, after:
     flow
 }
 
-/// Finishes what was left; whether there was a flow: its id is told before it is submitted.
+/// Finishes a flow that was left. Returns whether it existed: its id is printed before it is submitted.
 async fn finish_flow(server: &TestServer, flow: &str) -> bool {
     let resumed = ff(&["run", "--resume", flow, "--json", "--url", server.url()]).await;
     if resumed.code == 1 && resumed.stderr.contains("does not exist") {
@@ -122,7 +122,7 @@ async fn one(server: &TestServer, signal: Signal, after: Duration) -> &'static s
     }
 }
 
-/// How often each execution did its work.
+/// How often each execution completed its work.
 fn counts(directory: &Path) -> HashMap<String, usize> {
     let mut counts = HashMap::new();
     for id in fs::read_to_string(directory.join("done")).unwrap_or_default().lines() {
@@ -141,7 +141,7 @@ async fn runs_that_are_killed_at_random_leave_no_process_and_only_flows_that_can
     let mut left = kills as usize;
     while left > 0 {
         let round = left.min(AT_ONCE);
-        // Every signal has its turn, also among few.
+        // Every signal is used, even for few runs.
         let mut draw = |index: usize| {
             let signal = signals[(left - index) % signals.len()];
             (signal, Duration::from_millis(random.below(2_000)))

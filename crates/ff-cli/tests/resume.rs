@@ -1,4 +1,4 @@
-//! `ff run --resume`: what is left of a run is finished by another.
+//! `ff run --resume`: another run finishes the flow that a run has left.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 #![cfg(target_os = "linux")]
 
@@ -16,7 +16,7 @@ use support::{
     processes::{Mark, send},
 };
 
-/// A flow of three, of which the second waits for a file.
+/// A flow of three executions; the second waits for a file.
 fn crash(directory: &std::path::Path) -> String {
     let wait = format!("until [ -e {} ]; do sleep 0.05; done; echo two", directory.join("go").display());
     serde_json::json!({"name": "crash", "executions": {
@@ -27,7 +27,7 @@ fn crash(directory: &std::path::Path) -> String {
     .to_string()
 }
 
-/// Runs it and sends the signal while the second is at work; the answer is the flow, and how the program ended.
+/// Runs it and sends the signal while the second execution runs. Returns the flow, and how the program ended.
 async fn left_by(server: &TestServer, directory: &std::path::Path, signal: Signal) -> (String, Finished) {
     let mark = Mark::new();
     let (_file, path) = file("flow.yaml", &crash(directory));
@@ -74,7 +74,7 @@ async fn a_run_whose_terminal_closes_leaves_its_flow_and_says_how_to_resume_it()
     std::fs::write(directory.path().join("go"), "").unwrap();
     let finished = resume(&server, &flow).await.ok();
     let second = finished.json().into_iter().find(|line| line["name"] == "second").unwrap();
-    // One failure would have ended it: what was given back had cost nothing.
+    // One failure would have ended it, so giving it back was not counted.
     assert_eq!((&second["attempt"], &second["outcome"]), (&2.into(), &"success".into()), "{finished:?}");
 }
 

@@ -76,7 +76,7 @@ async fn a_failure_is_retried_and_then_fails_the_flow_with_its_status_and_last_l
     assert!(finished.stdout.contains("1 failed, 1 skipped") && finished.stdout.contains("attempt 2"), "{finished:?}");
 }
 
-/// By the times that the server recorded: nothing depends on how long the test itself takes.
+/// Judged by the times that the server recorded, so that the test's own duration does not matter.
 #[tokio::test]
 async fn retries_start_right_after_their_backoff() {
     let server = TestServer::start().await.unwrap();
@@ -99,9 +99,10 @@ async fn retries_start_right_after_their_backoff() {
         let attempts = std::fs::read_to_string(directory.path().join(name)).unwrap();
         assert!(attempts.lines().eq((1..=last).map(|attempt| attempt.to_string())), "{name}: {attempts}");
     }
-    // 50, 100, 200, 400 and 800 ms, of which up to a fifth is taken off.
+    // 50, 100, 200, 400 and 800 ms, each shortened by up to a fifth.
     assert!(took["spaced"] >= 1_240, "{took:?}");
-    // Half a second of backoff in all, and the time of ten commands. Nine rounds of a second would be nine.
+    // Half a second of backoff in total, and the time of ten commands. With one sweep a second it would be nine
+    // seconds.
     assert!(took["quick"] < 5_000, "{took:?}");
 }
 
@@ -149,7 +150,7 @@ async fn a_member_whose_record_is_deleted_fails_with_this_cause_under_its_name()
     let lines: Vec<serde_json::Value> =
         rest.await.unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let two = lines.iter().find(|line| line["name"] == "two").unwrap();
-    assert_eq!(two["cause"], "its record on the server is gone");
+    assert_eq!(two["cause"], "its record on the server is lost");
     let summary = lines.last().unwrap();
     assert_eq!((&summary["state"], &summary["audit_passed"]), (&"failed".into(), &true.into()), "{finished:?}");
     assert_eq!(finished.code, 1);

@@ -1,4 +1,4 @@
-//! What others can do to a run, and what they can learn from it.
+//! The protection of a run against other users of the server and of the machine.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 #![cfg(target_os = "linux")]
 
@@ -41,7 +41,7 @@ async fn foreign_work_on_the_lane_of_a_run_is_never_executed_and_goes_back_to_th
     let solo = attacker.submit_execution(&ExecutionSubmission::new(namespace.clone(), spec("solo"))).await.unwrap();
     let flow = FlowSubmission::new(namespace).execution(spec("a"));
     let member = attacker.submit_flow(&flow).await.unwrap().executions[0].execution_id;
-    // The program says when it refuses the first, and the run ends when both have been claimed.
+    // The program reports the first refusal, and the run ends when both have been claimed.
     let (warned, mut warning) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || warned.send(stderr.lines().next()));
     let (mut claimed, mut warned) = (HashSet::new(), None);
@@ -82,6 +82,6 @@ async fn a_password_in_the_url_gives_one_warning_and_is_hidden_from_process_list
     let finished = finish(command(&["run", "--url", &url, "--json", &path]).spawn().unwrap()).await.ok();
     let warnings = finished.stderr.lines().filter(|line| line.contains("--password-file")).count();
     assert_eq!((warnings, finished.stderr.contains("hush-hush")), (1, false), "{finished:?}");
-    // The server hides its own.
+    // The server hides its own arguments.
     assert_eq!(finished.json()[1]["payload_bytes"], "0\n", "{finished:?}");
 }

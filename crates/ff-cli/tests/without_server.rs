@@ -1,4 +1,4 @@
-//! `ff` in its own process, without a server.
+//! `ff` without a server.
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod support;
@@ -7,13 +7,13 @@ use std::io::{BufRead, BufReader};
 
 use support::{Finished, Signal, command, example, ff, file, finish, signal};
 
-const TOLD: &str = "ff: no --url and no FF_URL: running in this process, nothing outlives it\n";
+const NOTE: &str = "ff: no --url and no FF_URL: running in this process, nothing outlives it\n";
 
-/// Asserts success, and that stderr names the place and nothing else.
+/// Asserts success, and that stderr has only the note about the backend.
 #[track_caller]
 fn ok_here(finished: Finished) -> Finished {
     let finished = finished.ok();
-    assert_eq!(finished.stderr, TOLD);
+    assert_eq!(finished.stderr, NOTE);
     finished
 }
 
@@ -59,7 +59,7 @@ async fn failures_are_retried_and_timeouts_work_without_a_server() {
                 b: {run: 'true', needs: a}\n  c: {run: sleep 60, deadline: 500ms}\n";
     let (_directory, path) = file("flow.yaml", yaml);
     let finished = ff(&["run", &path, "--workers", "2"]).await;
-    assert_eq!((finished.code, finished.stderr.as_str()), (1, TOLD), "{finished:?}");
+    assert_eq!((finished.code, finished.stderr.as_str()), (1, NOTE), "{finished:?}");
     for part in ["exit status 3: no disk", "attempt 2", "1 failed", "1 skipped", "1 expired"] {
         assert!(finished.stdout.contains(part), "`{part}` is not in:\n{}", finished.stdout);
     }

@@ -261,7 +261,7 @@ fn starts(
     numbers: &[usize],
     start: &Start,
 ) -> (FxHashMap<usize, Place>, VecDeque<Ready>) {
-    let mut told = VecDeque::new();
+    let mut frames = VecDeque::new();
     let mut place = |number: usize| {
         let name = &names[number];
         let stream = stream(keys, &name.1);
@@ -277,12 +277,12 @@ fn starts(
         let mut back = place.cursor.clone();
         if let Some(undone) = place.reading.resolve(&mut back, &ends(keys, name)) {
             telemetry::count_gap(undone.cause);
-            told.push_back(Ready { frame: Some(Frame::Gap(undone)), moved: Some((number, back.clone())) });
+            frames.push_back(Ready { frame: Some(Frame::Gap(undone)), moved: Some((number, back.clone())) });
             place = Place { cursor: place.cursor, ..Place::new(name.0, back, stream) };
         }
         (number, place)
     };
-    (numbers.iter().map(|number| place(*number)).collect(), told)
+    (numbers.iter().map(|number| place(*number)).collect(), frames)
 }
 
 /// The wake-up source of a subscription.

@@ -21,19 +21,23 @@
 //! | `ff_worker_completed` | counter | attempts reported as success |
 //! | `ff_worker_failed` | counter | attempts reported as failed |
 //! | `ff_worker_leases_lost` | counter | executions stopped because their lease was lost, or found lost at the report |
-//! | `ff_worker_released` | counter | executions given back: at shutdown, because renewals were not answered, or because `accept` refused them |
+//! | `ff_worker_released` | counter | executions given back: at shutdown, because renewals were not answered, or
+//! because `accept` refused them |
 //! | `ff_worker_refused` | counter | executions that `accept` refused |
-//! | `ff_worker_reports_abandoned` | counter | results that could not be reported before their lease had certainly run out, and leases that could not be given back |
+//! | `ff_worker_reports_abandoned` | counter | results that could not be reported before their lease had certainly run
+//! out, and leases that could not be given back |
 //! | `ff_worker_wakes_passed_on` | counter | signals handed to another waiting worker because this one was full |
 //! | `ff_worker_rescans` | counter | scans of all partitions for work |
 //! | `ff_dispatcher_marked` | counter | completions that left dependents pending |
 //! | `ff_dispatcher_resolved` | counter | dependents promoted or skipped by the dispatcher |
 //! | `ff_reconciler_rounds`, `_examined`, `_repaired`, `_resolved` | counter | what the reconciler did |
-//! | `ff_sweeper_sweeps`, `_timers_announced` | counter | partitions swept, and timers that were announced to this process |
+//! | `ff_sweeper_sweeps`, `_timers_announced` | counter | partitions swept, and timers that were announced to this
+//! process |
 //! | `ff_sweeper_released`, `_reclaimed`, `_ended`, `_resolved`, `_removed` | counter | what the sweeper did |
 //! | `ff_engine_partitions` | gauge | partitions that this process serves |
 //! | `ff_engine_peers` | gauge | active engines that share the partitions, including this one; 0 while not known |
-//! | `ff_engine_errors` | counter | failed calls, by `op`; `execute` and `task` are panics of the worker outside of its handler |
+//! | `ff_engine_errors` | counter | failed calls, by `op`; `execute` and `task` are panics of the worker outside of its
+//! handler |
 //! | `ff_engine_parts_ended` | counter | parts that ended although they were not stopped, by `part` |
 #![forbid(unsafe_code)]
 

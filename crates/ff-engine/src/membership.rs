@@ -190,11 +190,11 @@ mod tests {
         backend.script(|script| script.engines = Some(vec![id("a")]));
         let mut running = start(&backend);
         running.share.wait_for(|share| *share == Share::All).await.unwrap();
-        let told = Instant::now();
+        let notified = Instant::now();
         backend.script(|script| script.engines = Some(vec![id("b")]));
         running.condition.changed.notify_one();
         running.share.wait_for(|share| !share.serves(Partition::new(0))).await.unwrap();
-        assert!(told.elapsed() < Duration::from_millis(100), "{:?}", told.elapsed());
+        assert!(notified.elapsed() < Duration::from_millis(100), "{:?}", notified.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

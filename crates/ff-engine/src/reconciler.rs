@@ -36,7 +36,7 @@ const VISITS_AT_ONCE: usize = 8;
 /// Calls that a visit makes: one that resolves and one that reconciles.
 const CALLS_PER_VISIT: usize = 2;
 
-/// Scans all partitions at an interval and puts right what was left undone.
+/// Scans all partitions at an interval and repairs what interrupted calls left incomplete.
 pub struct DependencyReconciler<B: ?Sized> {
     backend: Arc<B>,
     interval: Duration,
@@ -253,12 +253,12 @@ impl<'a, B: MaintenanceBackend + ?Sized> Scan<'a, B> {
             _ => {}
         }
         if report.repaired > 0 {
-            tracing::info!(%partition, repaired = report.repaired, "put right what an interrupted call left undone");
+            tracing::info!(%partition, repaired = report.repaired, "repaired what an interrupted call left incomplete");
         }
     }
 }
 
-/// What keeps dependents from being resolved need not keep the rest from being put right, so each has its own answer.
+/// A failure to resolve dependents must not prevent the repair of the rest, so each has its own result.
 async fn reconcile<B: MaintenanceBackend + ?Sized>(
     backend: &B,
     visit: &Visit,
@@ -275,7 +275,7 @@ mod tests {
     use super::*;
     use crate::testing::{Call, Scripted, cursor, protocol, transport};
 
-    /// Serves so many partitions, all of which wait for the first round.
+    /// Serves this many partitions, all of which wait for the first round.
     fn rotation(count: u16) -> Rotation {
         let mut rotation = Rotation::default();
         rotation.serve(&(0..count).map(Partition::new).collect::<Vec<_>>());

@@ -124,7 +124,7 @@ mod tests {
         report
     }
 
-    /// Serves so many partitions, of which none has a turn before the returned start + 5 s.
+    /// Serves this many partitions, of which none has a turn before the returned start + 5 s.
     fn swept_once(count: u16) -> (Schedule, Instant) {
         let (mut schedule, start) = (Schedule::default(), Instant::now());
         schedule.serve((0..count).map(p), start);

@@ -1,8 +1,8 @@
 //! Makes time pass: delays, leases, timeouts, deadlines and retention take effect when a partition is swept.
 //!
-//! A partition is swept when something is due there: a sweep says when that is next, and whoever creates a timer that
-//! is due sooner announces it. Beyond that each partition is swept once per interval, which finds unannounced timers:
-//! a lost announcement costs one interval at most. Where nothing is announced to this process (the backend
+//! A partition is swept when something is due there: a sweep says when that is next, and a call that creates a timer
+//! which is due sooner announces it. Beyond that each partition is swept once per interval, which finds unannounced
+//! timers: a lost announcement costs one interval at most. Where nothing is announced to this process (the backend
 //! announces nothing, or the subscription fails), the interval is at most a second.
 
 use std::{sync::Arc, time::Duration};
@@ -376,11 +376,11 @@ mod tests {
         tokio::spawn(sweeper.run(CancellationToken::new()));
         backend.until(|calls| sweeps(calls) == 3).await;
         assert_eq!(swept(&backend.calls()), [[1], [1], [1]]);
-        let told = Instant::now();
+        let notified = Instant::now();
         sender.send_replace(of(&[2]));
         backend.until(|calls| sweeps(calls) == 4).await;
         assert_eq!(swept(&backend.calls())[3], [2]);
-        assert!(told.elapsed() < SECOND / 10, "{:?}", told.elapsed());
+        assert!(notified.elapsed() < SECOND / 10, "{:?}", notified.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

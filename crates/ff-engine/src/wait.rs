@@ -73,8 +73,8 @@ pub trait WaitExt: SubscribeBackend + ControlBackend {
     /// Waits until an execution has ended.
     ///
     /// # Errors
-    /// [`EngineError::NotFound`] if it does not exist, [`EngineError::Timeout`] at the deadline, [`EngineError::Ended`] if
-    /// the subscription of the wait ends, and the errors of subscribing and describing.
+    /// [`EngineError::NotFound`] if it does not exist, [`EngineError::Timeout`] at the deadline, [`EngineError::Ended`]
+    /// if the subscription of the wait ends, and the errors of subscribing and describing.
     async fn wait_for(&self, id: ExecutionId, options: &WaitOptions) -> Result<ExecutionSnapshot, EngineError> {
         self.wait_for_any(&[id], options).await
     }

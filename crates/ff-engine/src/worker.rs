@@ -21,7 +21,8 @@
 //! | it returns `Err` or panics | fail |
 //! | the attempt's timeout passes | the token is cancelled; fail |
 //! | the lease is lost: the backend says so, or somebody else ended the execution | the token is cancelled; nothing |
-//! | renewals are not answered | the token is cancelled before the lease ends; complete if it still returns `Ok`, else release |
+//! | renewals are not answered | the token is cancelled before the lease ends; complete if it still returns `Ok`, else
+//! release |
 //! | shutdown, and the grace is over | the same |
 //! | [`WorkerBuilder::accept`] refuses it, or it has no handler | release; the handler never sees it |
 //!

@@ -1,4 +1,4 @@
-//! Faults on real servers under load, judged by the history checker.
+//! Faults on real servers under load, checked by the history checker.
 //! `cargo xtask faults [--seed N] [--minutes M]` runs it.
 
 use std::{
@@ -24,8 +24,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The first seed, how many minutes, then of each run how many completions, faults and milliseconds of rest between two
-/// flows, then the kinds of faults.
+/// Arguments: the first seed, the minutes, then for each run the completions, the faults and the pause between two
+/// flows in ms, then the kinds of faults.
 fn faults_from(mut arguments: impl Iterator<Item = String>) -> Result<bool, Failure> {
     let mut number = || arguments.next().ok_or("expected five numbers")?.parse::<u64>().map_err(Failure::from);
     let (seed, minutes, completions, count) = (number()?, number()?, number()?, number()?);
@@ -41,9 +41,9 @@ fn faults_from(mut arguments: impl Iterator<Item = String>) -> Result<bool, Fail
     for seed in seed.. {
         println!("seed {seed}");
         let faults = Plan::random_faults(seed, &kinds, usize::try_from(count)?);
-        let tell = |line: &str| println!("{line}");
+        let report = |line: &str| println!("{line}");
         let partitions = PartitionCount::DEFAULT;
-        let plan = Plan { seed, faults, completions, partitions, pause, consumer_args: &[], tell };
+        let plan = Plan { seed, faults, completions, partitions, pause, consumer_args: &[], report };
         all.add(runtime.block_on(faults::run(&plan))?);
         if !all.is_clean() || Instant::now() >= until {
             break;
@@ -55,5 +55,5 @@ fn faults_from(mut arguments: impl Iterator<Item = String>) -> Result<bool, Fail
 
 fn unknown(name: &str) -> Failure {
     let known: Vec<_> = Fault::ALL.iter().map(|fault| fault.short()).collect();
-    format!("`{name}` is no fault; there are {}", known.join(", ")).into()
+    format!("`{name}` is not a fault; the faults are {}", known.join(", ")).into()
 }

@@ -1,4 +1,4 @@
-//! Simulates histories and prints what was covered, or the shortest history that fails.
+//! Simulates histories and prints the coverage, or the shortest history that fails.
 //! `cargo xtask simulate [--seed N] [--count N] [--minutes M] [--replay]` runs it.
 
 use std::{process::ExitCode, time::Duration};

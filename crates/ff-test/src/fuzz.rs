@@ -1,7 +1,7 @@
-//! What must hold for any bytes that come in from outside: one function per kind of input, for the fuzz targets under
-//! `fuzz/` and for the property tests of `tests/fuzz.rs`.
+//! Properties of the parsers of external input, for any bytes: one function per kind of input, for the fuzz targets
+//! under `fuzz/` and for the property tests of `tests/fuzz.rs`.
 //!
-//! Each panics where a property does not hold, and returns whether the input was accepted.
+//! Each function panics if a property does not hold, and returns whether the input was accepted.
 
 mod replies;
 
@@ -19,31 +19,33 @@ pub use replies::replies;
 
 type Fields = Vec<(Bytes, Bytes)>;
 
-/// Something published on the channel of completions.
+/// Checks a message of the channel of completions.
 ///
-/// What is accepted stands in the log of its execution, and written again, as a push or as a log entry, it decodes to
-/// the same.
+/// An accepted one belongs to the log of its execution. Encoded again, as a push or as a log entry, it decodes to the
+/// same value.
 pub fn wire_push(bytes: &[u8]) -> bool {
     let (flows, solo) = (decode_push(Scope::Flows, bytes), decode_push(Scope::Solo, bytes));
-    assert_eq!(flows.is_ok(), solo.is_ok(), "the channel decides whether it can be read");
+    assert_eq!(flows.is_ok(), solo.is_ok(), "whether it can be read depends on the channel");
     let accepted = flows.is_ok();
     for (scope, decoded) in [(Scope::Flows, flows), (Scope::Solo, solo)] {
         let Ok(decoded) = decoded else { continue };
         let log = LogId { partition: decoded.payload.execution_id.partition(), scope };
         match decoded.payload.position {
             Some(position) => assert_eq!(position.log, log),
-            None => assert!(decoded.payload.dependents_pending, "of a bare event nobody knows whether dependents wait"),
+            None => {
+                assert!(decoded.payload.dependents_pending, "the dependents of an unpositioned event count as pending");
+            }
         }
         survives_the_wire(log, decoded);
     }
     accepted
 }
 
-/// An entry of the log of flows of partition 7: its event, its `prev` and its `result`, with a zero byte after each of
-/// the first two. An empty `prev` is none.
+/// Checks an entry of the log of flows of partition 7: its event, its `prev` and its `result`, with a zero byte after
+/// each of the first two. An empty `prev` is absent.
 ///
-/// What is accepted has the position that was read, its own result, and decodes alike as a push; where it belongs to
-/// another log, that is told.
+/// An accepted entry has the given position and its own result, and decodes to the same value as a push. An entry of
+/// another log is reported as such.
 pub fn log_entry(bytes: &[u8]) -> bool {
     let log = LogId { partition: Partition::new(7), scope: Scope::Flows };
     let entry = EntryId { epoch: 9, seq: 4 };
@@ -55,7 +57,7 @@ pub fn log_entry(bytes: &[u8]) -> bool {
             assert_eq!(decoded.prev, predecessor(&fields).expect("it was read with the entry"));
             let result = fields.iter().find(|(name, _)| name == "result").map(|(_, value)| value);
             assert_eq!(decoded.payload.payload_bytes.as_ref(), result);
-            // A result that is no text never travels.
+            // A result that is not text is never part of a push.
             if result.is_none_or(|result| std::str::from_utf8(result).is_ok()) {
                 survives_the_wire(log, decoded);
             }
@@ -79,13 +81,14 @@ fn fields_of(bytes: &[u8]) -> Fields {
     fields
 }
 
-/// Writes a completion both ways, with its members in the library's order and in another one, and reads it back.
+/// Encodes a completion as a push and as an entry, with its members in the library's order and in another one, and
+/// decodes it.
 pub fn survives_the_wire(log: LogId, mut decoded: Decoded) {
     for object in [in_order, sorted] {
         let (push, _) = written(&decoded, object);
         assert_eq!(decode_push(log.scope, &push).expect("what was written is read"), decoded);
     }
-    // An entry always has a position, so it stands somewhere.
+    // An entry always has a position.
     let entry = decoded.payload.position.map_or(EntryId { epoch: 1, seq: 0 }, |position| position.entry);
     decoded.payload.position = Some(Position { log, entry });
     for object in [in_order, sorted] {
@@ -97,7 +100,7 @@ pub fn survives_the_wire(log: LogId, mut decoded: Decoded) {
 
 type Members<'a> = [(&'a str, Value)];
 
-/// As the library writes an object.
+/// An object in the library's format.
 fn in_order(members: &Members<'_>) -> String {
     let members: Vec<_> = members.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
     format!("{{{}}}", members.join(","))
@@ -108,7 +111,7 @@ fn sorted(members: &Members<'_>) -> String {
     Value::Object(members).to_string()
 }
 
-/// What is written of a completion: the object of the push, and the fields of the log entry.
+/// Encodes a completion: the object of the push, and the fields of the log entry.
 fn written(decoded: &Decoded, object: fn(&Members<'_>) -> String) -> (Vec<u8>, Fields) {
     let payload = &decoded.payload;
     let common = [
@@ -149,10 +152,10 @@ fn predecessor_text(prev: Predecessor) -> String {
     }
 }
 
-/// The text of an id, a name or a state.
+/// Checks the text of an id, a name or a state.
 ///
-/// What is accepted has one spelling only: printed, it is the text again. (The numbers of a log entry's id are read
-/// leniently; printed and read again they are the same.) What is refused is shown in a message of one short line.
+/// An accepted text has one spelling only: the printed value is the same text. (The numbers of a log entry's id are
+/// parsed leniently; printed and parsed again they are equal.) A refused text gives a message of one short line.
 pub fn ids(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
     let accepted = [

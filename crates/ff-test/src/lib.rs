@@ -1,5 +1,5 @@
-//! How FlowFabric tests itself: random histories against a model, fuzz targets, and the checker that judges what
-//! subscriptions saw. What every backend must do is in `ff-conformance`.
+//! The project's own proofs: random histories against a model, fuzz targets, and the checker of what subscriptions
+//! received. The requirements on every backend are in `ff-conformance`.
 #![forbid(unsafe_code)]
 
 pub mod fuzz;

@@ -1,4 +1,4 @@
-//! No call keeps the server for long: every function of the library at its limits, on a real server.
+//! No call blocks the server for long: every function of the library at its limits, on a real server.
 //!
 //! `cargo test -p ff-test --test bounds -- --nocapture` prints the table.
 
@@ -17,10 +17,10 @@ use ff_testserver::{Reply, TestServer};
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
 use futures::StreamExt;
 
-/// How long a call may keep the server. On an idle machine the longest take about two milliseconds; this leaves room for
-/// machines that are slow or do other things meanwhile.
+/// How long a call may block the server. On an idle machine the longest take about two milliseconds; the limit allows
+/// for slow and busy machines.
 const CEILING: Duration = Duration::from_millis(20);
-/// A call that was interrupted by other programs is not one that takes long: it does not take long every time.
+/// A call that other programs interrupted is not slow every time, so the fastest of these rounds counts.
 const TURNS: usize = 3;
 const LEASE: Duration = Duration::from_secs(600);
 const P0: Partition = Partition::new(0);
@@ -53,7 +53,7 @@ impl Stage {
         reply
     }
 
-    /// The calls since the last look belong to this scenario.
+    /// Assigns the calls since the last note to this scenario.
     async fn note(&mut self, scenario: &'static str) {
         for entry in self.command(&["SLOWLOG", "GET", "-1"]).await.items() {
             let (micros, args) = (entry.items()[2].int().unwrap(), entry.items()[3].items());
@@ -116,7 +116,7 @@ impl Stage {
         }
     }
 
-    /// Makes completed ends look as if the calls that made them had stopped before their log entries.
+    /// Makes completed ends look as if their calls had stopped before the log entries.
     async fn interrupt_ends(&self, leases: &[Lease]) {
         for lease in leases {
             let (id, flow) = (lease.execution_id, lease.flow_id.unwrap());
@@ -188,7 +188,7 @@ async fn large_payloads(stage: &mut Stage) {
 }
 
 async fn interrupted_ends(stage: &mut Stage) {
-    // The longest result that travels with its event, and the longest that there is.
+    // The longest result that is part of its event, and the longest possible one.
     for (scenario, bytes) in [
         ("complete interrupted ends with 4 KiB each", 4_096),
         ("complete interrupted ends with 1 MiB each", limits::PAYLOAD_BYTES),
@@ -287,7 +287,7 @@ async fn small_calls(stage: &mut Stage) {
     let mut subscription = stage.backend().subscribe(&SubscribeOptions::new().start(Start::Earliest)).await.unwrap();
     stage.fixture.end_one().await;
     while !matches!(subscription.next().await.unwrap(), Frame::Completion(_)) {}
-    // What a subscription asks now and then, and what it asks when it finds itself behind.
+    // The calls of a subscription at intervals, and when it is behind.
     stage.command(&["FCALL_RO", "ff1_appended", "1", keys::DEPLOYMENT, "", "flows"]).await;
     let logs = [Scope::Flows, Scope::Solo].map(|scope| keys::completion_log(LogId { partition: P0, scope }));
     stage.command(&["FCALL_RO", "ff1_heads", "2", &logs[0], &logs[1], "-", "-"]).await;

@@ -1,4 +1,4 @@
-//! A server whose clock is set: leases keep their length, and retention believes a clock only after it has stood.
+//! A server whose clock is set: leases keep their length, and retention trusts a clock only once it is stable.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -35,7 +35,7 @@ impl Stand {
         id
     }
 
-    /// Sweeps at this time after the beginning, and tells the state of an execution.
+    /// Sweeps at this time after the start, and returns the state of an execution.
     async fn state_at(&self, after: i64, id: ExecutionId) -> PublicState {
         self.server.set_clock(BEGIN.saturating_add_signed(after)).unwrap();
         self.fixture.sweep(id.partition()).await;
@@ -70,7 +70,7 @@ async fn a_lease_keeps_its_remaining_time_when_the_clock_is_set_ahead_and_partly
     let stand = Stand::start().await;
     let id = stand.claimed().await;
     let hour = 3_600_000;
-    // A call sees the leap that looks at no lease.
+    // A call that visits no lease sees the leap.
     stand.server.set_clock(BEGIN + hour).unwrap();
     assert!(stand.fixture.claim_some(id.partition(), 1, LEASE).await.is_empty());
     let half = i64::try_from(hour).unwrap() / 2;
@@ -106,7 +106,7 @@ async fn a_clock_that_is_a_day_ahead_for_a_short_time_deletes_nothing() {
         assert_eq!(removed(at).await, 0);
     }
     assert_eq!(stand.fixture.state(id).await, PublicState::Success);
-    // A clock that stays there is believed after ten minutes.
+    // A clock that stays there is trusted after ten minutes.
     let steps = (0..).map(|step| BEGIN + 2 * DAY + step * 100 * SECOND).take(7);
     let mut deleted = Vec::new();
     for at in steps {

@@ -1,4 +1,4 @@
-//! Whole flows with workers and the engine on a real server, also while things go wrong.
+//! Whole flows with workers and the engine on a real server, also under faults.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -67,7 +67,7 @@ fn layered(fixture: &Fixture, layers: usize, width: usize) -> FlowSubmission {
     flow
 }
 
-/// Waits until somebody is subscribed, and cuts them all off; returns how many that were.
+/// Waits until there is a subscriber, and disconnects all of them. Returns how many there were.
 async fn kill_subscribers(stand: &Stand) -> i64 {
     loop {
         let killed = stand.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await.int().unwrap();
@@ -142,7 +142,7 @@ async fn killing_the_subscriber_ten_times_under_load_loses_nothing_and_repeats_n
     }
     assert!(killed >= 10, "{killed} connections were killed");
     assert!(members.iter().all(|id| times_seen.get(id) == Some(&1)), "lost or repeated: {times_seen:?}");
-    // Nothing more comes: the next completion is that of a flow submitted now.
+    // Nothing else is delivered: the next completion is that of a flow submitted now.
     let marker = fixture.submit(&fixture.flow(&[("marker", &[])])).await;
     assert_eq!(next(&mut stream).await.execution_id, marker.executions[0].execution_id);
 }
@@ -163,7 +163,7 @@ async fn a_forged_completion_of_a_running_execution_changes_no_state() {
             format!("{{\"execution_id\":\"{parent}\",\"flow_id\":\"{flow_id}\",\"outcome\":\"{outcome}\"{more}}}");
         stand.command(&["PUBLISH", keys::FLOW_CHANNEL, &event]).await;
     }
-    // The dispatcher hears the same events in the same order: a real one behind them shows that it has taken them.
+    // The dispatcher receives the same events in the same order: a real one behind them shows that it has handled them.
     for n in 0..3 {
         let other = fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id;
         fixture.complete(other).await;
@@ -218,7 +218,7 @@ async fn work_reaches_waiting_workers_of_several_processes_by_push_alone() {
     let stand = Stand::start().await;
     let fixture = Fixture::new(stand.backend.clone());
     let mut stream = stand.backend.subscribe_completions().await.unwrap();
-    // Each backend is a process of its own to the server. Nothing sweeps, and no rescan comes in time.
+    // For the server each backend is a separate process. There is no sweep, and no rescan in time.
     let mut stops = Vec::new();
     for _ in 0..3 {
         let backend: Arc<dyn EngineBackend> =
@@ -235,7 +235,7 @@ async fn work_reaches_waiting_workers_of_several_processes_by_push_alone() {
     }
 }
 
-/// A thousand members, of which every other one is tagged.
+/// A thousand members, every other one tagged.
 async fn submit_flood(tenant: &Fixture) -> SubmittedFlow {
     let blue = Tags::new([("color", "blue")]).unwrap();
     let flow = (0..1_000).fold(FlowSubmission::new(tenant.namespace.clone()), |flow, n| {
@@ -245,7 +245,7 @@ async fn submit_flood(tenant: &Fixture) -> SubmittedFlow {
     tenant.submit(&flow).await
 }
 
-/// Ends a flood of each tenant, and counts the reading commands that this took, those within the library included.
+/// Ends a thousand members of each tenant, and counts the reading commands, including those of the library.
 async fn flood(stand: &Stand, tenants: &[Fixture; 2]) -> ([SubmittedFlow; 2], u64) {
     let flows = [submit_flood(&tenants[0]).await, submit_flood(&tenants[1]).await];
     stand.command(&["CONFIG", "RESETSTAT"]).await;
@@ -277,7 +277,7 @@ async fn two_tenants_under_load_see_all_of_their_own_completions_only_and_no_rea
         expected.sort_unstable();
         assert_eq!(seen, expected, "stream {index}");
     }
-    // All that a filtered flood can have read it has read now. A subscription may have read the log, to catch up.
+    // All reads for the filters have happened by now. A subscription may have read the log to catch up.
     assert_eq!(stand.reading_commands().await, unwatched, "the filters read something");
     for tenant in &tenants {
         tenant.end_one().await;

@@ -1,4 +1,4 @@
-//! An event stays readable whatever its core holds, on a real server.
+//! An event stays readable whatever the core of its execution holds, on a real server.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -12,7 +12,7 @@ use ff_script::keys;
 use ff_testserver::TestServer;
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
 
-/// More than a reader takes.
+/// More than a reader accepts.
 const TOO_MUCH: usize = 9 << 20;
 
 async fn stage() -> (TestServer, ValkeyBackend, Subscription) {
@@ -29,7 +29,7 @@ async fn submit(backend: &ValkeyBackend) -> ExecutionId {
     backend.submit_flow(&flow).await.unwrap().executions[0].execution_id
 }
 
-/// Cancels as a program would that checks nothing.
+/// Cancels like a program that checks nothing.
 async fn cancel(server: &TestServer, id: ExecutionId, reason: &str) {
     let mut keys = keys::partition_block(id.partition());
     keys.push(keys::execution_core(id));

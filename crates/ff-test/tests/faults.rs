@@ -1,4 +1,5 @@
-//! A short run of faults on real servers under load, judged by the history checker. `cargo xtask faults` runs long ones.
+//! A short run of faults on real servers under load, checked by the history checker. `cargo xtask faults` runs long
+//! ones.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -20,7 +21,7 @@ async fn every_kind_of_fault_loses_and_repeats_nothing_undeclared() {
         partitions: PartitionCount::new(32).unwrap(),
         pause: Duration::ZERO,
         consumer_args: &["a_consumer", "--exact", "--ignored", "--nocapture"],
-        tell: |line| println!("{line}"),
+        report: |line| println!("{line}"),
     };
     let report = faults::run(&plan).await.unwrap();
     println!("{report}");

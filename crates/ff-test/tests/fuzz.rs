@@ -1,4 +1,4 @@
-//! The fuzz targets of what comes from a server, on the stable toolchain.
+//! The fuzz targets for a server's replies and messages, on the stable toolchain.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -68,7 +68,7 @@ async fn a_claim_whose_repetitions_are_interrupted_still_gets_its_first_executio
             break;
         }
         stand.stop_at(command);
-        // Within one millisecond it has a command less, so that the last of them may not be met.
+        // Within one millisecond the call has one command fewer, so its last command may not be reached.
         drop(stand.claim(id).await);
         assert_eq!(stand.claim(id).await.unwrap(), taken, "interrupted twice before command {command}");
         let others = stand.claim(ClaimId::generate()).await.unwrap();
@@ -82,7 +82,7 @@ async fn an_interrupted_whole_submission_over_existing_parts_gives_a_flow_that_r
         let stand = Stand::start();
         let flow = stand.fixture.flow(&[("a", &[]), ("b", &["a"])]).idempotency_key("key");
         let written = stand.fixture.submit(&flow).await;
-        // As another program leaves it that has written all parts and was not heard of again.
+        // Like another program that has written all parts and then crashed.
         let core = keys::flow_core(PARTITION, written.flow_id);
         stand.command(&["HSET", &core, "state", "submitting", "part:0", "1", "part:1", "1"]);
         stand.command(&["HDEL", &core, "members", "total", "remaining"]);

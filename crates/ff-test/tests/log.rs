@@ -1,4 +1,4 @@
-//! The completion log: how a new epoch begins whenever this process may have lost sight of the tail.
+//! The completion log: a new epoch begins whenever the process may have missed the tail.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -37,7 +37,7 @@ impl Feed {
         LogId { partition: self.members[0].partition(), scope: Scope::Flows }
     }
 
-    /// Ends one execution; returns its entry and what it says of the entry before it.
+    /// Ends one execution. Returns its entry and the predecessor that the entry names.
     async fn append(&mut self) -> (EntryId, Option<String>) {
         let id = self.members.pop().unwrap();
         self.stand.backend.cancel_execution(id, "no longer wanted").await.unwrap();
@@ -125,7 +125,7 @@ async fn a_tail_lost_under_the_same_process_begins_an_epoch_after_the_remaining_
     let mut feed = Feed::start().await;
     feed.append().await;
     let (kept, _) = feed.append().await;
-    // The log as it is now comes back later, as after a restore from a backup.
+    // This state of the log is restored later, as from a backup.
     feed.stand.command(&["COPY", &feed.log(), "backup"]).await;
     feed.append().await;
     let (lost, _) = feed.append().await;
@@ -141,7 +141,7 @@ async fn a_tail_lost_under_the_same_process_begins_an_epoch_after_the_remaining_
 async fn an_epoch_is_greater_than_every_id_of_the_log_even_after_a_clock_that_was_ahead() {
     let mut feed = Feed::start().await;
     feed.append().await;
-    // A server whose clock runs a day ahead has written here before.
+    // A server whose clock was a day ahead has written here before.
     let ahead = feed.entries().await[0].0.epoch + 86_400_000;
     let entry = format!("{ahead}-0");
     feed.stand.command(&["XADD", &feed.log(), &entry, "e", "{\"at\":1}"]).await;
@@ -150,7 +150,7 @@ async fn an_epoch_is_greater_than_every_id_of_the_log_even_after_a_clock_that_wa
     assert!(next.0.epoch > ahead);
 }
 
-/// All keys of one server on another one, which is as a replica that has been given everything.
+/// Copies all keys of one server to another one, which is then like a replica in sync.
 async fn copy_all(from: &Stand, to: &Stand) {
     let keys = from.command(&["KEYS", "*"]).await;
     let (mut source, mut target) = (from.server.client().await.unwrap(), to.server.client().await.unwrap());
@@ -174,7 +174,7 @@ async fn two_servers_that_continue_one_log_begin_different_epochs_even_with_equa
     let mut other = Feed { stand: other, members: feed.members.clone() };
     feed.stand.command(&["FUNCTION", "LOAD", "REPLACE", ff_script::SOURCE]).await;
     feed.stand.server.set_clock(NOW).unwrap();
-    // The first knows nothing of the second: what it does now is undone when the second takes over.
+    // The first server does not know the second: its writes are rolled back when the second takes over.
     let undone = feed.append().await;
     let next = other.append().await;
     begins_after(&feed, undone.clone(), &last.to_string()).await;
@@ -210,7 +210,7 @@ async fn a_log_that_is_deleted_under_a_stopped_clock_begins_another_epoch() {
 }
 
 impl Feed {
-    /// Epochs with one entry each, as so many tenures leave them.
+    /// Epochs with one entry each, as this many tenures leave them.
     async fn with_tenures(count: u64) -> Self {
         let feed = Self::start().await;
         let (log, epochs) = (feed.log(), keys::log_epochs(feed.log_id()));

@@ -1,4 +1,4 @@
-//! The completion log keeps a number of bytes, on a real server.
+//! The limit of the completion log in bytes, on a real server.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -24,7 +24,7 @@ const PIECE: u64 = LIMIT / 16;
 const RESULT: usize = 2_000;
 /// A result with its event.
 const ENTRY: u64 = RESULT as u64 + 400;
-/// What the library counts of an entry beside event and result.
+/// The bytes that the library counts for an entry beside event and result.
 const OVERHEAD: u64 = 40;
 
 struct Stage {
@@ -50,13 +50,13 @@ impl Stage {
         Self { fixture: Fixture::new(backend.clone()), server, backend }
     }
 
-    /// The same server, by a program with another policy.
+    /// The same server, used by a program with another policy.
     async fn with(self, policy: LogPolicy) -> Self {
         let backend = connect(&self.server, policy).await;
         Self { fixture: Fixture::new(backend.clone()), backend, ..self }
     }
 
-    /// Submits so many executions, and completes one after the other with a result that travels.
+    /// Submits this many executions, and completes one after the other with an inline result.
     async fn end(&self, count: usize) {
         for id in self.submit(count).await {
             let claimed = self.fixture.claim(id).await;
@@ -90,7 +90,7 @@ impl Stage {
         self.entries().await.iter().map(|(_, bytes)| bytes).sum()
     }
 
-    /// Ends so many executions; returns how many entries one append has trimmed at most.
+    /// Ends this many executions. Returns the most entries that one append has trimmed.
     async fn most_trimmed(&self, count: usize) -> usize {
         let (mut before, mut most) = (self.entries().await.len(), 0);
         for _ in 0..count {
@@ -194,7 +194,7 @@ async fn a_lost_tail_is_not_counted() {
     let log = keys::completion_log(LOG);
     stage.command(&["COPY", &log, "backup"]).await;
     stage.end(20).await;
-    // The log as it was, beside epochs and bytes of a later time.
+    // The earlier log, with later epochs and counts.
     stage.command(&["COPY", "backup", &log, "REPLACE"]).await;
     stage.end(14).await;
     let held = stage.entries().await;

@@ -1,4 +1,5 @@
-//! Records that are deleted, evicted or overwritten beside the library: they end, and cost nobody else anything.
+//! Records that are deleted, evicted or overwritten outside the library: their executions end, and no others are
+//! affected.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -80,7 +81,7 @@ async fn a_member_whose_record_is_deleted_ends_as_failed_and_its_flow_continues(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dependents_of_an_ended_member_whose_record_is_deleted_are_promoted_by_its_outcome() {
     let (stand, fixture) = start().await;
-    // More dependents than the call that ends it deals with.
+    // More dependents than the terminal call resolves.
     let names: Vec<_> = (0..300).map(|n| n.to_string()).collect();
     let mut submission = fixture.flow(&[("root", &[])]);
     for name in &names {
@@ -125,7 +126,7 @@ async fn forty_queue_entries_without_a_record_do_not_block_their_lane() {
     for id in &ids[20..40] {
         overwrite(&stand, &keys::execution_core(*id)).await;
     }
-    // Each claim takes what it met off the queue, so that three of them reach the one that is left.
+    // Each claim removes the stale members that it read, so that the third one reaches the last member.
     let mut claimed = Vec::new();
     for _ in 0..3 {
         claimed.extend(fixture.claim_some(partition, 1, Duration::from_secs(60)).await);
@@ -269,9 +270,9 @@ async fn the_worker_of_a_deleted_record_is_fenced() {
     assert_eq!(stand.log_length(id, Scope::Flows).await, 1);
 }
 
-/// Sweeps until nothing more is removed, by a retention of no length.
+/// Sweeps with zero retention until nothing more is removed.
 async fn forget(stand: &Stand, partition: Partition) {
-    // An entry is due once the clock has moved on.
+    // An entry is due once the clock has advanced.
     tokio::time::sleep(Duration::from_millis(5)).await;
     let policy = SweepPolicy::retention(Duration::ZERO);
     while stand.backend.sweep(&[partition], &policy).await.remove(0).unwrap().removed > 0 {}

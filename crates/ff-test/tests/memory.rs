@@ -1,5 +1,5 @@
-//! What a thousand subscriptions cost, and that dropping them gives it back. The only test of its program, since it
-//! counts all that the program allocates.
+//! The memory of a thousand subscriptions, and its release when they are dropped. The only test of its program, since
+//! it counts all allocations of the program.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -26,7 +26,7 @@ async fn subscriber_connections(stand: &Stand) -> usize {
     stand.command(&["CLIENT", "LIST", "TYPE", "pubsub"]).await.text().lines().count()
 }
 
-/// Opens a thousand subscriptions, shows each of them a completion, and drops them.
+/// Opens a thousand subscriptions, delivers a completion to each, and drops them.
 async fn come_and_go(stand: &Stand, backend: &ValkeyBackend, fixture: &Fixture) {
     let subscribe = (0..1_000).map(|_| backend.subscribe_completions());
     let mut streams = futures::future::try_join_all(subscribe).await.unwrap();
@@ -44,14 +44,14 @@ async fn a_thousand_subscriptions_share_one_connection_and_free_their_memory() {
     let stand = Stand::start().await;
     let backend = ValkeyBackend::connect(stand.server.url()).await.unwrap();
     let fixture = Fixture::new(stand.backend.clone());
-    // What is allocated once and for all is there after the first time.
+    // One-time allocations happen in the first round.
     come_and_go(&stand, &backend, &fixture).await;
     let before = allocated();
     for _ in 0..5 {
         come_and_go(&stand, &backend, &fixture).await;
     }
     let back = async {
-        // Tasks of the client library end on their own time.
+        // Tasks of the client library end later.
         while allocated() > before + 256 * 1024 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

@@ -1,5 +1,4 @@
-//! A flow that is submitted in parts: its times, under a clock that moves when told, and programs that divide it
-//! differently.
+//! A flow that is submitted in parts: its times, under a virtual clock, and programs that divide it differently.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -34,8 +33,8 @@ impl Parts {
         Self { backend, clock, fixture, flow }
     }
 
-    /// A flow `a <- b`: `a` begins after 1 s and ends by 5 s, `b` begins after 2 s. Written in one part and started, but
-    /// not queued.
+    /// A flow `a <- b`: `a` begins after 1 s and ends by 5 s, `b` begins after 2 s. Written in one part and started,
+    /// but not queued.
     fn started() -> Self {
         let this = Self::none();
         let (a, b) = (this.uuid("a"), this.uuid("b"));
@@ -46,7 +45,7 @@ impl Parts {
         this
     }
 
-    /// Writes a part from the index `first` on: of each member its name, its times, and its needs and dependents.
+    /// Writes a part from the index `first` on: the name, the times, the needs and the dependents of each member.
     fn write(&self, part: &str, first: usize, members: &[(&str, [&str; 3], [&str; 3])]) -> String {
         let (flow, first) = (self.flow.to_string(), first.to_string());
         let mut args = vec!["10000 1000 4096", &*flow, self.fixture.namespace.as_str(), "", "content", &*first, part];
@@ -62,7 +61,7 @@ impl Parts {
         self.call("ff1_submit", std::iter::once(keys::flow_core(PARTITION, self.flow)).chain(cores), &args)
     }
 
-    /// Writes a part of members that need nothing and wait for nothing.
+    /// Writes a part of members without needs and times.
     fn write_plain(&self, part: &str, first: usize, names: &[&str]) -> String {
         let members: Vec<_> = names.iter().map(|name| (*name, ["0"; 3], ["0", "", ""])).collect();
         self.write(part, first, &members)
@@ -152,7 +151,7 @@ async fn a_flow_that_two_programs_divide_differently_starts_once_one_has_written
     let names = ["a", "b", "c", "d"];
     assert_eq!(parts.write_plain("first", 0, &names[..2]), "ok");
     assert_eq!(parts.write_plain("further", 2, &names[2..]), "ok");
-    // Another program takes other members together.
+    // Another program divides the members differently.
     assert_eq!(parts.write_plain("first", 0, &names[..3]), "ok");
     assert_eq!(parts.start(&names), "restart", "a part was replaced, and its rest is not written yet");
     assert_eq!(parts.write_plain("further", 3, &names[3..]), "ok");

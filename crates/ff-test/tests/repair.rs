@@ -1,4 +1,4 @@
-//! What an interrupted call leaves behind is completed by the owner's repetition, the sweep or the reconciler.
+//! An interrupted call is completed by its repetition, the sweep or the reconciler.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -11,7 +11,7 @@ use ff_script::keys;
 use futures::StreamExt;
 use support::Stand;
 
-/// A flow `a <- b` whose `a` is being run by a worker that has just been interrupted within its terminal call.
+/// A flow `a <- b`; the terminal call of `a` has just been interrupted.
 struct Interrupted {
     stand: Stand,
     fixture: Fixture,
@@ -97,7 +97,7 @@ async fn the_sweep_completes_an_interrupted_end_when_its_lease_expires() {
 async fn an_end_recorded_but_not_followed_up_is_completed_without_a_second_entry() {
     let interrupted = Interrupted::after_the_core().await;
     interrupted.stand.backend.complete(&interrupted.lease, Bytes::new()).await.unwrap();
-    // As if the call had stopped right after noting the entry's position.
+    // As if the call had stopped right after it recorded the entry's position.
     let partition = interrupted.a().partition();
     let (core, b) = (keys::execution_core(interrupted.a()), keys::execution_core(interrupted.b()));
     let uuid = interrupted.a().uuid().to_string();
@@ -227,7 +227,7 @@ async fn a_repair_counts_no_member_twice() {
     let (a, b, c) = (flow.executions[0].execution_id, flow.executions[1].execution_id, flow.executions[2].execution_id);
     let lease = fixture.claim(a).await.lease;
     stand.backend.complete(&lease, Bytes::new()).await.unwrap();
-    // As if the call had stopped before it noted how far it had come with the dependents.
+    // As if the call had stopped before it recorded its progress with the dependents.
     stand.command(&["HDEL", &keys::execution_core(a), "dependents_done"]).await;
     let open = format!("ff:part:{}:open", a.partition());
     stand.command(&["ZADD", &open, "0", &format!("{}{}", a.uuid(), flow.flow_id)]).await;
@@ -253,14 +253,14 @@ async fn a_signal_skips_processes_that_are_gone_and_the_sweep_removes_them() {
     let partition = id.partition(stand.backend.partition_count());
     let waiters = format!("ff:part:{partition}:waiters");
     for n in 0..20 {
-        // Before any uuid in the order of the set.
+        // Sorts before any uuid.
         stand.command(&["ZADD", &waiters, "0", &format!("{}\n!gone-{n}", fixture.lane)]).await;
         stand.command(&["ZADD", &waiters, "0", &format!("unused-lane-{n}\n!gone")]).await;
     }
     fixture.submit(&flow).await;
     let signal = futures::StreamExt::next(&mut signals).await;
     assert_eq!(signal, Some(ff_core::backend::WorkSignal::Ready(partition)));
-    // A process looks after the lanes that nobody works on once a minute; a reloaded library begins at once.
+    // A process checks the waiters of idle lanes once a minute; a reloaded library starts at once.
     let left = async || stand.command(&["ZCARD", &waiters]).await.int().unwrap();
     assert_eq!(left().await, 20);
     stand.backend.await_work(&fixture.lane, &[partition]).await.unwrap();
@@ -281,7 +281,7 @@ async fn an_entry_whose_result_names_an_interrupted_end_is_not_taken_for_its_own
     let lease = fixture.claim(a).await.lease;
     let before: ff_core::EntryId = stand.field(c, "log_pos").await.parse().unwrap();
     let expected = format!("{}-{}", before.epoch, before.seq + 1);
-    // A call that ended `a` stopped when it had written the core, and the next entry is of `b`.
+    // The call that ended `a` stopped after it had written the core, and the next entry is that of `b`.
     let set = "lifecycle_phase terminal public_state success terminal_outcome success completed_at 1 log_expected";
     let core = keys::execution_core(a);
     let set: Vec<_> = ["HSET", &core].into_iter().chain(set.split(' ')).chain([expected.as_str()]).collect();

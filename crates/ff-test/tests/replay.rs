@@ -1,4 +1,4 @@
-//! Simulated histories, replayed on a real server whose clock the test sets: all keys hold the same as in process.
+//! Simulated histories, replayed on a real server whose clock the test sets: all keys are the same as in process.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -10,7 +10,7 @@ use std::time::Duration;
 use ff_test::simulation::simulate_beside;
 use on_server::OnServer;
 
-/// Enough to meet every operation; a few seconds.
+/// Enough to cover every operation; takes a few seconds.
 const HISTORIES: u64 = 60;
 
 #[test]

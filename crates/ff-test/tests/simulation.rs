@@ -5,7 +5,7 @@ use std::time::Duration;
 use ff_test::simulation::{InProcess, Member, Op, check, simulate, try_on};
 use uuid::Uuid;
 
-/// Enough to meet every operation many times; a few seconds.
+/// Enough to cover every operation many times; takes a few seconds.
 const HISTORIES: u64 = 400;
 
 #[test]
@@ -44,7 +44,7 @@ fn parts_of_diamond(count: u32) -> Vec<Op> {
     std::iter::once(Op::BeginParts(diamond_members())).chain(written).collect()
 }
 
-/// Per call of the library: what leads to it, and the call.
+/// The calls of the library: the operations before each, and the call.
 fn calls() -> Vec<(&'static str, Vec<Op>, Op)> {
     let claimed = || vec![diamond(), Op::Claim { max: 4, lease: 30 }];
     let timed = Member { timeout: 10, deadline: 60, ..member(&[]) };
@@ -106,7 +106,7 @@ fn calls() -> Vec<(&'static str, Vec<Op>, Op)> {
     ]
 }
 
-/// Such a lease ends within the leap by the clock, but was not held while the clock leapt.
+/// By the clock such a lease ends within the leap, but it was not held during the leap.
 #[test]
 fn a_lease_given_after_a_leap_expires_although_the_clock_was_then_adjusted_back() {
     let leap = Op::Leap { millis: 49_346_134 };

@@ -1,4 +1,4 @@
-//! A flow that is too large for one call is submitted in parts, and is there as a whole or not at all.
+//! A flow that is too large for one call is submitted in parts, and exists as a whole or not at all.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -25,7 +25,7 @@ struct Interrupted {
 }
 
 impl Interrupted {
-    /// The first part of a flow of the members `a` and `b <- a`, as a program of other content would write it.
+    /// The first part of a flow of the members `a` and `b <- a`, as a program with other content would write it.
     async fn after_the_first_part() -> Self {
         let stand = Stand::start().await;
         let fixture = Fixture::new(stand.backend.clone());
@@ -61,7 +61,7 @@ impl Interrupted {
         self.stand.command(&call).await.text()
     }
 
-    /// Lets the time pass for which parts are kept.
+    /// Lets the parts expire.
     async fn expire(&self) {
         let core = keys::flow_core(self.partition(), self.id);
         assert!(self.stand.command(&["PTTL", &core]).await.int().unwrap() > 0);

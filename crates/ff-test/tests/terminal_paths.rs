@@ -49,7 +49,7 @@ impl Path {
         Self::ALL.into_iter().flat_map(both).filter(|(path, scope)| path.exists_for(*scope))
     }
 
-    /// A solo execution has no flow to be cancelled and nothing it could need.
+    /// A solo execution has no flow and no needs.
     fn exists_for(self, scope: Scope) -> bool {
         scope == Scope::Flows || !matches!(self, Self::CancelFlow | Self::Skip)
     }
@@ -78,7 +78,7 @@ impl Path {
     }
 }
 
-/// One execution on its way to an end, and what is needed to send it there again.
+/// One execution that is about to end, and the data to repeat its terminal call.
 struct Subject<'a> {
     fixture: &'a Fixture,
     flow: Option<SubmittedFlow>,
@@ -110,7 +110,7 @@ impl<'a> Subject<'a> {
         self.lease.unwrap()
     }
 
-    /// Ends the subject on this path; called a second time, repeats the same calls.
+    /// Ends the subject on this path. A second call repeats the same calls.
     async fn end(&mut self, path: Path) {
         let backend = &self.fixture.backend;
         match path {
@@ -159,7 +159,7 @@ async fn every_end_is_recorded_once_and_announced_once_on_its_channel() {
         let other = if scope == Scope::Flows { Scope::Solo } else { Scope::Flows };
         for round in ["first", "repeated"] {
             subject.end(path).await;
-            // The need that failed is a completion of its own.
+            // The failed need has its own completion.
             let entries = if path == Path::Skip { 2 } else { 1 };
             let case = format!("{path:?}, {scope:?}, {round} call");
             assert_eq!(stand.log_length(subject.id, scope).await, entries, "{case}: log entries");
@@ -213,7 +213,7 @@ async fn retention_removes_every_key_of_ended_executions() {
     let solo = ExecutionSubmission::new(Namespace::default_namespace(), fixture.spec("solo"));
     let solo = fixture.backend.submit_execution(&solo).await.unwrap().execution_id;
     fixture.complete(solo).await;
-    // What was committed in this very millisecond is not older than a retention of none.
+    // Zero retention does not include entries of the current millisecond.
     tokio::time::sleep(Duration::from_millis(5)).await;
     let policy = ff_core::SweepPolicy::retention(Duration::ZERO);
     let all: Vec<_> = stand.backend.partition_count().partitions().collect();

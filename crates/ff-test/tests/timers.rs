@@ -1,4 +1,4 @@
-//! Timers are kept to the moment, and the engines of a deployment share the partitions between them.
+//! Timers fire on time, and the engines of a deployment divide the partitions.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -40,7 +40,7 @@ async fn ten_retries(backend: Arc<dyn EngineBackend>) -> Duration {
     began.elapsed()
 }
 
-/// Generous: a busy machine may be late, but not by the second that a regular sweep would cost each time.
+/// Generous for a busy machine, but less than the second that a regular sweep would add each time.
 const TEN_RETRIES: std::ops::Range<Duration> = Duration::from_millis(400)..Duration::from_millis(2_500);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,11 +78,11 @@ async fn a_burst_of_retries_in_one_partition_is_announced_a_few_times() {
     while listener.receive().await.unwrap().items()[2].text() != "end" {
         announced += 1;
     }
-    // Each must come sooner than the one before it: about as many as a random order has records.
+    // Each must be earlier than the previous one: about the number of records in a random order.
     assert!((1..=20).contains(&announced), "{announced}");
 }
 
-/// Engines of several processes on one deployment, which share the host in place of a server.
+/// Engines of several processes on one deployment; the shared host replaces a server.
 async fn engines(count: usize) -> (EmbeddedBackend, Vec<Engine>) {
     let partitions = PartitionCount::new(32).unwrap();
     let first = EmbeddedBackend::builder().partition_count(partitions).build().unwrap();

@@ -1,5 +1,4 @@
-//! Workers on real servers: who gets the work, what a shutdown leaves, what a busy runtime costs, and when a handler
-//! hears that it is not wanted any more.
+//! Workers on real servers: the distribution of work, shutdown, busy runtimes, and the cancellation of handlers.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -27,14 +26,14 @@ use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(120);
-/// No rescan helps a test that has lost a signal.
+/// So long that no rescan hides a lost signal.
 const NEVER: Duration = Duration::from_secs(3_600);
 
 async fn process(stand: &Stand) -> Arc<dyn EngineBackend> {
     Arc::new(ff_valkey::ValkeyBackend::connect(stand.server.url()).await.unwrap())
 }
 
-/// A worker that counts what it does.
+/// A worker that counts its executions.
 fn counting(fixture: &Fixture, backend: &Arc<dyn EngineBackend>, done: &Arc<AtomicU32>) -> (CancellationToken, Joined) {
     let done = Arc::clone(done);
     let handler = move |_: WorkContext| {
@@ -121,15 +120,15 @@ async fn a_signal_without_a_taker_is_passed_on_by_the_sweep() {
         waiting.push((backend, signals));
     }
     let partition = fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id.partition();
-    let mut told = [false; 2];
+    let mut notified = [false; 2];
     until("both processes were signalled", async || {
         fixture.sweep(partition).await;
-        for (told, (_, signals)) in told.iter_mut().zip(&mut waiting) {
+        for (notified, (_, signals)) in notified.iter_mut().zip(&mut waiting) {
             while let Some(Some(signal)) = signals.next().now_or_never() {
-                *told |= signal == WorkSignal::Ready(partition);
+                *notified |= signal == WorkSignal::Ready(partition);
             }
         }
-        told == [true; 2]
+        notified == [true; 2]
     })
     .await;
 }
@@ -138,7 +137,7 @@ async fn a_signal_without_a_taker_is_passed_on_by_the_sweep() {
 async fn a_cancellation_reaches_the_handler_by_push() {
     let stand = Stand::start().await;
     let fixture = Fixture::new(stand.backend.clone());
-    let (tell, mut told) = mpsc::unbounded_channel();
+    let (tell, mut notified) = mpsc::unbounded_channel();
     let handler = move |context: WorkContext| {
         let tell = tell.clone();
         async move {
@@ -148,15 +147,15 @@ async fn a_cancellation_reaches_the_handler_by_push() {
             Ok(Bytes::new())
         }
     };
-    // Its first renewal, by which it would hear of it too, is six minutes away.
+    // Its first renewal, which would also report it, is six minutes away.
     let builder = Worker::builder().lane(fixture.lane.clone()).lease(NEVER).handler(handler);
     let stop = CancellationToken::new();
     tokio::spawn(builder.build(process(&stand).await).unwrap().run(stop.clone()));
     for _ in 0..3 {
         let flow = fixture.submit_members(&[("a", &[])]).await;
-        assert_eq!(told.recv().await, Some("started"));
+        assert_eq!(notified.recv().await, Some("started"));
         stand.backend.cancel_flow(flow.flow_id, "enough").await.unwrap();
-        let heard = tokio::time::timeout(Duration::from_secs(60), told.recv()).await;
+        let heard = tokio::time::timeout(Duration::from_secs(60), notified.recv()).await;
         assert_eq!(heard.expect("the handler hears of it"), Some("cancelled"));
     }
     stop.cancel();
@@ -222,7 +221,7 @@ async fn an_orderly_restart_costs_no_attempt() {
         let builder = builder.drain_grace(Duration::from_millis(100)).handler(handler);
         let stop = CancellationToken::new();
         let task = tokio::spawn(builder.build(backend.clone()).unwrap().run(stop.clone()));
-        // At once, and not when the lease of the one before has run out.
+        // At once, and not when the lease of the previous attempt has expired.
         assert_eq!(tokio::time::timeout(PATIENCE, started.recv()).await.unwrap(), Some(restart));
         sleep(Duration::from_millis(200)).await;
         stop.cancel();
@@ -243,7 +242,7 @@ async fn a_retry_does_not_start_while_the_attempt_that_timed_out_still_runs() {
     let noted = Arc::clone(&spans);
     let handler = move |_: WorkContext| {
         let began = Instant::now();
-        // Deaf to its cancellation, and nobody can drop it.
+        // It ignores its cancellation and cannot be dropped.
         std::thread::sleep(Duration::from_millis(400));
         noted.lock().unwrap().push((began, Instant::now()));
         Ok(Bytes::new())

@@ -81,12 +81,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_task_that_panics_is_named_and_its_dependents_are_notified() {
-        let (tasks, (told, hears)) = (Tasks::default(), tokio::sync::oneshot::channel());
+        let (tasks, (sender, receiver)) = (Tasks::default(), tokio::sync::oneshot::channel());
         assert!(tasks.check("subscribing").is_ok());
         let _task = tasks.spawn_or("pump", async { panic!("injected") }, move || {
-            let _ = told.send(());
+            let _ = sender.send(());
         });
-        hears.await.unwrap();
+        receiver.await.unwrap();
         assert_eq!(tasks.ended(), ["pump"]);
         assert!(tasks.check("subscribing").unwrap_err().to_string().contains("`pump`"));
     }

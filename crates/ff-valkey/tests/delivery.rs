@@ -343,7 +343,7 @@ async fn a_wait_that_is_notified_before_the_end_is_visible_checks_again() {
         eventually("both have subscribed and looked", async || looks(&server).await >= before + 4).await;
         // The state after a call that was interrupted between the log and the execution.
         writer.end(submitted.flow_id, "a", &Tags::default(), 1).await;
-        eventually("both were told, and looked", async || looks(&server).await >= before + 6).await;
+        eventually("both were notified and have checked", async || looks(&server).await >= before + 6).await;
         repair(&server, id).await;
         let flow = format!("ff:flow:{}:{}:core", id.partition(), submitted.flow_id);
         let ended = ["HSET", &flow, "state", "success", "completed_at", "1"];
@@ -367,7 +367,7 @@ async fn an_end_that_is_announced_twice_counts_once_for_a_wait_for_all() {
     let first = async {
         eventually("it has subscribed and looked", async || looks(&server).await >= before + 4).await;
         writer.end(submitted.flow_id, "a", &Tags::default(), 1).await;
-        eventually("it was told, and looked", async || looks(&server).await >= before + 5).await;
+        eventually("it was notified and has checked", async || looks(&server).await >= before + 5).await;
         repair(&server, ids[0]).await;
         writer.next = 0;
         writer.end(submitted.flow_id, "a", &Tags::default(), 1).await;

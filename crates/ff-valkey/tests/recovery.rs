@@ -315,16 +315,16 @@ async fn a_connection_that_is_alive_and_delivers_nothing_is_re_established() {
     stage.writer.silent = true;
     stage.end(1).await;
     assert_eq!(numbers(&mut subscription, 1).await, [0]);
-    let mut anew = false;
+    let mut reconnected = false;
     for _ in 0..1_000 {
         let now = stage.subscribers().await;
-        anew = !now.is_empty() && now != deaf;
-        if anew {
+        reconnected = !now.is_empty() && now != deaf;
+        if reconnected {
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(anew, "the connection was not replaced");
+    assert!(reconnected, "the connection was not replaced");
     stage.writer.silent = false;
     stage.end(1).await;
     assert_eq!(numbers(&mut subscription, 1).await, [1]);

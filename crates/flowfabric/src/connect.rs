@@ -14,7 +14,8 @@ const EMBEDDED: &str = "embedded:";
 /// | `redis://user:password@host:6379` or `valkey://…` | a server | `valkey` |
 /// | `rediss://…`, `valkeys://…` | a server, over TLS | `valkey` |
 /// | `unix:///path/to/socket` | a server on this machine | `valkey` |
-/// | `redis-sentinel://host:26379,host:26379/service`, `rediss-sentinel://…` | the primary that sentinels name | `valkey` |
+/// | `redis-sentinel://host:26379,host:26379/service`, `rediss-sentinel://…` | the primary that sentinels name |
+/// `valkey` |
 /// | `embedded:` | this process; nothing outlives it | `embedded` |
 ///
 /// Certificates, partition counts and other settings are those of `ff_valkey::ValkeyConfig` and of the

@@ -1,4 +1,4 @@
-//! The rules of this repository that no other tool knows, over all files that git tracks or would track.
+//! Checks the rules of this repository that no other tool checks, over all files that git tracks or would track.
 
 mod rules;
 mod source;
@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use self::rules::{Finding, RULES, binaries_stay_small, one_place_appends};
+use self::rules::{Finding, RULES, binaries_stay_small, one_place_appends, type_names_are_unique};
 use self::source::Source;
 use crate::run::{check, root};
 
@@ -21,21 +21,22 @@ pub(crate) fn tidy() -> Result<()> {
         findings.extend(RULES.iter().flat_map(|rule| rule(source)));
     }
     findings.extend(one_place_appends(&sources));
+    findings.extend(type_names_are_unique(&sources));
     findings.sort_by(|a, b| (&a.path, a.line).cmp(&(&b.path, b.line)));
     for finding in &findings {
         eprintln!("{}:{}: {}", finding.path, finding.line, finding.message);
     }
     match findings.len() {
         0 => Ok(()),
-        count => bail!("tidy found {count} thing(s) to fix"),
+        count => bail!("tidy found {count} problem(s)"),
     }
 }
 
-/// Text files as sources; the others are judged by their size at once.
+/// Reads text files as sources. Other files are only checked for their size.
 fn read_all() -> Result<(Vec<Source>, Vec<Finding>)> {
     let (mut sources, mut findings) = (Vec::new(), Vec::new());
     for path in tracked_files()? {
-        // A file may be deleted and not yet committed so; a link is judged where it points to.
+        // A deleted file may still be tracked; the target of a link is checked.
         let Ok(bytes) = std::fs::read(root().join(&path)) else { continue };
         match String::from_utf8(bytes) {
             Ok(text) if !text.contains('\0') => sources.push(Source::new(path, text)),

@@ -1,10 +1,10 @@
-//! The rules, each a function from files to findings. A finding's message is the fix.
+//! The rules: functions from files to findings. A finding's message is the fix.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use super::source::Source;
 
-/// Where a rule does not hold, and what to do about it.
+/// A violation of a rule, with its fix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Finding {
     pub(crate) path: String,
@@ -18,7 +18,7 @@ impl Finding {
     }
 }
 
-/// All rules that look at one file at a time.
+/// The rules that check one file at a time.
 pub(crate) const RULES: &[fn(&Source) -> Vec<Finding>] = &[
     core_names_no_transport,
     clients_stay_in_their_crate,
@@ -34,8 +34,7 @@ pub(crate) const RULES: &[fn(&Source) -> Vec<Finding>] = &[
     files_stay_short,
 ];
 
-/// The crates of the product and of its contract, and which of the workspace's crates each may depend on. Its tests may
-/// depend on any.
+/// The crates with restricted dependencies, and the crates of the workspace that each may use. Their tests may use any.
 const LAYERS: &[(&str, &[&str])] = &[
     ("ff-core", &[]),
     ("ff-script", &["ff-core"]),
@@ -53,10 +52,10 @@ const LUA_LIB: &str = "crates/ff-script/lua/lib/";
 const KEYS_FILE: &str = "crates/ff-script/src/keys.rs";
 const ASSEMBLED: &str = "crates/ff-script/src/flowfabric.lua";
 const MAX_LINES: usize = 600;
-/// The largest file that is no text.
+/// The largest size of a file that is not text.
 pub(crate) const MAX_BINARY: u64 = 512 * 1024;
 
-/// Whether a word stands in a line on its own.
+/// Whether a line contains a whole word.
 fn has_word(line: &str, word: &str) -> bool {
     let part_of_word = |c: char| c.is_alphanumeric() || c == '_';
     line.match_indices(word)
@@ -70,7 +69,7 @@ fn has_path(line: &str, name: &str) -> bool {
         .any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'))
 }
 
-/// `ff-core` knows no transport, no key and no channel.
+/// `ff-core` names no transport, no key and no channel.
 pub(crate) fn core_names_no_transport(source: &Source) -> Vec<Finding> {
     if source.source_of() != Some("ff-core") {
         return Vec::new();
@@ -79,7 +78,7 @@ pub(crate) fn core_names_no_transport(source: &Source) -> Vec<Finding> {
     for (number, line) in source.code_lines() {
         for name in ["fred", "redis", "valkey", "mlua"] {
             if has_path(line, name) {
-                let message = format!("ff-core names the transport `{name}`; move this to the crate that speaks it");
+                let message = format!("ff-core names the transport `{name}`; move this to the crate that uses it");
                 findings.push(Finding::new(source, number, message));
             }
         }
@@ -93,12 +92,12 @@ pub(crate) fn core_names_no_transport(source: &Source) -> Vec<Finding> {
     findings
 }
 
-/// Of the crates only `ff-valkey` names fred, and only `ff-embedded` mlua.
+/// Only `ff-valkey` names fred, and only `ff-embedded` names mlua.
 pub(crate) fn clients_stay_in_their_crate(source: &Source) -> Vec<Finding> {
     let Some(owner) = source.source_of().filter(|_| source.is_rust()) else { return Vec::new() };
     let mut findings = Vec::new();
     for (client, home) in [("fred", "ff-valkey"), ("mlua", "ff-embedded")] {
-        // What ff-core may not name is told by its own rule.
+        // ff-core has its own rule.
         if owner == home || owner == "ff-core" {
             continue;
         }
@@ -146,7 +145,11 @@ pub(crate) fn dependencies_point_one_way(source: &Source) -> Vec<Finding> {
         let ours = ours.filter(|word| word.starts_with("ff-") || *word == "flowfabric");
         for other in ours.filter(|word| in_dependencies && !allowed.contains(word)) {
             let may = if allowed.is_empty() { "no crate of this workspace".to_owned() } else { allowed.join(", ") };
-            findings.push(Finding::new(source, number, format!("{package} depends on {other}; it may on {may}")));
+            findings.push(Finding::new(
+                source,
+                number,
+                format!("{package} depends on {other}; it may only depend on {may}"),
+            ));
         }
     }
     findings
@@ -206,7 +209,7 @@ pub(crate) fn one_place_appends(sources: &[Source]) -> Vec<Finding> {
         .collect()
 }
 
-/// No product source in Rust publishes. A dry run of the permission names the command and sends nothing.
+/// No product source in Rust publishes. A dry run of the permission contains the command and sends nothing.
 pub(crate) fn rust_never_publishes(source: &Source) -> Vec<Finding> {
     let product = source.source_of().is_some_and(|owner| !["ff-testserver", "ff-test"].contains(&owner));
     if !product || !source.is_rust() {
@@ -247,14 +250,19 @@ pub(crate) fn no_leftover_notes(source: &Source) -> Vec<Finding> {
         .collect()
 }
 
-/// Words of an older style, what replaces each, and whether only documents are checked for it. They are written in two
-/// parts, so that this file does not contain them.
-const OLD_WORDS: &[(&str, &str, bool)] = &[
-    (concat!("an", "ew"), "again, rebuilt or re-established", true),
-    (concat!("for ", "ever"), "forever or without limit", false),
-    (concat!("bor", "ne"), "tolerated", false),
-    (concat!("told ", "of"), "notified of", false),
-    (concat!("in so ", "far"), "as far as", false),
+/// Words of an older style, and what replaces each. They are written in two parts, so that this file does not contain
+/// them.
+const OLD_WORDS: &[(&str, &str)] = &[
+    (concat!("an", "ew"), "again, rebuilt or re-established"),
+    (concat!("for e", "ver"), "forever or without limit"),
+    (concat!("bor", "ne"), "tolerated"),
+    (concat!("to", "ld"), "notified, informed or reported"),
+    (concat!("who", "ever"), "a noun, such as `a caller that`"),
+    (concat!("in so f", "ar"), "as far as"),
+    (concat!("put ri", "ght"), "repaired or corrected"),
+    (concat!("puts ri", "ght"), "repairs or corrects"),
+    (concat!("bel", "ieve"), "trust or accept"),
+    (concat!("bel", "ieved"), "trusted or accepted"),
 ];
 
 /// Documents and sources use current words. Code in a document is not checked.
@@ -263,33 +271,34 @@ pub(crate) fn words_are_current(source: &Source) -> Vec<Finding> {
     if !kinds.iter().any(|kind| source.path.ends_with(kind)) {
         return Vec::new();
     }
-    let document = source.path.ends_with(".md");
-    let lines = words_by_line(source, document);
+    let lines = words_by_line(source);
     let mut findings = Vec::new();
     for (index, own) in lines.iter().enumerate() {
         // A phrase may continue on the next line.
         let next = lines.get(index + 1).into_iter().flatten().take(2);
         let words: Vec<_> = own.iter().chain(next).map(String::as_str).collect();
-        for (phrase, instead, _) in OLD_WORDS.iter().filter(|(_, _, documents_only)| document || !documents_only) {
+        for (phrase, instead) in OLD_WORDS {
             let phrase: Vec<_> = phrase.split(' ').collect();
             if (0..own.len()).any(|at| words[at..].starts_with(&phrase)) {
                 let message = format!("`{}` is archaic; write {instead}", phrase.join(" "));
                 findings.push(Finding::new(source, index + 1, message));
             }
         }
-        if document && (0..own.len()).any(|at| denies_by_no(&words, at)) {
-            findings.push(Finding::new(source, index + 1, "write `is not a …` instead of `is no …`"));
+        let before = index.checked_sub(1).and_then(|index| lines[index].last()).map_or("", String::as_str);
+        if (0..own.len()).any(|at| denies_by_no(before, &words, at)) {
+            findings.push(Finding::new(source, index + 1, concat!("write `is not a …` instead of `is n", "o …`")));
         }
     }
     findings
 }
 
 /// The words of each line, in lower case and without punctuation. Code in a document gives no words of its own.
-fn words_by_line(source: &Source, document: bool) -> Vec<Vec<String>> {
+fn words_by_line(source: &Source) -> Vec<Vec<String>> {
+    let document = source.path.ends_with(".md");
     let mut fenced = false;
     let words = |text: &str| -> Vec<String> {
-        let trimmed = text.split_whitespace().map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()));
-        trimmed.filter(|word| !word.is_empty()).map(str::to_lowercase).collect()
+        let words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
+        words.filter(|word| !word.is_empty()).map(str::to_lowercase).collect()
     };
     let of_line = |(_, line): (usize, &str)| {
         let fence = document && line.trim_start().starts_with("```");
@@ -304,10 +313,43 @@ fn words_by_line(source: &Source, document: bool) -> Vec<Vec<String>> {
     source.lines().map(of_line).collect()
 }
 
-/// Whether `words` have at `at` the predicate `is no` with a noun. `there is no …` and `is no longer` are usual.
-fn denies_by_no(words: &[&str], at: usize) -> bool {
-    let existence = at > 0 && words[at - 1] == "there";
-    words[at..].starts_with(&["is", "no"]) && !existence && words.get(at + 2).is_some_and(|word| *word != "longer")
+/// Whether `words` deny a noun by `no` after `is` at `at`; `before` precedes them. `there is no …` and `is no longer`
+/// are usual.
+fn denies_by_no(before: &str, words: &[&str], at: usize) -> bool {
+    let previous = at.checked_sub(1).map_or(before, |at| words[at]);
+    let usual = |word: &&str| ["longer", "more", "other"].contains(word);
+    words[at..].starts_with(&["is", concat!("n", "o")])
+        && previous != "there"
+        && words.get(at + 2).is_some_and(|word| !usual(word))
+}
+
+/// No two types of one crate that other files can name share a name.
+pub(crate) fn type_names_are_unique(sources: &[Source]) -> Vec<Finding> {
+    let mut first: BTreeMap<(&str, &str), &str> = BTreeMap::new();
+    let mut findings = Vec::new();
+    for source in sources.iter().filter(|source| source.is_rust()) {
+        let Some((package, _)) = source.path.split_once("/src/") else { continue };
+        for (number, name) in source.code_lines().filter_map(|(number, line)| Some((number, visible_type(line)?))) {
+            match first.entry((package, name)) {
+                Entry::Vacant(entry) => drop(entry.insert(&source.path)),
+                Entry::Occupied(entry) => {
+                    let message =
+                        format!("{} has a type `{name}` too; name each by what distinguishes it", entry.get());
+                    findings.push(Finding::new(source, number, message));
+                }
+            }
+        }
+    }
+    findings
+}
+
+/// The name of the type that a line defines, if other files can name it.
+fn visible_type(line: &str) -> Option<&str> {
+    let rest = line.trim_start().strip_prefix("pub")?;
+    let rest = rest.strip_prefix('(').map_or(Some(rest), |rest| rest.split_once(')').map(|(_, rest)| rest))?;
+    let (kind, rest) = rest.trim_start().split_once(' ')?;
+    let is_type = ["struct", "enum", "trait", "type", "union"].contains(&kind);
+    rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().filter(|name| is_type && !name.is_empty())
 }
 
 /// Every crate of the workspace takes the workspace's lints.
@@ -330,20 +372,20 @@ pub(crate) fn lints_are_inherited(source: &Source) -> Vec<Finding> {
     vec![Finding::new(source, 1, "add `[lints]` with `workspace = true`")]
 }
 
-/// A file speaks of one thing.
+/// Files stay short.
 pub(crate) fn files_stay_short(source: &Source) -> Vec<Finding> {
     let lines = source.text.lines().count();
     if source.source_of().is_none() || source.path == ASSEMBLED || lines <= MAX_LINES {
         return Vec::new();
     }
-    vec![Finding::new(source, lines, format!("{lines} lines, more than {MAX_LINES}; split it by what it speaks of"))]
+    vec![Finding::new(source, lines, format!("{lines} lines, more than {MAX_LINES}; split it by topic"))]
 }
 
-/// What is no text stays small.
+/// Files that are not text stay small.
 pub(crate) fn binaries_stay_small(path: &str, size: u64) -> Option<Finding> {
     (size > MAX_BINARY).then(|| Finding {
         path: path.to_owned(),
         line: 1,
-        message: format!("{} KiB and no text; keep it out of the repository", size / 1024),
+        message: format!("{} KiB and not text; keep it out of the repository", size / 1024),
     })
 }

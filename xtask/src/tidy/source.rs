@@ -1,4 +1,4 @@
-//! A file as the rules see it: its path in the repository, its text, and its text without comments.
+//! A file for the rules: its path in the repository, its text, and its text without comments.
 
 /// One file of the repository.
 #[derive(Debug, Clone)]
@@ -44,13 +44,13 @@ impl Source {
         rest.starts_with("src/").then_some(name)
     }
 
-    /// A file laid down for a crate that is yet to be written.
+    /// A placeholder for a crate that is not written yet.
     pub(crate) fn is_placeholder(&self) -> bool {
         self.text.len() < 100 && self.text.starts_with("//! placeholder")
     }
 }
 
-/// How a language spells comments and strings.
+/// The comments and strings of a language.
 struct Language {
     line_comment: &'static str,
     block_comment: (&'static str, &'static str),

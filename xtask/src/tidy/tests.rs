@@ -1,4 +1,4 @@
-//! Each rule on a file that keeps it and on one that does not.
+//! Each rule, on a file that follows it and on one that violates it.
 
 use super::rules::*;
 use super::source::Source;
@@ -111,23 +111,45 @@ fn leftover_notes_are_found_as_words() {
 }
 
 #[test]
-fn archaic_words_are_found_in_prose_and_over_two_lines() {
+fn old_words_are_found_in_prose_and_over_two_lines() {
     let rule = words_are_current;
-    let (ever, again) = (concat!("for ", "ever"), concat!("an", "ew"));
+    let (ever, again) = (concat!("for e", "ver"), concat!("an", "ew"));
     assert_eq!(check(rule, "a.md", &format!("It waits {ever}.\nIt waits forever.\nMade {again}!")), [1, 3]);
-    assert_eq!(check(rule, "a.md", concat!("What it is told\n", "of a gap.")), [1]);
-    assert_eq!(check(rule, "crates/a/src/lib.rs", &format!("/// Waits {ever}.\n/// Made {again}.")), [1]);
+    assert_eq!(check(rule, "a.md", concat!("The gap is pu", "t\nright.")), [1]);
+    assert_eq!(check(rule, "a.rs", concat!("for to", "ld in frames {}\nlet is_to", "ld = 1;")), [1]);
+    assert_eq!(check(rule, "crates/a/src/lib.rs", &format!("/// Waits {ever}.\n/// Made {again}.")), [1, 2]);
     assert_eq!(check(rule, "a.json", &format!("It waits {ever}.")), NONE);
     let code = format!("Not `{again}`, but again.\n```text\nmade {again}\n```\nmade {again}");
     assert_eq!(check(rule, "a.md", &code), [5], "code is not prose");
 }
 
 #[test]
-fn a_denial_in_a_document_names_what_a_thing_is_not() {
+fn a_denial_says_what_a_thing_is_not() {
     let rule = words_are_current;
-    assert_eq!(check(rule, "a.md", "A lane is no permission.\nA lane is not a permission."), [1]);
-    assert_eq!(check(rule, "a.md", "There is no server.\nIt is no longer found.\nWhere there is\nno bash."), NONE);
-    assert_eq!(check(rule, "a.rs", "// A lane is no permission."), NONE, "only documents are checked");
+    assert_eq!(check(rule, "a.md", concat!("A lane is n", "o permission.\nA lane is not a permission.")), [1]);
+    assert_eq!(
+        check(
+            rule,
+            "a.md",
+            "There is no server.\nIt is no longer found.\nWhere there is\nno bash. If there\nis no server."
+        ),
+        NONE
+    );
+    assert_eq!(check(rule, "a.rs", concat!("// A lane is n", "o permission.")), [1]);
+}
+
+#[test]
+fn visible_types_of_one_crate_have_different_names() {
+    let sources = [
+        Source::new("crates/a/src/one.rs", "pub struct Reader;\nstruct Private;\npub(crate) enum State {}"),
+        Source::new(
+            "crates/a/src/two.rs",
+            "// pub struct Reader;\n    pub(super) struct Reader<'a>(&'a str);\npub fn State() {}",
+        ),
+        Source::new("crates/a/src/three.rs", "struct Private;\npub type Readers = ();\npub use b::State;"),
+        Source::new("crates/b/src/one.rs", "pub trait Reader {}"),
+    ];
+    assert_eq!(lines(&type_names_are_unique(&sources)), [2]);
 }
 
 #[test]

@@ -10,17 +10,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::plan::NAME_TAG;
 
-/// The tag that one of the watchers asks for.
+/// The tag that one of the watchers filters by.
 pub(super) const COLOUR: (&str, &str) = ("colour", "blue");
 
-/// What an execution of the demo does, as its payload says.
+/// The work of an execution of the demo, as its payload.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 enum Simulated {
-    /// Takes so many milliseconds and succeeds.
+    /// Takes this many milliseconds and succeeds.
     Takes(u64),
-    /// As `Takes`, but the first attempt fails.
+    /// Like `Takes`, but the first attempt fails.
     FailsOnce(u64),
-    /// Fails for good.
+    /// Fails permanently.
     IsBroken,
 }
 
@@ -30,7 +30,7 @@ pub(super) async fn perform(context: WorkContext, stop: CancellationToken) -> Re
     let millis = match work {
         Simulated::Takes(millis) => millis,
         Simulated::FailsOnce(_) if context.attempt() == 1 => {
-            return Err(Failure::retryable("the storage did not answer"));
+            return Err(Failure::retryable("the storage did not respond"));
         }
         Simulated::FailsOnce(millis) => millis,
         Simulated::IsBroken => return Err(Failure::permanent("the figures do not add up")),
@@ -42,14 +42,15 @@ pub(super) async fn perform(context: WorkContext, stop: CancellationToken) -> Re
     }
 }
 
-/// The two tenants and the lane of one demo. Named after the demo, so that several may run on one server.
-pub(super) struct Stage {
+/// The flows of one demo, with its two tenants and its lane. These contain the demo's id, so that several demos can run
+/// on one server.
+pub(super) struct DemoFlows {
     pub(super) tenant_a: Namespace,
     pub(super) tenant_b: Namespace,
     pub(super) lane: LaneId,
 }
 
-impl Stage {
+impl DemoFlows {
     pub(super) fn new(id: &str) -> Result<Self, EngineError> {
         Ok(Self {
             tenant_a: Namespace::new(&format!("tenant-a.{id}"))?,
@@ -71,7 +72,7 @@ impl Stage {
             .attempts(3, backoff))
     }
 
-    /// A diamond with six sides, one of which needs a second attempt.
+    /// A diamond with six branches, one of which needs a second attempt.
     pub(super) fn orders(&self) -> Result<FlowSubmission, EngineError> {
         use Simulated::{FailsOnce, Takes};
         let parts = ["transform-1", "transform-2", "transform-3", "transform-4", "transform-5", "transform-6"];
@@ -85,7 +86,7 @@ impl Stage {
         Ok(flow.execution(self.execution("publish", &["load"], Takes(50), false)?))
     }
 
-    /// A failure in the middle: what needs it is skipped, what does not goes on.
+    /// A failure in the middle: its dependents are skipped, the other members run.
     pub(super) fn nightly(&self) -> Result<FlowSubmission, EngineError> {
         use Simulated::{IsBroken, Takes};
         Ok(FlowSubmission::new(self.tenant_b.clone())
@@ -106,7 +107,7 @@ impl Stage {
             .execution(self.execution("index", &["crawl"], Takes(100), true)?))
     }
 
-    /// One before and one behind many.
+    /// A fan-out and a fan-in.
     pub(super) fn wide(&self, width: u16) -> Result<FlowSubmission, EngineError> {
         use Simulated::Takes;
         let cells: Vec<String> = (1..=width).map(|cell| format!("cell-{cell}")).collect();
@@ -126,8 +127,8 @@ mod tests {
 
     #[test]
     fn all_flows_are_valid_at_any_width() {
-        let stage = Stage::new("0011aabb").unwrap();
-        for flow in [stage.orders(), stage.nightly(), stage.crawl(), stage.wide(1), stage.wide(900)] {
+        let demo = DemoFlows::new("0011aabb").unwrap();
+        for flow in [demo.orders(), demo.nightly(), demo.crawl(), demo.wide(1), demo.wide(900)] {
             flow.unwrap().topology().unwrap();
         }
     }

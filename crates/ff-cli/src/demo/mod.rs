@@ -1,5 +1,5 @@
-//! `ff demo`: two tenants, four flows and four watchers; at the end what was committed is compared with what each
-//! watcher saw.
+//! `ff demo`: two tenants, four flows and four watchers. At the end it compares the committed completions with those
+//! that each watcher received.
 
 mod flows;
 mod tally;
@@ -22,25 +22,25 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::{
-    flows::{COLOUR, Stage},
+    flows::{COLOUR, DemoFlows},
     tally::{Row, Tally},
 };
 use crate::{
     cli::DemoArgs,
     connect::ConnectArgs,
-    crew::Crew,
     failure::{CliError, code, one_line},
+    local_runtime::LocalRuntime,
     out,
     signals::Interrupts,
     text,
     watch::coloured,
 };
 
-/// The demo gives up after this; it takes about three seconds.
-const PATIENCE: Duration = Duration::from_secs(16);
-/// When the flow that would take a minute is cancelled.
+/// The time limit of the demo; it takes about three seconds.
+const TIME_LIMIT: Duration = Duration::from_secs(16);
+/// When the flow that takes a minute is cancelled.
 const CANCEL_AFTER: Duration = Duration::from_millis(1_200);
-/// How long a completion that comes once too often may take to show up.
+/// How long to wait at the end for repeated completions.
 const SETTLE: Duration = Duration::from_millis(300);
 const WORKERS: usize = 32;
 
@@ -51,27 +51,28 @@ pub(crate) async fn demo(args: &DemoArgs, connect: &ConnectArgs) -> Result<ExitC
     let mut interrupts = Interrupts::listen()?;
     let backend = interrupts.or(connect.open()).await?;
     let id = Uuid::new_v4().simple().to_string();
-    let stage = Stage::new(&id[..8])?;
-    let mut demo = Demo::open(Arc::clone(&backend), &stage).await?;
+    let demo_flows = DemoFlows::new(&id[..8])?;
+    let mut demo = Demo::open(Arc::clone(&backend), &demo_flows).await?;
     let (retries_in, retries) = mpsc::unbounded_channel();
     let stop = CancellationToken::new();
     let until = stop.clone();
-    let mut crew = Crew::start(&backend).await?;
-    let worker = Crew::worker(stage.lane.clone(), WORKERS, Duration::ZERO).handler(move |context: WorkContext| {
-        let (retries, stop) = (retries_in.clone(), until.clone());
-        async move {
-            let (name, attempt) = (context.name().to_owned(), context.attempt());
-            let result = flows::perform(context, stop).await;
-            if let Err(failure) = &result {
-                // Told for the story only.
-                let _ = retries.send(format!("{name}, attempt {attempt}: {}", one_line(&failure.reason)));
+    let mut runtime = LocalRuntime::start(&backend).await?;
+    let worker =
+        LocalRuntime::worker(demo_flows.lane.clone(), WORKERS, Duration::ZERO).handler(move |context: WorkContext| {
+            let (retries, stop) = (retries_in.clone(), until.clone());
+            async move {
+                let (name, attempt) = (context.name().to_owned(), context.attempt());
+                let result = flows::perform(context, stop).await;
+                if let Err(failure) = &result {
+                    // For the output only.
+                    let _ = retries.send(format!("{name}, attempt {attempt}: {}", one_line(&failure.reason)));
+                }
+                result
             }
-            result
-        }
-    });
-    crew.work(worker, Duration::ZERO)?;
+        });
+    runtime.work(worker, Duration::ZERO)?;
     let played = tokio::select! {
-        played = demo.play(&stage, args.fan_out, retries) => played.map(|()| true),
+        played = demo.play(&demo_flows, args.fan_out, retries) => played.map(|()| true),
         _ = interrupts.next() => Ok(false),
     };
     let complete = matches!(played, Ok(true)) && demo.tally.is_complete();
@@ -79,7 +80,7 @@ pub(crate) async fn demo(args: &DemoArgs, connect: &ConnectArgs) -> Result<ExitC
         demo.cancel_all().await;
     }
     stop.cancel();
-    crew.stop().await;
+    runtime.stop().await;
     if !played? {
         return Ok(ExitCode::from(code::CANCELLED));
     }
@@ -97,11 +98,11 @@ struct Demo {
 
 impl Demo {
     /// Subscribes all watchers, before anything is submitted.
-    async fn open(backend: Arc<dyn EngineBackend>, stage: &Stage) -> Result<Self, CliError> {
+    async fn open(backend: Arc<dyn EngineBackend>, demo_flows: &DemoFlows) -> Result<Self, CliError> {
         let watchers = vec![
             ("all", ScannerFilter::new()),
-            ("tenant A", ScannerFilter::new().namespace(stage.tenant_a.clone())),
-            ("tenant B", ScannerFilter::new().namespace(stage.tenant_b.clone())),
+            ("tenant A", ScannerFilter::new().namespace(demo_flows.tenant_a.clone())),
+            ("tenant B", ScannerFilter::new().namespace(demo_flows.tenant_b.clone())),
             ("blue", ScannerFilter::new().instance_tag(COLOUR.0, COLOUR.1)),
         ];
         let mut received = SelectAll::new();
@@ -113,15 +114,15 @@ impl Demo {
         Ok(Self { backend, received, tally, flows: Vec::new(), wide_cells: 0, started: Instant::now() })
     }
 
-    /// Submits the flows and follows them until every watcher has seen what it wants, or patience ends.
+    /// Submits the flows and follows them until every watcher has received what its filter passes, or the time limit.
     async fn play(
         &mut self,
-        stage: &Stage,
+        demo_flows: &DemoFlows,
         width: u16,
         mut retries: mpsc::UnboundedReceiver<String>,
     ) -> Result<(), CliError> {
         self.say(&format!("Four watchers listen: all, tenant A, tenant B, and {}={}", COLOUR.0, COLOUR.1));
-        for flow in [stage.orders()?, stage.nightly()?, stage.crawl()?, stage.wide(width)?] {
+        for flow in [demo_flows.orders()?, demo_flows.nightly()?, demo_flows.crawl()?, demo_flows.wide(width)?] {
             let submitted = self.backend.submit_flow(&flow).await?;
             let name = flow.name.clone().unwrap_or_default();
             self.say(&format!("{name}: {} of {}", text::count(flow.executions.len(), "execution"), flow.namespace));
@@ -129,12 +130,12 @@ impl Demo {
             self.flows.push((name, submitted.flow_id));
         }
         let cancel = tokio::time::sleep(CANCEL_AFTER);
-        let patience = tokio::time::sleep(PATIENCE);
+        let patience = tokio::time::sleep(TIME_LIMIT);
         tokio::pin!(cancel, patience);
         let mut cancelled = false;
         while !self.tally.is_complete() {
             tokio::select! {
-                // Reports of an attempt come before the completion that it led to.
+                // An attempt's report comes before the completion that it led to.
                 biased;
                 Some(retry) = retries.recv() => self.say(&format!("{} {retry}", style("attempt failed:").yellow())),
                 Some((watcher, completion)) = self.received.next() => self.receive(watcher, &completion),
@@ -164,16 +165,16 @@ impl Demo {
 
     fn receive(&mut self, watcher: usize, completion: &CompletionPayload) {
         self.tally.receive(watcher, completion);
-        // The first watcher wants everything, so it tells the story.
+        // The first watcher receives everything, so its completions are printed.
         if watcher == 0
             && let Some(known) = self.tally.known(completion.execution_id)
         {
             let (flow, name) = (self.flows[known.flow].0.clone(), known.name.clone());
-            self.tell(&flow, &name, completion);
+            self.print(&flow, &name, completion);
         }
     }
 
-    fn tell(&mut self, flow: &str, name: &str, completion: &CompletionPayload) {
+    fn print(&mut self, flow: &str, name: &str, completion: &CompletionPayload) {
         if flow == "wide" && name.starts_with("cell-") && completion.outcome == Outcome::Success {
             self.wide_cells += 1;
             return;
@@ -192,11 +193,11 @@ impl Demo {
     }
 
     fn say(&self, line: &str) {
-        // Nobody reads on: the demo still ends in order.
+        // If the reader is gone, the demo still ends in order.
         let _: out::Reader = out::line(&format!("{:>7}  {line}", text::span(self.started.elapsed())));
     }
 
-    /// Leaves nothing running when the demo ends early.
+    /// Cancels all flows when the demo ends early.
     async fn cancel_all(&self) {
         for (name, flow) in &self.flows {
             if let Err(error) = self.backend.cancel_flow(*flow, "the demo ended early").await {
@@ -205,7 +206,7 @@ impl Demo {
         }
     }
 
-    /// Compares what the server says has ended with what was seen.
+    /// Compares the executions that ended on the server with the received completions.
     async fn conclude(&self) -> Result<ExitCode, CliError> {
         let mut ended: Vec<ExecutionId> = Vec::new();
         let mut members = 0;
@@ -230,9 +231,9 @@ impl Demo {
                 format!("only {} of {members} executions ended in time", ended.len()),
             ));
         }
-        match rows.iter().find(|row| !row.is_right()) {
+        match rows.iter().find(|row| !row.is_correct()) {
             None => {
-                out::text("\nEvery watcher saw every completion that its filter wants, once, and no other.");
+                out::text("\nEvery watcher saw every completion that its filter passes, once, and no other.");
                 Ok(ExitCode::SUCCESS)
             }
             Some(row) => Err(CliError::failed(
@@ -244,9 +245,10 @@ impl Demo {
 }
 
 fn table(rows: &[Row]) -> String {
-    let mut table = text::table_of(["watcher", "filter", "committed", "seen", "missing", "twice", "astray"]);
+    let mut table = text::table_of(["watcher", "filter", "committed", "seen", "missing", "repeated", "unexpected"]);
     for row in rows {
-        let counts = [row.committed, row.seen, row.missing, row.repeated, row.astray].map(|count| count.to_string());
+        let counts =
+            [row.committed, row.seen, row.missing, row.repeated, row.unexpected].map(|count| count.to_string());
         let names = [row.watcher.to_owned(), row.filter.clone()];
         table.add_row(names.into_iter().chain(counts));
     }

@@ -1,12 +1,12 @@
-//! Who saw what: the completions of the demo's flows, as each watcher received them. Pure.
+//! The completions that each watcher of the demo received. Pure.
 
 use std::collections::HashMap;
 
 use ff_core::{CompletionPayload, ExecutionId, FlowId, FlowSubmission, Namespace, ScannerFilter, SubmittedFlow, Tags};
 
-/// An execution of the demo, as far as filters look at it.
+/// The attributes of an execution of the demo that filters check.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct DemoExecution {
     pub(super) flow: usize,
     pub(super) name: String,
     namespace: Namespace,
@@ -19,11 +19,11 @@ struct Watcher {
     name: &'static str,
     filter: ScannerFilter,
     seen: HashMap<ExecutionId, u32>,
-    /// Received although the filter does not want them.
-    astray: usize,
+    /// Received although the filter rejects them.
+    unexpected: usize,
 }
 
-/// What is said of one watcher at the end.
+/// The result of one watcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Row {
     pub(super) watcher: &'static str,
@@ -32,34 +32,34 @@ pub(super) struct Row {
     pub(super) seen: usize,
     pub(super) missing: usize,
     pub(super) repeated: usize,
-    pub(super) astray: usize,
+    pub(super) unexpected: usize,
 }
 
 impl Row {
-    pub(super) const fn is_right(&self) -> bool {
-        self.missing == 0 && self.repeated == 0 && self.astray == 0 && self.committed == self.seen
+    pub(super) const fn is_correct(&self) -> bool {
+        self.missing == 0 && self.repeated == 0 && self.unexpected == 0 && self.committed == self.seen
     }
 }
 
 #[derive(Debug)]
 pub(super) struct Tally {
     flows: HashMap<FlowId, usize>,
-    known: HashMap<ExecutionId, Known>,
+    known: HashMap<ExecutionId, DemoExecution>,
     watchers: Vec<Watcher>,
 }
 
 impl Tally {
     pub(super) fn new(watchers: Vec<(&'static str, ScannerFilter)>) -> Self {
-        let watcher = |(name, filter)| Watcher { name, filter, seen: HashMap::new(), astray: 0 };
+        let watcher = |(name, filter)| Watcher { name, filter, seen: HashMap::new(), unexpected: 0 };
         Self { flows: HashMap::new(), known: HashMap::new(), watchers: watchers.into_iter().map(watcher).collect() }
     }
 
-    /// A flow of the demo was submitted.
+    /// Adds a submitted flow of the demo.
     pub(super) fn add(&mut self, flow: &FlowSubmission, submitted: &SubmittedFlow) {
         let index = self.flows.len();
         self.flows.insert(submitted.flow_id, index);
         for (member, spec) in submitted.executions.iter().zip(&flow.executions) {
-            let known = Known {
+            let known = DemoExecution {
                 flow: index,
                 name: member.name.clone(),
                 namespace: flow.namespace.clone(),
@@ -69,11 +69,11 @@ impl Tally {
         }
     }
 
-    pub(super) fn known(&self, id: ExecutionId) -> Option<&Known> {
+    pub(super) fn known(&self, id: ExecutionId) -> Option<&DemoExecution> {
         self.known.get(&id)
     }
 
-    /// A watcher received a completion. Those of other users of the server are nobody's affair here.
+    /// Counts a completion that a watcher received. Completions of other users of the server are ignored.
     pub(super) fn receive(&mut self, watcher: usize, completion: &CompletionPayload) {
         let ours = completion.flow_id.is_some_and(|flow| self.flows.contains_key(&flow));
         let watcher = &mut self.watchers[watcher];
@@ -82,18 +82,18 @@ impl Tally {
                 *watcher.seen.entry(completion.execution_id).or_insert(0) += 1;
             }
             None if !ours => {}
-            _ => watcher.astray += 1,
+            _ => watcher.unexpected += 1,
         }
     }
 
-    /// Whether every watcher has seen every execution that its filter wants.
+    /// Whether every watcher has received every completion that its filter passes.
     pub(super) fn is_complete(&self) -> bool {
         self.watchers.iter().all(|watcher| {
             self.known.iter().all(|(id, known)| !wants(&watcher.filter, known) || watcher.seen.contains_key(id))
         })
     }
 
-    /// Compares what was seen with what the server says has ended.
+    /// Compares the received completions with the executions that ended on the server.
     pub(super) fn rows(&self, ended: &[ExecutionId]) -> Vec<Row> {
         let row = |watcher: &Watcher| {
             let wanted =
@@ -105,14 +105,14 @@ impl Tally {
                 seen: watcher.seen.len(),
                 missing: wanted.filter(|id| !watcher.seen.contains_key(id)).count(),
                 repeated: watcher.seen.values().filter(|times| **times > 1).count(),
-                astray: watcher.astray,
+                unexpected: watcher.unexpected,
             }
         };
         self.watchers.iter().map(row).collect()
     }
 }
 
-fn wants(filter: &ScannerFilter, known: &Known) -> bool {
+fn wants(filter: &ScannerFilter, known: &DemoExecution) -> bool {
     let tag = filter.instance_tag.as_ref().and_then(|(key, _)| known.tags.get(key));
     filter.matches(Some(known.namespace.as_str()), tag)
 }
@@ -167,7 +167,7 @@ mod tests {
         tally.receive(0, &elsewhere);
         assert!(tally.is_complete());
         let rows = tally.rows(&ids);
-        assert!(rows.iter().all(Row::is_right), "{rows:?}");
+        assert!(rows.iter().all(Row::is_correct), "{rows:?}");
         assert_eq!(rows.iter().map(|row| row.seen).collect::<Vec<_>>(), [2, 2, 1]);
     }
 
@@ -181,7 +181,7 @@ mod tests {
         tally.receive(2, &completion(ids[0], flow));
         tally.receive(2, &completion(ids[1], flow));
         let rows = tally.rows(&ids);
-        assert_eq!((rows[0].missing, rows[1].repeated, rows[2].astray), (1, 1, 1));
-        assert!(rows.iter().all(|row| !row.is_right()));
+        assert_eq!((rows[0].missing, rows[1].repeated, rows[2].unexpected), (1, 1, 1));
+        assert!(rows.iter().all(|row| !row.is_correct()));
     }
 }

@@ -10,7 +10,7 @@ use ff_script::{
 };
 
 use super::{
-    facts::{Facts, LogTotals, Logs, Permissions, Settings, Told},
+    facts::{Fact, LogTotals, Logs, Permissions, ServerFacts, ServerSettings},
     finding::Finding,
 };
 use crate::text;
@@ -24,7 +24,7 @@ const GRANT_CONFIG: &str = "grant it temporarily (+config|get), or ask the serve
 const CLOCKS_DIFFER_MS: u64 = 2_000;
 const RETENTION: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
-pub(super) fn all(facts: &Facts) -> Vec<Finding> {
+pub(super) fn all(facts: &ServerFacts) -> Vec<Finding> {
     let mut findings =
         vec![server(facts), role(facts), clock(&facts.clock_ahead_ms), library(&facts.library), persistence(facts)];
     findings.extend(cluster_down(facts));
@@ -43,23 +43,24 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// Without an engine no delay, retry, deadline or lost lease takes effect. Whether one should run is not known here.
-fn engines(engines: &Told<Vec<String>>) -> Finding {
+/// Without an engine no delay, retry, deadline or lost lease takes effect. Whether one should be running is not known
+/// here.
+fn engines(engines: &Fact<Vec<String>>) -> Finding {
     const SHOWN: usize = 10;
     match engines {
         Ok(names) if names.is_empty() => {
-            Finding::ok("engines", "none at work; delays, retries and deadlines wait until one starts")
+            Finding::ok("engines", "none running; delays, retries and deadlines wait until one starts")
         }
         Ok(names) => {
             let more = if names.len() > SHOWN { ", …" } else { "" };
             let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
-            Finding::ok("engines", format!("{} at work: {shown}{more}", names.len()))
+            Finding::ok("engines", format!("{} running: {shown}{more}", names.len()))
         }
         Err(why) => Finding::unknown("engines", why, "grant ~ff:* +zrange +time"),
     }
 }
 
-fn server(facts: &Facts) -> Finding {
+fn server(facts: &ServerFacts) -> Finding {
     const FIX: &str = "use Valkey 7.2 or later, or Redis 7.0 or later";
     let version = match &facts.version {
         Ok(version) => version,
@@ -74,7 +75,7 @@ fn server(facts: &Facts) -> Finding {
     }
 }
 
-fn clock(ahead: &Told<i64>) -> Finding {
+fn clock(ahead: &Fact<i64>) -> Finding {
     match ahead {
         Err(why) => Finding::unknown("clock", why, "grant +info"),
         Ok(millis) if millis.unsigned_abs() > CLOCKS_DIFFER_MS => {
@@ -89,7 +90,7 @@ fn clock(ahead: &Told<i64>) -> Finding {
     }
 }
 
-fn role(facts: &Facts) -> Finding {
+fn role(facts: &ServerFacts) -> Finding {
     let clustered = facts.cluster.as_ref().is_ok_and(|info| info.get("cluster_enabled").is_some_and(|on| on == "1"));
     if clustered {
         return Finding::warn(
@@ -113,7 +114,7 @@ fn role(facts: &Facts) -> Finding {
 }
 
 /// A node of a cluster that is down and refuses all calls.
-fn cluster_down(facts: &Facts) -> Option<Finding> {
+fn cluster_down(facts: &ServerFacts) -> Option<Finding> {
     let refusals = [
         facts.library.as_ref().err(),
         facts.partitions.as_ref().err(),
@@ -123,14 +124,14 @@ fn cluster_down(facts: &Facts) -> Option<Finding> {
     refusals.into_iter().flatten().any(|why| why.contains("CLUSTERDOWN")).then(|| {
         Finding::bad(
             "cluster",
-            "it is down, and calls are refused (CLUSTERDOWN): not every slot has a primary that answers",
+            "it is down and refuses calls (CLUSTERDOWN): not every slot has a reachable primary",
             "valkey-cli --cluster check HOST:PORT lists the slots; start their primaries, or assign them with --cluster fix",
         )
     })
 }
 
 /// Versions that were observed to truncate a torn append-only file within a transaction.
-fn torn_file(facts: &Facts) -> Option<Finding> {
+fn torn_file(facts: &ServerFacts) -> Option<Finding> {
     let version = facts.version.as_ref().ok()?;
     let (major, minor, _) = version.version;
     let cuts = matches!((version.name.as_str(), major, minor), ("valkey", 8, 0) | ("redis", 7, 0));
@@ -139,8 +140,8 @@ fn torn_file(facts: &Facts) -> Option<Finding> {
         Finding::warn(
             "torn file",
             format!(
-                "{} {major}.{minor} cuts an append-only file that a crash has torn within a transaction: completions come \
-                 back at one restart and vanish at the next, and subscribers receive gaps",
+                "{} {major}.{minor} truncates an append-only file that a crash has torn within a transaction: completions \
+                 reappear at one restart and vanish at the next, and subscribers receive gaps",
                 version.name
             ),
             "use Valkey 9.1 or later; or CONFIG SET aof-load-truncated no, so that it does not start until the file is repaired",
@@ -152,7 +153,7 @@ fn field<'a>(info: &'a std::collections::BTreeMap<String, String>, name: &str) -
     info.get(name).map_or("?", String::as_str)
 }
 
-fn library(library: &Told<LibraryState>) -> Finding {
+fn library(library: &Fact<LibraryState>) -> Finding {
     let state = match library {
         Ok(state) => state,
         Err(why) => return Finding::unknown("library", why, "grant +fcall and +fcall_ro"),
@@ -166,7 +167,7 @@ fn library(library: &Told<LibraryState>) -> Finding {
     }
 }
 
-fn persistence(facts: &Facts) -> Finding {
+fn persistence(facts: &ServerFacts) -> Finding {
     const TOPIC: &str = "persistence";
     const APPEND: &str = "CONFIG SET appendonly yes and appendfsync always, and write both into the configuration file";
     let info = match &facts.persistence {
@@ -174,11 +175,7 @@ fn persistence(facts: &Facts) -> Finding {
         Err(why) => return Finding::unknown(TOPIC, why, "grant +info"),
     };
     if info.get("aof_last_write_status").is_some_and(|status| status != "ok") {
-        return Finding::bad(
-            TOPIC,
-            "the last write to the append-only file failed",
-            "look at the server's disk and log",
-        );
+        return Finding::bad(TOPIC, "the last write to the append-only file failed", "check the server's disk and log");
     }
     if info.get("aof_enabled").is_some_and(|on| on == "1") {
         return match &facts.settings.append_fsync {
@@ -190,9 +187,9 @@ fn persistence(facts: &Facts) -> Finding {
             ),
             Ok(_) => Finding::warn(
                 TOPIC,
-                "append-only file, synced every second: a crash of the machine can undo about the last second, longer \
-                 with a slow disk, and subscribers that received it are warned of the gap",
-                "CONFIG SET appendfsync always where that is too much",
+                "append-only file, synced every second: a crash of the machine can roll back about the last second, more \
+                 with a slow disk, and subscribers that received it get a gap",
+                "CONFIG SET appendfsync always if that is not acceptable",
             ),
             Err(why) => Finding::unknown(TOPIC, &format!("append-only file; its sync policy: {why}"), GRANT_CONFIG),
         };
@@ -210,7 +207,7 @@ fn persistence(facts: &Facts) -> Finding {
     }
 }
 
-fn max_memory(facts: &Facts) -> Option<u64> {
+fn max_memory(facts: &ServerFacts) -> Option<u64> {
     let limit = facts.memory.as_ref().ok()?.get("maxmemory")?.parse().ok()?;
     (limit > 0).then_some(limit)
 }
@@ -218,7 +215,7 @@ fn max_memory(facts: &Facts) -> Option<u64> {
 /// The share of the limit, in percent, from which memory is short.
 const SHORT: u64 = 90;
 
-fn memory(facts: &Facts) -> Finding {
+fn memory(facts: &ServerFacts) -> Finding {
     const TOPIC: &str = "memory";
     const FIX: &str = "CONFIG SET maxmemory-policy noeviction";
     let info = match &facts.memory {
@@ -251,7 +248,7 @@ fn memory(facts: &Facts) -> Finding {
     }
 }
 
-fn output_buffers(settings: &Settings) -> Finding {
+fn output_buffers(settings: &ServerSettings) -> Finding {
     const TOPIC: &str = "output buffer";
     const FIX: &str = "CONFIG SET client-output-buffer-limit \"pubsub 32mb 8mb 60\"";
     let limits = match &settings.output_buffers {
@@ -279,7 +276,7 @@ fn output_buffers(settings: &Settings) -> Finding {
 }
 
 /// One line per role that the user has or lacks, and one for permissions that no role needs.
-fn permissions(permissions: &Told<Permissions>) -> Vec<Finding> {
+fn permissions(permissions: &Fact<Permissions>) -> Vec<Finding> {
     const TOPIC: &str = "permissions";
     let Permissions { user, missing, excessive } = match permissions {
         Ok(permissions) => permissions,
@@ -309,7 +306,7 @@ fn permissions(permissions: &Told<Permissions>) -> Vec<Finding> {
     findings
 }
 
-fn logs(logs: &Told<Logs>, partitions: u16, limit: Option<u64>) -> Vec<Finding> {
+fn logs(logs: &Fact<Logs>, partitions: u16, limit: Option<u64>) -> Vec<Finding> {
     const GRANT: &str = "grant ~ff:* +@read +memory|usage";
     let logs = match logs {
         Ok(logs) => logs,
@@ -332,7 +329,7 @@ fn logs(logs: &Told<Logs>, partitions: u16, limit: Option<u64>) -> Vec<Finding> 
     findings
 }
 
-/// The first few of these logs, and why the first of them is among them.
+/// Names the first few of these logs, with the reason of the first.
 fn named(what: &str, logs: &[&(LogId, String)]) -> String {
     const SHOWN: usize = 5;
     let names = logs.iter().take(SHOWN).map(|(log, _)| keys::completion_log(*log)).collect::<Vec<_>>().join(", ");
@@ -348,7 +345,7 @@ fn all_logs(logs: &Logs, partitions: u16, limit: Option<u64>) -> Finding {
     let full: u64 = both.iter().map(|totals| totals.full_bytes(partitions)).sum();
     let most = both.iter().map(|totals| totals.most_memory.saturating_mul(partitions.into())).sum();
     let says = format!(
-        "{} now, {} when all are full of entries as these; never more than {} by this program's policy ({} for flows and \
+        "{} now, {} when all are full of entries like these; at most {} by this program's policy ({} for flows and \
          {} for solo executions in each of {} partitions)",
         text::bytes(now),
         text::bytes(full),

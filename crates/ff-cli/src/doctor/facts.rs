@@ -1,4 +1,4 @@
-//! The facts that the server reports. It may refuse each query; the refusal is then recorded instead.
+//! The facts that the server reports. If it refuses a query, the refusal is recorded instead.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,33 +14,33 @@ use ff_script::{
 };
 use ff_valkey::{Endpoint, LogSize, ValkeyHost};
 
-/// An answer, or why there is none.
-pub(super) type Told<T> = Result<T, String>;
+/// A fact, or why it is not known.
+pub(super) type Fact<T> = Result<T, String>;
 
-pub(super) struct Facts {
-    /// The primary's address, where sentinels named it.
+pub(super) struct ServerFacts {
+    /// The primary's address, if sentinels named it.
     pub(super) named: Option<String>,
-    pub(super) version: Told<ServerVersion>,
+    pub(super) version: Fact<ServerVersion>,
     /// By how many milliseconds the server's clock is ahead of this machine's.
-    pub(super) clock_ahead_ms: Told<i64>,
-    pub(super) library: Told<LibraryState>,
-    pub(super) replication: Told<BTreeMap<String, String>>,
-    pub(super) cluster: Told<BTreeMap<String, String>>,
-    pub(super) persistence: Told<BTreeMap<String, String>>,
-    pub(super) memory: Told<BTreeMap<String, String>>,
-    pub(super) settings: Settings,
-    pub(super) permissions: Told<Permissions>,
-    pub(super) partitions: Told<Option<PartitionCount>>,
-    pub(super) logs: Told<Logs>,
-    /// The names of the engines at work.
-    pub(super) engines: Told<Vec<String>>,
+    pub(super) clock_ahead_ms: Fact<i64>,
+    pub(super) library: Fact<LibraryState>,
+    pub(super) replication: Fact<BTreeMap<String, String>>,
+    pub(super) cluster: Fact<BTreeMap<String, String>>,
+    pub(super) persistence: Fact<BTreeMap<String, String>>,
+    pub(super) memory: Fact<BTreeMap<String, String>>,
+    pub(super) settings: ServerSettings,
+    pub(super) permissions: Fact<Permissions>,
+    pub(super) partitions: Fact<Option<PartitionCount>>,
+    pub(super) logs: Fact<Logs>,
+    /// The names of the running engines.
+    pub(super) engines: Fact<Vec<String>>,
 }
 
-/// Settings that INFO does not show, or not as fully.
-pub(super) struct Settings {
-    pub(super) append_fsync: Told<Option<String>>,
-    pub(super) save: Told<Option<String>>,
-    pub(super) output_buffers: Told<Option<String>>,
+/// ServerSettings that INFO does not show completely.
+pub(super) struct ServerSettings {
+    pub(super) append_fsync: Fact<Option<String>>,
+    pub(super) save: Fact<Option<String>>,
+    pub(super) output_buffers: Fact<Option<String>>,
 }
 
 /// What the connected user may do.
@@ -79,42 +79,42 @@ pub(super) struct LogTotals {
     pub(super) busiest_rate: f64,
 }
 
-impl Facts {
+impl ServerFacts {
     pub(super) async fn gather(host: &ValkeyHost, sample: Duration) -> Self {
-        let partitions = told(host.recorded_partitions().await);
+        let partitions = fact(host.recorded_partitions().await);
         let count = partitions.clone().ok().flatten().unwrap_or_default();
         let by_sentinels = matches!(host.config().endpoint, Endpoint::Sentinel { .. });
         Self {
             named: by_sentinels.then(|| host.server()),
-            version: told(host.server_version().await),
+            version: fact(host.server_version().await),
             clock_ahead_ms: clock_ahead(host).await,
-            library: told(loader::inspect(host).await),
-            replication: told(host.info("replication").await),
-            cluster: told(host.info("cluster").await),
-            persistence: told(host.info("persistence").await),
-            memory: told(host.info("memory").await),
-            settings: Settings {
-                append_fsync: told(host.setting("appendfsync").await),
-                save: told(host.setting("save").await),
-                output_buffers: told(host.setting("client-output-buffer-limit").await),
+            library: fact(loader::inspect(host).await),
+            replication: fact(host.info("replication").await),
+            cluster: fact(host.info("cluster").await),
+            persistence: fact(host.info("persistence").await),
+            memory: fact(host.info("memory").await),
+            settings: ServerSettings {
+                append_fsync: fact(host.setting("appendfsync").await),
+                save: fact(host.setting("save").await),
+                output_buffers: fact(host.setting("client-output-buffer-limit").await),
             },
-            permissions: told(permissions(host).await),
-            logs: told(logs(host, count, sample).await),
-            engines: told(host.engines().await),
+            permissions: fact(permissions(host).await),
+            logs: fact(logs(host, count, sample).await),
+            engines: fact(host.engines().await),
             partitions,
         }
     }
 }
 
-fn told<T>(answer: Result<T, EngineError>) -> Told<T> {
+fn fact<T>(answer: Result<T, EngineError>) -> Fact<T> {
     answer.map_err(|error| error.to_string())
 }
 
 /// Compares the server's clock with the midpoint of the round trip.
-async fn clock_ahead(host: &ValkeyHost) -> Told<i64> {
+async fn clock_ahead(host: &ValkeyHost) -> Fact<i64> {
     let own = || UNIX_EPOCH.elapsed().map_or(0, |elapsed| i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX));
     let asked = own();
-    let server = told(host.info("server").await)?;
+    let server = fact(host.info("server").await)?;
     let answered = own();
     let micros = server.get("server_time_usec").and_then(|text| text.parse::<i64>().ok());
     let micros = micros.ok_or_else(|| "INFO shows no server_time_usec".to_owned())?;

@@ -1,4 +1,4 @@
-//! Flows as people write them: YAML, every key checked, every mistake with its line.
+//! Flow files in YAML. Every key is checked, and every mistake is reported with its line.
 //!
 //! ```yaml
 //! name: nightly
@@ -20,13 +20,13 @@ use crate::{
     failure::CliError,
     plan::{FILE_TAGS, Plan, RESERVED_TAGS},
     work::{
-        Command, Work,
+        ShellCommand, Work,
         interpreter::{ARGUMENT_BYTES, takes_files},
         stop::StopSignal,
     },
 };
 
-/// Keys that begin so are the reader's own, at the top of a file.
+/// The prefix of keys for the author's own use, at the top of a file.
 const EXTENSION: &str = "x-";
 
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ struct ExecutionEntry {
     stop_signal: Option<StopSignal>,
 }
 
-/// What the flow says for all its executions.
+/// The values of the flow that apply to all its executions.
 struct Defaults {
     env: BTreeMap<String, String>,
     shell: Option<Vec<String>>,
@@ -68,16 +68,14 @@ struct Defaults {
     stop_signal: Option<StopSignal>,
 }
 
-/// Reads a flow. Needs, cycles and sizes are left to the check that every flow goes through.
+/// Reads a flow. Needs, cycles and sizes are checked later, as for every flow.
 ///
 /// # Errors
-/// What is wrong, with its line and column.
+/// The mistake, with its line and column.
 pub(crate) fn parse(text: &str) -> Result<Plan, CliError> {
     if text.len() > limits::SUBMISSION_BYTES {
-        let why = format!(
-            "it is larger than {} MiB, which is what the payloads of a flow may be",
-            limits::SUBMISSION_BYTES >> 20
-        );
+        let why =
+            format!("it is larger than {} MiB, the limit for the payloads of a flow", limits::SUBMISSION_BYTES >> 20);
         return Err(CliError::usage("not a valid flow", why));
     }
     let file = read::flow(text).map_err(|wrong| CliError::usage("not a valid flow", wrong))?;
@@ -89,7 +87,7 @@ pub(crate) fn parse(text: &str) -> Result<Plan, CliError> {
         let about = format!("execution `{}`", name.escape_debug());
         let spec = entry.into_spec(name, &defaults).map_err(|error| error.about(&about))?;
         payload_bytes += spec.payload.len();
-        // The flow's env stands in every payload, so their sum may be a thousand times the file.
+        // The flow's env is part of every payload, so their sum may be a thousand times the size of the file.
         if payload_bytes > limits::SUBMISSION_BYTES {
             let allowed = format!("at most {} are allowed in a flow", limits::SUBMISSION_BYTES);
             return Err(CliError::usage(
@@ -112,17 +110,17 @@ impl ExecutionEntry {
         for (key, value) in &env {
             if key.is_empty() || key.contains(['=', '\0']) || value.contains('\0') {
                 let shown = key.escape_debug();
-                return Err(CliError::usage(format!("env `{shown}`"), "not a name and value that a process can have"));
+                return Err(CliError::usage(format!("env `{shown}`"), "not a valid name and value of a variable"));
             }
         }
         if let Some((key, value)) = env.iter().find(|(key, value)| key.len() + value.len() + 2 > ARGUMENT_BYTES) {
             let why = format!(
-                "it has {} bytes, and a variable may have {ARGUMENT_BYTES} with its name; keep it in a file",
+                "it has {} bytes, and a variable may have {ARGUMENT_BYTES} including its name; keep it in a file",
                 value.len()
             );
             return Err(CliError::usage(format!("env `{}`", key.escape_debug()), why));
         }
-        let mut command = Command::new(self.run);
+        let mut command = ShellCommand::new(self.run);
         command.env = env;
         command.working_dir = self.working_dir;
         command.shell = self.shell.or_else(|| defaults.shell.clone());
@@ -155,7 +153,7 @@ impl ExecutionEntry {
     }
 }
 
-/// The wait before the first retry, doubled up to the usual longest wait or to itself, whichever is longer.
+/// The wait before the first retry. It doubles up to the default maximum, or stays constant if it is longer.
 fn backoff(initial: Option<Duration>) -> Backoff {
     let usual = Backoff::default();
     let initial = initial.unwrap_or(usual.initial);
@@ -213,10 +211,10 @@ executions:
         let Work::Shell(command) = Work::from_payload(&fetch.payload).unwrap() else { panic!("no command") };
         assert_eq!((command.run.as_str(), &command.working_dir), ("./fetch.sh", &Some("data".into())));
         let env: Vec<_> = command.env.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        assert_eq!(env, ["DRY=false", "LIMIT=7", "REGION=eu"], "the execution's own wins");
+        assert_eq!(env, ["DRY=false", "LIMIT=7", "REGION=eu"], "the execution's own value overrides the flow's");
     }
 
-    fn commands(text: &str) -> Vec<Command> {
+    fn commands(text: &str) -> Vec<ShellCommand> {
         let plan = parse(text).unwrap();
         let command = |payload: &[u8]| match Work::from_payload(payload).unwrap() {
             Work::Shell(command) => command,
@@ -233,7 +231,7 @@ executions:
         );
         assert_eq!(commands[0].shell.as_deref().unwrap(), ["sh", "-e", "-c"]);
         assert_eq!(commands[1].shell.as_deref().unwrap(), ["python3", "-c"]);
-        assert_eq!(commands.iter().map(Command::grace).collect::<Vec<_>>(), [10, 0].map(Duration::from_secs));
+        assert_eq!(commands.iter().map(ShellCommand::grace).collect::<Vec<_>>(), [10, 0].map(Duration::from_secs));
         let signals: Vec<_> = commands.iter().map(|command| command.stop_signal.unwrap().to_string()).collect();
         assert_eq!(signals, ["INT", "HUP"]);
     }

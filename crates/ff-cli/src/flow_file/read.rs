@@ -1,4 +1,4 @@
-//! From the tree of a flow file to its parts, with errors that name the key, its place and what is expected there.
+//! Converts the tree of a flow file, with errors that name the key, its position and the expected value.
 
 use std::{collections::BTreeMap, fmt, ops::RangeInclusive, time::Duration};
 
@@ -6,24 +6,24 @@ use ff_core::limits;
 
 use super::{
     EXTENSION, ExecutionEntry, FlowFile,
-    tree::{self, Entry, Node, Wrong},
+    tree::{self, FlowFileError, MapEntry, Node},
 };
 use crate::work::{interpreter, stop::checked_grace};
 
 const FLOW_KEYS: &[&str] = &["name", "namespace", "lane", "env", "shell", "grace", "stop_signal", "executions"];
 const EXECUTION_KEYS: &[&str] =
     &["name", "run", "needs", "env", "timeout", "deadline", "retries", "backoff", "tags", "priority", "working_dir"];
-/// For what YAML reads otherwise than it was meant.
+/// The hint for commands that YAML misreads.
 const QUOTE: &str = "put a command that has `: `, ` #`, a comma in braces or a special first character into quotes, or \
                      on lines of its own below `run: |`";
 
 /// Reads a flow.
 ///
 /// # Errors
-/// What is wrong, and where.
-pub(super) fn flow(text: &str) -> Result<FlowFile, Wrong> {
+/// The mistake and its position.
+pub(super) fn flow(text: &str) -> Result<FlowFile, FlowFileError> {
     let root = tree::read(text).map_err(|wrong| {
-        // A command is where people meet the rules of YAML.
+        // Commands are where authors run into the rules of YAML.
         let lines = text.lines().take(wrong.line()).skip(wrong.line().saturating_sub(3));
         let near_a_command = lines.into_iter().any(|line| line.contains("run:"));
         if near_a_command { wrong.hint(QUOTE) } else { wrong }
@@ -31,7 +31,7 @@ pub(super) fn flow(text: &str) -> Result<FlowFile, Wrong> {
     let mut file = FlowFile::default();
     let mut executions = None;
     for entry in root.entries()? {
-        let Entry { key, value, .. } = entry;
+        let MapEntry { key, value, .. } = entry;
         let read = match key {
             "name" => optional(value, text_of).map(|name| file.name = name),
             "namespace" => optional(value, parsed).map(|namespace| file.namespace = namespace),
@@ -45,23 +45,23 @@ pub(super) fn flow(text: &str) -> Result<FlowFile, Wrong> {
                 Ok(())
             }
             key if key.starts_with(EXTENSION) => Ok(()),
-            _ => return Err(unknown(entry, FLOW_KEYS).hint("keys of your own begin with `x-`")),
+            _ => return Err(unknown(entry, FLOW_KEYS).hint("your own keys begin with `x-`")),
         };
         read.map_err(|wrong| wrong.about(format!("`{key}`")))?;
     }
-    let executions = executions.ok_or_else(|| root.wrong("`executions` is missing"))?;
+    let executions = executions.ok_or_else(|| root.error("`executions` is missing"))?;
     let lines: Vec<&str> = text.lines().collect();
     for (name, node) in named(executions)? {
-        let about = |wrong: Wrong| wrong.about(format!("execution `{}`", name.escape_debug()));
+        let about = |wrong: FlowFileError| wrong.about(format!("execution `{}`", name.escape_debug()));
         let (entry, run) = execution(node).map_err(about)?;
         if entry.name.is_some() && executions.list().is_none() {
-            return Err(about(node.wrong("it has its name already; remove `name`")));
+            return Err(about(node.error("the key is its name already; remove `name`")));
         }
-        file.hints.extend(comment_behind(run, &entry.run, &lines).map(|place| {
+        file.hints.extend(comment_behind(run, &entry.run, &lines).map(|position| {
             let name = name.escape_debug();
             format!(
-                "execution `{name}`: what follows ` #` at line {place} is a comment and not part of `run`; put the \
-                 command into quotes if it is meant"
+                "execution `{name}`: the text after ` #` at line {position} is a comment and not part of `run`; put the \
+                 command into quotes if it should be"
             )
         }));
         file.executions.push((name, entry));
@@ -69,8 +69,8 @@ pub(super) fn flow(text: &str) -> Result<FlowFile, Wrong> {
     Ok(file)
 }
 
-/// The executions in the file's order, as a mapping from names or a list with names.
-fn named(executions: &Node) -> Result<Vec<(String, &Node)>, Wrong> {
+/// The executions in the file's order: a mapping from names, or a list of entries with names.
+fn named(executions: &Node) -> Result<Vec<(String, &Node)>, FlowFileError> {
     let Some(list) = executions.list() else {
         let entries = executions.entries().map_err(|wrong| {
             wrong.about("`executions`").hint("it is a mapping from names, or a list of entries with a `name`")
@@ -80,16 +80,16 @@ fn named(executions: &Node) -> Result<Vec<(String, &Node)>, Wrong> {
     let name_of = |node: &Node| {
         let entries = node.entries().map_err(|wrong| wrong.about("an execution in a list"))?;
         let name = entries.iter().find(|entry| entry.key == "name").map(|entry| entry.value.text()).transpose()?;
-        name.map(str::to_owned).ok_or_else(|| node.wrong("an execution in a list needs a `name`"))
+        name.map(str::to_owned).ok_or_else(|| node.error("an execution in a list needs a `name`"))
     };
     list.iter().map(|node| Ok((name_of(node)?, &**node))).collect()
 }
 
 /// The execution, and the value of its `run`.
-fn execution(node: &Node) -> Result<(ExecutionEntry, &Node), Wrong> {
+fn execution(node: &Node) -> Result<(ExecutionEntry, &Node), FlowFileError> {
     let mut entry = ExecutionEntry::default();
     let mut run = None;
-    for Entry { key, at, value } in node.entries()? {
+    for MapEntry { key, at, value } in node.entries()? {
         let read = match key {
             "name" => text_of(value).map(|name| entry.name = Some(name)),
             "run" => {
@@ -110,77 +110,80 @@ fn execution(node: &Node) -> Result<(ExecutionEntry, &Node), Wrong> {
             "grace" => optional(value, grace).map(|grace| entry.grace = grace),
             "stop_signal" => optional(value, parsed).map(|signal| entry.stop_signal = signal),
             "working_dir" => optional(value, text_of).map(|path| entry.working_dir = path.map(Into::into)),
-            _ => return Err(unknown(Entry { key, at, value }, EXECUTION_KEYS)),
+            _ => return Err(unknown(MapEntry { key, at, value }, EXECUTION_KEYS)),
         };
         read.map_err(|wrong| wrong.about(format!("`{key}`")))?;
     }
-    let run = run.ok_or_else(|| node.wrong("`run` is missing, the command"))?;
+    let run = run.ok_or_else(|| node.error("`run` is missing, the command"))?;
     Ok((entry, run))
 }
 
-/// An unknown key; one without a value is often the rest of a value that has a comma.
-fn unknown(entry: Entry<'_>, known: &[&str]) -> Wrong {
+/// The error for an unknown key. A key without a value is often the rest of a value that contains a comma.
+fn unknown(entry: MapEntry<'_>, known: &[&str]) -> FlowFileError {
     let known: Vec<_> = known.iter().map(|key| format!("`{key}`")).collect();
-    let wrong = entry.at.wrong(format!("`{}` is unknown; known are {}", entry.key.escape_debug(), known.join(", ")));
-    if entry.value.is_nothing() && entry.value.place().line == entry.at.place().line {
+    let wrong = entry.at.error(format!("`{}` is unknown; known are {}", entry.key.escape_debug(), known.join(", ")));
+    if entry.value.is_nothing() && entry.value.position().line == entry.at.position().line {
         wrong.hint(QUOTE)
     } else {
         wrong
     }
 }
 
-/// The value, unless it is left out.
-fn optional<'a, T>(node: &'a Node, read: impl FnOnce(&'a Node) -> Result<T, Wrong>) -> Result<Option<T>, Wrong> {
+/// The value, unless it is absent.
+fn optional<'a, T>(
+    node: &'a Node,
+    read: impl FnOnce(&'a Node) -> Result<T, FlowFileError>,
+) -> Result<Option<T>, FlowFileError> {
     if node.is_nothing() { Ok(None) } else { read(node).map(Some) }
 }
 
-fn text_of(node: &Node) -> Result<String, Wrong> {
+fn text_of(node: &Node) -> Result<String, FlowFileError> {
     node.text().map(str::to_owned)
 }
 
-fn command(node: &Node) -> Result<String, Wrong> {
+fn command(node: &Node) -> Result<String, FlowFileError> {
     let text = node.text().map_err(|wrong| wrong.hint(QUOTE))?;
     if node.is_nothing() {
-        return Err(node.wrong("expected a command").hint(QUOTE));
+        return Err(node.error("expected a command").hint(QUOTE));
     }
     Ok(text.to_owned())
 }
 
-fn parsed<T: std::str::FromStr<Err: fmt::Display>>(node: &Node) -> Result<T, Wrong> {
-    node.text()?.parse().map_err(|error: T::Err| node.wrong(error.to_string()))
+fn parsed<T: std::str::FromStr<Err: fmt::Display>>(node: &Node) -> Result<T, FlowFileError> {
+    node.text()?.parse().map_err(|error: T::Err| node.error(error.to_string()))
 }
 
-fn number<T>(node: &Node, range: RangeInclusive<T>) -> Result<T, Wrong>
+fn number<T>(node: &Node, range: RangeInclusive<T>) -> Result<T, FlowFileError>
 where
     T: std::str::FromStr + PartialOrd + fmt::Display,
 {
     let text = node.text()?;
     text.parse().ok().filter(|number| range.contains(number)).ok_or_else(|| {
         let shown = text.escape_debug();
-        node.wrong(format!("`{shown}` is not a whole number from {} to {}", range.start(), range.end()))
+        node.error(format!("`{shown}` is not a whole number from {} to {}", range.start(), range.end()))
     })
 }
 
-/// A length of time with its unit, as `1h 30m` or `500ms`.
-fn span(node: &Node) -> Result<Duration, Wrong> {
+/// A duration with its unit, such as `1h 30m` or `500ms`.
+fn span(node: &Node) -> Result<Duration, FlowFileError> {
     let text = node.text()?;
     humantime::parse_duration(text).map_err(|error| {
         let shown = text.escape_debug();
-        node.wrong(format!("`{shown}` is not a length of time ({error}); write a number and a unit as in 5m"))
+        node.error(format!("`{shown}` is not a duration ({error}); write a number and a unit, such as 5m"))
     })
 }
 
-fn grace(node: &Node) -> Result<Duration, Wrong> {
-    checked_grace(span(node)?).map_err(|why| node.wrong(why))
+fn grace(node: &Node) -> Result<Duration, FlowFileError> {
+    checked_grace(span(node)?).map_err(|why| node.error(why))
 }
 
-/// A command line as a text, or as a list of its words.
-fn shell(node: &Node) -> Result<Vec<String>, Wrong> {
-    interpreter::words(names(node)?).map_err(|why| node.wrong(why))
+/// A command line, as a text or a list of words.
+fn shell(node: &Node) -> Result<Vec<String>, FlowFileError> {
+    interpreter::words(names(node)?).map_err(|why| node.error(why))
 }
 
 /// One name, or a list of them.
-fn names(node: &Node) -> Result<Vec<String>, Wrong> {
+fn names(node: &Node) -> Result<Vec<String>, FlowFileError> {
     match node.list() {
         Some(items) => items.iter().map(|item| text_of(item)).collect(),
         None if node.is_nothing() => Ok(Vec::new()),
@@ -189,25 +192,25 @@ fn names(node: &Node) -> Result<Vec<String>, Wrong> {
 }
 
 /// A mapping from names to texts.
-fn texts(node: &Node) -> Result<BTreeMap<String, String>, Wrong> {
+fn texts(node: &Node) -> Result<BTreeMap<String, String>, FlowFileError> {
     if node.is_nothing() {
         return Ok(BTreeMap::new());
     }
-    let text = |entry: Entry<'_>| {
-        let about = |wrong: Wrong| wrong.about(format!("`{}`", entry.key.escape_debug()));
+    let text = |entry: MapEntry<'_>| {
+        let about = |wrong: FlowFileError| wrong.about(format!("`{}`", entry.key.escape_debug()));
         if entry.value.is_nothing() {
-            return Err(about(entry.value.wrong("it has no value; write '' for an empty text")));
+            return Err(about(entry.value.error("it has no value; write '' for an empty text")));
         }
         Ok((entry.key.to_owned(), text_of(entry.value).map_err(about)?))
     };
     node.entries()?.into_iter().map(text).collect()
 }
 
-/// The line at which a comment follows a command that has no quotes.
+/// The line of a comment after an unquoted command.
 fn comment_behind(node: &Node, command: &str, lines: &[&str]) -> Option<usize> {
-    let place = node.place();
-    let line = lines.get(place.line - 1)?;
-    let rest: String = line.chars().skip(place.column - 1).collect();
+    let position = node.position();
+    let line = lines.get(position.line - 1)?;
+    let rest: String = line.chars().skip(position.column - 1).collect();
     let behind = rest.strip_prefix(command).filter(|_| node.is_plain())?;
-    behind.trim_start().starts_with('#').then_some(place.line)
+    behind.trim_start().starts_with('#').then_some(position.line)
 }

@@ -1,9 +1,9 @@
-//! A YAML document as a tree that keeps what the file says: every text as it is written there, and where it stands.
+//! A YAML document as a tree that keeps every text as it is written in the file, with its position.
 //!
-//! No text is taken for a number: `1.10` stays `1.10`, `0x1F` and `yes` stay what they are, whatever their length.
+//! No text is converted to a number: `1.10`, `0x1F` and `yes` stay unchanged, whatever their length.
 //!
-//! A few lines can stand for gigabytes, since an alias repeats all that its anchor holds in three bytes. So what an alias
-//! stands for is shared in the tree, and a document whose aliases make too much of it is refused.
+//! A few lines can expand to gigabytes, since an alias repeats the whole content of its anchor in three bytes. Aliased
+//! nodes are therefore shared in the tree, and a document that its aliases make too large is refused.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,56 +13,56 @@ use std::{
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
 
-/// What a document may become with its aliases. A flow's payloads are bounded by far less.
+/// The largest size of a document with its aliases. The payloads of a flow are limited to much less.
 const BYTES: usize = 64 << 20;
-/// What a value weighs beside its text.
+/// The size of a value beside its text.
 const VALUE_BYTES: usize = 64;
-/// How many lists and mappings may be open at once. A flow has four, and a mapping that merges one more for each.
+/// The deepest nesting of lists and mappings. A flow has four levels, and one more for each merge.
 const DEPTH: usize = 64;
-/// The key whose value's entries are added to a mapping.
+/// The merge key: the entries of its value are added to the mapping.
 const MERGE: &str = "<<";
 
-/// What is wrong, and where.
+/// A mistake in a flow file, and its position.
 #[derive(Debug)]
-pub(super) struct Wrong {
+pub(super) struct FlowFileError {
     what: String,
-    place: Place,
+    position: Position,
 }
 
 /// Line and column, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Position {
     pub(super) line: usize,
     pub(super) column: usize,
 }
 
-impl Wrong {
-    /// Puts what it is about in front.
+impl FlowFileError {
+    /// Prepends the subject.
     pub(super) fn about(mut self, what: impl fmt::Display) -> Self {
         self.what = format!("{what}: {}", self.what);
         self
     }
 
-    /// Adds what may help.
+    /// Appends a hint.
     pub(super) fn hint(mut self, hint: &str) -> Self {
         self.what = format!("{}; {hint}", self.what);
         self
     }
 
     pub(super) const fn line(&self) -> usize {
-        self.place.line
+        self.position.line
     }
 }
 
-impl fmt::Display for Wrong {
+impl fmt::Display for FlowFileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at line {} column {}", self.what, self.place.line, self.place.column)
+        write!(f, "{} at line {} column {}", self.what, self.position.line, self.position.column)
     }
 }
 
 #[derive(Debug)]
 pub(super) struct Node {
-    place: Place,
+    position: Position,
     value: Value,
     weight: usize,
 }
@@ -71,7 +71,7 @@ pub(super) struct Node {
 enum Value {
     Text {
         text: String,
-        /// Without quotes, on one line or several.
+        /// Whether it is written without quotes.
         plain: bool,
     },
     List(Vec<Rc<Node>>),
@@ -80,28 +80,28 @@ enum Value {
 
 /// One entry of a mapping.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Entry<'a> {
+pub(super) struct MapEntry<'a> {
     pub(super) key: &'a str,
     pub(super) at: &'a Node,
     pub(super) value: &'a Node,
 }
 
 impl Node {
-    /// Something that is wrong with this value.
-    pub(super) fn wrong(&self, what: impl Into<String>) -> Wrong {
-        Wrong { what: what.into(), place: self.place }
+    /// The error for this value.
+    pub(super) fn error(&self, what: impl Into<String>) -> FlowFileError {
+        FlowFileError { what: what.into(), position: self.position }
     }
 
-    pub(super) const fn place(&self) -> Place {
-        self.place
+    pub(super) const fn position(&self) -> Position {
+        self.position
     }
 
-    /// Whether it is left out: nothing, `~` or `null`, without quotes.
+    /// Whether the value is absent: empty, `~` or `null`, without quotes.
     pub(super) fn is_nothing(&self) -> bool {
         matches!(&self.value, Value::Text { text, plain: true } if matches!(&**text, "" | "~" | "null" | "Null" | "NULL"))
     }
 
-    /// Whether it is a text without quotes.
+    /// Whether it is an unquoted text.
     pub(super) const fn is_plain(&self) -> bool {
         matches!(self.value, Value::Text { plain: true, .. })
     }
@@ -114,18 +114,18 @@ impl Node {
     }
 
     /// The text, as it is written in the file.
-    pub(super) fn text(&self) -> Result<&str, Wrong> {
+    pub(super) fn text(&self) -> Result<&str, FlowFileError> {
         match &self.value {
             Value::Text { text, .. } => Ok(text),
-            Value::List(_) => Err(self.wrong("expected a text, and not a list")),
-            Value::Map(_) => Err(self.wrong("expected a text, and not a mapping")),
+            Value::List(_) => Err(self.error("expected a text, not a list")),
+            Value::Map(_) => Err(self.error("expected a text, not a mapping")),
         }
     }
 
     /// The entries of a mapping in the file's order: its own, then those that its merge keys add.
-    pub(super) fn entries(&self) -> Result<Vec<Entry<'_>>, Wrong> {
+    pub(super) fn entries(&self) -> Result<Vec<MapEntry<'_>>, FlowFileError> {
         let Value::Map(pairs) = &self.value else {
-            return Err(self.wrong("expected a mapping, as in `name: value`"));
+            return Err(self.error("expected a mapping, as in `name: value`"));
         };
         let mut names = HashSet::with_capacity(pairs.len());
         let mut entries = Vec::with_capacity(pairs.len());
@@ -135,9 +135,9 @@ impl Node {
             if key == MERGE {
                 merged.push(value);
             } else if names.insert(key) {
-                entries.push(Entry { key, at, value });
+                entries.push(MapEntry { key, at, value });
             } else {
-                return Err(at.wrong(format!("`{}` occurs twice; names are unique", key.escape_debug())));
+                return Err(at.error(format!("`{}` occurs twice; names are unique", key.escape_debug())));
             }
         }
         for value in merged {
@@ -145,7 +145,7 @@ impl Node {
             let maps = if of_list.is_empty() { std::slice::from_ref(value) } else { of_list };
             for map in maps {
                 let more = map.entries().map_err(|wrong| wrong.about("the merge key `<<`"))?;
-                // What is there already counts: the mapping's own entries, and those of earlier ones.
+                // Existing entries take precedence: the mapping's own, and those of earlier merges.
                 entries.extend(more.into_iter().filter(|entry| names.insert(entry.key)));
             }
         }
@@ -154,25 +154,25 @@ impl Node {
 }
 
 /// A list or mapping that is not complete yet.
-struct Open {
+struct OpenNode {
     anchor: usize,
-    place: Place,
+    position: Position,
     weight: usize,
     value: Value,
-    /// Of a mapping: the key whose value comes next.
+    /// For a mapping: the key whose value comes next.
     key: Option<Rc<Node>>,
 }
 
-impl Open {
-    fn new(anchor: usize, place: Place, value: Value) -> Self {
-        Self { anchor, place, weight: VALUE_BYTES, value, key: None }
+impl OpenNode {
+    fn new(anchor: usize, position: Position, value: Value) -> Self {
+        Self { anchor, position, weight: VALUE_BYTES, value, key: None }
     }
 
-    fn add(&mut self, node: Rc<Node>) -> Result<(), Wrong> {
+    fn add(&mut self, node: Rc<Node>) -> Result<(), FlowFileError> {
         self.weight += node.weight;
         if self.weight > BYTES {
-            let what = format!("aliases make more than {} MiB of it; repeat less by them", BYTES >> 20);
-            return Err(Wrong { what, place: self.place });
+            let what = format!("its aliases expand it to more than {} MiB; use fewer aliases", BYTES >> 20);
+            return Err(FlowFileError { what, position: self.position });
         }
         match (&mut self.value, self.key.take()) {
             (Value::List(items), _) => items.push(node),
@@ -184,67 +184,70 @@ impl Open {
     }
 
     fn close(self) -> Rc<Node> {
-        Rc::new(Node { place: self.place, value: self.value, weight: self.weight })
+        Rc::new(Node { position: self.position, value: self.value, weight: self.weight })
     }
 }
 
-fn place(marker: &Marker) -> Place {
-    Place { line: marker.line(), column: marker.col() + 1 }
+fn position(marker: &Marker) -> Position {
+    Position { line: marker.line(), column: marker.col() + 1 }
 }
 
-fn malformed(error: &ScanError) -> Wrong {
+fn malformed(error: &ScanError) -> FlowFileError {
     let what = match error.info() {
         "recursion limit exceeded" => too_deep(),
         said => said.to_owned(),
     };
-    Wrong { what, place: place(error.marker()) }
+    FlowFileError { what, position: position(error.marker()) }
 }
 
 fn too_deep() -> String {
-    format!("more than {DEPTH} lists and mappings are open at once")
+    format!("more than {DEPTH} lists and mappings are nested")
 }
 
 /// Reads a document.
 ///
 /// # Errors
-/// Where it is no YAML, where there is more than one document, and where it would cost too much.
-pub(super) fn read(text: &str) -> Result<Rc<Node>, Wrong> {
+/// If it is not YAML, has more than one document, or is too large or too deep.
+pub(super) fn read(text: &str) -> Result<Rc<Node>, FlowFileError> {
     let mut parser = Parser::new_from_str(text);
     let mut anchors: HashMap<usize, Rc<Node>> = HashMap::new();
-    let mut open: Vec<Open> = Vec::new();
+    let mut open: Vec<OpenNode> = Vec::new();
     let mut root = None;
     while let Some(event) = parser.next_event() {
         let (event, span) = event.map_err(|error| malformed(&error))?;
-        let at = place(&span.start);
+        let at = position(&span.start);
         let (anchor, node) = match event {
             Event::SequenceStart(anchor, _) => {
-                open.push(Open::new(anchor, at, Value::List(Vec::new())));
+                open.push(OpenNode::new(anchor, at, Value::List(Vec::new())));
                 (0, None)
             }
             Event::MappingStart(anchor, _) => {
-                open.push(Open::new(anchor, at, Value::Map(Vec::new())));
+                open.push(OpenNode::new(anchor, at, Value::Map(Vec::new())));
                 (0, None)
             }
             Event::SequenceEnd | Event::MappingEnd => {
                 let closed = open.pop();
-                (closed.as_ref().map_or(0, |closed| closed.anchor), closed.map(Open::close))
+                (closed.as_ref().map_or(0, |closed| closed.anchor), closed.map(OpenNode::close))
             }
             Event::Scalar(text, style, anchor, _) => {
                 let weight = text.len() + VALUE_BYTES;
                 let value = Value::Text { text: text.into_owned(), plain: style == ScalarStyle::Plain };
-                (anchor, Some(Rc::new(Node { place: at, value, weight })))
+                (anchor, Some(Rc::new(Node { position: at, value, weight })))
             }
             Event::Alias(anchor) => {
-                let within = || Wrong { what: "an alias stands within its own anchor".to_owned(), place: at };
+                let within = || FlowFileError { what: "an alias is within its own anchor".to_owned(), position: at };
                 (0, Some(anchors.get(&anchor).cloned().ok_or_else(within)?))
             }
             Event::DocumentStart(_) if root.is_some() => {
-                return Err(Wrong { what: "a second document begins; a file holds one flow".to_owned(), place: at });
+                return Err(FlowFileError {
+                    what: "a second document begins; a file holds one flow".to_owned(),
+                    position: at,
+                });
             }
             _ => (0, None),
         };
         if open.len() > DEPTH {
-            return Err(Wrong { what: too_deep(), place: at });
+            return Err(FlowFileError { what: too_deep(), position: at });
         }
         let Some(node) = node else { continue };
         if anchor > 0 {
@@ -255,7 +258,7 @@ pub(super) fn read(text: &str) -> Result<Rc<Node>, Wrong> {
             None => root = Some(node),
         }
     }
-    root.ok_or_else(|| Wrong { what: "it is empty".to_owned(), place: Place { line: 1, column: 1 } })
+    root.ok_or_else(|| FlowFileError { what: "it is empty".to_owned(), position: Position { line: 1, column: 1 } })
 }
 
 #[cfg(test)]
@@ -282,7 +285,7 @@ mod tests {
         let merged = |text: &str| {
             let tree = read(&format!("b: &b {{x: 1, y: 1}}\nc: &c {{y: 2, z: 2}}\na:\n{text}\n")).unwrap();
             let entries = tree.entries().unwrap();
-            let shown = |entry: &Entry<'_>| format!("{}={}", entry.key, entry.value.text().unwrap());
+            let shown = |entry: &MapEntry<'_>| format!("{}={}", entry.key, entry.value.text().unwrap());
             let mut shown: Vec<_> = entries[2].value.entries().unwrap().iter().map(shown).collect();
             shown.sort();
             shown.join(" ")
@@ -327,7 +330,7 @@ mod tests {
     fn too_deep_nesting_is_refused() {
         for text in [format!("a:\n  {}", "{a: ".repeat(1 << 16)), "- ".repeat(1 << 16), "? ".repeat(1 << 16)] {
             let refused = refusal(&text);
-            assert!(refused.contains("open at once"), "{refused}");
+            assert!(refused.contains("are nested"), "{refused}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The chain of executions that a flow's duration hangs on.
+//! The critical path: the chain of executions that determines a flow's duration.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub(crate) struct CriticalPath {
     pub(crate) total: Duration,
 }
 
-/// Finds the longest chain. `took` has an entry per member; one that never ran took no time.
+/// Finds the longest chain. `took` has the time of each member, zero if it never ran.
 pub(crate) fn critical_path(topology: &FlowTopology, took: &[Duration]) -> CriticalPath {
     let members = topology.needs.len();
     let mut unmet: Vec<usize> = topology.needs.iter().map(Vec::len).collect();
@@ -36,7 +36,7 @@ pub(crate) fn critical_path(topology: &FlowTopology, took: &[Duration]) -> Criti
     };
     let mut path: Vec<usize> = std::iter::successors(Some(last), |member| before[*member]).collect();
     path.reverse();
-    // What took no time at either end (skipped, never run) is no part of the story.
+    // Members at the end that took no time (skipped, never run) do not belong to the path.
     while path.len() > 1 && path.last().is_some_and(|member| took[*member].is_zero()) {
         path.pop();
     }

@@ -9,9 +9,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use super::{outputs::Outputs, tracker::AttemptEnd};
-use crate::work::{Attempt, Ended, Printed, STOPPED, Work, stop::StopSignal};
+use crate::work::{Attempt, Ended, LineSender, STOPPED, Work, stop::StopSignal};
 
-/// The worker's timer begins a little before the work does.
+/// The worker's timer starts slightly before the work.
 const TIMER_SLACK: Duration = Duration::from_millis(100);
 
 /// The events of a worker's attempts.
@@ -23,12 +23,12 @@ pub(super) enum Event {
 
 /// The defaults for commands whose flow does not set these values.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Settings {
+pub(super) struct CommandDefaults {
     pub(super) grace: Option<Duration>,
     pub(super) stop_signal: Option<StopSignal>,
 }
 
-impl Settings {
+impl CommandDefaults {
     fn complete(self, work: &mut Work) {
         if let Work::Shell(command) = work {
             command.stop_signal = command.stop_signal.or(self.stop_signal);
@@ -38,7 +38,7 @@ impl Settings {
         }
     }
 
-    /// The longer of the flow's own grace and the one that is set here.
+    /// The longer of the flow's grace and the default.
     pub(super) fn longest_grace(self, of_the_flow: Duration) -> Duration {
         of_the_flow.max(self.grace.unwrap_or_default())
     }
@@ -47,22 +47,22 @@ impl Settings {
 #[derive(Clone)]
 pub(super) struct Handler {
     pub(super) events: UnboundedSender<Event>,
-    /// Where lines of output are sent, if they are shown as they come.
-    pub(super) printed: Option<Printed>,
+    /// Where lines of output are sent, if they are shown as they are printed.
+    pub(super) printed: Option<LineSender>,
     pub(super) outputs: Option<Outputs>,
-    pub(super) settings: Settings,
-    /// Fires when the whole run is to stop.
+    pub(super) defaults: CommandDefaults,
+    /// Cancelled when the whole run must stop.
     pub(super) stop: CancellationToken,
 }
 
 impl Handler {
     pub(super) async fn perform(self, context: WorkContext) -> Result<Bytes, Failure> {
         let id = context.id();
-        self.tell(Event::Began { id });
+        self.send(Event::Began { id });
         let started = Instant::now();
         let ended = self.work(&context).await;
         let failure = ended.result.as_ref().err().map(|failure| match context.execution().timeout {
-            // As the worker reports it.
+            // In the words of the worker's report.
             Some(timeout) if context.is_cancelled() && started.elapsed() + TIMER_SLACK >= timeout => {
                 format!("the attempt took longer than its timeout of {timeout:?}")
             }
@@ -76,7 +76,7 @@ impl Handler {
             tracing::info!(execution_id = %id, name, attempt, cause, ?exit, "an attempt failed");
         }
         let end = AttemptEnd { failure, exit: ended.exit, last_lines: ended.last_lines };
-        self.tell(Event::Ended { id, end });
+        self.send(Event::Ended { id, end });
         ended.result
     }
 
@@ -85,7 +85,7 @@ impl Handler {
             Ok(work) => work,
             Err(failure) => return Ended::without_process(Err(failure)),
         };
-        self.settings.complete(&mut work);
+        self.defaults.complete(&mut work);
         let stop = context.cancellation().child_token();
         let attempt = Attempt {
             execution_id: context.id(),
@@ -95,18 +95,18 @@ impl Handler {
             output_file: self.outputs.as_ref().map(|kept| kept.file(context.name(), context.id(), context.attempt())),
             printed: self.printed.clone(),
         };
-        let pass_on = async {
+        let forward_stop = async {
             self.stop.cancelled().await;
             stop.cancel();
             std::future::pending::<Ended>().await
         };
         tokio::select! {
             ended = work.perform(&attempt) => ended,
-            never = pass_on => never,
+            never = forward_stop => never,
         }
     }
 
-    fn tell(&self, event: Event) {
+    fn send(&self, event: Event) {
         // The session may be over while the last attempts are stopped; their events are not needed.
         let _ = self.events.send(event);
     }

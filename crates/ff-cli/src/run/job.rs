@@ -1,4 +1,4 @@
-//! The flow of a run: one that is submitted, or one that an earlier run has left.
+//! The flow of a run: a new one, or one that an earlier run has left.
 //!
 //! A lane is an address and no permission, and every completion shows it. So a run accepts the executions of its own
 //! flow only: of one that it submitted, those whose work it knows; of one that is resumed, those of the flow that its
@@ -27,15 +27,15 @@ use crate::{
     work::{Work, stop},
 };
 
-/// How often a submission whose answer was lost is sent again; the idempotency key makes that safe.
+/// How often a submission is sent if its reply is lost; the idempotency key makes that safe.
 const SUBMIT_TRIES: u32 = 5;
-/// How many members of a flow are described at once.
+/// The most members of a flow that are described at once.
 const DESCRIBED_AT_ONCE: usize = 32;
 
-/// Says whether an execution is one of this run.
+/// Whether an execution belongs to this run.
 pub(super) type Accept = Box<dyn Fn(&ClaimedExecution) -> bool + Send + Sync>;
 
-/// A run that can begin.
+/// A run that is ready to start.
 pub(super) struct Job {
     pub(super) run: Uuid,
     pub(super) flow_id: FlowId,
@@ -47,12 +47,12 @@ pub(super) struct Job {
     pub(super) longest_grace: Duration,
     pub(super) accept: Accept,
     pub(super) tracker: Tracker,
-    /// What is to be submitted, unless it was before.
+    /// The flow to submit, unless the run is resumed.
     submission: Option<FlowSubmission>,
 }
 
 impl Job {
-    /// Submits what is to be submitted. Its id is known before, so that a flow is never left that nobody can name.
+    /// Submits a new flow. Its id is known and printed before, so that no flow is left with an unknown id.
     pub(super) async fn submit(&self, backend: &dyn EngineBackend) -> Result<(), CliError> {
         let Some(flow) = &self.submission else { return Ok(()) };
         let submitted = submit(backend, flow).await?;
@@ -64,36 +64,36 @@ impl Job {
     }
 }
 
-/// What is to be run, before there is a server.
-pub(super) enum Prepared {
+/// The flow to run, before the server is connected.
+pub(super) enum RunRequest {
     New { plan: Plan, run: Uuid, flow: FlowSubmission },
     Resume(FlowId),
 }
 
-/// What must be known before completions are subscribed.
-pub(super) struct Look {
+/// The facts of the flow that are needed before completions are subscribed.
+pub(super) struct FlowFacts {
     pub(super) run: Uuid,
     pub(super) namespace: Namespace,
     /// The executions of the flow.
     pub(super) members: Vec<ExecutionId>,
-    /// Of a flow that is resumed.
+    /// The lane of a resumed flow.
     lane: Option<LaneId>,
 }
 
-pub(super) fn prepare(args: &RunArgs) -> Result<Prepared, CliError> {
+pub(super) fn request_of(args: &RunArgs) -> Result<RunRequest, CliError> {
     match (&args.flow, args.resume) {
-        (_, Some(flow_id)) => Ok(Prepared::Resume(flow_id)),
+        (_, Some(flow_id)) => Ok(RunRequest::Resume(flow_id)),
         (Some(path), None) => {
             let run = Uuid::now_v7();
             let plan = Plan::load(path, args.time_scale)?;
             let flow = plan.submission(run, args.namespace.clone())?;
-            Ok(Prepared::New { plan, run, flow })
+            Ok(RunRequest::New { plan, run, flow })
         }
         (None, None) => Err(CliError::usage("no flow is named", "give a flow file, or --resume and a flow's id")),
     }
 }
 
-impl Prepared {
+impl RunRequest {
     pub(super) async fn open(&self, connect: &ConnectArgs) -> Result<Arc<dyn EngineBackend>, CliError> {
         match self {
             Self::New { .. } => connect.open().await,
@@ -101,19 +101,19 @@ impl Prepared {
         }
     }
 
-    pub(super) async fn look(&self, backend: &dyn EngineBackend) -> Result<Look, CliError> {
+    pub(super) async fn facts(&self, backend: &dyn EngineBackend) -> Result<FlowFacts, CliError> {
         match self {
             Self::New { run, flow, .. } => {
                 let members = named(flow, *run, backend.partition_count()).executions;
                 let members = members.into_iter().map(|member| member.execution_id).collect();
-                Ok(Look { run: *run, namespace: flow.namespace.clone(), members, lane: None })
+                Ok(FlowFacts { run: *run, namespace: flow.namespace.clone(), members, lane: None })
             }
-            Self::Resume(flow_id) => look_at(backend, *flow_id).await,
+            Self::Resume(flow_id) => facts_of(backend, *flow_id).await,
         }
     }
 
-    /// Names the flow that is to be submitted, or reads how far the one that is resumed has come.
-    pub(super) async fn begin(self, backend: &dyn EngineBackend, look: Look) -> Result<Job, CliError> {
+    /// Prepares the new flow, or reads the progress of the resumed one.
+    pub(super) async fn begin(self, backend: &dyn EngineBackend, facts: FlowFacts) -> Result<Job, CliError> {
         match self {
             Self::New { plan, run, flow } => {
                 let lane = plan.run_lane(run)?;
@@ -129,7 +129,7 @@ impl Prepared {
                     lane,
                     simulated: plan.simulated,
                     longest_grace: works.map(|work| work.grace()).max().unwrap_or_default(),
-                    accept: what_was_submitted(&named, &flow),
+                    accept: submitted_work_of(&named, &flow),
                     tracker: Tracker::new(&named, topology, &limits),
                     submission: Some(flow),
                 })
@@ -137,17 +137,17 @@ impl Prepared {
             Self::Resume(flow_id) => {
                 let flow = backend.describe_flow(flow_id).await?;
                 if flow.cancel_requested {
-                    backend.cancel_flow(flow_id, "its cancellation was asked for before").await?;
+                    backend.cancel_flow(flow_id, "its cancellation was requested before").await?;
                 }
-                let lane = look.lane.unwrap_or_else(LaneId::default_lane);
+                let lane = facts.lane.unwrap_or_else(LaneId::default_lane);
                 Ok(Job {
-                    run: look.run,
+                    run: facts.run,
                     flow_id,
-                    namespace: look.namespace,
+                    namespace: facts.namespace,
                     name: flow.name.clone(),
                     lane,
                     simulated: false,
-                    // Their commands say it only when they are claimed.
+                    // The commands, which have it, are known only once they are claimed.
                     longest_grace: stop::GRACE,
                     accept: members_of(&flow),
                     tracker: Tracker::resumed(&flow),
@@ -158,7 +158,7 @@ impl Prepared {
     }
 }
 
-/// The flow as it will be known: its ids follow from its key.
+/// The flow with its ids, which are derived from its key.
 fn named(flow: &FlowSubmission, run: Uuid, partitions: PartitionCount) -> SubmittedFlow {
     let flow_id = FlowId::from_idempotency_key(&flow.namespace, &run_key(run));
     let id = |name: &str| ExecutionId::member(flow_id, name, partitions);
@@ -166,8 +166,8 @@ fn named(flow: &FlowSubmission, run: Uuid, partitions: PartitionCount) -> Submit
     SubmittedFlow::new(flow_id, members.collect(), false)
 }
 
-/// The members that were submitted here, each with the work that was submitted for it.
-fn what_was_submitted(submitted: &SubmittedFlow, flow: &FlowSubmission) -> Accept {
+/// Accepts the members of a new flow, with exactly the work that was submitted for each.
+fn submitted_work_of(submitted: &SubmittedFlow, flow: &FlowSubmission) -> Accept {
     let payloads: HashMap<&str, &Bytes> =
         flow.executions.iter().map(|execution| (execution.name.as_str(), &execution.payload)).collect();
     let known: HashMap<ExecutionId, Bytes> = submitted
@@ -192,7 +192,7 @@ async fn submit(backend: &dyn EngineBackend, flow: &FlowSubmission) -> Result<Su
     for pause in 1..SUBMIT_TRIES {
         match backend.submit_flow(flow).await {
             Err(error) if error.is_retryable() => {
-                tracing::warn!(%error, "the submission is sent again");
+                tracing::warn!(%error, "the submission failed and is sent again");
                 tokio::time::sleep(Duration::from_millis(200) * pause).await;
             }
             answered => return answered,
@@ -201,12 +201,12 @@ async fn submit(backend: &dyn EngineBackend, flow: &FlowSubmission) -> Result<Su
     backend.submit_flow(flow).await
 }
 
-/// Finds the run that a flow belongs to, and the lane on which its executions wait.
-async fn look_at(backend: &dyn EngineBackend, flow_id: FlowId) -> Result<Look, CliError> {
+/// Finds the run of a flow and the lane of its executions.
+async fn facts_of(backend: &dyn EngineBackend, flow_id: FlowId) -> Result<FlowFacts, CliError> {
     let refuse = |why: &str| CliError::failed(format!("flow {flow_id}"), why);
     let flow = backend.describe_flow(flow_id).await?;
     if flow.state != FlowState::Running {
-        let why = format!("it has ended already: {}; there is nothing to go on with", flow.state);
+        let why = format!("it has ended already: {}; there is nothing to resume", flow.state);
         return Err(refuse(&why).with_code(ended_code(flow.state)));
     }
     let open = flow.members.iter().filter(|member| member.state.outcome().is_none());
@@ -224,14 +224,14 @@ async fn look_at(backend: &dyn EngineBackend, flow_id: FlowId) -> Result<Look, C
     match (found.next(), found.next()) {
         (Some((lane, Some(run))), None) => {
             let members = flow.members.iter().map(|member| member.execution_id).collect();
-            Ok(Look { run, namespace: flow.namespace, members, lane: Some(lane) })
+            Ok(FlowFacts { run, namespace: flow.namespace, members, lane: Some(lane) })
         }
-        (None, _) => Err(refuse("it is just ending; look again with `ff describe`")),
+        (None, _) => Err(refuse("it is just ending; check again with `ff describe`")),
         _ => Err(refuse("it was not submitted by `ff run`; the workers of its lanes run it")),
     }
 }
 
-/// The exit code of a run of which nothing is left to do.
+/// The exit code of a run whose flow has already ended.
 fn ended_code(state: FlowState) -> u8 {
     use crate::failure::code;
     match state {
@@ -262,7 +262,7 @@ mod tests {
         let flow = FlowSubmission::new(Namespace::default_namespace())
             .execution(ExecutionSpec::new("a").payload(Bytes::from_static(b"work")));
         let id = ExecutionId::member(flow_id, "a", PartitionCount::DEFAULT);
-        let accept = what_was_submitted(
+        let accept = submitted_work_of(
             &SubmittedFlow::new(flow_id, vec![SubmittedMember::new("a".to_owned(), id)], false),
             &flow,
         );

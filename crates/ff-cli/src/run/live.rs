@@ -1,4 +1,5 @@
-//! A run on a terminal: a line per execution, or where they do not fit one per running execution, and a bar.
+//! Shows a run on a terminal: a line per execution, or per running execution if they do not all fit, and a progress
+//! bar.
 
 use std::time::Duration;
 
@@ -12,11 +13,11 @@ use super::{
 };
 use crate::{log, text, watch::coloured};
 
-/// Lines kept free: the bar, the prompt that was there before, and one to breathe.
+/// Lines kept free: the bar, the prompt above, and an empty one.
 const RESERVED_ROWS: usize = 4;
-/// Longer names are cut in the lines.
+/// Longer names are cut.
 const NAME_WIDTH: usize = 40;
-/// The bar is no wider.
+/// The maximum width of the bar.
 const BAR_WIDTH: usize = 40;
 const SPINNER: [&str; 10] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
 
@@ -31,7 +32,7 @@ impl Widths {
     fn of(columns: usize, longest_name: usize, members: usize) -> Self {
         // Two spaces and the longest word for a state.
         let beside_name = 2 + 9;
-        // How many of how many, two spaces, and the longest time.
+        // The count, two spaces, and the longest time.
         let beside_bar = 1 + 2 * members.to_string().len() + 1 + 2 + 6;
         Self {
             name: longest_name.min(NAME_WIDTH).min(columns.saturating_sub(beside_name).max(1)),
@@ -66,7 +67,7 @@ impl Live {
         Self { screen, lines: Vec::new(), bar, longest_name, name_width: 0, size: (0, 0) }
     }
 
-    /// Follows the size of the terminal, rows and columns.
+    /// Adapts to the size of the terminal, rows and columns.
     fn fit(&mut self, size: (u16, u16), members: usize) {
         if self.size == size {
             return;
@@ -95,9 +96,9 @@ impl Live {
         self.bar.length() == Some(self.lines.len() as u64)
     }
 
-    /// A line above what moves.
+    /// Prints a line above the live display.
     pub(super) fn say(&self, line: &str) {
-        // The terminal may have gone away; the run goes on.
+        // The terminal may be closed; the run continues.
         let _ = self.screen.println(line);
     }
 
@@ -138,7 +139,7 @@ impl Live {
             }
             self.bar.finish_and_clear();
         } else {
-            // The lines show what runs, and nothing runs any more.
+            // The lines show running executions, and none is left.
             let _ = self.screen.clear();
         }
     }

@@ -1,4 +1,4 @@
-//! `ff run`: submits a flow, works it off in this process, shows it, and checks that each completion arrived exactly
+//! `ff run`: submits a flow, executes it in this process, shows it, and checks that each completion arrived exactly
 //! once and in order.
 
 mod critical_path;
@@ -20,48 +20,48 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::view::ShowOutput;
 use self::{
-    handler::{Handler, Settings},
+    handler::{CommandDefaults, Handler},
     outputs::Outputs,
-    session::{Follow, Session},
-    summary::{Facts, Summary},
+    session::{Session, SessionInputs},
+    summary::{RunFacts, Summary},
     view::View,
 };
 use crate::{
     cli::RunArgs,
     connect::ConnectArgs,
-    crew::Crew,
     failure::{CliError, code},
+    local_runtime::LocalRuntime,
     metrics, open_files, out, secrets,
     signals::Interrupts,
     text,
     work::adopt_orphans,
 };
 
-/// How many sleeps run at once unless something else is asked for.
+/// How many sleeps run at once by default.
 const SIMULATED_WORKERS: usize = 64;
-/// Messages of attempts and lines of output that wait to be shown.
+/// The most messages of attempts and lines of output that wait to be shown.
 const LINES_WAITING: usize = 256;
 
 pub(crate) async fn run(args: RunArgs, connect: &ConnectArgs) -> Result<ExitCode, CliError> {
     metrics::serve(args.metrics)?;
     prepare_process();
-    let prepared = job::prepare(&args)?;
+    let request = job::request_of(&args)?;
     let outputs = args.keep_outputs.as_deref().map(Outputs::prepare).transpose()?;
     let mut interrupts = Interrupts::listen()?;
     let opening = async {
-        let backend = prepared.open(connect).await?;
-        let look = prepared.look(&*backend).await?;
-        // By id, because a member whose record is gone ends without its tags.
-        let options = SubscribeOptions::new().only(look.members.iter().copied());
+        let backend = request.open(connect).await?;
+        let facts = request.facts(&*backend).await?;
+        // By id, because a member whose record was lost ends without its tags.
+        let options = SubscribeOptions::new().only(facts.members.iter().copied());
         let completions = completions_of(backend.subscribe(&options).await?);
-        let crew = Crew::start(&backend).await?;
-        Ok((backend, look, completions, crew))
+        let runtime = LocalRuntime::start(&backend).await?;
+        Ok((backend, facts, completions, runtime))
     };
-    let (backend, look, completions, mut crew) = interrupts.or(opening).await?;
-    let job = match prepared.begin(&*backend, look).await {
+    let (backend, facts, completions, mut runtime) = interrupts.or(opening).await?;
+    let job = match request.begin(&*backend, facts).await {
         Ok(job) => job,
         Err(error) => {
-            crew.stop().await;
+            runtime.stop().await;
             return Err(error);
         }
     };
@@ -70,33 +70,33 @@ pub(crate) async fn run(args: RunArgs, connect: &ConnectArgs) -> Result<ExitCode
     view.announce(&job, outlives);
     let hinted = |error: CliError| if outlives { error.with_hint(&resume_hint(job.flow_id)) } else { error };
     if let Err(error) = job.submit(&*backend).await {
-        crew.stop().await;
+        runtime.stop().await;
         return Err(error);
     }
 
     let (events_in, events) = mpsc::unbounded_channel();
     let (lines_in, lines) = mpsc::channel(LINES_WAITING);
     let stop = CancellationToken::new();
-    let settings = Settings { grace: args.grace, stop_signal: args.stop_signal };
-    let grace = settings.longest_grace(job.longest_grace);
+    let defaults = CommandDefaults { grace: args.grace, stop_signal: args.stop_signal };
+    let grace = defaults.longest_grace(job.longest_grace);
     let handler = Handler {
         events: events_in,
         printed: view.wants_lines().then_some(lines_in),
         outputs,
-        settings,
+        defaults,
         stop: stop.clone(),
     };
     let workers = args.workers.map_or_else(|| default_workers(job.simulated), usize::from);
-    let worker = Crew::worker(job.lane, workers, grace).accept(job.accept);
-    crew.work(worker.handler(move |context| handler.clone().perform(context)), grace)?;
+    let worker = LocalRuntime::worker(job.lane, workers, grace).accept(job.accept);
+    runtime.work(worker.handler(move |context| handler.clone().perform(context)), grace)?;
     let mut session = Session::new(Arc::clone(&backend), job.flow_id, job.tracker, view, stop);
-    let ended = session.follow(Follow { completions, events, lines, interrupts, crew }).await;
+    let ended = session.follow(SessionInputs { completions, events, lines, interrupts, runtime }).await;
     let wall = session.end();
     let state = ended.map_err(hinted)?;
 
     let summary = Summary::of(
         &session.tracker,
-        Facts { run: job.run, flow_id: job.flow_id, name: job.name, namespace: job.namespace, state, wall },
+        RunFacts { run: job.run, flow_id: job.flow_id, name: job.name, namespace: job.namespace, state, wall },
     );
     if args.json {
         let _: out::Reader = out::json(&summary);
@@ -106,7 +106,7 @@ pub(crate) async fn run(args: RunArgs, connect: &ConnectArgs) -> Result<ExitCode
     if !summary.audit_passed {
         return Err(CliError::failed(
             format!("flow {}", summary.flow_id),
-            "its completions did not each arrive exactly once and after those of what they need; see the summary",
+            "its completions did not all arrive exactly once and after those of their needs; see the summary",
         ));
     }
     Ok(exit_code(state))
@@ -120,9 +120,9 @@ fn completions_of(subscription: Subscription) -> CompletionStream {
     }))
 }
 
-/// How a flow that was left can be finished.
+/// How to finish a flow that this run leaves.
 fn resume_hint(flow_id: ff_core::FlowId) -> String {
-    format!("`ff run --resume {flow_id}` goes on with it")
+    format!("`ff run --resume {flow_id}` resumes it")
 }
 
 fn exit_code(state: FlowState) -> ExitCode {
@@ -133,11 +133,11 @@ fn exit_code(state: FlowState) -> ExitCode {
     })
 }
 
-/// What commands are not to learn from this process, and what it needs to run many of them.
+/// Protects this process from its commands, and prepares it to run many of them.
 fn prepare_process() {
     for prepared in [secrets::protect_process(), adopt_orphans()] {
         if let Err(error) = prepared {
-            tracing::warn!(%error, "the system does not let ff keep its commands apart");
+            tracing::warn!(%error, "the system does not let ff isolate its commands");
         }
     }
     open_files::raise();
@@ -147,11 +147,11 @@ fn default_workers(simulated: bool) -> usize {
     if simulated { SIMULATED_WORKERS } else { available_parallelism().map_or(4, usize::from) }
 }
 
-/// `3 executions`, with how many of them have ended before.
+/// `3 executions`, and how many of them have already ended.
 fn counted(tracker: &tracker::Tracker) -> String {
     let all = text::count(tracker.members.len(), "execution");
     match tracker.arrived() {
         0 => all,
-        before => format!("{all}, {before} of them ended before"),
+        before => format!("{all}, {before} of them already ended"),
     }
 }

@@ -1,4 +1,4 @@
-//! The files that keep what attempts print.
+//! The files with the output of attempts.
 
 use std::{
     fs,
@@ -19,14 +19,14 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    /// Makes the directory if it is not there.
+    /// Creates the directory if it does not exist.
     pub(super) fn prepare(directory: &Path) -> Result<Self, CliError> {
         fs::create_dir_all(directory)
             .map_err(|error| CliError::usage(format!("--keep-outputs {}", directory.display()), error))?;
         Ok(Self { directory: directory.to_owned() })
     }
 
-    /// `<name>.<attempt>.log`; a name that cannot be a file's is changed and made unique by the execution's uuid.
+    /// `<name>.<attempt>.log`. A name that is not a valid file name is changed and made unique by the execution's uuid.
     pub(super) fn file(&self, name: &str, id: ExecutionId, attempt: u32) -> PathBuf {
         let allowed = |c: char| c.is_alphanumeric() || "-_.+=@".contains(c);
         let mut file: String = name.chars().take(NAME_CHARS).map(|c| if allowed(c) { c } else { '_' }).collect();

@@ -1,4 +1,4 @@
-//! The loop of a run: completions, attempts, Ctrl-C and time, until every execution's completion has arrived.
+//! The loop of a run: handles completions, attempts, signals and timers until every execution's completion has arrived.
 
 use std::{
     sync::Arc,
@@ -19,42 +19,42 @@ use super::{
     view::View,
 };
 use crate::{
-    crew::Crew,
     failure::{CliError, code},
+    local_runtime::LocalRuntime,
     signals::{Interrupts, Request},
     work::Lines,
 };
 
-/// How often the view moves.
+/// How often the view is redrawn.
 const FRAME: Duration = Duration::from_millis(100);
-/// How long a completion that comes once too often may take to show up at the end.
+/// How long to wait at the end for repeated completions.
 const SETTLE: Duration = Duration::from_millis(100);
-/// After this time without a completion the server is asked whether the flow is over.
+/// After this time without a completion, the flow's state is read from the server.
 const SILENCE: Duration = Duration::from_secs(5);
 /// How long a cancelled flow may take to end.
-const CANCEL_PATIENCE: Duration = Duration::from_secs(15);
+const CANCEL_LIMIT: Duration = Duration::from_secs(15);
 
 /// How many failed executions are described at the end.
 const FAILURES_SHOWN: usize = 50;
 
-/// What a session follows, and who works for it.
-pub(super) struct Follow {
+/// The inputs of a session, and the runtime that executes its flow.
+pub(super) struct SessionInputs {
     pub(super) completions: CompletionStream,
     pub(super) events: UnboundedReceiver<Event>,
     pub(super) lines: Receiver<Lines>,
     pub(super) interrupts: Interrupts,
-    pub(super) crew: Crew,
+    pub(super) runtime: LocalRuntime,
 }
 
-/// Why a session ends before the flow does.
-enum Left {
-    /// What is under way is given back first.
+/// Why a session ends before its flow.
+enum EarlyEnd {
+    /// After the running executions are given back.
     InOrder(CliError),
-    /// Nothing is waited for.
+    /// Immediately.
     AtOnce(CliError),
 }
 
-impl From<EngineError> for Left {
+impl From<EngineError> for EarlyEnd {
     fn from(error: EngineError) -> Self {
         Self::InOrder(error.into())
     }
@@ -68,10 +68,10 @@ pub(super) struct Session {
     stop: CancellationToken,
     started: Instant,
     last_arrival: Instant,
-    /// When the server was last asked whether the flow is over.
-    looked: Instant,
+    /// When the flow's state was last read.
+    checked: Instant,
     cancelled_at: Option<Instant>,
-    /// Whether the last look found the flow over while completions were missing.
+    /// Whether the flow had ended at the last check although completions were missing.
     seemed_over: bool,
 }
 
@@ -92,34 +92,34 @@ impl Session {
             stop,
             started: now,
             last_arrival: now,
-            looked: now,
+            checked: now,
             cancelled_at: None,
             seemed_over: false,
         }
     }
 
-    /// Follows the run to its end and stops the crew; the answer is the flow's state at the end.
-    pub(super) async fn follow(&mut self, mut run: Follow) -> Result<FlowState, CliError> {
+    /// Follows the run to its end and stops the runtime. Returns the final state of the flow.
+    pub(super) async fn follow(&mut self, mut run: SessionInputs) -> Result<FlowState, CliError> {
         let followed = self.until_all_arrived(&mut run).await;
-        // What has ended may still be on its way from the worker to here.
+        // Messages of attempts that have ended may still be queued.
         while let Ok(lines) = run.lines.try_recv() {
             self.printed(&lines);
         }
         while let Ok(event) = run.events.try_recv() {
             self.event(event);
         }
-        // Processes that still print are not waited for.
+        // Do not wait for processes that still print.
         drop(run.lines);
         let left = match followed {
             Ok(()) => None,
-            Err(Left::AtOnce(error)) => return Err(error),
-            Err(Left::InOrder(error)) => Some(error),
+            Err(EarlyEnd::AtOnce(error)) => return Err(error),
+            Err(EarlyEnd::InOrder(error)) => Some(error),
         };
         if left.is_none() {
             self.stop.cancel();
         }
         tokio::select! {
-            () = run.crew.stop() => {}
+            () = run.runtime.stop() => {}
             _ = run.interrupts.next() => return Err(left.unwrap_or_else(|| self.interrupted_again())),
         }
         if let Some(error) = left {
@@ -131,12 +131,12 @@ impl Session {
             }
         };
         let _ = timeout(SETTLE, settled).await;
-        self.look_at_failures().await;
+        self.read_failures().await;
         Ok(self.backend.describe_flow(self.flow_id).await?.state)
     }
 
-    /// Asks what the first failures failed with: where the server ended an attempt, the worker never learned why.
-    async fn look_at_failures(&mut self) {
+    /// Reads the errors of the first failed executions: if the server ended an attempt, the worker does not know why.
+    async fn read_failures(&mut self) {
         let failed: Vec<ExecutionId> = self.tracker.failed().take(FAILURES_SHOWN).collect();
         for id in failed {
             match self.backend.describe_execution(id).await {
@@ -146,24 +146,24 @@ impl Session {
                         self.tracker.recorded_error(id, reason, last_error, attempts);
                     }
                 }
-                // The summary says less then.
+                // The summary then has less detail.
                 Err(error) => tracing::warn!(%error, "a failed execution cannot be described"),
             }
         }
     }
 
-    async fn until_all_arrived(&mut self, run: &mut Follow) -> Result<(), Left> {
+    async fn until_all_arrived(&mut self, run: &mut SessionInputs) -> Result<(), EarlyEnd> {
         let mut frame = tokio::time::interval(FRAME);
         frame.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         while !self.tracker.all_arrived() {
             tokio::select! {
-                // Output first, then attempts: a completion can only follow them.
+                // Output first, then attempts, since a completion follows both.
                 biased;
                 request = run.interrupts.next() => self.interrupted(request, run).await?,
                 Some(lines) = run.lines.recv() => self.printed(&lines),
                 Some(event) = run.events.recv() => self.event(event),
                 Some(completion) = run.completions.next() => self.completion(&completion),
-                error = run.crew.worker_ended() => return Err(Left::InOrder(error)),
+                error = run.runtime.worker_ended() => return Err(EarlyEnd::InOrder(error)),
                 _ = frame.tick() => {
                     self.view.tick(&self.tracker, self.started.elapsed());
                     if self.gave_up().await? {
@@ -204,30 +204,30 @@ impl Session {
             Arrival::First(index) => self.view.arrived(&self.tracker.members[index], completion, now),
             Arrival::Known => {}
             Arrival::Repeated(_) | Arrival::Stranger => {
-                tracing::warn!(execution_id = %completion.execution_id, "a completion arrived that should not have");
+                tracing::warn!(execution_id = %completion.execution_id, "an unexpected completion arrived");
             }
         }
     }
 
-    /// The first Ctrl-C cancels the flow and waits for its end, the second does not wait. Where the terminal has gone,
-    /// the flow stays as it is.
-    async fn interrupted(&mut self, request: Request, run: &mut Follow) -> Result<(), Left> {
+    /// The first Ctrl-C cancels the flow and waits for its end, the second one does not wait. If the terminal was
+    /// closed, the flow is left as it is.
+    async fn interrupted(&mut self, request: Request, run: &mut SessionInputs) -> Result<(), EarlyEnd> {
         if request == Request::HangUp {
             let error = CliError::failed(
                 format!("flow {}", self.flow_id),
                 "the terminal was closed; the flow was left unfinished",
             );
-            return Err(Left::InOrder(error.with_code(code::HUNG_UP)));
+            return Err(EarlyEnd::InOrder(error.with_code(code::HUNG_UP)));
         }
         if self.cancelled_at.is_some() {
-            return Err(Left::AtOnce(self.interrupted_again()));
+            return Err(EarlyEnd::AtOnce(self.interrupted_again()));
         }
         self.cancelled_at = Some(Instant::now());
         self.view.say("cancelling; Ctrl-C again to leave at once");
-        // First the flow, so that the attempts that are stopped next are not taken for failures to retry.
+        // The flow is cancelled first, so that the attempts stopped next are not retried as failures.
         let asked = tokio::select! {
-            asked = timeout(CANCEL_PATIENCE, self.cancel_flow()) => asked,
-            _ = run.interrupts.next() => return Err(Left::AtOnce(self.interrupted_again())),
+            asked = timeout(CANCEL_LIMIT, self.cancel_flow()) => asked,
+            _ = run.interrupts.next() => return Err(EarlyEnd::AtOnce(self.interrupted_again())),
         };
         match asked {
             Ok(Ok(())) => {
@@ -236,9 +236,9 @@ impl Session {
             }
             Ok(Err(error)) => {
                 let error = CliError::from(error).about("the flow could not be cancelled").with_code(code::CANCELLED);
-                Err(Left::InOrder(error))
+                Err(EarlyEnd::InOrder(error))
             }
-            Err(_) => Err(Left::InOrder(self.not_confirmed())),
+            Err(_) => Err(EarlyEnd::InOrder(self.not_confirmed())),
         }
     }
 
@@ -258,34 +258,34 @@ impl Session {
     }
 
     fn not_confirmed(&self) -> CliError {
-        let why = format!("its cancellation was not confirmed within {CANCEL_PATIENCE:?}; see `ff describe`");
+        let why = format!("its cancellation was not confirmed within {CANCEL_LIMIT:?}; see `ff describe`");
         CliError::cancelled(format!("flow {}", self.flow_id), why)
     }
 
-    /// Whether waiting on is of no use: the flow is over and its completions have not come.
-    async fn gave_up(&mut self) -> Result<bool, Left> {
-        if self.cancelled_at.is_some_and(|at| at.elapsed() > CANCEL_PATIENCE) {
-            return Err(Left::InOrder(self.not_confirmed()));
+    /// Whether waiting longer is useless: the flow has ended and its completions have not arrived.
+    async fn gave_up(&mut self) -> Result<bool, EarlyEnd> {
+        if self.cancelled_at.is_some_and(|at| at.elapsed() > CANCEL_LIMIT) {
+            return Err(EarlyEnd::InOrder(self.not_confirmed()));
         }
         if self.last_arrival.elapsed() < SILENCE {
             self.seemed_over = false;
             return Ok(false);
         }
-        if self.looked.elapsed() < SILENCE {
+        if self.checked.elapsed() < SILENCE {
             return Ok(false);
         }
-        self.looked = Instant::now();
+        self.checked = Instant::now();
         let looked = timeout(SILENCE, self.backend.describe_flow(self.flow_id)).await;
         let over = match looked {
             Ok(Ok(flow)) => flow.state != FlowState::Running,
             Ok(Err(error)) if !error.is_retryable() => return Err(error.into()),
             Ok(Err(_)) | Err(_) => false,
         };
-        // Only the second time: the last completions may be on their way.
+        // Only at the second check: the last completions may be in flight.
         Ok(std::mem::replace(&mut self.seemed_over, over) && over)
     }
 
-    /// Ends the view; the answer is how long the run took.
+    /// Ends the view. Returns how long the run took.
     pub(super) fn end(&self) -> Duration {
         let complete = self.tracker.all_arrived();
         let wall = if complete { self.last_arrival.duration_since(self.started) } else { self.started.elapsed() };

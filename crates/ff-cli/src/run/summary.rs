@@ -1,4 +1,4 @@
-//! What a run ends with: counts, times, the critical path, and whether the completions kept their promise.
+//! The summary of a run: counts, times, the critical path, and the audit of its completions.
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
@@ -12,10 +12,10 @@ use super::{
 };
 use crate::text;
 
-/// At most so many names in one line for people; JSON has them all.
+/// The most names in one line for people; JSON has them all.
 const NAMES_SHOWN: usize = 8;
 
-/// The end of a run; serialised it is the last object of `--json`.
+/// The summary of a run; serialised, it is the last object of `--json`.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Summary {
     pub(crate) event: &'static str,
@@ -35,8 +35,8 @@ pub(crate) struct Summary {
     pub(crate) audit: Audit,
 }
 
-/// What the summary is made of beside the tracker.
-pub(crate) struct Facts {
+/// The facts for the summary that the tracker does not have.
+pub(crate) struct RunFacts {
     pub(crate) run: Uuid,
     pub(crate) flow_id: FlowId,
     pub(crate) name: Option<String>,
@@ -50,7 +50,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl Summary {
-    pub(crate) fn of(tracker: &Tracker, facts: Facts) -> Self {
+    pub(crate) fn of(tracker: &Tracker, facts: RunFacts) -> Self {
         let took: Vec<_> = tracker.members.iter().map(|member| member.took(facts.wall)).collect();
         let path = critical_path(&tracker.topology, &took);
         let mut outcomes = BTreeMap::new();
@@ -78,7 +78,7 @@ impl Summary {
         }
     }
 
-    /// Several lines for people; `members` for the reasons of those that did not succeed.
+    /// Several lines for people. `members` has the reasons of those that did not succeed.
     pub(crate) fn to_text(&self, members: &[Member]) -> String {
         let mut text = String::new();
         let outcomes: Vec<_> = self.outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
@@ -114,7 +114,7 @@ impl Summary {
     fn audit_text(&self) -> String {
         if self.audit_passed {
             return format!(
-                "completions: {} of {} seen exactly once, none before what it needs",
+                "completions: {} of {} seen exactly once, none before its needs",
                 self.executions, self.executions
             );
         }
@@ -122,7 +122,7 @@ impl Summary {
         for (what, names) in [
             ("missing", &self.audit.missing),
             ("seen more than once", &self.audit.repeated),
-            ("seen before what they need", &self.audit.before_needs),
+            ("seen before their needs", &self.audit.before_needs),
         ] {
             if !names.is_empty() {
                 parts.push(format!("{} {what} ({})", names.len(), shortened(names, ", ")));
@@ -131,7 +131,7 @@ impl Summary {
         if self.audit.strangers > 0 {
             parts.push(format!("{} of other flows", self.audit.strangers));
         }
-        format!("completions: PROMISE BROKEN: {}", parts.join("; "))
+        format!("completions: GUARANTEE VIOLATED: {}", parts.join("; "))
     }
 }
 

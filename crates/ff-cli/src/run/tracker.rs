@@ -1,5 +1,5 @@
-//! What is known of a run: each execution's state and times, and whether the completions keep their promise. Pure:
-//! times are given, nothing is printed.
+//! Tracks a run: each execution's state and times, and whether each completion arrived once and in order. Pure: times
+//! are arguments, and nothing is printed.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -7,45 +7,45 @@ use ff_core::{CompletionPayload, ExecutionId, FlowSnapshot, FlowTopology, Outcom
 
 use crate::{cause, failure::one_line, work::Exit};
 
-/// The reason of a member whose record was deleted: it ends without waiting for what it needs.
+/// The reason of a member whose record was lost: it ends without waiting for its needs.
 const RECORD_LOST: &str = "record_lost";
 
-/// How an attempt ended here.
+/// How an attempt in this process ended.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct AttemptEnd {
     /// Why it failed, if it did.
     pub(crate) failure: Option<String>,
     pub(crate) exit: Option<Exit>,
-    /// What it printed last, safe for a terminal.
+    /// The last lines that it printed, safe for a terminal.
     pub(crate) last_lines: Vec<String>,
 }
 
-/// One execution as the run has seen it. Times count from the start of the run.
+/// One execution of the run. Times count from the start of the run.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
-    /// As it may be printed.
+    /// The name, safe to print.
     pub(crate) name: String,
     pub(crate) state: MemberState,
-    /// Attempts that began here.
+    /// The number of attempts that started in this process.
     pub(crate) attempts: u32,
-    /// When its first attempt began.
+    /// When its first attempt started.
     pub(crate) started: Option<Duration>,
     /// When its last attempt ended.
     pub(crate) stopped: Option<Duration>,
     pub(crate) reason: Option<String>,
-    /// The last attempt that ended here.
+    /// The end of its last attempt in this process.
     pub(crate) last: Option<AttemptEnd>,
     /// How often its completion has arrived.
     pub(crate) completions: u32,
-    /// How many failed attempts end it; 0 where that is not known.
+    /// How many failed attempts end it; 0 if unknown.
     max_attempts: u32,
-    /// Its end was known before its completion could arrive.
+    /// Whether it had ended before the run was resumed.
     known_before: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MemberState {
-    /// Waits for what it needs, for a worker, or for its next attempt.
+    /// Waits for its needs, for a worker, or for its next attempt.
     Waiting,
     /// An attempt runs.
     Running,
@@ -79,12 +79,12 @@ impl Member {
         }
     }
 
-    /// Why it did not succeed, from what its last attempt said and the reason of its end.
+    /// Why it did not succeed, from the error of its last attempt and the reason of its end.
     fn explain(&self, said: Option<&str>, end: Option<&str>, attempts: u32) -> Option<String> {
         Some(cause::in_words(end?, said, self.max_attempts, attempts))
     }
 
-    /// From the first attempt's begin to the last one's end, or to `now` while it is not over.
+    /// The time from the start of the first attempt to the end of the last one, or to `now` while it runs.
     pub(crate) fn took(&self, now: Duration) -> Duration {
         match (self.started, self.stopped) {
             (Some(started), Some(stopped)) => stopped.saturating_sub(started),
@@ -94,27 +94,27 @@ impl Member {
     }
 }
 
-/// What an arriving completion is to this run.
+/// The kind of an arriving completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arrival {
     /// The first of this member.
     First(usize),
-    /// One of this member that had arrived before: it should not have come.
+    /// A repeated one of this member, which is an error.
     Repeated(usize),
-    /// One whose end was known already when the run went on.
+    /// One of a member that had ended before the run was resumed.
     Known,
-    /// One that the run's filter should have kept away.
+    /// One that the run's filter should have rejected.
     Stranger,
 }
 
-/// Where the completions break what is promised. All empty when they keep it.
+/// The violations of the guarantees. All empty if there is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub(crate) struct Audit {
     /// Names whose completion has not arrived.
     pub(crate) missing: Vec<String>,
     /// Names whose completion has arrived more than once.
     pub(crate) repeated: Vec<String>,
-    /// Names whose completion arrived before that of something that had to end first.
+    /// Names whose completion arrived before that of one of their needs.
     pub(crate) before_needs: Vec<String>,
     /// Completions that belong to other flows.
     pub(crate) strangers: u32,
@@ -138,7 +138,7 @@ pub(crate) struct Tracker {
 }
 
 impl Tracker {
-    /// Of a flow that was just submitted; `max_attempts` of each member.
+    /// The tracker of a new flow, with the `max_attempts` of each member.
     pub(crate) fn new(flow: &SubmittedFlow, topology: FlowTopology, max_attempts: &[u32]) -> Self {
         let mut members: Vec<_> = flow.executions.iter().map(|member| Member::new(&member.name)).collect();
         for (member, max_attempts) in members.iter_mut().zip(max_attempts) {
@@ -147,7 +147,7 @@ impl Tracker {
         Self::of(members, flow.ids(), topology)
     }
 
-    /// Of a flow that another run has left. Who needs whom is not known then.
+    /// The tracker of a resumed flow. Its dependencies are not known.
     pub(crate) fn resumed(flow: &FlowSnapshot) -> Self {
         let member = |snapshot: &ff_core::MemberSnapshot| {
             let mut member = Member::new(&snapshot.name);
@@ -156,8 +156,8 @@ impl Tracker {
             }
             member
         };
-        let nobody = || vec![Vec::new(); flow.members.len()];
-        let topology = FlowTopology { needs: nobody(), dependents: nobody() };
+        let none = || vec![Vec::new(); flow.members.len()];
+        let topology = FlowTopology { needs: none(), dependents: none() };
         let ids = flow.members.iter().map(|member| member.execution_id);
         Self::of(flow.members.iter().map(member).collect(), ids, topology)
     }
@@ -168,7 +168,7 @@ impl Tracker {
         Self { members, topology, index, arrived, before_needs: Vec::new(), strangers: 0 }
     }
 
-    /// How many executions have ended, as far as completions have arrived.
+    /// How many executions have ended, by their completions.
     pub(crate) const fn arrived(&self) -> usize {
         self.arrived
     }
@@ -177,7 +177,7 @@ impl Tracker {
         self.arrived == self.members.len()
     }
 
-    /// An attempt began; the answer is whose.
+    /// Records the start of an attempt. Returns the index of its member.
     pub(crate) fn attempt_began(&mut self, id: ExecutionId, now: Duration) -> Option<usize> {
         let index = *self.index.get(&id)?;
         let member = &mut self.members[index];
@@ -190,12 +190,12 @@ impl Tracker {
         Some(index)
     }
 
-    /// Whose execution it is.
+    /// The member with this id.
     pub(crate) fn member(&self, id: ExecutionId) -> Option<&Member> {
         self.index.get(&id).map(|index| &self.members[*index])
     }
 
-    /// An attempt ended; the answer is whose.
+    /// Records the end of an attempt. Returns the index of its member.
     pub(crate) fn attempt_ended(&mut self, id: ExecutionId, end: AttemptEnd, now: Duration) -> Option<usize> {
         let index = *self.index.get(&id)?;
         let member = &mut self.members[index];
@@ -207,7 +207,7 @@ impl Tracker {
         Some(index)
     }
 
-    /// A completion has arrived.
+    /// Records a completion.
     pub(crate) fn completion(&mut self, completion: &CompletionPayload, now: Duration) -> Arrival {
         let Some(index) = self.index.get(&completion.execution_id).copied() else {
             self.strangers += 1;
@@ -240,7 +240,7 @@ impl Tracker {
         Arrival::First(index)
     }
 
-    /// Whether everything that had to end before has arrived. What was cancelled or expired need not have waited.
+    /// Whether the completions of all needs have arrived. A cancelled or expired execution need not wait for them.
     fn needs_have_arrived(&self, index: usize, outcome: Outcome) -> bool {
         let mut needs = self.topology.needs[index].iter().map(|need| self.members[*need].state);
         match outcome {
@@ -252,7 +252,7 @@ impl Tracker {
         }
     }
 
-    /// Which of what it needs did not succeed, in words.
+    /// The first need that did not succeed.
     fn failed_needs(&self, index: usize) -> Option<String> {
         let needs = self.topology.needs[index].iter().map(|need| &self.members[*need]);
         let failed = needs.filter_map(|member| match member.state {
@@ -263,13 +263,13 @@ impl Tracker {
         failed.reduce(|first, _| first)
     }
 
-    /// Members that ended as failed, for a closer look.
+    /// The members that ended as failed.
     pub(crate) fn failed(&self) -> impl Iterator<Item = ExecutionId> {
         let failed = |index: &usize| self.members[*index].state == MemberState::Ended(Outcome::Failed);
         self.index.iter().filter(move |(_, index)| failed(index)).map(|(id, _)| *id)
     }
 
-    /// What the last attempt of a member failed with, as it is recorded.
+    /// Adds the recorded error of a member's last attempt.
     pub(crate) fn recorded_error(&mut self, id: ExecutionId, reason: Option<&str>, last_error: &str, attempts: u32) {
         let Some(index) = self.index.get(&id) else { return };
         let member = &mut self.members[*index];
@@ -367,7 +367,7 @@ mod tests {
         AttemptEnd { failure: Some(reason.to_owned()), ..AttemptEnd::default() }
     }
 
-    /// The reason of the member at `index` whose attempts all said `said`.
+    /// The reason of the member at `index` whose attempts all failed with `said`.
     fn reason(index: usize, said: &str, end: &str, attempts: u32) -> String {
         let mut tracker = tracker();
         let id = id_of(&tracker, index);

@@ -1,4 +1,4 @@
-//! How a run is shown: live on a terminal, as plain lines elsewhere, or as JSON.
+//! Shows a run: live on a terminal, as plain lines elsewhere, or as JSON.
 
 use std::{
     io::{IsTerminal, stdout},
@@ -30,19 +30,19 @@ pub(crate) enum ShowOutput {
     None,
 }
 
-/// How and where the run is shown.
+/// The display of a run.
 pub(super) struct View {
-    place: Place,
+    screen: Screen,
     output: ShowOutput,
 }
 
-enum Place {
+enum Screen {
     Live(Live),
     Plain,
     Json,
 }
 
-/// The first line of `--json`: what there is to know before anything has happened.
+/// The first line of `--json`, before the first event.
 #[derive(Serialize)]
 struct JsonStarted<'a> {
     event: &'static str,
@@ -51,7 +51,7 @@ struct JsonStarted<'a> {
     name: Option<&'a str>,
     namespace: &'a Namespace,
     executions: usize,
-    /// How many of them had ended before.
+    /// How many of them had already ended.
     ended_before: usize,
 }
 
@@ -67,7 +67,7 @@ struct JsonCompletion<'a> {
     /// Why it did not succeed, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<&'a str>,
-    /// How the process of its last attempt ended, where that ran here: `exit_status` or `signal`.
+    /// How the process of its last attempt ended, if it ran here: `exit_status` or `signal`.
     #[serde(flatten)]
     exit: Option<Exit>,
     /// The last lines that its last attempt printed.
@@ -79,25 +79,25 @@ struct JsonCompletion<'a> {
 
 impl View {
     pub(super) fn new(json: bool, output: ShowOutput, tracker: &Tracker) -> Self {
-        let place = if json {
-            Place::Json
+        let screen = if json {
+            Screen::Json
         } else if stdout().is_terminal() {
-            Place::Live(Live::new(tracker))
+            Screen::Live(Live::new(tracker))
         } else {
-            Place::Plain
+            Screen::Plain
         };
-        Self { place, output }
+        Self { screen, output }
     }
 
     /// Whether lines are shown as they are printed.
     pub(super) fn wants_lines(&self) -> bool {
-        self.output == ShowOutput::All && !matches!(self.place, Place::Json)
+        self.output == ShowOutput::All && !matches!(self.screen, Screen::Json)
     }
 
-    /// What there is to know before the first event.
+    /// Shows the flow before the first event.
     pub(super) fn announce(&self, job: &Job, outlives: bool) {
         let Job { run, flow_id, name, namespace, tracker, .. } = job;
-        if let Place::Json = self.place {
+        if let Screen::Json = self.screen {
             let _: out::Reader = out::json(&JsonStarted {
                 event: "started",
                 run: *run,
@@ -112,21 +112,21 @@ impl View {
         let name = one_line(name.as_deref().unwrap_or("flow"));
         self.say(&format!("{name}: {} in namespace {namespace}, flow {flow_id}", counted(tracker)));
         if outlives {
-            self.say(&format!("if this program dies, {}", resume_hint(*flow_id)));
+            self.say(&format!("if this program is killed, {}", resume_hint(*flow_id)));
         }
     }
 
     /// A line for people.
     pub(super) fn say(&self, line: &str) {
-        match &self.place {
-            Place::Live(live) => live.say(line),
-            Place::Plain => out::text(line),
-            Place::Json => {}
+        match &self.screen {
+            Screen::Live(live) => live.say(line),
+            Screen::Plain => out::text(line),
+            Screen::Json => {}
         }
     }
 
     pub(super) fn attempt_began(&self, member: &Member, now: Duration) {
-        if let Place::Plain = self.place {
+        if let Screen::Plain = self.screen {
             let attempt = if member.attempts > 1 { format!("  attempt {}", member.attempts) } else { String::new() };
             plain(now, "started", &member.name, &attempt);
         }
@@ -142,7 +142,7 @@ impl View {
     pub(super) fn attempt_ended(&self, member: &Member, now: Duration) {
         let Some(end) = &member.last else { return };
         let Some(reason) = &end.failure else { return };
-        if let Place::Plain = self.place {
+        if let Screen::Plain = self.screen {
             plain(now, "attempt", &member.name, &format!("  failed: {}", one_line(reason)));
         }
         if self.output == ShowOutput::Failed {
@@ -152,16 +152,16 @@ impl View {
 
     /// A completion has arrived.
     pub(super) fn arrived(&self, member: &Member, completion: &CompletionPayload, now: Duration) {
-        match &self.place {
-            Place::Live(live) => live.arrived(member),
-            Place::Plain => {
+        match &self.screen {
+            Screen::Live(live) => live.arrived(member),
+            Screen::Plain => {
                 let word = coloured(completion.outcome);
                 plain(now, word.trim_end(), &member.name, &details(member, now));
             }
-            Place::Json => {
+            Screen::Json => {
                 let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
                 let is_success = completion.outcome == Outcome::Success;
-                // A reader that has gone away does not end the run: its executions are under way.
+                // A closed reader does not end the run, since its executions are running.
                 let _: out::Reader = out::json(&JsonCompletion {
                     event: "completion",
                     name: &member.name,
@@ -181,16 +181,16 @@ impl View {
         member.last.as_ref().filter(|_| is_shown).map(|last| last.last_lines.join("\n"))
     }
 
-    /// Time has passed.
+    /// Redraws the live display.
     pub(super) fn tick(&mut self, tracker: &Tracker, now: Duration) {
-        if let Place::Live(live) = &mut self.place {
+        if let Screen::Live(live) = &mut self.screen {
             live.render(tracker, now);
         }
     }
 
-    /// Nothing more will come.
+    /// Ends the display.
     pub(super) fn end(&self, tracker: &Tracker, now: Duration) {
-        if let Place::Live(live) = &self.place {
+        if let Screen::Live(live) = &self.screen {
             live.end(tracker, now);
         }
     }
@@ -200,7 +200,7 @@ fn plain(now: Duration, word: &str, name: &str, details: &str) {
     let _: out::Reader = out::line(&format!("{:>8}  {word:<9}  {name}{details}", text::span(now)));
 }
 
-/// Time, attempts and reason of a member, as far as there are any.
+/// The time, attempts and reason of a member, if it has any.
 pub(super) fn details(member: &Member, now: Duration) -> String {
     let mut details = String::new();
     if member.started.is_some() {

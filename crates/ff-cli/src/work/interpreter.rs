@@ -1,4 +1,4 @@
-//! What runs the text of a command: a strict shell unless the flow names something else.
+//! The interpreter of a command: a strict shell, unless the flow names another one.
 
 use std::{
     fs::File,
@@ -7,17 +7,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A single argument or variable may have so many bytes on Linux, with its end.
+/// The most bytes of a single argument or variable on Linux, including its terminator.
 pub(crate) const ARGUMENT_BYTES: usize = 128 * 1024;
-/// Texts beyond this are handed over as a file.
+/// Longer commands are passed as a file.
 const INLINE_BYTES: usize = 96 * 1024;
-/// Where programs are looked for if there is no `PATH`.
+/// The search path if there is no `PATH`.
 const USUAL_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 const SH: [&str; 3] = ["sh", "-e", "-c"];
 const BASH: [&str; 5] = ["bash", "-e", "-o", "pipefail", "-c"];
 
-/// The words of a `shell` field: a name that is known, or a command line that takes a text as its last argument.
+/// The words of a `shell` field: a known name, or a command line that takes a command as its last argument.
 ///
 /// # Errors
 /// What is missing.
@@ -41,25 +41,25 @@ pub(crate) fn words(given: Vec<String>) -> Result<Vec<String>, String> {
     }
 }
 
-/// Whether a text of any length can be given to it, because it reads files too.
+/// Whether it accepts commands of any length, because it can also read a file.
 pub(crate) fn takes_files(words: Option<&[String]>) -> bool {
     words.is_none_or(|words| words.last().is_some_and(|option| is_command_option(option)))
 }
 
-/// `-c`, also among other letters: without it shells and interpreters take a file in place of a text.
+/// Whether the option is `-c`, possibly combined with other letters: without it, shells and interpreters take a file.
 fn is_command_option(word: &str) -> bool {
     word.strip_prefix('-')
         .is_some_and(|letters| letters.ends_with('c') && letters.chars().all(|letter| letter.is_ascii_alphabetic()))
 }
 
-/// A program that was found, with the arguments before the text.
+/// A program and its arguments before the command.
 pub(crate) struct Interpreter {
     program: PathBuf,
     words: Vec<String>,
 }
 
 impl Interpreter {
-    /// The one that is asked for, or the strictest that there is.
+    /// The requested interpreter, or the strictest available one.
     ///
     /// # Errors
     /// A sentence that names the program and the path.
@@ -77,7 +77,7 @@ impl Interpreter {
         }
         let name = candidates.last().and_then(|words| words.first()).map_or("sh", String::as_str);
         let hint = match path.contains('$') {
-            true => "; values of env are taken as they are, without expansion: extend PATH in `run` in place of `env`",
+            true => "; values of env are used without expansion: extend PATH in `run` instead of `env`",
             false => "",
         };
         let shown: String = path.chars().take(200).flat_map(char::escape_debug).collect();
@@ -92,10 +92,10 @@ impl Interpreter {
         &self.words[0]
     }
 
-    /// The arguments for this text, and the file that holds it where it is too long for one of them.
+    /// The arguments for this command, and the file that contains it if it is too long for an argument.
     ///
     /// # Errors
-    /// When there is no room for the file.
+    /// If the file cannot be written.
     pub(crate) fn arguments(&self, text: &str) -> io::Result<(Vec<String>, Option<File>)> {
         let mut arguments = self.words[1..].to_vec();
         if text.len() <= INLINE_BYTES || !takes_files(Some(&self.words)) {
@@ -114,7 +114,7 @@ impl Interpreter {
     }
 }
 
-/// A file without a name that a program started from here has open too.
+/// An unnamed file that a child process inherits.
 #[cfg(target_os = "linux")]
 fn inherited_file() -> io::Result<File> {
     use rustix::fs::{MemfdFlags, memfd_create};

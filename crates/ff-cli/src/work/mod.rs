@@ -1,4 +1,4 @@
-//! What one execution of `ff run` does, as its payload says: a command, or a sleep in place of recorded work.
+//! The work of one execution of `ff run`, as its payload: a command, or a sleep that replaces recorded work.
 
 pub(crate) mod interpreter;
 mod output;
@@ -21,22 +21,22 @@ use tokio_util::sync::CancellationToken;
 
 use self::output::Output;
 pub(crate) use self::{
-    output::{Lines, Printed},
-    shell::Command,
+    output::{LineSender, Lines},
+    shell::ShellCommand,
     strays::adopt_orphans,
 };
 
-/// How much of the output becomes the execution's result.
+/// How many of the last bytes of the output become the execution's result.
 const RESULT_BYTES: usize = 64 * 1024;
-/// The beginning of the reason where an attempt was stopped from outside.
+/// The beginning of the reason of an attempt that was stopped from outside.
 pub(crate) const STOPPED: &str = "stopped";
 
-/// The work of one execution, as it travels in the payload.
+/// The work of one execution, as serialised in the payload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Work {
     /// Run a command in a shell.
-    Shell(Command),
+    Shell(ShellCommand),
     /// Sleep.
     Sleep {
         #[serde(rename = "microseconds")]
@@ -44,18 +44,18 @@ pub(crate) enum Work {
     },
 }
 
-/// One attempt: what the work may know and must obey.
+/// The context of one attempt.
 #[derive(Debug, Clone)]
 pub(crate) struct Attempt {
     pub(crate) execution_id: ExecutionId,
     pub(crate) flow_id: Option<FlowId>,
     pub(crate) number: u32,
-    /// Fires when the attempt must stop: cancelled, timed out, lease lost.
+    /// Cancelled when the attempt must stop: cancellation, timeout, lost lease.
     pub(crate) stop: CancellationToken,
-    /// Where the whole output is kept, if it is.
+    /// The file for the whole output, if any.
     pub(crate) output_file: Option<PathBuf>,
-    /// Where the output is sent as it comes, if it is.
-    pub(crate) printed: Option<Printed>,
+    /// Where lines of output are sent, if they are shown.
+    pub(crate) printed: Option<LineSender>,
 }
 
 /// How a command's process ended.
@@ -68,12 +68,12 @@ pub(crate) enum Exit {
     Signal(i32),
 }
 
-/// What came of an attempt.
+/// The outcome of an attempt.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    /// What is reported: the last part of the output, or why it failed and whether a further attempt may help.
+    /// The result that is reported: the last part of the output, or why it failed and whether a retry may help.
     pub(crate) result: Result<Bytes, Failure>,
-    /// Absent where no process ended by itself: stopped, not started, no command.
+    /// Absent if no process ended on its own: stopped, not started, or no command.
     pub(crate) exit: Option<Exit>,
     /// The last lines that were printed.
     pub(crate) last_lines: Vec<String>,
@@ -91,13 +91,13 @@ impl Work {
     }
 
     /// # Errors
-    /// A permanent failure: the payload is not of this program's making.
+    /// A permanent failure: the payload is not from this program.
     pub(crate) fn from_payload(payload: &[u8]) -> Result<Self, Failure> {
         serde_json::from_slice(payload)
             .map_err(|error| Failure::permanent(format!("the payload is not work for ff: {error}")))
     }
 
-    /// How long it may take to end after it was asked to.
+    /// How long it may take to end after the stop signal.
     pub(crate) fn grace(&self) -> Duration {
         match self {
             Self::Shell(command) => command.grace(),
@@ -105,7 +105,7 @@ impl Work {
         }
     }
 
-    /// Does the work. When it returns, no process of the attempt is left.
+    /// Performs the work. When it returns, no process of the attempt is left.
     ///
     /// # Cancel safety
     /// Dropping the future ends what was started, without waiting for it.
@@ -120,7 +120,7 @@ impl Work {
     }
 }
 
-/// This program, as it was started: also where its file was replaced since.
+/// The file of this program, also if it was replaced since the start.
 pub(crate) fn program() -> PathBuf {
     let own = Path::new("/proc/self/exe");
     if own.exists() {
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn work_survives_the_payload_and_foreign_payloads_fail_permanently() {
-        let mut command = Command::new("true");
+        let mut command = ShellCommand::new("true");
         command.env = std::collections::BTreeMap::from([("A".into(), "1".into())]);
         let work = Work::Shell(command);
         assert_eq!(Work::from_payload(&work.to_payload()).unwrap(), work);
@@ -147,6 +147,6 @@ mod tests {
     #[test]
     fn a_payload_of_an_earlier_version_is_understood() {
         let payload = br#"{"shell":{"run":"true","env":{},"working_dir":null}}"#;
-        assert_eq!(Work::from_payload(payload).unwrap(), Work::Shell(Command::new("true")));
+        assert_eq!(Work::from_payload(payload).unwrap(), Work::Shell(ShellCommand::new("true")));
     }
 }

@@ -13,7 +13,7 @@ use tokio::{
 use super::{RESULT_BYTES, tail::Tail};
 use crate::text::for_terminal;
 
-/// A longer line is shown in pieces.
+/// Longer lines are shown in pieces.
 const LINE_BYTES: usize = 4096;
 
 /// Lines that an execution printed, safe for a terminal.
@@ -23,19 +23,19 @@ pub(crate) struct Lines {
     pub(crate) lines: Vec<String>,
 }
 
-/// Where lines are sent. A reader that is slow slows the command down, as a terminal does.
-pub(crate) type Printed = mpsc::Sender<Lines>;
+/// Where lines are sent. A slow reader slows the command down, as a terminal does.
+pub(crate) type LineSender = mpsc::Sender<Lines>;
 
 pub(super) struct Output {
     pub(super) tail: Tail,
     file: Option<File>,
-    live: Option<(ExecutionId, Printed)>,
-    /// The line that has no end yet.
+    live: Option<(ExecutionId, LineSender)>,
+    /// The incomplete last line.
     line: Vec<u8>,
 }
 
 impl Output {
-    pub(super) async fn open(path: Option<&Path>, live: Option<(ExecutionId, Printed)>) -> Result<Self, Failure> {
+    pub(super) async fn open(path: Option<&Path>, live: Option<(ExecutionId, LineSender)>) -> Result<Self, Failure> {
         let file = match path {
             Some(path) => Some(File::create(path).await.map_err(|error| {
                 Failure::permanent(format!("the output cannot be kept in {}: {error}", path.display()))
@@ -48,7 +48,7 @@ impl Output {
     pub(super) async fn read(&mut self, mut printed: impl AsyncRead + Unpin) {
         let mut buffer = [0; 8192];
         loop {
-            // A pipe that cannot be read any more is as good as one at its end.
+            // An error while reading is handled like the end of the pipe.
             let length = printed.read(&mut buffer).await.unwrap_or(0);
             if length == 0 {
                 return;

@@ -1,4 +1,4 @@
-//! The processes below one of this system: which there are, and their end.
+//! Finds and ends the descendants of a process.
 
 #[cfg(target_os = "linux")]
 use std::fs;
@@ -9,7 +9,7 @@ use rustix::{
     process::{Pid, Signal, getpgid, kill_process, kill_process_group},
 };
 
-/// All processes below `root`, nearest first, without itself. A snapshot: others may have begun meanwhile.
+/// All descendants of `root`, nearest first. A snapshot: others may have started meanwhile.
 #[cfg(target_os = "linux")]
 pub(super) fn descendants(root: Pid) -> Vec<Pid> {
     let mut found = children(root);
@@ -21,7 +21,7 @@ pub(super) fn descendants(root: Pid) -> Vec<Pid> {
     found
 }
 
-/// The processes whose parent is `pid`, of whichever of its threads.
+/// The children of `pid`, of all its threads.
 #[cfg(target_os = "linux")]
 pub(super) fn children(pid: Pid) -> Vec<Pid> {
     let tasks = format!("/proc/{}/task", pid.as_raw_nonzero());
@@ -30,7 +30,7 @@ pub(super) fn children(pid: Pid) -> Vec<Pid> {
     for thread in threads.flatten() {
         match fs::read_to_string(thread.path().join("children")) {
             Ok(list) => found.extend(list.split_whitespace().filter_map(parse)),
-            // A thread that has ended, or a kernel that does not tell.
+            // The thread has ended, or the kernel has no such file.
             Err(_) if thread.path().exists() => return children_by_scan(pid),
             Err(_) => {}
         }
@@ -38,7 +38,7 @@ pub(super) fn children(pid: Pid) -> Vec<Pid> {
     found
 }
 
-/// The same, found by asking every process for its parent.
+/// The same, by the parents of all processes.
 #[cfg(target_os = "linux")]
 fn children_by_scan(parent: Pid) -> Vec<Pid> {
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
@@ -49,7 +49,7 @@ fn children_by_scan(parent: Pid) -> Vec<Pid> {
 #[cfg(target_os = "linux")]
 fn parent_of(pid: Pid) -> Option<Pid> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    // The name before may hold anything, also parentheses.
+    // The name before it may contain anything, including parentheses.
     stat.rsplit_once(')')?.1.split_whitespace().nth(1).and_then(parse)
 }
 
@@ -58,11 +58,11 @@ fn parse(text: &str) -> Option<Pid> {
     text.parse().ok().and_then(Pid::from_raw)
 }
 
-/// Sends a signal to a process group, and to the processes that have left it. The answer is those that may not be
-/// signalled, because they are another user's.
+/// Sends a signal to a process group, and to the processes that have left it. Returns those that may not be signalled,
+/// because they belong to another user.
 pub(super) fn signal_all(group: Option<Pid>, processes: &[Pid], signal: Signal) -> Vec<Pid> {
     if let Some(group) = group {
-        // At once, so that none of it sees another end first. It may have ended by itself.
+        // All at once, so that no process sees another one end first. The group may have ended already.
         let _ = kill_process_group(group, signal);
     }
     let left_group = |pid: &Pid| group.is_none() || getpgid(Some(*pid)).ok() != group;
@@ -70,7 +70,7 @@ pub(super) fn signal_all(group: Option<Pid>, processes: &[Pid], signal: Signal) 
     processes.iter().copied().filter(left_group).filter(forbidden).collect()
 }
 
-/// The lock's holders only touch what is in it.
+/// Ignores poisoning: the holders of these locks only insert and remove values.
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

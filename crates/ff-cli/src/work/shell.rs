@@ -1,4 +1,5 @@
-//! Runs one command below a supervisor, keeps what it prints, and has all its processes ended when it must stop.
+//! Runs one command under a supervisor, keeps its output, and lets the supervisor end all its processes when it must
+//! stop.
 
 use std::{
     collections::BTreeMap,
@@ -29,21 +30,21 @@ use super::{
 
 /// How long output is still read after all processes have ended.
 const DRAIN: Duration = Duration::from_secs(1);
-/// How long a start waits that the system could not do now.
+/// The pause before a start is tried again.
 const LATER: Duration = Duration::from_millis(200);
-/// What the variables begin with that are not passed on.
+/// The prefix of variables that are not passed on to commands.
 const OWN_VARIABLES: &str = "FF_";
 
-/// A command of a flow file, with all that belongs to it.
+/// A command of a flow file with its settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Command {
+pub(crate) struct ShellCommand {
     pub(crate) run: String,
     #[serde(default)]
     pub(crate) env: BTreeMap<String, String>,
     #[serde(default)]
     pub(crate) working_dir: Option<PathBuf>,
-    /// What is given the command as its last argument; absent for a strict shell.
+    /// The interpreter, which gets the command as its last argument; absent for a strict shell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) shell: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -52,12 +53,12 @@ pub(crate) struct Command {
     grace: Option<u64>,
 }
 
-impl Command {
+impl ShellCommand {
     pub(crate) fn new(run: impl Into<String>) -> Self {
         Self { run: run.into(), env: BTreeMap::new(), working_dir: None, shell: None, stop_signal: None, grace: None }
     }
 
-    /// How long it may take to end after it was asked to.
+    /// How long it may take to end after the stop signal.
     pub(crate) fn grace(&self) -> Duration {
         self.grace.map_or(GRACE, Duration::from_millis)
     }
@@ -87,7 +88,7 @@ impl Command {
     }
 }
 
-pub(super) async fn run(command: &Command, attempt: &Attempt) -> Ended {
+pub(super) async fn run(command: &ShellCommand, attempt: &Attempt) -> Ended {
     if let Some(directory) = command.working_dir.as_deref().filter(|directory| !directory.is_dir()) {
         return Ended::without_process(Err(no_directory(directory)));
     }
@@ -96,7 +97,7 @@ pub(super) async fn run(command: &Command, attempt: &Attempt) -> Ended {
     loop {
         let why = match once(&order, attempt).await {
             Ok(Some(ended)) => return ended,
-            Ok(None) => "the system has no process to spare".to_owned(),
+            Ok(None) => "the system cannot start another process now".to_owned(),
             Err(error) if is_for_later(&error) => error.to_string(),
             Err(error) => {
                 let failure = Failure::retryable(format!("the command could not be started: {error}"));
@@ -104,7 +105,7 @@ pub(super) async fn run(command: &Command, attempt: &Attempt) -> Ended {
             }
         };
         if !std::mem::replace(&mut waits, true) {
-            tracing::warn!(execution_id = %attempt.execution_id, %why, "the command is started later");
+            tracing::warn!(execution_id = %attempt.execution_id, %why, "the command will be started later");
         }
         tokio::select! {
             () = attempt.stop.cancelled() => return Ended::without_process(Err(Failure::retryable(STOPPED))),
@@ -117,12 +118,12 @@ fn no_directory(directory: &Path) -> Failure {
     Failure::permanent(format!("working_dir `{}` is not a directory", directory.display()))
 }
 
-/// Whether what the system lacks now may be there when other commands have ended.
+/// Whether the start may succeed when other commands have ended.
 fn is_for_later(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(supervisor::is_for_later)
 }
 
-/// Runs the command; `None` where its supervisor could not start it now.
+/// Runs the command; `None` if its supervisor could not start it now.
 async fn once(order: &Order, attempt: &Attempt) -> io::Result<Option<Ended>> {
     let live = attempt.printed.clone().map(|printed| (attempt.execution_id, printed));
     let mut output = match Output::open(attempt.output_file.as_deref(), live).await {
@@ -136,7 +137,7 @@ async fn once(order: &Order, attempt: &Attempt) -> io::Result<Option<Ended>> {
         tokio::pin!(reading, ending);
         tokio::select! {
             report = &mut ending => {
-                // Only what could not be ended holds the pipe open.
+                // Only processes that could not be ended keep the pipe open.
                 let _ = tokio::time::timeout(DRAIN, reading).await;
                 report
             }
@@ -201,7 +202,7 @@ fn signal_name(signal: i32) -> Option<&'static str> {
     NAMES.iter().find(|(known, _)| known.as_raw() == signal).map(|(_, name)| *name)
 }
 
-/// A supervisor at work. Dropping it has all its processes killed.
+/// A running supervisor. Dropping it kills all processes of the command.
 struct Supervised {
     /// When this end closes, the supervisor knows that this process has ended.
     control: UnixStream,
@@ -213,7 +214,7 @@ impl Supervised {
     fn start() -> io::Result<(Self, Receiver)> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        // One pipe for both streams keeps what they print in its order.
+        // One pipe for both streams keeps their output in order.
         let (reader, writer) = io::pipe()?;
         let printed = Receiver::from_owned_fd(reader.into())?;
         let mut command = tokio::process::Command::new(program());
@@ -222,7 +223,7 @@ impl Supervised {
             command.env_remove(name);
         }
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(writer);
-        // Apart from this program's group, so that what ends that one leaves it the time to clean up.
+        // In its own process group, so that a signal to this program's group leaves it time to clean up.
         command.process_group(0);
         let (process, pid) = strays::start(|| {
             let process = command.spawn()?;
@@ -233,9 +234,9 @@ impl Supervised {
         Ok((Self { control: UnixStream::from_std(ours)?, process, pid }, printed))
     }
 
-    /// Has the order carried out. `None` where the supervisor was killed.
+    /// Sends the order and waits for the report. `None` if the supervisor was killed.
     async fn work(&mut self, order: &Order, stop: &CancellationToken) -> Option<Report> {
-        // Where it is gone already, its end says so.
+        // If the supervisor is gone already, its exit is seen below.
         let _ = self.control.write_all(&order.to_frame()).await;
         let mut report = Vec::new();
         let mut asked = false;

@@ -1,13 +1,13 @@
-//! How a command is asked to end.
+//! The stop signal and the grace of a command.
 
 use std::{fmt, str::FromStr, time::Duration};
 
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
-/// How long a command may take to end after it was asked to, before it is killed.
+/// How long a command may take to end after the stop signal, before it is killed.
 pub(crate) const GRACE: Duration = Duration::from_secs(2);
-/// The longest grace: a lease has to outlast it.
+/// The longest grace, since a lease must last longer.
 pub(crate) const LONGEST_GRACE: Duration = Duration::from_secs(3600);
 
 /// A signal by its name, such as `INT`.
@@ -74,7 +74,7 @@ impl From<StopSignal> for String {
 /// Checks a grace.
 ///
 /// # Errors
-/// The range.
+/// If it is out of range.
 pub(crate) fn checked_grace(grace: Duration) -> Result<Duration, String> {
     if grace <= LONGEST_GRACE { Ok(grace) } else { Err(format!("expected 0s to {}s", LONGEST_GRACE.as_secs())) }
 }

@@ -1,5 +1,4 @@
-//! The net below the supervisors: what one of them leaves because it was killed itself becomes a child of this process
-//! (on Linux), and is ended here.
+//! Ends the processes that a killed supervisor leaves: on Linux they become children of this process.
 
 use std::{collections::HashSet, io, sync::Mutex};
 
@@ -10,13 +9,13 @@ use rustix::process::Pid;
 
 use super::processes::locked;
 
-/// The supervisors that live. All other children of this process are strays.
+/// The running supervisors. All other children of this process are strays.
 static SUPERVISORS: Mutex<Option<HashSet<Pid>>> = Mutex::new(None);
 
-/// Makes this process the parent of what loses its own. Before that strays are not ended here.
+/// Makes this process the parent of orphaned descendants. Without this call strays are not ended.
 ///
 /// # Errors
-/// What the system answers.
+/// If the system refuses.
 pub(crate) fn adopt_orphans() -> io::Result<()> {
     #[cfg(target_os = "linux")]
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
@@ -24,7 +23,7 @@ pub(crate) fn adopt_orphans() -> io::Result<()> {
     Ok(())
 }
 
-/// Starts a supervisor in such a way that it never looks like a stray.
+/// Starts a supervisor so that it is never mistaken for a stray.
 pub(super) fn start<T>(spawn: impl FnOnce() -> io::Result<(Pid, T)>) -> io::Result<T> {
     let mut supervisors = locked(&SUPERVISORS);
     let (pid, started) = spawn()?;
@@ -34,14 +33,14 @@ pub(super) fn start<T>(spawn: impl FnOnce() -> io::Result<(Pid, T)>) -> io::Resu
     Ok(started)
 }
 
-/// A supervisor has ended and was waited for.
+/// Records that a supervisor has ended and was reaped.
 pub(super) fn ended(pid: Pid) {
     if let Some(supervisors) = locked(&SUPERVISORS).as_mut() {
         supervisors.remove(&pid);
     }
 }
 
-/// Kills what supervisors have left until there is nothing more.
+/// Kills the strays until none is left.
 #[cfg(target_os = "linux")]
 pub(super) async fn end_all() {
     while kill_some() {

@@ -1,12 +1,12 @@
-//! The process between `ff` and one command: it starts the command, ends all of its processes when they are to end, and
-//! outlives `ff` for as long as that takes, whatever ended `ff`.
+//! The process between `ff` and one command: it starts the command, ends all of its processes when they must stop, and
+//! outlives `ff` as long as that takes, however `ff` ended.
 //!
 //! It is this same program, started with [`ARGUMENT`]. Its stdin is a socket to `ff`: the order comes from there first,
 //! then [`STOP`] if the command must be stopped; end of file means that `ff` has ended. The report goes the other way.
-//! Its stderr is the pipe into which the command prints.
+//! Its stderr is the pipe for the output of the command.
 //!
-//! On Linux it is the parent of whatever loses its own below it, so that it finds what the command started even where
-//! that has left its process group and its session. Elsewhere it knows the command's process group only.
+//! On Linux it becomes the parent of orphaned descendants, so that it finds all processes of the command even if they
+//! have left its process group and its session. On other systems it knows the command's process group only.
 
 use std::{
     collections::BTreeMap,
@@ -28,18 +28,18 @@ use tokio::{
 
 use super::{Exit, interpreter::Interpreter, processes::signal_all, shell::LATER_ERRORS, stop::StopSignal};
 
-/// Makes this program a supervisor.
+/// The argument that starts this program as a supervisor.
 pub(crate) const ARGUMENT: &str = "supervise-attempt";
-/// Asks for the command's end.
+/// The message that stops the command.
 pub(super) const STOP: &[u8] = b"s";
-/// The exit code of a supervisor that could not start now.
+/// The exit code of a supervisor that cannot start now.
 pub(super) const LATER: u8 = 75;
-/// How often what was killed is looked at again.
+/// How often killed processes are checked.
 const AGAIN: Duration = Duration::from_millis(10);
-/// How long is waited for the end of processes that may not be killed.
-const FORBIDDEN_PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait for processes that may not be killed.
+const FORBIDDEN_LIMIT: Duration = Duration::from_secs(2);
 
-/// What is to be run, and how it is to end.
+/// The command to run, and how to stop it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Order {
     pub(super) script: String,
@@ -52,13 +52,13 @@ pub(super) struct Order {
     pub(super) open_files: Option<u64>,
 }
 
-/// How it went. Sent when no process is left.
+/// The result, sent when no process is left.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Report {
     Ended {
         exit: Exit,
     },
-    /// It can never be started as it is.
+    /// It can never be started.
     NotStarted {
         why: String,
     },
@@ -95,7 +95,7 @@ pub(super) fn is_for_later(errno: i32) -> bool {
 /// The whole life of a supervisor.
 pub(crate) fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    // Without a report `ff` says that the supervisor is gone.
+    // Without a report, `ff` reports that the supervisor is gone.
     match runtime.and_then(|runtime| runtime.block_on(supervise())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.raw_os_error().is_some_and(is_for_later) => ExitCode::from(LATER),
@@ -110,15 +110,15 @@ async fn supervise() -> io::Result<()> {
     control.set_nonblocking(true)?;
     let mut control = UnixStream::from_std(control)?;
     let order = Order::read(&mut control).await?;
-    let report = match Attempt::start(&order) {
+    let report = match SupervisedCommand::start(&order) {
         Ok(attempt) => Report::Ended { exit: attempt?.run(&mut control).await },
         Err(report) => report,
     };
     control.write_all(&serde_json::to_vec(&report)?).await
 }
 
-/// The command at work.
-struct Attempt<'a> {
+/// The running command.
+struct SupervisedCommand<'a> {
     order: &'a Order,
     /// The command's own process, and the group that it leads.
     command: Pid,
@@ -129,10 +129,10 @@ struct Attempt<'a> {
     forbidden: Vec<Pid>,
 }
 
-impl<'a> Attempt<'a> {
+impl<'a> SupervisedCommand<'a> {
     fn start(order: &'a Order) -> Result<io::Result<Self>, Report> {
         restore_open_files(order.open_files);
-        // Before the command can end.
+        // Registered before the command can end.
         let signals = || {
             let requests = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
             let [one, two, three] = requests.map(signal);
@@ -147,17 +147,17 @@ impl<'a> Attempt<'a> {
         Ok(Ok(Self { order, command, exit: None, ended, requests, forbidden: Vec::new() }))
     }
 
-    /// Runs the command to its end; then none of its processes is left.
+    /// Runs the command to its end. Afterwards none of its processes is left.
     async fn run(mut self, control: &mut UnixStream) -> Exit {
         if self.until_ended(control).await {
             self.stop_in_time(control).await;
         }
         self.kill_all().await;
-        // What was killed with its status unseen was killed here.
+        // Without an exit status it was killed here.
         self.exit.unwrap_or(Exit::Signal(Signal::KILL.as_raw()))
     }
 
-    /// Waits for the command to end or for a reason to end it; whether it is to be asked for that first.
+    /// Waits until the command ends or must be ended. Returns whether it gets the stop signal first.
     async fn until_ended(&mut self, control: &mut UnixStream) -> bool {
         while self.exit.is_none() {
             let [terminate, interrupt, hangup] = &mut self.requests;
@@ -175,7 +175,7 @@ impl<'a> Attempt<'a> {
         false
     }
 
-    /// Asks all processes to end and gives them the time for it, unless `ff` is gone.
+    /// Sends the stop signal to all processes and waits for the grace, unless `ff` is gone.
     async fn stop_in_time(&mut self, control: &mut UnixStream) {
         let until = Instant::now() + self.order.grace;
         self.signal(self.order.stop_signal.signal());
@@ -194,7 +194,7 @@ impl<'a> Attempt<'a> {
         while !self.reap() {
             self.signal(Signal::KILL);
             if self.only_forbidden_left() {
-                let until = *patience.get_or_insert_with(|| Instant::now() + FORBIDDEN_PATIENCE);
+                let until = *patience.get_or_insert_with(|| Instant::now() + FORBIDDEN_LIMIT);
                 if Instant::now() > until {
                     eprintln!("ff: processes of another user are left: {:?}", self.forbidden);
                     return;
@@ -207,7 +207,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Takes note of what has ended; whether nothing is left.
+    /// Reaps ended processes. Returns whether none is left.
     fn reap(&mut self) -> bool {
         loop {
             match wait(WaitOptions::NOHANG) {
@@ -215,13 +215,13 @@ impl<'a> Attempt<'a> {
                 Ok(Some(_)) => {}
                 Ok(None) => return false,
                 Err(rustix::io::Errno::INTR) => {}
-                // There is no child, and whatever lives below has one of them above itself.
+                // There is no child, and every descendant has one of them as an ancestor.
                 Err(_) => return !self.group_is_left(),
             }
         }
     }
 
-    /// Whether the group has members that are nobody's business here: only where orphans go elsewhere.
+    /// Whether the process group still has members that are not children of this process; not possible on Linux.
     fn group_is_left(&self) -> bool {
         !cfg!(target_os = "linux") && rustix::process::test_kill_process_group(self.command).is_ok()
     }
@@ -257,13 +257,13 @@ fn start_command(order: &Order) -> Result<std::process::Child, Report> {
     let not_started = |error: io::Error| match error.raw_os_error() {
         Some(errno) if is_for_later(errno) => Report::Later,
         Some(errno) if errno == rustix::io::Errno::TOOBIG.raw_os_error() => Report::NotStarted {
-            why: "the command could not be started: its environment, with what ff was given itself, is larger than \
-                  this system allows"
+            why: "the command could not be started: its environment, including that of ff, is larger than this system \
+                  allows"
                 .to_owned(),
         },
         _ => Report::NotStarted { why: format!("the command could not be started: {}: {error}", interpreter.name()) },
     };
-    // Lives until the command has it.
+    // Kept open until the command has inherited it.
     let (arguments, _file) = interpreter.arguments(&order.script).map_err(&not_started)?;
     let mut command = Command::new(interpreter.program());
     command.args(arguments).envs(&order.env).process_group(0);

@@ -4,11 +4,11 @@ use bytes::Bytes;
 
 use crate::{failure::one_line, text::for_terminal};
 
-/// So many of the last lines are shown of what failed, within so many bytes.
+/// The most lines that are shown of a failed attempt, and the most bytes in them.
 const LINES: usize = 20;
 const LINES_BYTES: usize = 4096;
 
-/// Keeps the last `limit` bytes of what is pushed.
+/// Keeps the last `limit` pushed bytes.
 #[derive(Debug)]
 pub(super) struct Tail {
     bytes: Vec<u8>,
@@ -23,7 +23,7 @@ impl Tail {
 
     pub(super) fn push(&mut self, more: &[u8]) {
         self.bytes.extend_from_slice(more);
-        // Twice the limit before anything is moved, so that a byte is moved once on average.
+        // Trimmed only at twice the limit, so that each byte is moved once on average.
         if self.bytes.len() > 2 * self.limit {
             self.trim();
         }
@@ -36,7 +36,7 @@ impl Tail {
         }
     }
 
-    /// What is kept; a character that was cut in two at the front is left out.
+    /// The kept bytes, without a character that was cut in two at the front.
     pub(super) fn into_bytes(mut self) -> Bytes {
         self.trim();
         if self.cut {

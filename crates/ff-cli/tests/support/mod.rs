@@ -1,4 +1,4 @@
-//! Runs the real program and looks at what it says.
+//! Runs the real program and checks its output.
 #![allow(dead_code, reason = "each test program uses its part")]
 
 pub(crate) mod processes;
@@ -14,8 +14,8 @@ use rustix::process::Pid;
 pub(crate) use rustix::process::Signal;
 use serde_json::Value;
 
-/// Nothing here takes longer, also on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The time limit of a wait, also on a busy machine.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 /// One finished run of `ff`.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Finished {
         self
     }
 
-    /// Asserts that it ended with this code and one line on stderr that has all of `parts`.
+    /// Asserts that it ended with this code and one line on stderr that contains all `parts`.
     #[track_caller]
     pub(crate) fn refused(self, code: i32, parts: &[&str]) -> Self {
         assert_eq!(self.code, code, "{}\n{}", self.stdout, self.stderr);
@@ -60,7 +60,7 @@ impl Finished {
     }
 }
 
-/// The program, not yet started, without what the caller's environment would tell it.
+/// The program, not yet started, without the options of the caller's environment.
 pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ff"));
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -80,7 +80,7 @@ pub(crate) fn command(args: &[&str]) -> Command {
     command
 }
 
-/// Runs the program to its end, off the test's own runtime.
+/// Runs the program to its end, outside the test's own runtime.
 pub(crate) async fn ff(args: &[&str]) -> Finished {
     finish(command(args).spawn().unwrap()).await
 }
@@ -92,12 +92,12 @@ pub(crate) async fn ff_with_input(args: &[&str], input: &str) -> Finished {
     finish(child).await
 }
 
-/// Waits for the end of a program; one that hangs is ended, and the test with it.
+/// Waits for the end of a program. A program that hangs is killed, and the test fails.
 pub(crate) async fn finish(child: Child) -> Finished {
     let pid = child.id();
     let waiting = tokio::task::spawn_blocking(move || Finished::of(&child.wait_with_output().unwrap()));
     tokio::pin!(waiting);
-    if let Ok(finished) = tokio::time::timeout(PATIENCE, &mut waiting).await {
+    if let Ok(finished) = tokio::time::timeout(TIME_LIMIT, &mut waiting).await {
         return finished.unwrap();
     }
     signal(pid, Signal::KILL);
@@ -123,7 +123,7 @@ pub(crate) fn file(name: &str, content: &str) -> (tempfile::TempDir, String) {
     (directory, path)
 }
 
-/// The keys on a server, but for the lists of processes that wait for work, which belong to no flow.
+/// The keys on a server, without the lists of processes that wait for work, which belong to no flow.
 pub(crate) async fn keys(server: &ff_testserver::TestServer) -> Vec<String> {
     let keys = server.command(&["KEYS", "*"]).await.unwrap();
     let mut keys: Vec<_> = keys.items().iter().map(|key| key.text()).filter(|key| !key.ends_with(":waiters")).collect();
@@ -131,7 +131,7 @@ pub(crate) async fn keys(server: &ff_testserver::TestServer) -> Vec<String> {
     keys
 }
 
-/// A server that answers as one of a version that is too old, as far as it is asked before it is refused.
+/// A server that replies like one of a version that is too old.
 pub(crate) struct OldServer {
     port: u16,
 }
@@ -160,7 +160,7 @@ async fn answer(stream: tokio::net::TcpStream) -> Option<()> {
     loop {
         let mut line = String::new();
         stream.read_line(&mut line).await.ok().filter(|read| *read > 0)?;
-        // A command is an array of strings, or as for HELLO a line of words.
+        // A command is an array of strings, or a line of words as for HELLO.
         let words = line.trim().strip_prefix('*').and_then(|count| count.parse::<usize>().ok());
         let mut command: Vec<String> =
             if words.is_none() { line.split_whitespace().map(str::to_owned).collect() } else { Vec::new() };

@@ -1,15 +1,15 @@
-//! Processes that a run of the program has left, found by a mark in their environment.
+//! Finds processes that a run of the program has left, by a mark in their environment.
 
 use std::{fs, path::Path, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// The variable that marks a run and all that it starts.
+/// The variable that marks a run and all processes that it starts.
 const VARIABLE: &str = "MARK_OF_TEST";
-/// Nothing here takes longer, also on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The time limit of a wait, also on a busy machine.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
 
-/// A mark that no other test has.
+/// A mark that no other test uses.
 pub(crate) struct Mark(String);
 
 impl Mark {
@@ -21,7 +21,7 @@ impl Mark {
         command.env(VARIABLE, &self.0);
     }
 
-    /// The processes that carry it, with what they are.
+    /// The processes with the mark, and their command lines.
     pub(crate) fn processes(&self) -> Vec<(Pid, String)> {
         let wanted = format!("{VARIABLE}={}", self.0);
         let mut found = Vec::new();
@@ -38,30 +38,30 @@ impl Mark {
         found
     }
 
-    /// Waits until no process carries it.
+    /// Waits until no process has the mark.
     pub(crate) async fn until_gone(&self) {
         let waiting = async {
             while !self.processes().is_empty() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        let gone = tokio::time::timeout(PATIENCE, waiting).await;
+        let gone = tokio::time::timeout(TIME_LIMIT, waiting).await;
         assert!(gone.is_ok(), "left: {:?}", self.processes());
     }
 
-    /// Waits until a process whose arguments have this in them carries it.
+    /// Waits until a process with this text in its arguments has the mark.
     pub(crate) async fn until_runs(&self, part: &str) {
         let waiting = async {
             while !self.processes().iter().any(|(_, arguments)| arguments.contains(part)) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        let runs = tokio::time::timeout(PATIENCE, waiting).await;
+        let runs = tokio::time::timeout(TIME_LIMIT, waiting).await;
         assert!(runs.is_ok(), "no `{part}` among {:?}", self.processes());
     }
 }
 
-/// A failed test leaves nothing either.
+/// A failed test also leaves no process.
 impl Drop for Mark {
     fn drop(&mut self) {
         for (pid, _) in self.processes() {
@@ -70,8 +70,8 @@ impl Drop for Mark {
     }
 }
 
-/// Processes of an attempt that wrote their ids into a file, whatever they did to their environment. They are known by
-/// id and time of start, so that no later process is taken for one of them.
+/// Processes of an attempt that wrote their ids into a file, whatever their environment. They are identified by id and
+/// start time, so that no later process is mistaken for one of them.
 #[derive(Debug)]
 pub(crate) struct Registered(Vec<(Pid, String)>);
 
@@ -87,25 +87,25 @@ impl Registered {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        let written = tokio::time::timeout(PATIENCE, waiting).await.expect("they begin");
+        let written = tokio::time::timeout(TIME_LIMIT, waiting).await.expect("they begin");
         let pids = written.lines().map(|line| Pid::from_raw(line.parse().unwrap()).unwrap());
         Self(pids.map(|pid| (pid, started_at(pid).expect("it runs"))).collect())
     }
 
-    /// Those that still run.
+    /// The processes that still run.
     pub(crate) fn left(&self) -> Vec<Pid> {
         let runs = |(pid, at): &&(Pid, String)| started_at(*pid).as_ref() == Some(at);
         self.0.iter().filter(runs).map(|(pid, _)| *pid).collect()
     }
 
-    /// Waits until none runs.
+    /// Waits until no process runs.
     pub(crate) async fn until_gone(&self) {
         let waiting = async {
             while !self.left().is_empty() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        let gone = tokio::time::timeout(PATIENCE, waiting).await;
+        let gone = tokio::time::timeout(TIME_LIMIT, waiting).await;
         assert!(gone.is_ok(), "left: {:?}", self.left());
     }
 }
@@ -121,7 +121,7 @@ impl Drop for Registered {
 /// When a process started, in the system's units; none if it has ended, also where its parent has not been notified.
 fn started_at(pid: Pid) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    // The name before may hold anything, also parentheses.
+    // The name before it may contain anything, including parentheses.
     let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     (!matches!(fields[0], "Z" | "X")).then(|| fields[19].to_owned())
 }

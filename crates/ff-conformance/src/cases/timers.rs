@@ -15,8 +15,8 @@ use crate::fixture::{Fixture, name, within};
 const SECOND: Duration = Duration::from_secs(1);
 const STAYS: Duration = Duration::from_secs(60);
 
-/// In how many partitions a timer is created. On a shared server, an earlier timer of another case in the same partition
-/// prevents an announcement.
+/// In how many partitions a timer is created. On a shared server, an earlier timer of another case in the same
+/// partition prevents an announcement.
 const PARTITIONS: usize = 8;
 
 /// The next announced timer in the partition of one of these executions: which of them, and when it is due.

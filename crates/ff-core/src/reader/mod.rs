@@ -205,11 +205,11 @@ impl LogCursor {
     /// the log holds none of these entries any more, so their history does not matter.
     #[must_use]
     pub fn common_with(&self, ends: &EpochEnds) -> Option<EntryId> {
-        let told = ends.iter().find_map(|end| {
+        let known = ends.iter().find_map(|end| {
             let reached = self.reached_in(end.epoch)?;
             Some(EntryId { epoch: end.epoch, seq: reached.min(end.seq) })
         });
-        told.or_else(|| self.lineage().find(|had| ends.has_forgotten(had.epoch)))
+        known.or_else(|| self.lineage().find(|had| ends.has_forgotten(had.epoch)))
     }
 
     /// The last entries that the reader has of each epoch, newest first.

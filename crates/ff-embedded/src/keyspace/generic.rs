@@ -61,10 +61,11 @@ mod tests {
     #[test]
     fn every_host_and_every_process_of_it_describes_itself_differently() {
         let mut hosts = [Bed::seeded(1), Bed::seeded(2)];
-        let mut told: Vec<_> = (0..4).map(|turn| format!("{:?}", hosts[turn % 2].run("INFO server stats"))).collect();
-        told.sort();
-        told.dedup();
-        assert_eq!(told.len(), 4);
+        let mut descriptions: Vec<_> =
+            (0..4).map(|turn| format!("{:?}", hosts[turn % 2].run("INFO server stats"))).collect();
+        descriptions.sort();
+        descriptions.dedup();
+        assert_eq!(descriptions.len(), 4);
     }
 
     #[test]

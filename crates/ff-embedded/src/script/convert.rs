@@ -10,9 +10,9 @@ use crate::keyspace::{CommandError, Value};
 pub(super) type Item<'a> = Either<&'a str, Either<bool, mlua::BString>>;
 
 /// Bytes as an item.
-pub(super) struct Text<'a>(pub(super) &'a [u8]);
+pub(super) struct LuaText<'a>(pub(super) &'a [u8]);
 
-impl<'a> Text<'a> {
+impl<'a> LuaText<'a> {
     pub(super) fn item(&self) -> Item<'a> {
         match std::str::from_utf8(self.0) {
             Ok(text) => Either::Left(text),
@@ -44,7 +44,7 @@ fn array_to_lua(lua: &Lua, items: &[Value<'_>]) -> mlua::Result<Table> {
         return lua.create_sequence_from(items);
     }
     lua.create_sequence_from(items.iter().map(|item| match item {
-        Value::Bulk(bytes) => Text(bytes).item(),
+        Value::Bulk(bytes) => LuaText(bytes).item(),
         _ => Either::Right(Either::Left(false)),
     }))
 }

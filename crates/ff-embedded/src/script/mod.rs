@@ -195,8 +195,8 @@ impl Script {
         keys: &[K],
         args: &[A],
     ) -> mlua::Result<(bool, mlua::Value)> {
-        let keys = self.lua.create_sequence_from(keys.iter().map(|key| convert::Text(key.as_ref()).item()))?;
-        let args = self.lua.create_sequence_from(args.iter().map(|arg| convert::Text(arg.as_ref()).item()))?;
+        let keys = self.lua.create_sequence_from(keys.iter().map(|key| convert::LuaText(key.as_ref()).item()))?;
+        let args = self.lua.create_sequence_from(args.iter().map(|arg| convert::LuaText(arg.as_ref()).item()))?;
         self.exact.run.call((callback, keys, args))
     }
 }

@@ -25,8 +25,8 @@ impl WorkerHandle {
         self.task.is_finished()
     }
 
-    /// Stops the worker as [`Worker::run`](super::Worker::run) describes, and waits for its end: at most the drain grace
-    /// and the cancel grace, and the time of the last reports.
+    /// Stops the worker as [`Worker::run`](super::Worker::run) describes, and waits for its end: at most the drain
+    /// grace and the cancel grace, and the time of the last reports.
     ///
     /// # Errors
     /// What the worker was refused at its start, or [`EngineError::Ended`] after a panic of the backend.

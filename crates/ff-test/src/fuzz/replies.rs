@@ -1,4 +1,4 @@
-//! What the library answers, over a host that answers with the input.
+//! Checks the parsing of the library's replies, over a host that replies with the input.
 
 use std::{
     collections::VecDeque,
@@ -19,15 +19,15 @@ use ff_script::{
 use futures::FutureExt;
 use uuid::Uuid;
 
-/// Ends one reply; what follows is the next.
+/// Separates replies.
 const NEXT_REPLY: u8 = 0x1e;
-/// Ends one element of a reply.
+/// Separates the elements of a reply.
 const NEXT_ELEMENT: u8 = 0x1f;
 
-/// Answers calls with these replies in turn, and then not any more.
-struct Parrot(Mutex<VecDeque<Reply>>);
+/// Replies to calls with these replies in turn, and then with errors.
+struct FixedReplies(Mutex<VecDeque<Reply>>);
 
-impl Parrot {
+impl FixedReplies {
     fn new(bytes: &[u8]) -> Self {
         let reply = |bytes: &[u8]| -> Reply {
             if bytes.is_empty() {
@@ -39,13 +39,13 @@ impl Parrot {
     }
 
     fn answer(&self) -> Result<Reply, EngineError> {
-        let next = self.0.lock().expect("nothing panics while it holds this").pop_front();
+        let next = self.0.lock().expect("nothing panics while it holds the lock").pop_front();
         next.ok_or_else(|| EngineError::transport("fuzz", "there are no more replies"))
     }
 }
 
 #[async_trait]
-impl ScriptHost for Parrot {
+impl ScriptHost for FixedReplies {
     async fn fcall(&self, _: Call) -> Result<Reply, EngineError> {
         self.answer()
     }
@@ -67,14 +67,13 @@ impl ScriptHost for Parrot {
     }
 }
 
-/// Replies of the library to one operation. The first byte names the operation, from `a`; then come strings, which a
-/// byte 0x1f separates, and 0x1e separates replies.
+/// Checks the replies to one operation. The first byte names the operation, from `a`; then come strings, separated by
+/// 0x1f, and replies, separated by 0x1e.
 ///
-/// Whatever an operation makes of a reply is about what was asked: nothing of another partition, an answer for each
-/// question.
+/// A parsed reply matches its request: it names nothing of another partition, and has one result per item.
 pub fn replies(bytes: &[u8]) -> bool {
     let Some((operation, replies)) = bytes.split_first() else { return false };
-    let host = Arc::new(Parrot::new(replies));
+    let host = Arc::new(FixedReplies::new(replies));
     let operations = Operations::new(host, PartitionCount::DEFAULT, LogPolicy::default(), Uuid::nil());
     let read = ask(&operations, operation.wrapping_sub(b'a') % OPERATIONS);
     read.now_or_never().expect("the host answers at once").is_ok()
@@ -82,7 +81,7 @@ pub fn replies(bytes: &[u8]) -> bool {
 
 const OPERATIONS: u8 = 15;
 
-async fn ask(ops: &Operations<Parrot>, operation: u8) -> Result<(), EngineError> {
+async fn ask(ops: &Operations<FixedReplies>, operation: u8) -> Result<(), EngineError> {
     let partition = Partition::new(7);
     let id = ExecutionId::from_parts(partition, Uuid::from_u128(1));
     let flow = FlowId::from_uuid(Uuid::from_u128(2));
@@ -126,7 +125,7 @@ fn submission() -> ExecutionSubmission {
     ExecutionSubmission::new(Namespace::default_namespace(), ExecutionSpec::new("a"))
 }
 
-async fn claim(operations: &Operations<Parrot>, partition: Partition) -> Result<(), EngineError> {
+async fn claim(operations: &Operations<FixedReplies>, partition: Partition) -> Result<(), EngineError> {
     let request =
         ClaimRequest::new("worker".parse()?, LaneId::default_lane(), partition).max(10).lease(Duration::from_secs(60));
     let claim = operations.claim(&request).await?;
@@ -134,7 +133,7 @@ async fn claim(operations: &Operations<Parrot>, partition: Partition) -> Result<
     Ok(())
 }
 
-async fn describe_flow(operations: &Operations<Parrot>, id: FlowId) -> Result<(), EngineError> {
+async fn describe_flow(operations: &Operations<FixedReplies>, id: FlowId) -> Result<(), EngineError> {
     let flow = operations.describe_flow(id).await?;
     assert_eq!(flow.flow_id, id);
     let home = id.partition(PartitionCount::DEFAULT);
@@ -142,7 +141,7 @@ async fn describe_flow(operations: &Operations<Parrot>, id: FlowId) -> Result<()
     Ok(())
 }
 
-async fn reconcile(operations: &Operations<Parrot>, partition: Partition) -> Result<(), EngineError> {
+async fn reconcile(operations: &Operations<FixedReplies>, partition: Partition) -> Result<(), EngineError> {
     let report = operations.reconcile(partition, None, 10).await?;
     assert!(report.next.is_none_or(|cursor| cursor.0.partition() == partition));
     Ok(())

@@ -1,4 +1,4 @@
-//! A breach, with no more around it than it takes.
+//! A minimal example of a breach.
 
 use std::fmt;
 
@@ -12,12 +12,12 @@ use super::{
 /// How many entries of the log are shown on each side.
 const AROUND: usize = 2;
 
-/// One breach of one rule, shrunk: of all that a subscription saw only what it takes to break the rule.
+/// One violation of a rule, shrunk to the received items that are needed to show it.
 #[derive(Debug, Clone)]
 pub struct Counterexample {
-    /// Which rule.
+    /// The rule.
     pub breach: Breach,
-    /// Where, if it is in a log.
+    /// The position, if it is in a log.
     pub at: Option<(LogId, EntryId)>,
     what: String,
     log: Vec<String>,
@@ -30,7 +30,7 @@ impl Counterexample {
     }
 
     pub(super) fn of_call(execution: ExecutionId) -> Self {
-        let what = format!("the end of {execution} was answered, and nothing has undone it");
+        let what = format!("the end of {execution} was acknowledged, and nothing has rolled it back");
         Self { breach: Breach::Unlogged, at: None, what, log: Vec::new(), saw: None }
     }
 
@@ -49,7 +49,7 @@ impl Counterexample {
     }
 }
 
-/// Leaves out pieces, ever smaller ones, as long as what is left is `still` wrong.
+/// Removes ever smaller pieces, as long as the rest is `still` wrong.
 fn shrink(mut seen: Vec<Seen>, still: impl Fn(&[Seen]) -> bool) -> Vec<Seen> {
     let mut piece = seen.len().max(1);
     while piece > 0 {
@@ -64,7 +64,7 @@ fn shrink(mut seen: Vec<Seen>, still: impl Fn(&[Seen]) -> bool) -> Vec<Seen> {
     seen
 }
 
-/// The log around what matters.
+/// The log around the relevant entries.
 fn around(truth: &LogTruth, entry: EntryId, saw: &[Seen]) -> Vec<String> {
     let named = |other: EntryId| {
         other == entry
@@ -92,11 +92,11 @@ impl fmt::Display for Counterexample {
             None => writeln!(f, "{}: {}", self.breach, self.what)?,
         }
         if !self.log.is_empty() {
-            writeln!(f, "  the log in the end:")?;
+            writeln!(f, "  the log at the end:")?;
             self.log.iter().try_for_each(|line| writeln!(f, "    {line}"))?;
         }
         let Some((name, saw)) = &self.saw else { return Ok(()) };
-        writeln!(f, "  of what `{name}` saw, this is enough:")?;
+        writeln!(f, "  of what `{name}` received, this is enough:")?;
         if saw.is_empty() {
             writeln!(f, "    nothing")?;
         }

@@ -1,14 +1,14 @@
-//! One subscription against one log. Pure, and in one pass.
+//! Checks one subscription against one log. Pure, and in one pass.
 //!
-//! What the subscription has at any moment is a chain: what came and what was declared missing, in order, since its
-//! start. An entry extends the chain; a gap of what was trimmed does too; a gap of what was undone cuts it back. In the
-//! end the chain and the log's history are laid side by side.
+//! At any time the state of the subscription is a chain: the entries delivered and declared missing since its start, in
+//! order. An entry or a gap of trimmed entries extends the chain; a gap of rolled-back entries cuts it. At the end the
+//! chain is compared with the log's history.
 
 use ff_core::{EntryId, ExecutionId, Gap, GapCause, LogId};
 
 use super::{Breach, End, History, LogTruth, Record, Seen, Tally};
 
-/// One breach of one rule.
+/// One violation of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) breach: Breach,
@@ -16,7 +16,7 @@ pub(super) struct Found {
     pub(super) why: String,
 }
 
-/// All about one subscription and one log.
+/// The result for one subscription and one log.
 #[derive(Debug, Default)]
 pub(super) struct Judged {
     pub(super) tally: Tally,
@@ -41,10 +41,10 @@ impl Link {
 struct Judge<'a> {
     history: &'a History,
     truth: &'a LogTruth,
-    /// The same log at earlier moments.
+    /// The same log at earlier times.
     earlier: Vec<&'a LogTruth>,
     record: &'a Record,
-    /// The last entry that the subscription need not get.
+    /// The last entry before the subscription's start.
     base: Option<EntryId>,
     chain: Vec<Link>,
     judged: Judged,
@@ -73,9 +73,9 @@ impl Judge<'_> {
         self.chain.last().map(|link| link.through()).or(self.base)
     }
 
-    /// Whether one history had both, so that their order means something.
+    /// Whether both belong to one history, so that they can be ordered.
     fn comparable(&self, a: EntryId, b: EntryId) -> bool {
-        a.epoch == b.epoch || (self.truth.tells_of(a) && self.truth.tells_of(b))
+        a.epoch == b.epoch || (self.truth.has_in_history(a) && self.truth.has_in_history(b))
     }
 
     fn wants(&self, execution: ExecutionId) -> Option<bool> {
@@ -88,23 +88,27 @@ impl Judge<'_> {
     fn event(&mut self, entry: EntryId, end: End) {
         self.judged.tally.delivered += 1;
         match self.wants(end.execution) {
-            None => self.found(Breach::Invented, entry, format!("{end}, which nobody submitted")),
+            None => self.found(Breach::Invented, entry, format!("{end}, which was never submitted")),
             Some(false) => self.found(Breach::Leaked, entry, format!("{end}, which the filter rejects")),
             Some(true) => {}
         }
         if let Some(there) = self.truth.end_at(entry).filter(|there| *there != end) {
-            self.found(Breach::Invented, entry, format!("{end} came, and {there} stands there"));
+            self.found(Breach::Invented, entry, format!("{end} was delivered, and the log has {there}"));
         }
         if let Some(last) = self.last().filter(|last| entry <= *last && self.comparable(entry, *last)) {
             let again = self.chain.iter().rev().any(|link| matches!(link, Link::Event(had) if *had == entry));
             let breach = if again { Breach::Twice } else { Breach::Disordered };
-            return self.found(breach, entry, format!("it came when {last} had been passed"));
+            return self.found(breach, entry, format!("it was delivered after {last}"));
         }
         if let Some(Link::Event(last)) = self.chain.last().copied()
-            && !self.truth.tells_of(last)
-            && self.truth.tells_of(entry)
+            && !self.truth.has_in_history(last)
+            && self.truth.has_in_history(entry)
         {
-            self.found(Breach::Undeclared, last, format!("it was undone, and {entry} came without a word of that"));
+            self.found(
+                Breach::Undeclared,
+                last,
+                format!("it was rolled back, and {entry} was delivered without a gap"),
+            );
         }
         self.chain.push(Link::Event(entry));
     }
@@ -112,38 +116,38 @@ impl Judge<'_> {
     fn gap(&mut self, gap: &Gap) {
         *self.judged.tally.gaps.entry(gap.cause).or_default() += 1;
         match gap.cause {
-            cause if cause.is_undone() => self.undone(gap),
+            cause if cause.is_undone() => self.rolled_back(gap),
             GapCause::Trimmed => self.missing(gap, false),
             GapCause::Overflow if self.record.may_drop => self.missing(gap, true),
-            _ => self.found(Breach::WideGap, gap.through, format!("{gap}, and nothing of the kind is known")),
+            _ => self.found(Breach::WideGap, gap.through, format!("{gap}, and there is no reason for it")),
         }
     }
 
     fn was_always_there(&self, entry: EntryId) -> bool {
-        self.truth.tells_of(entry) && !self.truth.has_back(entry, &self.earlier)
+        self.truth.has_in_history(entry) && !self.truth.was_restored(entry, &self.earlier)
     }
 
-    /// What the subscription had after `gap.after` was undone.
-    fn undone(&mut self, gap: &Gap) {
+    /// The entries after `gap.after` were rolled back.
+    fn rolled_back(&mut self, gap: &Gap) {
         match self.last() {
             Some(last) if last > gap.through => {
-                self.found(Breach::Undeclared, last, format!("{gap}, and the subscription has more than that"));
+                self.found(Breach::Undeclared, last, format!("{gap}, and more was delivered"));
             }
-            // Behind a filter, what the subscription had passed is not known from here.
+            // With a filter, the position of the subscription is not known here.
             last if last < Some(gap.through) && self.record.filter.is_noop() => {
-                self.found(Breach::WideGap, gap.through, format!("{gap}, and the subscription never had that"));
+                self.found(Breach::WideGap, gap.through, format!("{gap}, and that was never delivered"));
             }
             _ => {}
         }
         while let Some(link) = self.chain.pop_if(|link| gap.after.is_none_or(|after| link.through() > after)) {
             match link {
                 Link::Event(entry) => {
-                    self.judged.tally.undone += 1;
+                    self.judged.tally.rolled_back += 1;
                     if self.was_always_there(entry) {
                         self.found(Breach::WideGap, entry, format!("{gap}, and the log has it"));
                     }
                 }
-                // What lies before the cut is missing as before.
+                // The part before the cut is still missing.
                 Link::Missing { after, .. } => {
                     if let Some(through) = gap.after.filter(|through| after < Some(*through)) {
                         self.chain.push(Link::Missing { after, through });
@@ -155,14 +159,14 @@ impl Judge<'_> {
         let next = self.truth.next(gap.after);
         let is_there = |next: &EntryId| next.epoch == gap.through.epoch && next.seq <= gap.through.seq;
         if let Some(there) = next.filter(is_there).filter(|there| self.was_always_there(*there)) {
-            self.found(Breach::WideGap, there, format!("{gap}, and the log's history goes on with it"));
+            self.found(Breach::WideGap, there, format!("{gap}, and the log's history continues with it"));
         }
     }
 
-    /// Entries do not come. Unless they were `dropped`, the log must not have them.
+    /// Entries are missing. Unless they were `dropped`, the log must not have them.
     fn missing(&mut self, gap: &Gap, dropped: bool) {
         if let Some(had) = self.chain.last().map(|link| link.through()).filter(|last| gap.after < Some(*last)) {
-            self.found(Breach::WideGap, had, format!("{gap}, and the subscription has it"));
+            self.found(Breach::WideGap, had, format!("{gap}, and it was delivered"));
         }
         let held = |(entry, _): &(EntryId, End)| !self.truth.is_trimmed(*entry);
         let there = self.truth.between(gap.after, gap.through).find(held).filter(|_| !dropped);
@@ -172,7 +176,7 @@ impl Judge<'_> {
         self.chain.push(Link::Missing { after: gap.after, through: gap.through });
     }
 
-    /// Lays the chain beside the log's history.
+    /// Compares the chain with the log's history.
     fn close(&mut self) {
         let mut links = std::mem::take(&mut self.chain).into_iter().peekable();
         let (truth, base) = (self.truth, self.base);
@@ -186,7 +190,7 @@ impl Judge<'_> {
                 None => false,
             };
             if !came && self.wants(end.execution) == Some(true) {
-                self.found(Breach::Lost, entry, format!("{end} did not come"));
+                self.found(Breach::Lost, entry, format!("{end} was not delivered"));
             }
         }
         links.for_each(|link| self.is_declared(link));
@@ -194,9 +198,9 @@ impl Judge<'_> {
 
     fn is_declared(&mut self, link: Link) {
         if let Link::Event(entry) = link
-            && !self.truth.tells_of(entry)
+            && !self.truth.has_in_history(entry)
         {
-            self.found(Breach::Undeclared, entry, "it was undone, and no gap says so");
+            self.found(Breach::Undeclared, entry, "it was rolled back, and no gap declares it");
         }
     }
 }

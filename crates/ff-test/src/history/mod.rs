@@ -1,31 +1,31 @@
-//! The history checker: proves from what was recorded that every subscription got what it should, or shows where not.
+//! The history checker: proves from records that every subscription received what it should, or shows where it did not.
 //!
-//! It knows nothing of how completions travel. It takes three accounts that were made independently of each other: what
-//! was submitted and which calls were answered ([`History::submitted`], [`History::acknowledged`]), what each log holds
-//! in the end and what retention took from it ([`LogTruth`]), and what each subscription saw ([`Record`]). From these it
+//! It does not depend on how completions are delivered. It takes three independent records: the submissions and the
+//! acknowledged calls ([`History::submitted`], [`History::acknowledged`]), the final content of each log and the
+//! entries that retention removed ([`LogTruth`]), and the frames of each subscription ([`Record`]). From these it
 //! decides, log by log:
 //!
-//! | [`Breach`] | what must never be |
+//! | [`Breach`] | what must never happen |
 //! | --- | --- |
-//! | `Lost` | an entry of the log that a subscription wants did not come, and no gap covers it |
-//! | `Twice` | an entry came again although nothing was undone in between |
-//! | `Disordered` | an entry came after one that follows it in the log |
-//! | `Leaked` | a completion came that the subscription's filter rejects, by what was submitted |
-//! | `Invented` | a completion came of an execution that nobody submitted, or another one than stands there |
-//! | `Undeclared` | an entry came, was undone by the server, and no gap says so before what follows |
-//! | `WideGap` | a gap covers an entry that is there, or that the subscription has |
-//! | `Unlogged` | a terminal call was answered, nothing could undo it, and no log tells of it |
-//! | `EndedTwice` | a log tells twice of one end |
+//! | `Lost` | an entry of the log that the filter passes was not delivered, and no gap covers it |
+//! | `Twice` | an entry was delivered again without a rollback in between |
+//! | `Disordered` | an entry was delivered after a later one of its log |
+//! | `Leaked` | a completion was delivered that the filter rejects, by what was submitted |
+//! | `Invented` | a completion of an unknown execution was delivered, or another one than the log has at its position |
+//! | `Undeclared` | a delivered entry was rolled back, and no gap declares it before the next delivery |
+//! | `WideGap` | a gap covers an entry that exists, or that was delivered |
+//! | `Unlogged` | a terminal call was acknowledged, nothing could roll it back, and no log has its entry |
+//! | `EndedTwice` | a log has two entries of one end |
 //!
-//! # Undone, and in doubt
+//! # Rolled back, and in doubt
 //!
-//! A log's epochs tell which positions belong to its history: the entry before each epoch is recorded. A position beyond
-//! them was undone by the server (a crash, a failover, FLUSHALL). What was undone before a subscription received it is no
-//! loss to it; what it had received has to be declared. A call that got no answer is in doubt: both outcomes are right.
+//! A log's epochs determine which positions belong to its history, since the entry before each epoch is recorded. The
+//! server rolled back every other position (a crash, a failover, FLUSHALL). A rollback before the delivery is not a
+//! loss; a rollback after the delivery must be declared. A call without a reply is in doubt: both outcomes are correct.
 //!
-//! A server can also take back that it undid something: it starts from an old file, or a replica is promoted that never
-//! saw the FLUSHALL. Then what a subscription was told to be undone has to come again. That a gap of that kind was right
-//! when it was declared is seen from how the logs stood at moments in between ([`History::earlier`]).
+//! A server can also restore what it rolled back: it starts from an old file, or a replica is promoted that never saw
+//! the FLUSHALL. Then the entries that were declared as rolled back must be delivered again. Whether such a gap was
+//! correct when it was declared is judged by the state of the logs at earlier times ([`History::earlier`]).
 
 mod counterexample;
 mod judge;
@@ -43,7 +43,7 @@ pub use counterexample::Counterexample;
 pub use record::{Record, Seen};
 pub use truth::{End, LogTruth};
 
-/// What was submitted of an execution, as far as filters ask for it.
+/// The submitted attributes of an execution that filters check.
 #[derive(Debug, Clone)]
 pub struct Submitted {
     /// The tenant.
@@ -52,44 +52,43 @@ pub struct Submitted {
     pub tags: Tags,
 }
 
-/// Everything that was recorded.
+/// All records.
 #[derive(Debug, Default)]
 pub struct History {
-    /// What was asked for, also where the answer was lost.
+    /// All submissions, including those whose reply was lost.
     pub submitted: HashMap<ExecutionId, Submitted>,
-    /// Whose end was answered, and how many undoing faults there had been by then.
+    /// The acknowledged ends, each with the number of rollback faults before the call.
     pub acknowledged: HashMap<ExecutionId, u32>,
-    /// How many faults there were that can undo what was committed.
-    pub undoing_faults: u32,
-    /// How the logs stood now and then, oldest first: what was undone may have come back by the end. Their entries are
-    /// not asked for.
+    /// The number of faults that can roll back committed entries.
+    pub rollback_faults: u32,
+    /// The logs at earlier times, oldest first, without their entries: rolled-back entries may be restored by the end.
     pub earlier: Vec<BTreeMap<LogId, LogTruth>>,
-    /// The logs in the end.
+    /// The logs at the end.
     pub logs: BTreeMap<LogId, LogTruth>,
-    /// The subscriptions, each after it has come to the end of all logs.
+    /// The subscriptions, each after it has reached the end of all logs.
     pub records: Vec<Record>,
 }
 
-/// What was wrong.
+/// A violated rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Breach {
-    /// An entry that is wanted did not come.
+    /// An entry that the filter passes was not delivered.
     Lost,
-    /// An entry came again.
+    /// An entry was delivered again.
     Twice,
-    /// An entry came too late.
+    /// An entry was delivered too late.
     Disordered,
-    /// A completion came that the filter rejects.
+    /// A completion that the filter rejects was delivered.
     Leaked,
-    /// A completion came that there is not.
+    /// A completion that does not exist was delivered.
     Invented,
-    /// What was undone was not declared.
+    /// A rollback was not declared.
     Undeclared,
-    /// A gap covers what is there.
+    /// A gap covers an existing entry.
     WideGap,
     /// An acknowledged end is in no log.
     Unlogged,
-    /// One end stands in a log twice.
+    /// One end is in a log twice.
     EndedTwice,
 }
 
@@ -124,53 +123,53 @@ impl fmt::Display for Breach {
     }
 }
 
-/// What one subscription got.
+/// The counts of one subscription.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Completions that came.
+    /// Delivered completions.
     pub delivered: u64,
-    /// Of these, how many the server undid later.
-    pub undone: u64,
-    /// Gaps that came, by cause.
+    /// How many of these the server rolled back later.
+    pub rolled_back: u64,
+    /// Delivered gaps, by cause.
     pub gaps: BTreeMap<GapCause, u64>,
 }
 
 impl Tally {
     fn add(&mut self, other: Self) {
         self.delivered += other.delivered;
-        self.undone += other.undone;
+        self.rolled_back += other.rolled_back;
         for (cause, count) in other.gaps {
             *self.gaps.entry(cause).or_default() += count;
         }
     }
 }
 
-/// What the checker found.
+/// The result of the checker.
 #[derive(Debug, Default)]
 pub struct Verdict {
-    /// Entries of all logs' history, those that retention took included.
+    /// The entries of all logs' history, including those that retention removed.
     pub committed: u64,
-    /// Acknowledged ends that the server undid.
-    pub undone: u64,
-    /// Each subscription's name and what it got.
+    /// Acknowledged ends that the server rolled back.
+    pub rolled_back: u64,
+    /// Each subscription's name and counts.
     pub tallies: Vec<(String, Tally)>,
-    /// How often each rule was broken. Empty when all is well.
+    /// How often each rule was violated. Empty if none was.
     pub breaches: BTreeMap<Breach, u64>,
-    /// The first of each kind, shrunk to what matters.
+    /// The first violation of each rule, shrunk.
     pub counterexamples: Vec<Counterexample>,
 }
 
 impl Verdict {
-    /// Whether nothing was wrong.
+    /// Whether no rule was violated.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.breaches.is_empty()
     }
 
-    /// Takes the verdict on another history: figures are added by subscription and by rule.
+    /// Adds the verdict on another history, by subscription and by rule.
     pub fn add(&mut self, other: Self) {
         self.committed += other.committed;
-        self.undone += other.undone;
+        self.rolled_back += other.rolled_back;
         for (name, tally) in other.tallies {
             match self.tallies.iter_mut().find(|(known, _)| *known == name) {
                 Some((_, known)) => known.add(tally),
@@ -193,7 +192,7 @@ impl Verdict {
 }
 
 impl History {
-    /// Decides.
+    /// Checks the history.
     #[must_use]
     pub fn check(&self) -> Verdict {
         let mut verdict = Verdict::default();
@@ -201,11 +200,11 @@ impl History {
         for record in &self.records {
             self.check_record(record, &mut verdict);
         }
-        self.check_undone(&mut verdict);
+        self.check_rolled_back(&mut verdict);
         verdict
     }
 
-    /// Every answered end is in a log once, unless it was undone.
+    /// Every acknowledged end is in a log once, unless it was rolled back.
     fn check_logs(&self, verdict: &mut Verdict) {
         let mut logged: HashSet<End> = HashSet::new();
         for (log, truth) in &self.logs {
@@ -213,15 +212,15 @@ impl History {
                 verdict.committed += 1;
                 if !logged.insert(end) {
                     verdict.note(Breach::EndedTwice, || {
-                        Counterexample::of_log(Breach::EndedTwice, *log, entry, format!("{end} stands there again"))
+                        Counterexample::of_log(Breach::EndedTwice, *log, entry, format!("{end} is there again"))
                     });
                 }
             }
         }
         let logged: HashSet<ExecutionId> = logged.into_iter().map(|end| end.execution).collect();
         for (execution, faults_before) in self.acknowledged.iter().filter(|(id, _)| !logged.contains(id)) {
-            if *faults_before < self.undoing_faults {
-                verdict.undone += 1;
+            if *faults_before < self.rollback_faults {
+                verdict.rolled_back += 1;
                 continue;
             }
             verdict.note(Breach::Unlogged, || Counterexample::of_call(*execution));
@@ -243,8 +242,8 @@ impl History {
         verdict.tallies.push((record.name().to_owned(), tally));
     }
 
-    /// What is no longer there, undone or trimmed, can only be compared between those who saw it.
-    fn check_undone(&self, verdict: &mut Verdict) {
+    /// Rolled-back and trimmed entries can only be compared between the subscriptions that received them.
+    fn check_rolled_back(&self, verdict: &mut Verdict) {
         let mut known: HashMap<(LogId, EntryId), End> = HashMap::new();
         for record in &self.records {
             for log in record.logs() {

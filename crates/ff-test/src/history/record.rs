@@ -1,4 +1,4 @@
-//! What one subscription saw.
+//! The record of one subscription.
 
 use std::collections::BTreeMap;
 
@@ -6,22 +6,22 @@ use ff_core::{Cursor, EntryId, Frame, Gap, LogId, Overflow, ScannerFilter, Scope
 
 use super::End;
 
-/// One thing that a subscription saw of a log.
+/// One item that a subscription received of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
     /// A completion.
     Event {
-        /// Where.
+        /// Its position.
         entry: EntryId,
-        /// Of what.
+        /// The end that it reports.
         end: End,
     },
     /// A gap.
     Gap(Gap),
 }
 
-/// The frames of one subscription, from its start to the end of all logs; of one that was resumed from a cursor, those
-/// that had been yielded before the cursor and those after it.
+/// The frames of one subscription, from its start to the end of all logs. For a resumed one, the frames delivered
+/// before the cursor and those after it.
 #[derive(Debug, Clone)]
 pub struct Record {
     name: String,
@@ -33,7 +33,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// Nothing yet of a subscription with these options that starts at `start`.
+    /// The empty record of a subscription with these options that starts at `start`.
     #[must_use]
     pub fn new(name: impl Into<String>, options: &SubscribeOptions, start: Cursor) -> Self {
         Self {
@@ -46,11 +46,11 @@ impl Record {
         }
     }
 
-    /// Takes what a subscription yielded.
+    /// Adds a frame.
     pub fn take(&mut self, frame: &Frame) {
         match frame {
             Frame::Completion(completion) => {
-                // What has no position is another publisher's, and outside the guarantees.
+                // An event without a position comes from another publisher, and the guarantees do not cover it.
                 let Some(position) = completion.position else { return };
                 let end = End { execution: completion.execution_id, generation: completion.generation };
                 self.saw(position.log, Seen::Event { entry: position.entry, end });
@@ -60,7 +60,7 @@ impl Record {
         }
     }
 
-    /// Notes one thing that it saw.
+    /// Adds one item.
     pub fn saw(&mut self, log: LogId, seen: Seen) {
         self.logs.entry(log).or_default().push(seen);
     }
@@ -71,18 +71,18 @@ impl Record {
         &self.name
     }
 
-    /// The logs of which it saw something.
+    /// The logs with items.
     pub fn logs(&self) -> impl Iterator<Item = LogId> + '_ {
         self.logs.keys().copied()
     }
 
-    /// What it saw of a log.
+    /// The items of a log.
     #[must_use]
     pub fn seen(&self, log: LogId) -> &[Seen] {
         self.logs.get(&log).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether it is to get the completions of a log.
+    /// Whether its scope includes a log.
     #[must_use]
     pub fn is_about(&self, log: LogId) -> bool {
         self.scopes.contains(&log.scope)

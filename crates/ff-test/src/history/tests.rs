@@ -1,4 +1,4 @@
-//! Small histories, each with one thing wrong, and what the checker says of it.
+//! Small histories, each with one violation, and the checker's result.
 
 use ff_core::{
     Cursor, FlowId, Gap, Overflow, Partition, PartitionCount, ScannerFilter, Scope, SubscribeOptions, reader::LogCursor,
@@ -17,7 +17,7 @@ fn namespace(name: &str) -> Namespace {
 }
 
 /// A log of two epochs, 10-0 to 10-3 and 20-0 to 20-2, of which the first two entries are trimmed. Those with an even
-/// number are of the namespace `even`. What was undone were 10-4 and 10-5, and with them an epoch 15.
+/// number have the namespace `even`. Rolled back were 10-4 and 10-5, and then an epoch 15.
 struct Case {
     history: History,
     options: SubscribeOptions,
@@ -26,7 +26,7 @@ struct Case {
 
 impl Case {
     fn new() -> Self {
-        let mut history = History { undoing_faults: 1, ..History::default() };
+        let mut history = History { rollback_faults: 1, ..History::default() };
         let flow = FlowId::from_idempotency_key(&namespace("even"), "flow");
         let count = PartitionCount::new(1).unwrap();
         for entry in all() {
@@ -35,7 +35,7 @@ impl Case {
             history.submitted.insert(id, Submitted { namespace: namespace(name), tags: Tags::default() });
             history.acknowledged.insert(id, u32::from(entry.epoch == 20));
         }
-        let held = all().filter(|entry| is_told(*entry) && *entry > at(10, 1)).map(|entry| (entry, end(entry)));
+        let held = all().filter(|entry| is_committed(*entry) && *entry > at(10, 1)).map(|entry| (entry, end(entry)));
         let trimmed = [at(10, 0), at(10, 1)].map(|entry| (entry, end(entry)));
         let epochs = [(10, None), (20, Some(at(10, 3)))];
         history.logs.insert(LOG, LogTruth::new(Some(at(20, 2)), &epochs, held, trimmed));
@@ -57,15 +57,15 @@ impl Case {
         self
     }
 
-    /// How the log stood before its end.
+    /// The state of the log at an earlier time.
     fn stood(mut self, last: Option<EntryId>, epochs: &[(u64, Option<EntryId>)]) -> Self {
         self.history.earlier.push([(LOG, LogTruth::new(last, epochs, [], []))].into());
         self
     }
 
-    /// All that the log has come to, in order.
+    /// All entries of the final log, in order.
     fn everything(self) -> Self {
-        self.events(all().filter(|entry| is_told(*entry)))
+        self.events(all().filter(|entry| is_committed(*entry)))
     }
 
     fn check(mut self) -> Verdict {
@@ -82,7 +82,7 @@ impl Case {
         assert!(verdict.is_clean(), "{:?}: {}", verdict.breaches, verdict.counterexamples[0]);
     }
 
-    /// Exactly one rule is broken, once, there; this much of what was seen shows it.
+    /// Exactly one rule is violated, once, at this position; these received items show it.
     #[track_caller]
     fn breaks(self, breach: Breach, entry: EntryId, shown: &[&str]) {
         let verdict = self.check();
@@ -101,7 +101,7 @@ fn all() -> impl Iterator<Item = EntryId> {
     epoch(10, 6).chain(epoch(15, 3)).chain(epoch(20, 3))
 }
 
-fn is_told(entry: EntryId) -> bool {
+fn is_committed(entry: EntryId) -> bool {
     entry.epoch == 20 || (entry.epoch == 10 && entry.seq < 4)
 }
 
@@ -117,7 +117,7 @@ fn range(epoch: u64, seqs: std::ops::RangeInclusive<u64>) -> impl Iterator<Item 
 #[test]
 fn everything_in_order_is_right() {
     Case::new().everything().passes();
-    Case::new().filtered().events(all().filter(|entry| is_told(*entry) && entry.seq.is_multiple_of(2))).passes();
+    Case::new().filtered().events(all().filter(|entry| is_committed(*entry) && entry.seq.is_multiple_of(2))).passes();
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn an_undelivered_entry_is_lost() {
 
 #[test]
 fn rejected_completions_must_not_be_delivered() {
-    let even = all().filter(|entry| is_told(*entry) && entry.seq.is_multiple_of(2) && *entry != at(10, 2));
+    let even = all().filter(|entry| is_committed(*entry) && entry.seq.is_multiple_of(2) && *entry != at(10, 2));
     Case::new().filtered().events(even).breaks(Breach::Lost, at(10, 2), &["nothing"]);
     let leaked = [at(10, 0), at(10, 1), at(10, 2), at(20, 0), at(20, 2)];
     Case::new().filtered().events(leaked).breaks(Breach::Leaked, at(10, 1), &["10-1"]);
@@ -175,8 +175,8 @@ fn an_undeclared_rollback_is_found() {
 fn a_gap_over_existing_entries_is_too_wide() {
     let trimmed = Case::new().gap(GapCause::Trimmed, None, at(10, 2)).events([at(10, 3)]).events(range(20, 0..=2));
     trimmed.breaks(Breach::WideGap, at(10, 2), &["gap {fp:0}: trimmed from the log's start through 10-2"]);
-    let undone = Case::new().events(range(10, 0..=5)).gap(GapCause::HistoryRewritten, Some(at(10, 2)), at(10, 5));
-    let verdict = undone.events([at(10, 3)]).events(range(20, 0..=2)).check();
+    let rolled_back = Case::new().events(range(10, 0..=5)).gap(GapCause::HistoryRewritten, Some(at(10, 2)), at(10, 5));
+    let verdict = rolled_back.events([at(10, 3)]).events(range(20, 0..=2)).check();
     assert_eq!(verdict.breaches.keys().collect::<Vec<_>>(), [&Breach::WideGap]);
     let unknown = Case::new().everything().gap(GapCause::Unreadable, Some(at(20, 2)), at(20, 3));
     unknown.breaks(Breach::WideGap, at(20, 3), &["gap {fp:0}: unreadable after 20-2 through 20-3"]);
@@ -215,13 +215,13 @@ fn an_acknowledged_end_that_was_not_rolled_back_must_be_in_the_log() {
     *case.history.acknowledged.get_mut(&end(at(10, 4)).execution).unwrap() = 1;
     let verdict = case.check();
     assert_eq!(verdict.breaches, BTreeMap::from([(Breach::Unlogged, 1)]));
-    assert_eq!(Case::new().everything().check().undone, 5);
+    assert_eq!(Case::new().everything().check().rolled_back, 5);
 }
 
 #[test]
 fn an_end_that_is_in_the_log_twice_is_found() {
     let mut case = Case::new().everything();
-    let held = all().filter(|entry| is_told(*entry)).map(|entry| (entry, end(at(10, entry.seq.min(2)))));
+    let held = all().filter(|entry| is_committed(*entry)).map(|entry| (entry, end(at(10, entry.seq.min(2)))));
     let epochs = [(10, None), (20, Some(at(10, 3)))];
     case.history.logs.insert(LOG, LogTruth::new(Some(at(20, 2)), &epochs, held, []));
     assert!(case.check().breaches.contains_key(&Breach::EndedTwice));
@@ -243,30 +243,34 @@ fn delivered_entries_of_a_lost_log_must_be_declared() {
 fn restored_entries_must_be_delivered_again() {
     let flushed = |case: Case| {
         let case = case.stood(Some(at(10, 2)), &[(10, None)]).stood(None, &[]);
-        case.events(told_until(3)).gap(GapCause::LogRecreated, None, at(10, 3))
+        case.events(committed_until(3)).gap(GapCause::LogRecreated, None, at(10, 3))
     };
     flushed(Case::new()).everything().passes();
-    flushed(Case::new()).events(told_until(3).skip(1)).events(epoch_20()).breaks(Breach::Lost, at(10, 0), &["nothing"]);
+    flushed(Case::new()).events(committed_until(3).skip(1)).events(epoch_20()).breaks(
+        Breach::Lost,
+        at(10, 0),
+        &["nothing"],
+    );
 }
 
 #[test]
 fn a_shorter_log_at_an_earlier_time_does_not_justify_a_gap() {
     let case = Case::new().stood(Some(at(10, 1)), &[(10, None)]).stood(Some(at(10, 2)), &[(10, None)]);
-    let verdict = case.events(told_until(3)).gap(GapCause::HistoryRewritten, Some(at(10, 2)), at(10, 3)).check();
+    let verdict = case.events(committed_until(3)).gap(GapCause::HistoryRewritten, Some(at(10, 2)), at(10, 3)).check();
     assert!(verdict.breaches.contains_key(&Breach::WideGap), "{:?}", verdict.breaches);
 }
 
 #[test]
 fn another_history_in_between_justifies_a_declared_rollback() {
     let case = Case::new().stood(Some(at(15, 1)), &[(10, None), (15, Some(at(10, 2)))]);
-    case.events(told_until(3))
+    case.events(committed_until(3))
         .gap(GapCause::HistoryRewritten, Some(at(10, 2)), at(10, 3))
         .events([at(10, 3)])
         .events(epoch_20())
         .passes();
 }
 
-fn told_until(seq: u64) -> impl Iterator<Item = EntryId> {
+fn committed_until(seq: u64) -> impl Iterator<Item = EntryId> {
     (0..=seq).map(|seq| at(10, seq))
 }
 

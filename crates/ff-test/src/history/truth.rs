@@ -1,4 +1,4 @@
-//! A log as it stands in the end.
+//! The final state of a log.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use ff_core::{EntryId, ExecutionId};
 /// One life of one execution, which ends once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct End {
-    /// Whose.
+    /// The execution.
     pub execution: ExecutionId,
     /// 0 for its first life, one more for each replay.
     pub generation: u32,
@@ -20,20 +20,20 @@ impl fmt::Display for End {
     }
 }
 
-/// What a log's history is, by the log itself.
+/// A log's history, as the log itself has it.
 #[derive(Debug, Clone, Default)]
 pub struct LogTruth {
     /// The last entry of each epoch, in order.
     ends: Vec<EntryId>,
-    /// What it holds and what retention took from it, in order.
+    /// The entries of the log and those that retention removed, in order.
     entries: Vec<(EntryId, End)>,
-    /// What of it retention took.
+    /// The entries that retention removed.
     trimmed: Vec<EntryId>,
 }
 
 impl LogTruth {
-    /// A log whose last entry is `last`, whose `epochs` are each with the entry before it, that holds `held`, and from
-    /// which retention took `trimmed`.
+    /// A log with the last entry `last`, the `epochs` with the entry before each, the entries `held`, and the entries
+    /// `trimmed` that retention removed.
     #[must_use]
     pub fn new(
         last: Option<EntryId>,
@@ -46,8 +46,8 @@ impl LogTruth {
         ends.sort_unstable();
         let mut truth = Self { ends, ..Self::default() };
         let mut entries: Vec<_> = held.into_iter().collect();
-        // What was trimmed from a history that was undone since is no entry of this one.
-        let gone: Vec<_> = trimmed.into_iter().filter(|(entry, _)| truth.tells_of(*entry)).collect();
+        // An entry trimmed from a history that was rolled back since does not belong to this one.
+        let gone: Vec<_> = trimmed.into_iter().filter(|(entry, _)| truth.has_in_history(*entry)).collect();
         truth.trimmed = gone.iter().map(|(entry, _)| *entry).collect();
         truth.trimmed.sort_unstable();
         entries.extend(gone);
@@ -57,9 +57,9 @@ impl LogTruth {
         truth
     }
 
-    /// Whether this position belongs to the log's history: it was committed and is not undone.
+    /// Whether this position belongs to the log's history: it was committed and not rolled back.
     #[must_use]
-    pub fn tells_of(&self, entry: EntryId) -> bool {
+    pub fn has_in_history(&self, entry: EntryId) -> bool {
         self.ends.iter().any(|end| end.epoch == entry.epoch && entry.seq <= end.seq)
     }
 
@@ -69,22 +69,24 @@ impl LogTruth {
         self.ends.last().copied()
     }
 
-    /// Whether one of the `earlier` moments, oldest first, shows that `entry`, of which this log tells, was undone for a
-    /// while: another history stood then, or less of this one than before.
-    pub(super) fn has_back(&self, entry: EntryId, earlier: &[&Self]) -> bool {
-        let lost = |then: &Self, had: &Self| had.last().is_some_and(|last| self.tells_of(last) && !then.tells_of(last));
+    /// Whether one of the `earlier` states, oldest first, shows that `entry`, which is in this history, was rolled back
+    /// for a while: then the log had another history, or less of this one than before.
+    pub(super) fn was_restored(&self, entry: EntryId, earlier: &[&Self]) -> bool {
+        let lost = |then: &Self, had: &Self| {
+            had.last().is_some_and(|last| self.has_in_history(last) && !then.has_in_history(last))
+        };
         earlier.iter().enumerate().any(|(moment, then)| {
-            let is_other = then.last().is_some_and(|last| !self.tells_of(last));
-            !then.tells_of(entry) && (is_other || earlier[..moment].iter().any(|had| lost(then, had)))
+            let is_other = then.last().is_some_and(|last| !self.has_in_history(last));
+            !then.has_in_history(entry) && (is_other || earlier[..moment].iter().any(|had| lost(then, had)))
         })
     }
 
-    /// All that is known to be in its history, in order.
+    /// All known entries of its history, in order.
     pub fn entries(&self) -> impl DoubleEndedIterator<Item = (EntryId, End)> + '_ {
         self.entries.iter().copied()
     }
 
-    /// Those after `after` up to and including `through`.
+    /// The entries after `after` up to and including `through`.
     pub(super) fn between(
         &self,
         after: Option<EntryId>,
@@ -95,13 +97,13 @@ impl LogTruth {
         self.entries[from..to].iter().copied()
     }
 
-    /// What stands there.
+    /// The end at this position.
     pub(super) fn end_at(&self, entry: EntryId) -> Option<End> {
         let at = self.entries.binary_search_by_key(&entry, |(entry, _)| *entry).ok()?;
         Some(self.entries[at].1)
     }
 
-    /// Whether retention took it.
+    /// Whether retention removed it.
     pub(super) fn is_trimmed(&self, entry: EntryId) -> bool {
         self.trimmed.binary_search(&entry).is_ok()
     }

@@ -1,4 +1,4 @@
-//! Epochs, which every tenure draws for itself: that no two draw the same, and how two stages compare without them.
+//! Epochs: checks that no two tenures have the same, and compares two hosts regardless of their epochs.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -8,17 +8,17 @@ use ff_embedded::{KeyValue, StreamEntry};
 
 use super::stage::Contents;
 
-/// Who has begun which epoch.
+/// Which tenure has begun which epoch.
 #[derive(Debug, Default)]
 pub(super) struct Tenures {
     now: u32,
     begun: HashMap<(Scope, u64), u32>,
-    /// What the logs have been seen to hold, as far as it was not undone.
+    /// The entries of the logs seen so far, without those rolled back.
     seen: HashSet<(Scope, EntryId)>,
 }
 
 impl Tenures {
-    /// Takes what a log holds. Returns an epoch that goes on or begins again although its tenure is over.
+    /// Checks the entries of a log. Returns an epoch that continues or begins again after its tenure is over.
     pub(super) fn look(&mut self, scope: Scope, entries: impl IntoIterator<Item = EntryId>) -> Option<u64> {
         let mut taken = None;
         for entry in entries {
@@ -30,19 +30,19 @@ impl Tenures {
         taken
     }
 
-    /// Another tenure begins, of which the logs hold this.
+    /// Another tenure begins, with these entries in the logs.
     pub(super) fn change(&mut self, held: impl IntoIterator<Item = (Scope, EntryId)>) {
         self.now += 1;
         self.seen = held.into_iter().collect();
     }
 }
 
-/// The epochs in a stage's keys, each with the number that stands for it: its place in each of the two logs.
+/// The epochs in the keys of a host, each with a number for its order in each of the two logs.
 pub(super) struct Renumbering(BTreeMap<u64, u64>);
 
 impl Renumbering {
     pub(super) fn of(contents: &Contents) -> Self {
-        /// More than a log of a history has epochs.
+        /// More than the epochs of one log.
         const MOST: u64 = 10_000;
         let mut epochs = [BTreeSet::new(), BTreeSet::new()];
         for (key, value) in contents.iter().filter(|(key, _)| text(key).contains(":completions")) {
@@ -66,7 +66,7 @@ impl Renumbering {
         Self(numbers)
     }
 
-    /// The same with numbers for epochs: in positions, and as the names of epochs.
+    /// Replaces epochs by their numbers, in positions and as the names of fields.
     pub(super) fn applied(&self, value: &KeyValue) -> KeyValue {
         match value {
             KeyValue::Hash(fields) => {

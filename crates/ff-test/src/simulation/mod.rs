@@ -1,22 +1,21 @@
-//! Simulation: random histories of operations on the library in process, under a clock that moves when told, with calls
-//! interrupted at exact commands, checked against an independent model and against invariants.
+//! Simulation: random histories of operations on the library in process, under a virtual clock, with calls interrupted
+//! at exact commands, checked against an independent model and against invariants.
 //!
 //! - Each execution ends once and has one completion; it is promoted exactly when its needs allow; nothing is stuck
-//!   once the sweeps ran; indexes and flows agree with states; retention leaves no key.
-//! - Nothing is due before the sweep that the announced and reported timers ask for.
-//! - A reader can prove of each log entry that it follows the one before it. One that comes now and then gets every entry
-//!   once, and what a log has lost is one gap with exactly these positions.
-//! - A log keeps the bytes that its policy says, and no more than a piece, an entry and what restarts left uncounted beyond.
-//! - What is submitted again is there once. No call creates a key beyond its KEYS (the host fails one that does).
+//!   after the sweeps; indexes and flows agree with states; retention leaves no key.
+//! - Nothing is due before the sweep that the announced and reported timers plan.
+//! - A reader can prove of each log entry that it follows the one before it. One that resumes from time to time gets
+//!   every entry once, and lost entries are one gap with exactly their positions.
+//! - A log keeps the bytes of its policy, and at most a piece, an entry and the uncounted bytes of restarts more.
+//! - A repeated submission exists once. No call creates an undeclared key (the host fails such a call).
 //! - A member whose record is deleted ends as failed, and its flow goes on.
-//! - A flow that is submitted in parts is there as a whole or not at all, whoever writes its parts and however often; one
-//!   that never starts leaves nothing.
-//! - Leases keep their length when the clock is set, retention waits until it has stood, and what was submitted is known
+//! - A flow that is submitted in parts exists as a whole or not at all, whichever programs write its parts and however
+//!   often; one that never starts leaves nothing.
+//! - Leases keep their length when the clock is set, retention waits for a stable clock, and a submission is recognised
 //!   for the stated time after that.
-//! - No two tenures of a log begin the same epoch: libraries that were loaded again, and servers that took over without
-//!   what the one before them did last.
-//! - A call that is interrupted at any command amounts, after the sweeps and the reconciler, to the whole call or to
-//!   nothing.
+//! - No two tenures of a log begin the same epoch: neither reloaded libraries nor servers that took over without the
+//!   last writes.
+//! - A call that is interrupted at any command has, after the sweeps and the reconciler, its whole effect or none.
 //!
 //! A history that fails is shrunk and printed as a test.
 
@@ -44,7 +43,7 @@ use op::Generator;
 use run::Run;
 use uuid::Uuid;
 
-/// What a simulation has covered.
+/// The coverage of a simulation.
 #[derive(Debug, Clone, Copy)]
 pub struct Report {
     /// The first seed.
@@ -78,16 +77,16 @@ impl fmt::Display for Report {
 
 /// A history on which library and model disagree, shrunk.
 #[derive(Debug, Clone)]
-pub struct Counterexample {
+pub struct FailingHistory {
     /// The seed that led to it.
     pub seed: u64,
-    /// What does not agree.
+    /// The disagreement.
     pub what: String,
     /// The shortest history found that shows it.
     pub history: Vec<Op>,
 }
 
-impl fmt::Display for Counterexample {
+impl fmt::Display for FailingHistory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let history = serde_json::to_string(&self.history).map_err(|_| fmt::Error)?;
         writeln!(f, "seed {}: {}\n", self.seed, self.what)?;
@@ -98,8 +97,8 @@ impl fmt::Display for Counterexample {
 /// Simulates one history per seed, from `first_seed` on, until `count` histories or `limit` are reached.
 ///
 /// # Errors
-/// The first [`Counterexample`].
-pub fn simulate(first_seed: u64, count: u64, limit: Duration) -> Result<Report, Box<Counterexample>> {
+/// The first [`FailingHistory`].
+pub fn simulate(first_seed: u64, count: u64, limit: Duration) -> Result<Report, Box<FailingHistory>> {
     let stage = InProcess::new(first_seed, [Uuid::nil(); 2]);
     let seeds = first_seed..first_seed.saturating_add(count);
     over(
@@ -110,19 +109,19 @@ pub fn simulate(first_seed: u64, count: u64, limit: Duration) -> Result<Report, 
     )
 }
 
-/// Simulates as [`simulate`] does, in process and on `stage`, whose keys are deleted first. Beyond what is checked of
-/// each, all keys of both must hold the same after the last operation, after all times have passed, and after
-/// everything was cancelled: states, indexes and logs, with their times and positions. Calls are not interrupted, which
-/// only the host in process can do.
+/// Like [`simulate`], in process and on `stage`, whose keys are deleted first. In addition to the checks of each, all
+/// keys of both must be equal after the last operation, after all times have passed, and after everything was
+/// cancelled: states, indexes and logs, with their times and positions. Calls are not interrupted, which only the host
+/// in process can do.
 ///
 /// # Errors
-/// The first [`Counterexample`].
+/// The first [`FailingHistory`].
 pub fn simulate_beside(
     stage: &impl Stage,
     first_seed: u64,
     count: u64,
     limit: Duration,
-) -> Result<Report, Box<Counterexample>> {
+) -> Result<Report, Box<FailingHistory>> {
     let in_process = InProcess::new(first_seed, stage.listeners());
     let seeds = first_seed..first_seed.saturating_add(count);
     let drawn = |seed| {
@@ -131,16 +130,16 @@ pub fn simulate_beside(
         history
     };
     over(seeds, limit, drawn, |seed, history| {
-        // What the library remembers of earlier histories decides where an epoch begins.
+        // The first epoch depends on what the library remembers of earlier histories.
         in_process.forget();
         stage.forget();
         let ours = Run::new(&in_process, seed).recording().whole(history)?;
         let theirs = Run::new(stage, seed).recording().whole(history).map_err(|what| format!("beside: {what}"))?;
-        ours.looks.iter().zip(&theirs.looks).try_for_each(|(ours, theirs)| same(ours, theirs))
+        ours.snapshots.iter().zip(&theirs.snapshots).try_for_each(|(ours, theirs)| same(ours, theirs))
     })
 }
 
-/// Epochs are drawn by each side for itself: they are compared by their places in the logs.
+/// Each side computes its own epochs: they are compared by their order in the logs.
 fn same(ours: &Contents, theirs: &Contents) -> Result<(), String> {
     let keys: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
     let (our_epochs, their_epochs) = (Renumbering::of(ours), Renumbering::of(theirs));
@@ -157,7 +156,7 @@ fn over(
     limit: Duration,
     drawn: impl Fn(u64) -> Vec<Op>,
     run: impl Fn(u64, &[Op]) -> Result<(), String>,
-) -> Result<Report, Box<Counterexample>> {
+) -> Result<Report, Box<FailingHistory>> {
     let start = Instant::now();
     let mut report = Report { first_seed: seeds.start, histories: 0, operations: 0, elapsed: Duration::ZERO };
     for seed in seeds.take_while(|_| start.elapsed() < limit) {
@@ -172,10 +171,10 @@ fn over(
     Ok(report)
 }
 
-/// Runs a history as [`Counterexample`] prints it.
+/// Runs a history as [`FailingHistory`] prints it.
 ///
 /// # Panics
-/// When library and model disagree, or the text is no history.
+/// If library and model disagree, or the text is not a history.
 pub fn replay(history: &str) {
     let history: Vec<Op> = serde_json::from_str(history).expect("a history as it was printed");
     check(&history);
@@ -184,24 +183,24 @@ pub fn replay(history: &str) {
 /// Runs one history in process.
 ///
 /// # Panics
-/// When library and model disagree.
+/// If library and model disagree.
 pub fn check(history: &[Op]) {
     if let Err(what) = try_on(&InProcess::new(0, [Uuid::nil(); 2]), history) {
         panic!("{what}\n{history:#?}");
     }
 }
 
-/// Runs one history on a stage, whose keys are deleted first. Returns whether each of its faults has come about; one at
-/// a command that its call does not have does not.
+/// Runs one history on a stage, whose keys are deleted first. Returns whether each of its faults has occurred; a fault
+/// at a command that its call does not have does not occur.
 ///
 /// # Errors
-/// What library and model do not agree on.
+/// The disagreement of library and model.
 pub fn try_on(stage: &impl Stage, history: &[Op]) -> Result<bool, String> {
     Run::new(stage, 0).whole(history).map(|record| record.unmet_faults == 0)
 }
 
-/// Takes operations out, in ever smaller pieces, as long as what is left still fails.
-fn shrunk(seed: u64, mut history: Vec<Op>, fails: impl Fn(&[Op]) -> Option<String>) -> Counterexample {
+/// Removes ever smaller pieces of the history, as long as the rest still fails.
+fn shrunk(seed: u64, mut history: Vec<Op>, fails: impl Fn(&[Op]) -> Option<String>) -> FailingHistory {
     let mut piece = history.len() / 2;
     while piece > 0 {
         let mut at = 0;
@@ -216,6 +215,6 @@ fn shrunk(seed: u64, mut history: Vec<Op>, fails: impl Fn(&[Op]) -> Option<Strin
         }
         piece /= 2;
     }
-    let what = fails(&history).unwrap_or_else(|| "it failed once and then no more".to_owned());
-    Counterexample { seed, what, history }
+    let what = fails(&history).unwrap_or_else(|| "it failed only once".to_owned());
+    FailingHistory { seed, what, history }
 }

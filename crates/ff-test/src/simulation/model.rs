@@ -1,11 +1,11 @@
-//! A second opinion: the state machine written again, in Rust, from the documentation and not from the Lua. It knows
-//! no keys, no indexes and no order of writes; only what must be true after each operation.
+//! The model: an independent state machine in Rust, written from the documentation and not from the Lua. It has no
+//! keys, no indexes and no order of writes; it only knows what must be true after each operation.
 
 use ff_core::{FlowState, Outcome, PublicState};
 
 use super::op::Member;
 
-/// What the model knows of one execution.
+/// One execution in the model.
 #[derive(Debug, Clone)]
 pub(super) struct Execution {
     /// The uuid as text, which breaks ties.
@@ -20,7 +20,7 @@ pub(super) struct Execution {
     pub(super) attempt: u32,
     pub(super) failures: u32,
     pub(super) expiries: u32,
-    /// Leases that ran out without a worker having confirmed them.
+    /// Leases that expired unconfirmed.
     pub(super) unseen: u32,
     /// Whether a worker has confirmed the lease of this attempt.
     pub(super) seen: bool,
@@ -55,7 +55,7 @@ struct Flow {
     cancelled: bool,
 }
 
-/// What the owner of a lease is told.
+/// The reply to the holder of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
     Done,
@@ -66,7 +66,7 @@ pub(super) enum Answer {
     AlreadyEnded,
 }
 
-/// All there is.
+/// The whole state.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Model {
     pub(super) now: u64,
@@ -81,7 +81,7 @@ impl Model {
         Self { now, ..Self::default() }
     }
 
-    /// `queued_at` is for each member when it came into its place in the queue, if not now.
+    /// `queued_at` is the queue time of each member, if not now.
     pub(super) fn submit(&mut self, members: &[Member], uuids: Vec<String>, is_flow: bool, queued_at: Option<&[u64]>) {
         let first = self.executions.len();
         let flow = is_flow.then_some(self.flows.len());
@@ -125,7 +125,7 @@ impl Model {
         }
     }
 
-    /// What a claim would get, in order.
+    /// The executions that a claim would get, in order.
     pub(super) fn claimable(&self, max: u32) -> Vec<usize> {
         let mut ready: Vec<_> = self.in_state(PublicState::Waiting);
         ready.retain(|id| self.executions[*id].flow.is_none_or(|flow| !self.flows[flow].cancelled));
@@ -150,7 +150,7 @@ impl Model {
         }
     }
 
-    /// What a repeated claim gets of what it was to take the first time: an execution, and its attempt then.
+    /// The executions that a repeated claim still gets. `taken` has those of the first call, each with its attempt.
     pub(super) fn still_claimed(&self, taken: &[(usize, u32)]) -> Vec<usize> {
         let is_left = |(id, attempt): &&(usize, u32)| {
             let e = &self.executions[*id];
@@ -160,7 +160,7 @@ impl Model {
         taken.iter().filter(is_left).map(|(id, _)| *id).collect()
     }
 
-    /// Repeats a claim: what it holds it holds for longer, what it had not taken yet it takes.
+    /// Repeats a claim: extends the leases that it holds, and takes the other executions.
     pub(super) fn claim_again(&mut self, taken: &[usize], lease: u64) {
         for id in taken {
             if self.executions[*id].state == PublicState::Active {
@@ -222,7 +222,7 @@ impl Model {
         Outcome::Cancelled
     }
 
-    /// The record of a member is gone; of what it was only its flow is known.
+    /// The record of a member is lost; only its flow is known.
     pub(super) fn lose(&mut self, id: usize) {
         let e = &mut self.executions[id];
         (e.attempt, e.failures, e.failed_attempt, e.expiries, e.unseen) = (0, 0, 0, 0, 0);
@@ -248,8 +248,8 @@ impl Model {
         open.len()
     }
 
-    /// The clock was set, from `before`: a lease that ran out within the leap has its rest after it, and none runs for
-    /// longer than it was given.
+    /// The clock was set, from `before`: a lease that expired within the leap keeps its remaining time after it, and
+    /// none lasts longer than it was given for.
     pub(super) fn leapt(&mut self, before: u64) {
         let now = self.now;
         for e in self.executions.iter_mut().filter(|e| e.state == PublicState::Active) {
@@ -265,7 +265,7 @@ impl Model {
         self.sweep_without(|_| false);
     }
 
-    /// A sweep that could not read some of the executions that are beyond their deadline; the next one reads them.
+    /// A sweep that could not read some of the overdue executions; the next one reads them.
     pub(super) fn sweep_without(&mut self, is_unread: impl Fn(usize) -> bool) {
         let (overdue, delayed) = (self.overdue(), self.delayed());
         self.expire(|id| !is_unread(id));
@@ -285,14 +285,14 @@ impl Model {
         overdue.map(|unread| without(&|id| id == unread)).chain([without(&|_| true)]).collect()
     }
 
-    /// Whether something will still happen by itself: a lease, a delay or a deadline runs out.
+    /// Whether a lease, a delay or a deadline is still running.
     pub(super) fn waits_for_time(&self) -> bool {
         use PublicState::{Active, Delayed};
         let waits = |e: &Execution| matches!(e.state, Active | Delayed) || (e.ended().is_none() && e.deadline_at > 0);
         self.executions.iter().any(waits)
     }
 
-    /// When the next lease, delay or deadline runs out.
+    /// When the next lease, delay or deadline ends.
     pub(super) fn next_timer(&self) -> Option<u64> {
         let of = |e: &Execution| {
             let state = match e.state {
@@ -312,7 +312,7 @@ impl Model {
         execution.is_some_and(|e| e.ended().is_none() && e.deadline_at > 0 && e.deadline_at <= self.now)
     }
 
-    /// Where an execution might as well have been skipped as have expired, takes what was found.
+    /// If an execution may have been skipped or have expired, takes the observed state.
     pub(super) fn settle_overdue(&mut self, id: usize, found: PublicState) {
         let e = &mut self.executions[id];
         let reason = |state| match state {
@@ -353,7 +353,7 @@ impl Model {
     fn reclaim(&mut self, overdue: &[usize]) {
         for id in overdue {
             if self.executions[*id].state == PublicState::Active {
-                self.lease_ran_out(*id);
+                self.lease_expired(*id);
             }
         }
     }
@@ -391,7 +391,7 @@ impl Model {
         self.executions[id].state == PublicState::Active && self.executions[id].attempt == attempt
     }
 
-    /// Runs `act` if the lease holds; otherwise answers as the same call was answered before, or refuses.
+    /// Runs `act` if the lease is held. Otherwise gives the reply that the same call got before, or refuses.
     fn as_owner(
         &mut self,
         id: usize,
@@ -435,7 +435,7 @@ impl Model {
         Answer::Retry(backoff)
     }
 
-    fn lease_ran_out(&mut self, id: usize) {
+    fn lease_expired(&mut self, id: usize) {
         let now = self.now;
         let e = &mut self.executions[id];
         if !e.seen {
@@ -491,7 +491,7 @@ impl Model {
     }
 }
 
-/// Up to a fifth is taken off a backoff, by the uuid and the number of failures.
+/// Shortens a backoff by up to a fifth, depending on the uuid and the number of failures.
 fn with_jitter(uuid: &str, failures: u32, backoff: u64) -> u64 {
     let last = u64::from_str_radix(&uuid[uuid.len() - 6..], 16).expect("a uuid ends in hexadecimal digits");
     let drawn = (last + u64::from(failures) * 7_919) * 48_271 % 1_000;

@@ -1,12 +1,12 @@
-//! What a simulated history is made of. Everything refers to what exists by a number taken modulo how many there are,
-//! so that a history stays a history when a shrinker takes operations out of it.
+//! The operations of a simulated history. They refer to existing objects by numbers modulo their count, so that a
+//! history stays valid when a shrinker removes operations.
 
 use std::collections::VecDeque;
 
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
-/// Members of a flow that need each other stand in one block of so many.
+/// The size of a block of members; members need others of their own block only.
 const BLOCK: u32 = 6;
 
 /// One execution to submit. Times are in milliseconds; 0 means none.
@@ -20,7 +20,7 @@ pub struct Member {
     pub attempts: u32,
     /// The first backoff; the longest is four times that.
     pub backoff: u64,
-    /// Leases that may run out.
+    /// The leases that may expire.
     pub expiries: u32,
     /// The delay.
     pub delay: u64,
@@ -70,11 +70,11 @@ pub enum Op {
     StepBack {
         millis: u64,
     },
-    /// The clock is set ahead, farther than calls lie apart.
+    /// The clock is set ahead, by more than the time between two calls.
     Leap {
         millis: u64,
     },
-    /// The clock is set back, farther than a clock that is being adjusted.
+    /// The clock is set back, by more than an adjustment.
     LeapBack {
         millis: u64,
     },
@@ -89,11 +89,11 @@ pub enum Op {
     Trim {
         keep: u32,
     },
-    /// The calls that follow come from a program whose logs keep little by bytes, or from one whose logs keep much.
+    /// The calls that follow come from a program with a small limit of log bytes, or with a large one.
     Keep {
         little: bool,
     },
-    /// A reader comes back, reads to the end, and goes.
+    /// A reader resumes, reads to the end, and closes.
     Read,
     Forget,
     /// Deletes the record of a member that has not ended, and lets the reconciler find it.
@@ -102,7 +102,7 @@ pub enum Op {
     },
     CutOff,
     FailOver,
-    /// A program is about to submit a flow in parts. The operations that follow count such flows from the newest.
+    /// A program begins to submit a flow in parts. The operations that follow count such flows from the newest.
     BeginParts(Vec<Member>),
     /// Writes one part of a division into parts of this size.
     WritePart {
@@ -113,7 +113,7 @@ pub enum Op {
     StartParts {
         submission: u32,
     },
-    /// A program submits the same flow in its own way.
+    /// Another program submits the same flow, divided differently.
     TakeOver {
         submission: u32,
     },
@@ -123,7 +123,7 @@ pub enum Op {
     },
 }
 
-/// Draws histories.
+/// Generates random histories.
 pub(super) struct Generator {
     rng: Rng,
 }
@@ -200,7 +200,7 @@ impl Generator {
         }
     }
 
-    /// What programs do with a flow that they submit in parts.
+    /// An operation of a submission in parts.
     fn in_parts(&mut self) -> VecDeque<Op> {
         let members = self.members();
         let count = u32::try_from(members.len()).expect("a flow has few members");
@@ -228,20 +228,20 @@ impl Generator {
     }
 
     fn members(&mut self) -> Vec<Member> {
-        // Now and then more than one call writes.
+        // Sometimes more members than one call writes.
         let count = if self.rng.u8(0..32) == 0 { self.rng.u32(33..40) } else { self.rng.u32(1..7) };
         (0..count).map(|index| self.member(index)).collect()
     }
 
     fn member(&mut self, index: u32) -> Member {
         let rng = &mut self.rng;
-        // Not so many in a row that one call could not end them all.
+        // Chains are short enough for one call to end them.
         let mut needs: Vec<_> = (index / BLOCK * BLOCK..index).filter(|_| rng.u8(0..3) == 0).collect();
         needs.dedup();
         let mut sometimes = |chance: u8, most: u64| if rng.u8(0..chance) == 0 { rng.u64(1..most) } else { 0 };
         let (backoff, delay, deadline, timeout) =
             (sometimes(2, 60), sometimes(6, 80), sometimes(6, 300), sometimes(5, 120));
-        // A flow of many members has few deadlines, so that one sweep ends all that are due: the order is known then.
+        // A flow of many members has few deadlines, so that one sweep ends all due members: their order is then known.
         let deadline = if index < BLOCK { deadline } else { 0 };
         Member {
             needs,

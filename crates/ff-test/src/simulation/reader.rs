@@ -1,5 +1,5 @@
-//! A reader that comes now and then, with the cursor that it left with: it gets every entry once and in order, and what it
-//! cannot get is in a gap with exactly these positions.
+//! A reader that resumes from its saved cursor from time to time: it gets every entry once and in order, and lost
+//! entries are in a gap with exactly their positions.
 
 use std::collections::BTreeMap;
 
@@ -16,19 +16,19 @@ use super::{
 
 pub(super) struct Reader {
     cursor: Cursor,
-    /// The last entry that it has of each log.
+    /// The last delivered entry of each log.
     has: BTreeMap<Scope, EntryId>,
 }
 
 impl Reader {
-    /// A reader that has nothing, of empty logs. Only in process it is known when everything was read.
+    /// A reader of empty logs. Only in process it is known when everything was read.
     pub(super) fn start(world: &World<'_, impl Stage>) -> Option<Self> {
         world.stage.host()?;
         let now = subscribe(world, Start::Now)?;
         Some(Self { cursor: now.cursor(), has: BTreeMap::new() })
     }
 
-    /// Comes back, reads to the end, and goes.
+    /// Resumes, reads to the end, and closes.
     pub(super) fn read(&mut self, world: &World<'_, impl Stage>) -> Result<(), String> {
         let mut reading = subscribe(world, Start::After(self.cursor.clone())).ok_or("it cannot subscribe")?;
         let logs: BTreeMap<Scope, Vec<Entry>> =

@@ -1,4 +1,4 @@
-//! One history, step by step, on the library and on the model, and what must agree.
+//! Runs one history step by step on the library and on the model, and compares them.
 
 use std::{
     cell::Cell,
@@ -22,31 +22,31 @@ use super::{
     op::{Member, Op},
     reader::Reader,
     stage::{Contents, Stage},
-    timers::Engine,
-    world::{EPOCH, Entry, Seen, World, answer},
+    timers::SweepPlan,
+    world::{EPOCH, Entry, StoredExecution, World, answer},
 };
 
-/// Longer than any time that a history sets.
+/// Longer than any time in a history.
 const LONG: Duration = Duration::from_secs(3_600);
 const RETENTION: Duration = Duration::from_secs(24 * 3_600);
-/// Sweeps at the end of a history until all times have passed, and beyond the last of them.
+/// The most sweeps at the end of a history until all times have passed, and the sweeps after that.
 const MAX_ROUNDS: u32 = 40;
 /// How far a clock may go back without having been set (ms).
 const STEP_BACK: u64 = 1_000;
-/// How many steps of how many milliseconds retention wants the clock to stand for.
+/// The number and length (ms) of the steps for which retention needs a stable clock.
 const CLOCK_STANDS: u32 = 7;
 const STEP: u64 = 100_000;
 const QUIET_ROUNDS: u32 = 2;
 /// How many dependents one call of the library plans (`MAX_DEPENDENTS` in `lua/lib/call.lua`).
 const SETTLED_AT_ONCE: usize = 32;
 
-/// What does not agree, for people.
+/// The text of a disagreement.
 type Disagreement = String;
 
-/// What is left of a run.
-pub(super) struct Record {
-    /// What all keys held, if that was wanted.
-    pub(super) looks: Vec<Contents>,
+/// The result of a run.
+pub(super) struct RunRecord {
+    /// Snapshots of all keys, if they were requested.
+    pub(super) snapshots: Vec<Contents>,
     /// Faults at commands that their calls did not have.
     pub(super) unmet_faults: usize,
 }
@@ -65,25 +65,25 @@ pub(super) struct Run<'a, S> {
     parts: Parts,
     fault: Option<(u32, bool)>,
     unmet_faults: usize,
-    /// Whether a call was interrupted: what it left is put right later, so that some orders are no longer fixed.
+    /// Whether a call was interrupted: it is repaired later, so that some orders are no longer fixed.
     interrupted: bool,
     trimmed: bool,
-    /// How much the logs keep, and since when.
+    /// The policies of the logs.
     keeps: keeps::Keeps,
     reader: Option<Reader>,
-    /// Whether a record was deleted, whose entry may stay in the queue until a claim meets it.
+    /// Whether a record was deleted: its entry may stay in the queue until a claim visits it.
     lost: bool,
     /// Whether a member of a flow with more than [`SETTLED_AT_ONCE`] members was lost: its dependents are skipped by
     /// several calls, in an order that depends on where each call stops.
     settled_in_parts: bool,
     tenures: Tenures,
-    /// The replica that takes over, once it was cut off.
+    /// The disconnected replica.
     replica: Option<Replica>,
     /// How often something was submitted, what was undone included.
     submitted: usize,
-    looks: Option<Vec<Contents>>,
-    /// Where timers are heard of without waiting.
-    engine: Option<Engine>,
+    snapshots: Option<Vec<Contents>>,
+    /// The plan of sweeps, in process only.
+    engine: Option<SweepPlan>,
 }
 
 /// A claim that can be repeated.
@@ -92,12 +92,12 @@ struct LastClaim {
     id: ClaimId,
     max: u32,
     lease: u64,
-    /// What it was to take: executions, each with its attempt.
+    /// The executions to take, each with its attempt.
     taken: Vec<(usize, u32)>,
     /// Until when its record is kept, and the latest time that the clock has shown since.
     recorded_until: u64,
     latest: u64,
-    /// What the last try was to take, in its order, whether or not it came to it.
+    /// The executions that the last try was to take, in order.
     trying: Vec<usize>,
 }
 
@@ -132,7 +132,7 @@ impl<'a, S: Stage> Run<'a, S> {
         let world = World { stage, last_sweep: Cell::default() };
         stage.keep_little(false);
         world.wipe();
-        // As an engine does that starts; what earlier histories announced is forgotten.
+        // Like an engine that starts; announcements of earlier histories are dropped.
         let _ = world.sweep(RETENTION);
         let signals = stage.host().and_then(|_| stage.wait(stage.backend().timer_signals()).ok());
         let model = Model::at(EPOCH);
@@ -159,34 +159,34 @@ impl<'a, S: Stage> Run<'a, S> {
             tenures: Tenures::default(),
             replica: None,
             submitted: 0,
-            looks: None,
-            engine: signals.map(|signals| Engine::new(signals, EPOCH)),
+            snapshots: None,
+            engine: signals.map(|signals| SweepPlan::new(signals, EPOCH)),
         }
     }
 
-    /// Keeps what all keys hold after the last operation and twice later, to be compared with another stage.
+    /// Takes snapshots of all keys after the last operation and twice later, to compare them with another host.
     pub(super) fn recording(self) -> Self {
-        Self { looks: Some(Vec::new()), ..self }
+        Self { snapshots: Some(Vec::new()), ..self }
     }
 
     /// Runs a history to its end, and then until nothing is left.
-    pub(super) fn whole(mut self, history: &[Op]) -> Result<Record, Disagreement> {
+    pub(super) fn whole(mut self, history: &[Op]) -> Result<RunRecord, Disagreement> {
         for (number, op) in history.iter().enumerate() {
             let stepped = self.step(op).and_then(|()| self.timers_agree()).and_then(|()| self.bytes_agree());
             stepped.map_err(|what| format!("operation {number} ({op:?}): {what}"))?;
         }
         self.executions_agree(|id| self.world.described(id)).map_err(|what| format!("as described: {what}"))?;
         self.agree().map_err(|what| format!("after the last operation: {what}"))?;
-        self.look_at_epochs()?;
+        self.check_epochs()?;
         self.read()?;
         self.record();
-        self.wind_up().map_err(|what| format!("winding up: {what}"))?;
-        Ok(Record { looks: self.looks.unwrap_or_default(), unmet_faults: self.unmet_faults })
+        self.finish().map_err(|what| format!("while finishing: {what}"))?;
+        Ok(RunRecord { snapshots: self.snapshots.unwrap_or_default(), unmet_faults: self.unmet_faults })
     }
 
     fn record(&mut self) {
-        if let Some(looks) = &mut self.looks {
-            looks.push(self.world.stage.snapshot());
+        if let Some(snapshots) = &mut self.snapshots {
+            snapshots.push(self.world.stage.snapshot());
         }
     }
 
@@ -207,7 +207,7 @@ impl<'a, S: Stage> Run<'a, S> {
             Op::Keep { little } => self.keep(*little),
             Op::Read => self.read()?,
             Op::Forget => {
-                self.look_at_epochs()?;
+                self.check_epochs()?;
                 self.world.stage.forget();
                 let held = self.positions();
                 self.tenures.change(held);
@@ -231,8 +231,8 @@ impl<'a, S: Stage> Run<'a, S> {
         self.expire_parts();
     }
 
-    /// Sets the clock between two sweeps, to one time after another. The library sees each: before the last of them by a
-    /// call that looks at no lease.
+    /// Sets the clock between two sweeps, to one time after another. The library sees each time: those before the last
+    /// one in a call that visits no lease.
     fn leap<const N: usize>(&mut self, times: [u64; N]) -> Result<(), Disagreement> {
         let refused = |error: EngineError| format!("a sweep was refused: {error}");
         self.model.sweep();
@@ -249,7 +249,7 @@ impl<'a, S: Stage> Run<'a, S> {
         self.world.sweep(RETENTION).map(drop).map_err(refused)
     }
 
-    /// Whether the engine, by what it has heard, sweeps before anything is due.
+    /// Checks that the planned sweep is not later than the next timer.
     fn timers_agree(&mut self) -> Result<(), Disagreement> {
         let Some(engine) = &mut self.engine else { return Ok(()) };
         let planned = engine.plan(self.model.now, self.world.last_sweep.take());
@@ -258,7 +258,7 @@ impl<'a, S: Stage> Run<'a, S> {
         Ok(())
     }
 
-    /// A call of the library. If it was interrupted, what is left must amount to it, or to nothing.
+    /// Makes a call of the library. If it was interrupted, it must have its whole effect or none.
     fn call(&mut self, op: &Op) -> Result<(), Disagreement> {
         let Some((command, stop)) = self.fault.take() else {
             return self.act(op, false)?.map_err(|error| format!("it was refused: {error}"));
@@ -295,7 +295,7 @@ impl<'a, S: Stage> Run<'a, S> {
             }
         }
         Err(format!(
-            "interrupted at command {}, it is neither done nor undone: {}",
+            "interrupted at command {}, it has neither its whole effect nor none: {}",
             command + 1,
             complaints.join(" / ")
         ))
@@ -313,7 +313,7 @@ impl<'a, S: Stage> Run<'a, S> {
         Ok(())
     }
 
-    /// What an interrupted call may amount to, other than to the whole: nothing, or the first few claims.
+    /// The other possible effects of an interrupted call: none, or the first few claims.
     fn partly(&self, op: &Op) -> Vec<Model> {
         let (Op::Claim { .. } | Op::RepeatClaim, Some(last)) = (op, &self.last_claim) else {
             return vec![self.model.clone()];
@@ -326,7 +326,7 @@ impl<'a, S: Stage> Run<'a, S> {
         (0..last.trying.len().max(1)).map(first).collect()
     }
 
-    /// What the engine does all the time, until it finds nothing more to do.
+    /// Runs the maintenance of the engine until it finds nothing more to do.
     fn heal(&self) -> Result<(), Disagreement> {
         let refused = |error: EngineError| format!("maintenance was refused: {error}");
         for _ in 0..MAX_ROUNDS {
@@ -337,10 +337,10 @@ impl<'a, S: Stage> Run<'a, S> {
                 return Ok(());
             }
         }
-        Err("maintenance finds something to do over and over".to_owned())
+        Err("maintenance never finishes".to_owned())
     }
 
-    /// Does it on both sides. The inner error is the library's; the outer one is a disagreement.
+    /// Applies an operation to both sides. The inner error is the library's; the outer one is a disagreement.
     fn act(&mut self, op: &Op, faulty: bool) -> Result<Result<(), EngineError>, Disagreement> {
         match op {
             Op::SubmitFlow(members) => self.submit(members, true),
@@ -398,12 +398,12 @@ impl<'a, S: Stage> Run<'a, S> {
     fn claim(&mut self, max: u32, lease: u64, faulty: bool) -> Result<Result<(), EngineError>, Disagreement> {
         self.claims += 1;
         let id = ClaimId::from(Uuid::from_u64_pair(self.tag, u64::from(self.claims)));
-        // One that cannot be read is passed over, and the next one claimed in its place.
+        // An unreadable execution is skipped, and the next one is claimed instead.
         let wanted = self.model.claimable(max + u32::from(faulty));
         self.claim_these(id, max, lease, (wanted, false), faulty)
     }
 
-    /// The worker did not get the answer and asks again.
+    /// The worker did not get the reply and repeats the claim.
     fn repeat_claim(&mut self, faulty: bool) -> Result<Result<(), EngineError>, Disagreement> {
         let Some(last) = self.last_claim.clone() else { return Ok(Ok(())) };
         let recorded = self.world.recorded_claim(last.id).map(|entries| self.known(&entries)).transpose()?;
@@ -429,7 +429,7 @@ impl<'a, S: Stage> Run<'a, S> {
         entries.iter().map(find).collect()
     }
 
-    /// Makes a claim that should give `wanted`, the first `max` of them unless it is a repetition.
+    /// Makes a claim that should return `wanted`, the first `max` of them unless it is a repetition.
     fn claim_these(
         &mut self,
         id: ClaimId,
@@ -440,7 +440,7 @@ impl<'a, S: Stage> Run<'a, S> {
     ) -> Result<Result<(), EngineError>, Disagreement> {
         let claim = self.world.claim(max, lease, id);
         if let (Ok(claim), true) = (&claim, faulty) {
-            // What could not be read was left for the next claim.
+            // Unreadable executions were left for the next claim.
             let found: BTreeSet<_> = claim.executions.iter().map(|claimed| claimed.lease.execution_id).collect();
             wanted.retain(|id| found.contains(&self.ids[*id]));
         } else if !repeats {
@@ -461,8 +461,8 @@ impl<'a, S: Stage> Run<'a, S> {
         ensure!(found == expected, "claimed {found:?}, expected {expected:?}");
         for (id, claimed) in wanted.into_iter().zip(claimed) {
             let counted = self.model.executions[id].unseen;
-            let told = claimed.unconfirmed_leases;
-            ensure!(told == counted, "{told} unconfirmed leases, expected {counted}");
+            let reported = claimed.unconfirmed_leases;
+            ensure!(reported == counted, "{reported} unconfirmed leases, expected {counted}");
             if !self.leases.contains(&(id, claimed.lease)) {
                 self.leases.push((id, claimed.lease));
             }
@@ -518,7 +518,7 @@ impl<'a, S: Stage> Run<'a, S> {
         self.lost = true;
         self.settled_in_parts |= self.model.flow_size(id) > SETTLED_AT_ONCE;
         self.model.lose(id);
-        // Any member of the flow may need it, which is more than one call looks at.
+        // Any member of the flow may need it, which is more than one call visits.
         Ok(self.world.reconcile().and_then(|_| self.world.resolve()).map(drop))
     }
 

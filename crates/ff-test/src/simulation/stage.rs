@@ -1,4 +1,4 @@
-//! What a history runs on: the library in process, or a server whose clock can be set.
+//! The hosts of a history: the library in process, or a server whose clock can be set.
 
 use std::{cell::Cell, collections::BTreeMap, sync::Arc};
 
@@ -12,7 +12,7 @@ use uuid::Uuid;
 /// All keys, with what they hold.
 pub type Contents = BTreeMap<Bytes, KeyValue>;
 
-/// A deployment of one partition that nobody else uses, under a clock that stands until it is set.
+/// A private deployment of one partition, under a clock that stands still until it is set.
 pub trait Stage {
     /// The backend.
     type Backend: EngineBackend;
@@ -20,35 +20,35 @@ pub trait Stage {
     /// The backend, as a user holds it.
     fn backend(&self) -> &Self::Backend;
 
-    /// Whether the backend is from now on one whose logs keep little ([`little`]).
+    /// Switches between the backend with small logs ([`little`]) and the one with large logs.
     fn keep_little(&self, little: bool);
 
-    /// The names under which the two backends note that they wait for work, first the one whose logs keep much.
+    /// The listeners of the two backends, first that of the one with large logs.
     fn listeners(&self) -> [Uuid; 2];
 
-    /// Waits for what a call answers.
+    /// Waits for the result of a call.
     fn wait<T>(&self, call: impl Future<Output = T>) -> T;
 
     /// Sets the clock, in milliseconds since 1970-01-01 UTC.
     fn set_clock(&self, millis: u64);
 
-    /// Executes one command beside the library, as another client would.
+    /// Executes one command without the library, like another client.
     fn command(&self, args: &[&str]) -> Value<'static>;
 
     /// All keys, with what they hold.
     fn snapshot(&self) -> Contents;
 
-    /// Makes the library lose what it keeps in variables of its own, as a restart does.
+    /// Makes the library lose its variables, like a restart.
     fn forget(&self);
 
-    /// The host in process, which can make a call fail at an exact command. Without one a history's faults are passed
-    /// over.
+    /// The host in process, which can make a call fail at an exact command. Without one the faults of a history are
+    /// skipped.
     fn host(&self) -> Option<&EmbeddedHost> {
         None
     }
 }
 
-/// A policy by which a log keeps few completions, by their bytes.
+/// A policy with a small limit of log bytes.
 #[must_use]
 pub fn little() -> LogPolicy {
     LogPolicy { flow_bytes: 2_048, solo_bytes: 2_048, ..LogPolicy::default() }
@@ -64,7 +64,7 @@ pub struct InProcess {
 }
 
 impl InProcess {
-    /// A fresh one. The seed decides in which order hashes are iterated.
+    /// A fresh host. The seed determines the iteration order of hashes.
     #[must_use]
     pub fn new(seed: u64, listeners: [Uuid; 2]) -> Self {
         let clock = VirtualClock::at_millis(0);

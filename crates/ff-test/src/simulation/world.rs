@@ -1,4 +1,4 @@
-//! A stage as the simulation drives it: the operations with their arguments, and what can be seen afterwards.
+//! The operations of the simulation on a host, with their arguments, and the observable state.
 
 use std::{
     cell::Cell,
@@ -24,25 +24,25 @@ use super::{
 
 /// The only partition.
 pub(super) const PARTITION: Partition = Partition::new(0);
-/// The namespace of everything.
+/// The namespace of all submissions.
 pub(super) const NAMESPACE: &str = "default";
-/// What the library counts of an entry beside event and result.
+/// The bytes that the library counts for an entry beside event and result.
 const OVERHEAD: u64 = 40;
-/// When every history begins (ms).
+/// The start time of every history (ms).
 pub(super) const EPOCH: u64 = 1_700_000_000_000;
 
 pub(super) struct World<'a, S> {
     pub(super) stage: &'a S,
-    /// What the last sweep reported, until somebody looks.
+    /// The report of the last sweep, until it is taken.
     pub(super) last_sweep: Cell<Option<SweepReport>>,
 }
 
 /// The indexes of the partition by name, each with the uuids that it holds.
 pub(super) type Indexes = BTreeMap<&'static str, BTreeSet<String>>;
 
-/// What is compared of an execution.
+/// The compared state of an execution.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct StoredExecution {
     pub(super) state: PublicState,
     pub(super) outcome: Option<Outcome>,
     pub(super) reason: Option<String>,
@@ -58,9 +58,9 @@ pub(super) struct Seen {
 }
 
 impl<S: Stage> World<'_, S> {
-    /// Forgets all keys, for the next history.
+    /// Deletes all keys, for the next history.
     pub(super) fn wipe(&self) {
-        // What has expired is there again under an earlier clock.
+        // Expired keys exist again under an earlier clock.
         self.stage.set_clock(EPOCH);
         self.delete_all();
     }
@@ -71,7 +71,7 @@ impl<S: Stage> World<'_, S> {
         }
     }
 
-    /// Puts all keys back to what they held, as a replica has them that takes over.
+    /// Restores all keys, for a replica that takes over.
     pub(super) fn restore(&self, now: u64, contents: &Contents) {
         self.wipe();
         self.stage.set_clock(now);
@@ -113,20 +113,20 @@ impl<S: Stage> World<'_, S> {
                     self.stage.command(&["XDEL", key, &last_generated.to_string()]);
                 }
             }
-            // What expires is passed over, as if its time were up.
+            // Keys that expire are skipped, as if they had expired.
             _ => {}
         }
     }
 
-    /// The `command`-th command of the next call (from 0) ends it, or is refused, which the library may handle.
-    /// Returns whether such a thing can be had here.
+    /// Lets the `command`-th command of the next call (from 0) stop it, or be refused, which the library may handle.
+    /// Returns whether this host supports it.
     pub(super) fn inject(&self, command: u32, stop: bool) -> bool {
         let at = u64::from(command) + 1;
         let fault = if stop { Fault::stop(at) } else { Fault::refuse(at) };
         self.stage.host().map(|host| host.inject(fault)).is_some()
     }
 
-    /// Whether the injected fault has come about; one that has not is forgotten.
+    /// Whether the injected fault has occurred; otherwise it is removed.
     pub(super) fn fault_was_met(&self) -> bool {
         let Some(host) = self.stage.host() else { return false };
         // This call executes no command.
@@ -154,7 +154,7 @@ impl<S: Stage> World<'_, S> {
         Ok((Some(submitted.flow_id), submitted.ids().collect()))
     }
 
-    /// Calls a function of the library as another program would, and returns the first text of its reply.
+    /// Calls a function of the library like another program, and returns the first text of its reply.
     pub(super) fn raw(&self, function: &str, keys: &[String], args: &[String]) -> Result<String, EngineError> {
         let reply = match self.stage.host() {
             Some(host) => {
@@ -172,7 +172,7 @@ impl<S: Stage> World<'_, S> {
         Ok(reply.first().map(|first| text(bytes_of(first)).to_owned()).unwrap_or_default())
     }
 
-    /// The fields of a hash whose names begin like this: what follows in the name, and the value.
+    /// The fields of a hash with this prefix: the rest of the name, and the value.
     pub(super) fn fields_like(&self, key: &str, prefix: &str) -> Vec<(String, String)> {
         let Value::Array(names) = self.stage.command(&["HKEYS", key]) else { return Vec::new() };
         let field = |name: &Value<'_>| {
@@ -203,7 +203,7 @@ impl<S: Stage> World<'_, S> {
         )
     }
 
-    /// What the last claim was to take, if it was this one: uuids with their attempts.
+    /// The recorded executions of this claim, if it was the last one: uuids with their attempts.
     pub(super) fn recorded_claim(&self, id: ClaimId) -> Option<Vec<(String, u32)>> {
         let stored = self.stage.command(&["GET", &keys::claim_record(PARTITION, &worker())]);
         let taken = text(bytes_of(&stored)).strip_prefix(&format!("{id} "))?;
@@ -214,11 +214,11 @@ impl<S: Stage> World<'_, S> {
         taken.split(',').map(entry).collect()
     }
 
-    /// An execution as the library describes it, with what no description tells.
-    pub(super) fn described(&self, id: ExecutionId) -> Result<Seen, EngineError> {
+    /// An execution as the library describes it, with the fields that a description lacks.
+    pub(super) fn described(&self, id: ExecutionId) -> Result<StoredExecution, EngineError> {
         let found = self.stage.wait(self.stage.backend().describe_execution(id))?;
         let stored = self.stored(id)?;
-        Ok(Seen {
+        Ok(StoredExecution {
             state: found.state,
             outcome: found.outcome,
             reason: found.reason.map(|reason| reason.to_string()),
@@ -233,8 +233,8 @@ impl<S: Stage> World<'_, S> {
         })
     }
 
-    /// An execution as its core has it, read without the library.
-    pub(super) fn stored(&self, id: ExecutionId) -> Result<Seen, EngineError> {
+    /// An execution from its core, read without the library.
+    pub(super) fn stored(&self, id: ExecutionId) -> Result<StoredExecution, EngineError> {
         let names = [
             "public_state",
             "terminal_outcome",
@@ -255,9 +255,9 @@ impl<S: Stage> World<'_, S> {
         let number = |index| text(index).map_or(Ok(0), str::parse::<u64>).unwrap_or(u64::MAX);
         let small = |index| u32::try_from(number(index)).unwrap_or(u32::MAX);
         let state: PublicState = text(0).unwrap_or("absent").parse()?;
-        // One whose completion is not recorded counts as not ended.
+        // An execution without a recorded completion has not ended.
         let half_written = state.outcome().is_some() && text(7).is_none();
-        Ok(Seen {
+        Ok(StoredExecution {
             state: if half_written { PublicState::Active } else { state },
             outcome: text(1).filter(|outcome| !half_written && *outcome != "none").map(Outcome::from_wire),
             reason: text(2).map(str::to_owned),
@@ -301,23 +301,23 @@ impl<S: Stage> World<'_, S> {
     }
 
     pub(super) fn reconcile(&self) -> Result<u32, EngineError> {
-        let (mut put_right, mut cursor) = (0, None);
+        let (mut repaired, mut cursor) = (0, None);
         loop {
             let report = self.stage.wait(self.stage.backend().reconcile(PARTITION, cursor, 1_000))?;
-            put_right += report.repaired + report.lost;
+            repaired += report.repaired + report.lost;
             cursor = report.next;
             if cursor.is_none() {
-                return Ok(put_right);
+                return Ok(repaired);
             }
         }
     }
 
-    /// A call that sees the time and changes nothing.
+    /// A call that records the time and changes nothing.
     pub(super) fn look(&self) -> Result<(), EngineError> {
         self.stage.wait(self.stage.backend().reconcile(PARTITION, None, 0)).map(drop)
     }
 
-    /// Works off what is pending; returns whether anything was.
+    /// Resolves pending dependents. Returns whether there were any.
     pub(super) fn resolve(&self) -> Result<bool, EngineError> {
         let mut busy = false;
         loop {
@@ -329,7 +329,7 @@ impl<S: Stage> World<'_, S> {
         }
     }
 
-    /// Cuts both logs.
+    /// Trims both logs.
     pub(super) fn trim(&self, keep: u32) {
         for scope in [Scope::Flows, Scope::Solo] {
             self.stage.command(&["XTRIM", &log_key(scope), "MAXLEN", &keep.to_string()]);
@@ -371,14 +371,14 @@ impl<S: Stage> World<'_, S> {
         }
     }
 
-    /// The keys that are left when everything has been forgotten: those that a deployment always has are not named.
+    /// The keys that remain after retention, without those that a deployment always has.
     pub(super) fn leftovers(&self) -> Vec<String> {
         let lasting = |key: &str| key == keys::DEPLOYMENT || key.ends_with(":waiters") || key.contains(":completions");
         self.stage.snapshot().keys().map(|key| text(key).to_owned()).filter(|key| !lasting(key)).collect()
     }
 }
 
-/// The model's word for an answer to the owner of a lease; an error that is none is returned.
+/// The model's answer for a reply to the holder of a lease. Other errors are returned.
 pub(super) fn answer(result: Result<Option<Duration>, EngineError>) -> Result<Answer, EngineError> {
     match result {
         Ok(None) => Ok(Answer::Done),
@@ -411,7 +411,7 @@ fn log_key(scope: Scope) -> String {
     keys::completion_log(LogId { partition: PARTITION, scope })
 }
 
-/// What the library writes is text.
+/// The library writes text only.
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("the library writes text")
 }
@@ -426,7 +426,7 @@ fn uuid_in(member: &[u8]) -> String {
     member[member.len() - 36..].to_owned()
 }
 
-/// The flow that a member of `ended` stands for, if it does.
+/// The flow of a member of `ended`, if it is a flow's.
 fn flow_of_ended(member: &[u8]) -> Option<String> {
     text(member).strip_prefix("flow:").map(str::to_owned)
 }
@@ -444,7 +444,7 @@ pub(super) struct Entry {
     prev: Option<String>,
     /// The uuid of the execution that ended.
     pub(super) uuid: String,
-    /// As many as the library counts.
+    /// Its bytes as the library counts them.
     pub(super) bytes: u64,
 }
 
@@ -465,17 +465,17 @@ impl Entry {
         }
     }
 
-    /// Whether a reader who has nothing can tell that this is a log's first entry.
+    /// Whether a reader at the start can prove that this is the log's first entry.
     pub(super) fn begins(&self) -> bool {
         self.prev.as_deref() == Some("none")
     }
 
-    /// Whether a reader who has this entry can tell that `next` follows it.
+    /// Whether a reader at this entry can prove that `next` follows it.
     pub(super) fn leads_to(&self, next: &Self) -> bool {
         next.follows(Some(self.id))
     }
 
-    /// Whether a reader who has this entry, or nothing, can tell that it follows.
+    /// Whether a reader at `last`, or at the start, can prove that this entry follows.
     pub(super) fn follows(&self, last: Option<EntryId>) -> bool {
         match (&self.prev, last) {
             (Some(prev), Some(last)) => *prev == last.to_string(),

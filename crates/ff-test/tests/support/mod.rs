@@ -1,4 +1,4 @@
-//! A private server with a backend on it, and a raw look at what the library writes.
+//! A private server with a backend, and raw reads of what the library writes.
 
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
@@ -19,7 +19,7 @@ impl Stand {
         Self::on(TestServer::start().await.unwrap()).await
     }
 
-    /// A server whose clock stands at this time (ms).
+    /// A server whose clock is stopped at this time (ms).
     pub async fn at(millis: u64) -> Self {
         Self::on(TestServer::builder().clock_at(millis).build().await.unwrap()).await
     }
@@ -44,8 +44,8 @@ impl Stand {
         self.command(&["HGET", &keys::execution_core(id), field]).await.text()
     }
 
-    /// How many commands the server has executed since its statistics were reset that read an execution's hashes,
-    /// those that the library executed included.
+    /// How many commands that read an execution's hashes the server has executed since its statistics were reset,
+    /// including those of the library.
     pub async fn reading_commands(&self) -> u64 {
         let stats = self.command(&["INFO", "commandstats"]).await.text();
         let reading = ["hget", "hmget", "hgetall", "hexists", "hscan", "hvals", "get", "mget"];

@@ -1,4 +1,4 @@
-//! A server as a stage of the simulation: its clock is set by a library that it preloads.
+//! A server for the simulation: its clock is set by a library that it preloads.
 
 use std::{
     borrow::Cow,
@@ -120,7 +120,7 @@ fn value(reply: Reply) -> Value<'static> {
 fn bytes(reply: &Reply) -> Bytes {
     match reply {
         Reply::Bulk(bytes) => Bytes::copy_from_slice(bytes),
-        other => panic!("{other:?} is no string"),
+        other => panic!("{other:?} is not a string"),
     }
 }
 

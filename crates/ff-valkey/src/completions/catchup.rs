@@ -86,7 +86,7 @@ struct CatchUp {
     /// In the last round every log that was read came near the hub: the ring may hold what is missing.
     near: bool,
     waiting: Backoff,
-    told: Instant,
+    checkpoint_at: Instant,
 }
 
 /// The outcome of a page.
@@ -157,7 +157,7 @@ impl CatchUp {
             asked: None,
             near: true,
             waiting: Backoff::reconnect(),
-            told: Instant::now(),
+            checkpoint_at: Instant::now(),
         }
     }
 
@@ -331,8 +331,8 @@ impl CatchUp {
     /// Reports its position from time to time, even when the queue is full: a filtered subscription may receive nothing
     /// else for a long time.
     fn checkpoint(&mut self) {
-        if self.framed && self.told.elapsed() >= CHECKPOINTS {
-            self.told = Instant::now();
+        if self.framed && self.checkpoint_at.elapsed() >= CHECKPOINTS {
+            self.checkpoint_at = Instant::now();
             self.queue.push_always(Item::Checkpoint(self.frontier.as_slice().into()));
         }
     }
@@ -455,20 +455,20 @@ impl CatchUp {
     /// whose epochs were looked up afterwards; `true` if there was any. The empty page and the epochs together prove
     /// nothing: the two reads are not atomic, and the log may have lost or regained the entries in between. So one more
     /// atomic read must show that the log is empty and which entry was its last. An epoch has one writer, so if the
-    /// epochs contain both positions, the history that led to that entry never changes. Where the log is not empty, only
-    /// the hub can continue.
+    /// epochs contain both positions, the history that led to that entry never changes. Where the log is not empty,
+    /// only the hub can continue.
     async fn pass_trimmed(&mut self, empty: &[(&Target, LogReading)]) -> Result<bool, EngineError> {
         let had_hub = |(target, reading): &&(&Target, LogReading)| {
             target.hub.last().is_some_and(|hub| reading.log_had(hub) && self.frontier[target.index].last() < Some(hub))
         };
-        let told: Vec<_> = empty.iter().filter(had_hub).collect();
-        if told.is_empty() {
+        let delivered: Vec<_> = empty.iter().filter(had_hub).collect();
+        if delivered.is_empty() {
             return Ok(false);
         }
-        let logs: Vec<LogId> = told.iter().map(|(target, _)| target.read.log).collect();
+        let logs: Vec<LogId> = delivered.iter().map(|(target, _)| target.read.log).collect();
         let ends = self.hub.source().emptied(&logs).await?;
         let mut passed = false;
-        for ((target, reading), end) in told.into_iter().zip(ends) {
+        for ((target, reading), end) in delivered.into_iter().zip(ends) {
             let end = self.readable(target.index, end).flatten();
             let (Some(hub), Some(end)) = (target.hub.last(), end) else { continue };
             if end < hub || !reading.log_had(EntryId { seq: 0, ..end }) {

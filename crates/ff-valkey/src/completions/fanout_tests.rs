@@ -177,7 +177,7 @@ fn an_unpositioned_event_goes_only_to_subscriptions_that_existed_then() {
 #[test]
 fn a_subscription_to_certain_executions_gets_the_gaps_of_their_partitions_only() {
     let mut fanout = Fanout::default();
-    let (queue, told) = channel(8);
+    let (queue, receiver) = channel(8);
     fanout.join(joining(SubscribeOptions::new().only([event(1).execution_id]), true, queue));
     let through = EntryId { epoch: 1, seq: 4 };
     let gap_in = |partition| {
@@ -187,7 +187,7 @@ fn a_subscription_to_certain_executions_gets_the_gaps_of_their_partitions_only()
     let before = vec![LogCursor::default(); 2];
     fanout.gap(&gap_in(1), &before);
     fanout.gap(&gap_in(0), &before);
-    assert!(matches!(&items(&told)[..], [Item::CaughtUp, Item::Gap(gap)] if **gap == gap_in(0)));
+    assert!(matches!(&items(&receiver)[..], [Item::CaughtUp, Item::Gap(gap)] if **gap == gap_in(0)));
 }
 
 #[test]

@@ -11,29 +11,29 @@ use crate::completions::simulated::{Account, Server, compared, event, number};
 struct Out {
     numbers: Vec<u64>,
     /// Deliveries and gaps, in order.
-    told: Vec<Told>,
+    delivered: Vec<Delivered>,
     unknown: usize,
 }
 
 #[derive(Debug)]
-enum Told {
+enum Delivered {
     Entry(EntryId),
     Gap(Gap),
 }
 
 impl Out {
     fn gaps(&self) -> usize {
-        self.told.iter().filter(|told| matches!(told, Told::Gap(_))).count()
+        self.delivered.iter().filter(|delivered| matches!(delivered, Delivered::Gap(_))).count()
     }
 }
 
 impl Deliver for Out {
     fn deliver(&mut self, event: &Arc<CompletionPayload>, _before: &[LogCursor]) {
         self.numbers.push(number(event));
-        self.told.extend(event.position.map(|position| Told::Entry(position.entry)));
+        self.delivered.extend(event.position.map(|position| Delivered::Entry(position.entry)));
     }
     fn gap(&mut self, gap: &Gap, _before: &[LogCursor]) {
-        self.told.push(Told::Gap(*gap));
+        self.delivered.push(Delivered::Gap(*gap));
     }
     fn duplicate(&mut self) {}
     fn unknown(&mut self, _log: LogId, _entry: EntryId) {
@@ -205,7 +205,7 @@ fn the_newest_head_reported_before_a_log_is_read_is_kept() {
         server.append();
         compare(&mut frontier, &server);
     }
-    // A read under way that does not contain the newer entry is no evidence against it.
+    // A read in progress that does not contain the newer entry does not disprove it.
     assert_eq!(frontier.held, 2);
     settle(&mut frontier, &server, &mut out, 7);
     assert!(out.numbers.iter().copied().eq(0..200));
@@ -232,7 +232,7 @@ fn a_lost_tail_is_declared_although_nothing_was_appended_to_the_log_since() {
     settle(&mut frontier, &server, &mut out, 10);
     let cause = GapCause::HistoryRewritten;
     let undone = Gap::new(the_log(), server.last(), through, cause);
-    assert!(matches!(&out.told[5..], [Told::Gap(gap)] if *gap == undone), "{out:?}");
+    assert!(matches!(&out.delivered[5..], [Delivered::Gap(gap)] if *gap == undone), "{out:?}");
     assert_eq!(frontier.cursors()[0].last(), server.last());
 }
 
@@ -298,10 +298,8 @@ fn with_a_forged_push() -> (Frontier, Server, Out, LogEntry) {
 
 fn assert_taken_back(server: &Server, out: &Out, shown: &LogEntry) {
     let gap = Gap::new(the_log(), server.before(shown.entry), shown.entry, GapCause::Forged);
-    assert!(
-        matches!(&out.told[4..], [Told::Gap(told), Told::Entry(entry), ..] if *told == gap && *entry == shown.entry),
-        "{out:?}"
-    );
+    let [Delivered::Gap(found), Delivered::Entry(entry), ..] = &out.delivered[4..] else { panic!("{out:?}") };
+    assert_eq!((*found, *entry), (gap, shown.entry), "{out:?}");
     assert_eq!(out.numbers[..5], [0, 1, 2, 77, 3]);
     assert_eq!(out.gaps(), 1);
 }
@@ -319,9 +317,9 @@ fn a_forged_push_is_retracted_when_the_true_one_arrives() {
 
 #[test]
 fn a_forged_push_is_retracted_when_the_newest_entry_contradicts_it() {
-    for told in [true, false] {
+    for delivered in [true, false] {
         let (mut frontier, server, mut out, shown) = with_a_forged_push();
-        if told {
+        if delivered {
             compare_told(&mut frontier, &server, true)
         } else {
             compare(&mut frontier, &server)
@@ -356,7 +354,7 @@ fn a_push_beyond_the_end_of_the_log_is_declared_as_rolled_back() {
     compare_told(&mut frontier, &server, false);
     while work(&mut frontier, &server, &mut out, 10) {}
     let undone = Gap::new(the_log(), Some(shown.entry), beyond, GapCause::HistoryRewritten);
-    assert!(matches!(&out.told[2..], [Told::Gap(gap)] if *gap == undone), "{out:?}");
+    assert!(matches!(&out.delivered[2..], [Delivered::Gap(gap)] if *gap == undone), "{out:?}");
 }
 
 #[test]
@@ -407,7 +405,7 @@ fn an_unreadable_entry_is_a_gap_of_one() {
     }
     let gap = Gap::new(the_log(), Some(shown[0].entry), shown[1].entry, GapCause::Unreadable);
     assert_eq!(out.numbers, [0, 2]);
-    assert!(matches!(&out.told[1], Told::Gap(found) if *found == gap));
+    assert!(matches!(&out.delivered[1], Delivered::Gap(found) if *found == gap));
 }
 
 #[derive(Debug, Clone)]
@@ -525,10 +523,10 @@ fn play(events: Vec<Event>, before: usize, limit: usize) -> (Server, Out, u64, R
 
 /// Passes the deliveries since the previous call to the account.
 fn tell(account: &mut Account, out: &mut Out, server: &Server) -> Result<(), String> {
-    for told in out.told.drain(..) {
-        match told {
-            Told::Entry(entry) => account.delivered(entry)?,
-            Told::Gap(gap) => account.gap(&gap, server)?,
+    for delivered in out.delivered.drain(..) {
+        match delivered {
+            Delivered::Entry(entry) => account.delivered(entry)?,
+            Delivered::Gap(gap) => account.gap(&gap, server)?,
         }
     }
     Ok(())

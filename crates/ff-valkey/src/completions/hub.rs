@@ -28,17 +28,23 @@
 //!
 //! | failure | what happens |
 //! | --- | --- |
-//! | the subscriber's connection is lost | it subscribes again, then all heads are compared; logs that have advanced are read |
+//! | the subscriber's connection is lost | it subscribes again, then all heads are compared; logs that have advanced
+//! are read |
 //! | messages overrun the pump | all heads are compared |
 //! | a push is repeated, or arrives late | duplicate: it is counted and dropped |
 //! | a push does not follow the cursor | its log is read after the cursor |
-//! | a read fails | it is retried after a pause, without limit; pushes of that log wait (bounded; beyond that it is read again) |
-//! | the connection is alive and delivers nothing | the comparison finds heads beyond the cursors; their logs are read; if no message arrives until the next comparison, the connection is re-established |
+//! | a read fails | it is retried after a pause, without limit; pushes of that log wait (bounded; beyond that it is
+//! read again) |
+//! | the connection is alive and delivers nothing | the comparison finds heads beyond the cursors; their logs are read;
+//! if no message arrives until the next comparison, the connection is re-established |
 //! | the log no longer holds what follows the cursor | a gap with the exact range; delivery continues after it |
-//! | the log has lost delivered entries | the newest common entry is found by the log's epochs; a gap over the entries that were rolled back; delivery continues after the common entry |
+//! | the log has lost delivered entries | the newest common entry is found by the log's epochs; a gap over the entries
+//! that were rolled back; delivery continues after the common entry |
 //! | an entry is not a completion | a gap of one position |
-//! | a push names another execution than the log | everything delivered from there on is taken back by a gap, and the log's own entries are delivered |
-//! | one log cannot be read: its key has another type, or a permission is missing | health and one log line name it; it is tried at each comparison; all other logs continue |
+//! | a push names another execution than the log | everything delivered from there on is taken back by a gap, and the
+//! log's own entries are delivered |
+//! | one log cannot be read: its key has another type, or a permission is missing | health and one log line name it; it
+//! is tried at each comparison; all other logs continue |
 //! | a queue is full | that subscription catches up on its own (or drops its oldest, or ends, by its overflow policy) |
 //! | a stream is not polled | its queue stays full; nothing is read for it until there is capacity |
 //! | a task of the hub ends, by a panic | its subscriptions end, new ones are refused, health names it |
@@ -409,15 +415,15 @@ impl Hub {
 
     /// The task that sends checkpoints to subscriptions, and reports their lag as metrics.
     pub(crate) async fn tell_checkpoints(self: Arc<Self>) {
-        let mut told: Option<Arc<[LogCursor]>> = None;
+        let mut announced: Option<Arc<[LogCursor]>> = None;
         let mut named = BTreeSet::new();
         loop {
             tokio::time::sleep(CHECKPOINT_EVERY).await;
             let (lags, complete_as_of) = self.with_state(|State { frontier, fanout }| {
                 let now = frontier.snapshot();
-                if told.as_ref().is_none_or(|told| !Arc::ptr_eq(told, &now)) {
+                if announced.as_ref().is_none_or(|announced| !Arc::ptr_eq(announced, &now)) {
                     fanout.checkpoint(&now);
-                    told = Some(now);
+                    announced = Some(now);
                 }
                 (fanout.lags(), frontier.complete_as_of())
             });

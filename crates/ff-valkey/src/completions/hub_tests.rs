@@ -402,12 +402,12 @@ fn entries_restored_during_a_look_up_do_not_count_as_trimmed() {
         // the third.
         tokio::time::sleep(Duration::from_micros(1_500)).await;
         logs.on(0, Server::restore);
-        let mut told = Vec::new();
-        while told.last() != Some(&Frame::CaughtUp) {
-            told.extend(subscription.next().await);
+        let mut frames = Vec::new();
+        while frames.last() != Some(&Frame::CaughtUp) {
+            frames.extend(subscription.next().await);
         }
-        let told: Vec<String> = told.iter().map(shown).filter(|told| told != "checkpoint").collect();
-        prop_assert_eq!(told, ["{fp:0}@10-2", "{fp:0}@10-3", "caught up"]);
+        let frames: Vec<String> = frames.iter().map(shown).filter(|frames| frames != "checkpoint").collect();
+        prop_assert_eq!(frames, ["{fp:0}@10-2", "{fp:0}@10-3", "caught up"]);
         Ok(())
     };
     in_simulated_time(back_again).unwrap();
@@ -431,11 +431,11 @@ fn endless_requests_for_comparisons_do_not_stop_the_reading_of_logs() {
         for _ in 0..3 {
             logs.on(1, Server::append);
         }
-        let mut told = Vec::new();
-        while told.len() < 3 {
+        let mut frames = Vec::new();
+        while frames.len() < 3 {
             let frame = tokio::time::timeout(COMPARE_EVERY, subscription.next()).await;
             prop_assert!(frame.is_ok(), "nothing is read");
-            told.extend(frame.ok().flatten().filter(|frame| matches!(frame, Frame::Completion(_))));
+            frames.extend(frame.ok().flatten().filter(|frame| matches!(frame, Frame::Completion(_))));
         }
         Ok(())
     };
@@ -465,17 +465,17 @@ fn a_subscription_that_catches_up_retracts_forged_events_from_before() {
         prop_assert_eq!(hub.counts().1, 1, "it is catching up");
         hub.pushed([message(&shown)].into_iter());
         tokio::time::sleep(COMPARE_EVERY).await;
-        let mut told = Vec::new();
-        while told.len() < 7 {
+        let mut frames = Vec::new();
+        while frames.len() < 7 {
             let frame = tokio::time::timeout(COMPARE_EVERY * 3, subscription.next()).await;
-            prop_assert!(frame.is_ok(), "{:?}", told);
-            told.extend(frame.ok().flatten().filter(|frame| matches!(frame, Frame::Completion(_) | Frame::Gap(_))));
+            prop_assert!(frame.is_ok(), "{:?}", frames);
+            frames.extend(frame.ok().flatten().filter(|frame| matches!(frame, Frame::Completion(_) | Frame::Gap(_))));
         }
-        let of_log: Vec<String> = told.iter().map(self::shown).filter(|told| told.contains("{fp:0}")).collect();
+        let of_log: Vec<String> = frames.iter().map(self::shown).filter(|frames| frames.contains("{fp:0}")).collect();
         let entry = format!("{{fp:0}}@{}", shown.entry);
         let gap = format!("({{fp:0}}: forged from the log's start through {})", shown.entry);
         prop_assert_eq!(of_log, [entry.clone(), gap, entry]);
-        let ids: Vec<u64> = told
+        let ids: Vec<u64> = frames
             .iter()
             .filter_map(|frame| match frame {
                 Frame::Completion(event) if event.execution_id.partition() == partition(0) => Some(number(event)),

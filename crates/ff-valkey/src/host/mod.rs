@@ -186,7 +186,7 @@ impl ValkeyHost {
     fn answer(&self, call: &Call, answer: Result<Value, Error>) -> Result<Reply, Failure> {
         match answer {
             Ok(value) => value::strings(value).ok_or_else(|| {
-                let text = "the function's reply is no flat array of strings";
+                let text = "the function's reply is not a flat array of strings";
                 Failure::Other(EngineError::protocol(call.function, text))
             }),
             Err(error) if is_missing_function(&error) => Err(Failure::NoLibrary(error)),

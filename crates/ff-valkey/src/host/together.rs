@@ -64,7 +64,7 @@ impl<'a> Together<'a> {
             return Err(self.failed(error));
         }
         let role = answers.pop().unwrap_or_else(|| Err(Error::new_canceled()));
-        self.believe(role.and_then(Role::answered))?;
+        self.require_primary(role.and_then(Role::answered))?;
         Ok(answers)
     }
 
@@ -95,7 +95,7 @@ impl<'a> Together<'a> {
         // Sent in the order in which they are polled: the role after the answers.
         let (answers, role) = futures::join!(futures::future::try_join_all(asked), Role::question::<Value>(&client));
         let answers = answers.map_err(|error| self.failed(error))?;
-        self.believe(role.and_then(Role::answered))?;
+        self.require_primary(role.and_then(Role::answered))?;
         let answer = |answer: Resp3Frame| value::refusal(&answer).map_or(Ok(answer), Err);
         Ok(answers.into_iter().map(answer).collect())
     }
@@ -104,7 +104,7 @@ impl<'a> Together<'a> {
         self.host.doing(self.op).failed(error)
     }
 
-    fn believe(&self, role: Result<Role, Error>) -> Result<(), EngineError> {
+    fn require_primary(&self, role: Result<Role, Error>) -> Result<(), EngineError> {
         let role = role.map_err(|error| self.failed(error))?;
         if !self.unbroken.holds() {
             let text = "the connection was lost between the answers, which may be of two servers";

@@ -75,12 +75,12 @@ impl Role {
     /// `None` if the answer has another shape.
     fn read(answer: Value) -> Option<Self> {
         let text = value::string(answer)?;
-        Some(Self::told(std::str::from_utf8(&text).ok()?))
+        Some(Self::from_info(std::str::from_utf8(&text).ok()?))
     }
 
     /// Servers always report their role. A proxy in front of a server may omit it; then the server counts as a primary
     /// until it refuses a write.
-    fn told(info: &str) -> Self {
+    fn from_info(info: &str) -> Self {
         let field =
             |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
         match field("role") {
@@ -315,10 +315,10 @@ mod tests {
     #[test]
     fn the_role_is_parsed_from_the_servers_reply() {
         let primary = "# Replication\r\nrole:master\r\nconnected_slaves:1\r\n";
-        assert_eq!(Role::told(primary), Role::Primary);
+        assert_eq!(Role::from_info(primary), Role::Primary);
         let replica = "# Replication\r\nrole:slave\r\nmaster_host:10.0.0.1\r\nmaster_port:7000\r\n";
-        assert_eq!(Role::told(replica), Role::Replica { of: "10.0.0.1:7000".into() });
-        assert_eq!(Role::told("# Server\r\nredis_mode:standalone\r\n"), Role::Primary, "nothing says otherwise");
+        assert_eq!(Role::from_info(replica), Role::Replica { of: "10.0.0.1:7000".into() });
+        assert_eq!(Role::from_info("# Server\r\nredis_mode:standalone\r\n"), Role::Primary, "nothing says otherwise");
         assert_eq!(Role::read(Value::Null), None);
     }
 

@@ -119,7 +119,8 @@ fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
     rest.split_once(after).map(|(found, _)| found)
 }
 
-/// `Custom { kind: InvalidData, error: AlertReceived(InternalError) }` as `invalid data, alert received, internal error`.
+/// `Custom { kind: InvalidData, error: AlertReceived(InternalError) }` as `invalid data, alert received, internal
+/// error`.
 fn words(debug: &str) -> String {
     let names = debug.split(|c: char| !c.is_alphanumeric()).filter(|word| word.starts_with(char::is_uppercase));
     let spaced = names.filter(|name| !matches!(*name, "Custom" | "Kind" | "Error")).map(|name| {

@@ -131,11 +131,11 @@ async fn a_lease_that_another_caller_ended_cancels_its_handler_at_once() {
     };
     let _worker = start(&backend, Worker::builder().handler(handler)).await;
     backend.until(|calls| !claims(calls).is_empty()).await;
-    let told = Instant::now();
+    let notified = Instant::now();
     let execution_id = lease(1).execution_id;
     backend.signal(WorkSignal::Lost { execution_id, epoch: 1 });
     cancelled.notified().await;
-    assert!(told.elapsed() < Duration::from_millis(100), "{:?}", told.elapsed());
+    assert!(notified.elapsed() < Duration::from_millis(100), "{:?}", notified.elapsed());
     backend.settle().await;
     assert_eq!(reports(&backend.calls()), 0);
 }

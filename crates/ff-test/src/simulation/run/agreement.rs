@@ -1,15 +1,15 @@
-//! What the library holds, compared with what the model says, after each operation and when all times have passed.
+//! Compares the state of the library with the model, after each operation and after all times have passed.
 
 use super::*;
 
 impl<S: Stage> Run<'_, S> {
-    /// What both logs hold.
+    /// The entries of both logs.
     pub(super) fn positions(&self) -> Vec<(Scope, EntryId)> {
         let of = |scope| self.world.log(scope).into_iter().map(move |entry| (scope, entry.id));
         [Scope::Flows, Scope::Solo].into_iter().flat_map(of).collect()
     }
 
-    pub(super) fn look_at_epochs(&mut self) -> Result<(), Disagreement> {
+    pub(super) fn check_epochs(&mut self) -> Result<(), Disagreement> {
         for (scope, entry) in self.positions() {
             if let Some(epoch) = self.tenures.look(scope, [entry]) {
                 return Err(format!("two tenures of the log of {scope:?} have the epoch {epoch}"));
@@ -18,7 +18,7 @@ impl<S: Stage> Run<'_, S> {
         Ok(())
     }
 
-    /// Whether library and model agree in everything that is stored.
+    /// Checks that library and model agree in everything that is stored.
     pub(super) fn agree(&self) -> Result<(), Disagreement> {
         self.executions_agree(|id| self.world.stored(id))?;
         self.flows_agree()?;
@@ -28,7 +28,7 @@ impl<S: Stage> Run<'_, S> {
 
     pub(super) fn executions_agree(
         &self,
-        look: impl Fn(ExecutionId) -> Result<Seen, EngineError>,
+        look: impl Fn(ExecutionId) -> Result<StoredExecution, EngineError>,
     ) -> Result<(), Disagreement> {
         for (id, expected) in self.ids.iter().zip(&self.model.executions) {
             let found = look(*id).map_err(|error| format!("{id} cannot be described: {error}"))?;
@@ -59,7 +59,8 @@ impl<S: Stage> Run<'_, S> {
             let needed = expected.has_payload() && expected.ended().is_none();
             ensure!(found.has_payload == needed, "{id}: it has a payload: {}, expected {needed}", found.has_payload);
             if expected.state == PublicState::Active {
-                // Whether an expiry counts depends on it. It also distinguishes an interrupted renewal from a whole one.
+                // Whether an expiry counts depends on it. It also distinguishes an interrupted renewal from a whole
+                // one.
                 let (is, should) = (found.confirmed, expected.seen);
                 ensure!(is == should, "{id}: a worker has confirmed the lease: {is}, expected {should}");
                 let (found, expected) = (found.lease_expires_at, expected.lease_expires_at);
@@ -138,7 +139,7 @@ impl<S: Stage> Run<'_, S> {
             let found = &found[name];
             let missing: Vec<_> = expected.difference(found).collect();
             ensure!(missing.is_empty(), "the index {name} lacks {missing:?}");
-            // What an interrupted call left behind may stay in these until it is due or met.
+            // Entries of an interrupted call may stay in these indexes until they are due or visited.
             let left_behind = self.interrupted && ["ready", "delayed", "leases", "deadlines"].contains(&name);
             if !(left_behind || self.lost && name == "ready") {
                 let is_in_parts = |uuid: &String| name == "open" && in_parts.contains(uuid);
@@ -149,8 +150,8 @@ impl<S: Stage> Run<'_, S> {
         Ok(())
     }
 
-    /// Lets all times pass, ends what is open, and lets retention take everything.
-    pub(super) fn wind_up(&mut self) -> Result<(), Disagreement> {
+    /// Lets all times pass, ends all open executions, and lets retention delete everything.
+    pub(super) fn finish(&mut self) -> Result<(), Disagreement> {
         let refused = |error: EngineError| format!("it was refused: {error}");
         let mut quiet = 0;
         for round in 0..MAX_ROUNDS {

@@ -1,22 +1,22 @@
-//! How many bytes the logs keep, and what a reader of them sees.
+//! The bytes that the logs keep, and what a reader of them gets.
 
 use super::*;
 use crate::simulation::stage;
 
-/// Pieces of a limit, and how often what was counted is saved per piece.
+/// The pieces of a limit, and how often the count is saved per piece.
 const PIECES: u64 = 16;
 const SAVES: u64 = 4;
 
-/// By which policies the logs were kept.
+/// The policies that were used.
 #[derive(Debug, Default)]
 pub(super) struct Keeps {
-    /// Whether some program's logs have kept little.
+    /// Whether a program with small logs was used.
     little: bool,
-    /// Whether a program's logs have kept much, and something was appended.
+    /// Whether a program with large logs was used, and something was appended.
     much: bool,
-    /// Whether they were cut by another program.
+    /// Whether another program has trimmed them.
     pub(super) cut: bool,
-    /// How often the library lost what it counted since it was saved.
+    /// How often the library lost its unsaved count.
     pub(super) tenures: u64,
 }
 
@@ -25,17 +25,17 @@ impl<S: Stage> Run<'_, S> {
         self.world.stage.keep_little(little);
         self.keeps.little |= little;
         self.keeps.much |= !little || !self.ids.is_empty();
-        // Whether it did is checked by its bytes.
+        // Whether it was trimmed is checked by its bytes.
         self.trimmed |= little;
     }
 
-    /// The reader comes back.
+    /// Lets the reader resume.
     pub(super) fn read(&mut self) -> Result<(), Disagreement> {
         let Some(reader) = &mut self.reader else { return Ok(()) };
-        reader.read(&self.world).map_err(|what| format!("a reader came back: {what}"))
+        reader.read(&self.world).map_err(|what| format!("a reader resumed: {what}"))
     }
 
-    /// What a log has lost is more than the policy keeps, and what it holds is not much more than that.
+    /// A log was trimmed only beyond its limit, and holds not much more than its limit.
     pub(super) fn bytes_agree(&self) -> Result<(), Disagreement> {
         let Keeps { little: true, much, cut, tenures } = self.keeps else { return Ok(()) };
         for (scope, limit) in [(Scope::Flows, stage::little().flow_bytes), (Scope::Solo, stage::little().solo_bytes)] {

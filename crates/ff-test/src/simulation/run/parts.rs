@@ -1,4 +1,4 @@
-//! Flows that are submitted in parts by separate calls, with anything in between.
+//! Flows that are submitted in parts by separate calls, with other operations in between.
 
 use sha2::{Digest as _, Sha256};
 
@@ -8,14 +8,14 @@ use crate::simulation::{
     world::{NAMESPACE, PARTITION},
 };
 
-/// For how long the parts are kept (`parts_kept_for` in `lua/lib/flow.lua`).
+/// How long the parts are kept (`parts_kept_for` in `lua/lib/flow.lua`).
 const PARTS_KEPT_FOR: u64 = 60_000;
 
 /// The submissions in parts of a run.
 #[derive(Clone, Default)]
 pub(super) struct Parts {
     begun: Vec<InParts>,
-    /// Whether some parts were not kept, or a part was interrupted: the reconciler discards what is left of them.
+    /// Whether some parts have expired, or a part was interrupted: the reconciler discards their members.
     pub(super) discarded: bool,
 }
 
@@ -29,11 +29,11 @@ struct InParts {
     /// The arguments of each member.
     written: Vec<Vec<String>>,
     fingerprint: String,
-    /// The parts that count: of each the index of its first member and the number of its members.
+    /// The recorded parts: the index of the first member and the number of members of each.
     parts: BTreeMap<usize, usize>,
-    /// Until when the parts are kept (ms); `None` where none are there.
+    /// Until when the parts are kept (ms); `None` if there are none.
     kept_until: Option<u64>,
-    /// By member, when it was last written.
+    /// When each member was last written.
     written_at: Vec<u64>,
 }
 
@@ -76,7 +76,7 @@ impl InParts {
         (self.block(), args.to_vec())
     }
 
-    /// Queues what waits for no other member, and what has times.
+    /// Queues the members that wait for no other member, and those with times.
     fn enqueue_call(&self) -> (Vec<String>, Vec<String>) {
         let is_placed = |index: &usize| {
             let member = &self.members[*index];
@@ -116,7 +116,7 @@ impl Parts {
         self.begun.iter().flat_map(|flow| &flow.ids).map(|id| id.uuid().to_string()).collect()
     }
 
-    /// The place of one of them, counted from the newest.
+    /// The index of one of them, counted from the newest.
     fn pick(&self, pick: u32) -> Option<usize> {
         let count = self.begun.len();
         (count > 0).then(|| count - 1 - pick as usize % count)
@@ -129,7 +129,7 @@ impl<S: Stage> Run<'_, S> {
         self.parts.begun.push(flow);
     }
 
-    /// The clock was set: what has expired is gone, also for whoever asks after the clock is set back.
+    /// The clock was set: expired parts are gone, and stay gone if the clock is set back later.
     pub(super) fn expire_parts(&mut self) {
         let now = self.model.now;
         for flow in self.parts.begun.iter_mut().filter(|flow| flow.kept_until.is_some_and(|until| until < now)) {
@@ -139,7 +139,7 @@ impl<S: Stage> Run<'_, S> {
         }
     }
 
-    /// A server took over that was given these parts; what expires was not put back with its time.
+    /// A server with these parts took over; their expiry was not restored.
     pub(super) fn restore_parts(&mut self, parts: Parts) {
         self.parts = Parts { discarded: true, ..parts };
         let now = self.model.now;
@@ -176,7 +176,7 @@ impl<S: Stage> Run<'_, S> {
                 Ok(Ok(()))
             }
             Err(error) => {
-                // It is there as a whole, or has to be written again.
+                // The part is recorded, or must be written again.
                 (self.interrupted, self.parts.discarded) = (true, true);
                 self.heal()?;
                 self.model.sweep();
@@ -205,7 +205,7 @@ impl<S: Stage> Run<'_, S> {
         let found = match found {
             Ok(found) => found,
             Err(_) => {
-                // Its caller repeats it.
+                // The caller repeats it.
                 self.interrupted = true;
                 self.heal()?;
                 self.model.sweep();
@@ -218,7 +218,7 @@ impl<S: Stage> Run<'_, S> {
         };
         ensure!(found == expected, "a start was answered {found}, expected {expected}");
         if found == "ok" {
-            // If that fails the reconciler does it.
+            // If this fails, the reconciler does it.
             let enqueued = self.world.raw("ff1_enqueue", &enqueue.0, &enqueue.1);
             self.interrupted |= enqueued.is_err();
             let InParts { key, members, flow, ids, written_at, .. } = self.parts.begun.remove(at);
@@ -237,7 +237,7 @@ impl<S: Stage> Run<'_, S> {
         Ok(submitted)
     }
 
-    /// The parts that the server has noted.
+    /// The parts that the server has recorded.
     fn noted_parts(&self, at: usize) -> BTreeMap<usize, usize> {
         let noted = self.world.fields_like(&self.parts.begun[at].core(), "part:");
         noted.into_iter().filter_map(|(first, count)| Some((first.parse().ok()?, count.parse().ok()?))).collect()
@@ -275,7 +275,7 @@ fn written(members: &[Member], ids: &[ExecutionId], index: usize) -> Vec<String>
     ]
 }
 
-/// What tells whether a submission has the same content: SHA-256 over all texts, each with its length.
+/// Identifies the content of a submission: SHA-256 over all texts, each with its length.
 fn fingerprint<'a>(texts: impl Iterator<Item = &'a String>) -> String {
     let mut hash = Sha256::new();
     for text in texts {

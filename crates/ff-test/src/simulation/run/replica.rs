@@ -1,8 +1,8 @@
-//! A replica that is cut off, and takes over later.
+//! A replica that is disconnected, and takes over later.
 
 use super::*;
 
-/// How things stood when a replica was cut off.
+/// The state when the replica was disconnected.
 pub(super) struct Replica {
     contents: Contents,
     model: Model,
@@ -14,7 +14,7 @@ pub(super) struct Replica {
 }
 
 impl<S: Stage> Run<'_, S> {
-    /// From here on the replica is given nothing more.
+    /// Disconnects the replica.
     pub(super) fn cut_off(&mut self) {
         self.replica = Some(Replica {
             contents: self.world.stage.snapshot(),
@@ -27,10 +27,10 @@ impl<S: Stage> Run<'_, S> {
         });
     }
 
-    /// A server takes over that has what the replica had, and a library that remembers nothing. What was done since is
-    /// undone. There may be several such replicas, so the same can happen again.
+    /// A server with the state of the replica and a fresh library takes over. Everything since is rolled back. There
+    /// may be several such replicas, so this can happen again.
     pub(super) fn fail_over(&mut self) -> Result<(), Disagreement> {
-        self.look_at_epochs()?;
+        self.check_epochs()?;
         let Some(replica) = &self.replica else { return Ok(()) };
         self.world.restore(self.model.now, &replica.contents);
         self.world.stage.forget();
@@ -47,10 +47,10 @@ impl<S: Stage> Run<'_, S> {
         self.tenures.change(held);
         self.keeps.tenures += 1;
         if self.model.now + STEP_BACK < cut_at {
-            // The server that takes over finds leases that run for too long by its clock.
+            // By the clock of the new server some leases last too long.
             self.model.leapt(cut_at);
         }
-        // Engines may have missed announcements while they connected anew, and sweep at once.
+        // Engines may have missed announcements while they reconnected, and sweep at once.
         self.model.sweep();
         self.world.sweep(RETENTION).map(drop).map_err(|error| format!("a sweep was refused: {error}"))
     }

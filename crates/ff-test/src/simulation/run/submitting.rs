@@ -1,4 +1,4 @@
-//! Submissions, and their repetitions.
+//! Submissions and their repetitions.
 
 use super::*;
 
@@ -24,7 +24,7 @@ impl<S: Stage> Run<'_, S> {
         is_flow: bool,
     ) -> Result<Result<(), EngineError>, Disagreement> {
         let submitted = self.world.submit(&key, members, is_flow);
-        // An interrupted submission is repeated, as its caller would do; the model decides if it is there.
+        // An interrupted submission is repeated, as by its caller.
         let (flow, ids) = match submitted {
             Ok(submitted) => submitted,
             Err(_) => {
@@ -41,7 +41,7 @@ impl<S: Stage> Run<'_, S> {
         Ok(Ok(()))
     }
 
-    /// A submission is there; `queued_at` is for each member when it came into its place in the queue, if not now.
+    /// Records an accepted submission; `queued_at` is the queue time of each member, if not now.
     pub(super) fn accepted(
         &mut self,
         key: String,
@@ -57,7 +57,7 @@ impl<S: Stage> Run<'_, S> {
         self.submissions.push(Submission { key, members: members.to_vec(), flow, ids });
     }
 
-    /// A submission that is repeated answers as the first time and changes nothing.
+    /// A repeated submission gives the same reply and changes nothing.
     pub(super) fn resubmit(&mut self, pick: u32) -> Result<Result<(), EngineError>, Disagreement> {
         if self.submissions.is_empty() {
             return Ok(Ok(()));

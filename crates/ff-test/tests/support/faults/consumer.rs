@@ -1,7 +1,7 @@
-//! A subscription in a process of its own, which keeps what it saw in a file and its cursor with it. It can be killed at
-//! any moment, and goes on at the cursor when it is started again.
+//! A subscription in a separate process, which writes its frames and its cursor to a file. It can be killed at any
+//! time, and continues at the cursor when it is started again.
 //!
-//! The program of the run is this process too: it consumes when it finds itself asked to, before anything else.
+//! The process runs this same program: it consumes if the environment asks for it.
 
 use std::{
     fs::{File, OpenOptions},
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::Failure;
 
 const ASKED: &str = "FF_FAULTS_CONSUME";
-/// After so many frames at most the cursor is saved.
+/// The most frames between two saved cursors.
 const SAVE_EVERY: u32 = 500;
 
 #[derive(Serialize, Deserialize)]
@@ -36,11 +36,11 @@ struct Order {
 enum Line {
     Event(LogId, EntryId, ExecutionId, u32),
     Gap(Gap),
-    /// All lines before belong to this cursor.
+    /// The cursor after all lines before.
     Save(Cursor),
 }
 
-/// The process, from outside.
+/// The handle of the process.
 pub(crate) struct Consumer {
     order: Order,
     args: Vec<String>,
@@ -56,7 +56,7 @@ impl Consumer {
         Ok(Self { order, args, child })
     }
 
-    /// Kills it, and starts it anew.
+    /// Kills it, and starts it again.
     pub(crate) fn kill_and_restart(&mut self) -> Result<(), Failure> {
         self.kill();
         self.child = spawn(&self.order, &self.args)?;
@@ -67,12 +67,12 @@ impl Consumer {
         let _ = (self.child.kill(), self.child.wait());
     }
 
-    /// The cursor that it saved last.
+    /// The last saved cursor.
     pub(crate) fn cursor(&self) -> Result<Option<Cursor>, Failure> {
         Ok(last_saved(&self.order.file)?.0)
     }
 
-    /// Ends it, and gives what it saw up to its last cursor.
+    /// Ends it, and returns its record up to the last saved cursor.
     pub(crate) fn close(mut self, name: &str) -> Result<Record, Failure> {
         self.kill();
         let logs = usize::from(self.order.partitions.get());
@@ -108,7 +108,7 @@ fn options() -> SubscribeOptions {
     SubscribeOptions::new().scope(SubscriptionScope::FlowsAndSolo).start(Start::Earliest)
 }
 
-/// Consumes without end if this process was started for that.
+/// Consumes forever if this process was started for that.
 pub(crate) fn consume_if_asked() -> Result<(), Failure> {
     let Some(order) = std::env::var(ASKED).ok() else { return Ok(()) };
     let order: Order = serde_json::from_str(&order)?;
@@ -118,7 +118,7 @@ pub(crate) fn consume_if_asked() -> Result<(), Failure> {
 async fn consume(order: &Order) -> Result<(), Failure> {
     let (cursor, whole) = last_saved(&order.file)?;
     let file = OpenOptions::new().create(true).append(true).open(&order.file)?;
-    // What came after the last cursor will come again.
+    // The frames after the last cursor will be delivered again.
     file.set_len(whole)?;
     let mut out = BufWriter::new(file);
     let config = ValkeyConfig::from_url(&order.url)?.partition_count(order.partitions);
@@ -164,9 +164,9 @@ fn kept(file: &Path) -> Result<Vec<Line>, Failure> {
     Ok(lines)
 }
 
-/// The last cursor in the file, and how long the file is up to there.
+/// The last cursor in the file, and the length of the file up to it.
 fn last_saved(file: &Path) -> Result<(Option<Cursor>, u64), Failure> {
-    /// Far more than one cursor and what comes until the next one.
+    /// Far more than one cursor and the lines up to the next one.
     const TAIL: u64 = 1 << 20;
     let Ok(mut file) = File::open(file) else { return Ok((None, 0)) };
     let from = file.metadata()?.len().saturating_sub(TAIL);

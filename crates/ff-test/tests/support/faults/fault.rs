@@ -1,4 +1,4 @@
-//! What is done to servers, connections and readers.
+//! The faults of servers, connections and readers.
 
 use std::{fmt, time::Duration};
 
@@ -7,7 +7,7 @@ use ff_core::Scope;
 
 use super::{Failure, run::Run, watcher::Pace};
 
-/// How many logs a trim takes from, and what it leaves of each.
+/// How many logs are trimmed, and how many entries are kept in each.
 const TRIMMED_LOGS: usize = 24;
 const KEPT: usize = 5;
 
@@ -16,7 +16,7 @@ const KEPT: usize = 5;
 pub(crate) enum Fault {
     /// `kill -9` of the primary, and its restart from the append-only file.
     Crash,
-    /// The same while its disk is slow, so that the file lacks what was written last.
+    /// The same with a slow disk, so that the file lacks the last writes.
     CrashOnSlowDisk,
     /// SIGSTOP and SIGCONT of the primary.
     Pause,
@@ -24,24 +24,24 @@ pub(crate) enum Fault {
     KillSubscribers,
     /// CLIENT KILL of all connections.
     KillConnections,
-    /// Subscribers are killed by the server because their output buffers are full.
+    /// The server kills subscribers because their output buffers are full.
     OutputBuffer,
-    /// The connections that there are swallow everything and stay open.
+    /// The existing connections drop all data and stay open.
     BlackHole,
-    /// The replica is promoted by the sentinels without what the primary did last.
+    /// The sentinels promote the replica without the last writes of the primary.
     Promotion,
-    /// The primary's clock is an hour ahead from now on, and all logs begin epochs there.
+    /// The primary's clock is set an hour ahead, and all logs begin epochs with it.
     ClockAhead,
-    /// Two promotions in a row without what the primary did last, after its clock was put right. The server in between
-    /// also begins epochs that the last one knows nothing of.
+    /// Two promotions in a row, each without the last writes of the primary, after its clock was corrected. The server
+    /// in between also begins epochs that the last one does not have.
     Promotions,
     /// FLUSHALL.
     FlushAll,
     /// FUNCTION FLUSH.
     FlushFunctions,
-    /// Entries are removed from logs, also before slow subscriptions have come to them.
+    /// Entries are removed from logs, also before slow subscriptions have reached them.
     Trim,
-    /// SIGKILL of the process that consumes, and its restart.
+    /// SIGKILL and restart of the consumer process.
     KillConsumer,
     /// A subscription is not read for a while.
     Stall,
@@ -67,12 +67,12 @@ impl Fault {
         Self::Stall,
     ];
 
-    /// The one with this name on the command line.
+    /// The fault with this name on the command line.
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|fault| fault.short() == name)
     }
 
-    /// Whether it leaves a server behind that is to follow the new primary.
+    /// Whether it leaves a server that must follow the new primary.
     pub(crate) const fn promotes(self) -> bool {
         matches!(self, Self::Promotion | Self::Promotions)
     }
@@ -104,7 +104,7 @@ impl Fault {
             Self::CrashOnSlowDisk => "kill -9 on a slow disk",
             Self::Pause => "SIGSTOP and SIGCONT",
             Self::KillSubscribers => "CLIENT KILL of subscribers",
-            Self::KillConnections => "CLIENT KILL of everybody",
+            Self::KillConnections => "CLIENT KILL of all",
             Self::OutputBuffer => "output-buffer kill",
             Self::BlackHole => "black-holed connections",
             Self::Promotion => "promotion, tail lost",
@@ -129,41 +129,41 @@ fn millis(rng: &mut Rng, range: std::ops::RangeInclusive<u64>) -> Duration {
     Duration::from_millis(rng.u64(range))
 }
 
-/// Makes a fault. When this returns the cause is gone: the server is ready, the connections can be made.
+/// Injects a fault. On return its cause is gone: the server is ready and accepts connections.
 pub(crate) async fn inject(fault: Fault, run: &mut Run, rng: &mut Rng) -> Result<(), Failure> {
-    let stage = run.stage.clone();
+    let servers = run.servers.clone();
     match fault {
         Fault::Crash | Fault::CrashOnSlowDisk => {
             if fault == Fault::CrashOnSlowDisk {
-                stage.primary().delay_syncs(Duration::from_millis(1_500))?;
+                servers.primary().delay_syncs(Duration::from_millis(1_500))?;
                 tokio::time::sleep(millis(rng, 1_600..=2_800)).await;
             }
-            stage.primary().kill().await?;
-            run.book.undone();
-            stage.primary().delay_syncs(Duration::ZERO)?;
-            stage.primary().restart().await?;
+            servers.primary().kill().await?;
+            run.ledger.rollback();
+            servers.primary().delay_syncs(Duration::ZERO)?;
+            servers.primary().restart().await?;
         }
         Fault::Pause => {
-            stage.primary().pause().await?;
+            servers.primary().pause().await?;
             tokio::time::sleep(millis(rng, 200..=4_000)).await;
-            stage.primary().resume().await?;
+            servers.primary().resume().await?;
         }
         Fault::KillSubscribers => {
-            stage.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await?;
+            servers.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await?;
         }
         Fault::KillConnections => {
-            stage.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await?;
-            stage.command(&["CLIENT", "KILL", "TYPE", "normal"]).await?;
+            servers.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await?;
+            servers.command(&["CLIENT", "KILL", "TYPE", "normal"]).await?;
         }
         Fault::OutputBuffer => {
-            let limit = async |limit| stage.command(&["CONFIG", "SET", "client-output-buffer-limit", limit]).await;
+            let limit = async |limit| servers.command(&["CONFIG", "SET", "client-output-buffer-limit", limit]).await;
             let killed_before = killed_by_buffer(run).await?;
             limit("pubsub 16kb 8kb 1").await?;
             let killed = async {
-                // Completions alone may never come in such a burst. Subscribers pass over what is no completion.
+                // Completions alone may never make such a burst. Subscribers ignore other messages.
                 let burst = "x".repeat(256 << 10);
                 while killed_by_buffer(run).await? == killed_before {
-                    stage.command(&["PUBLISH", ff_script::keys::FLOW_CHANNEL, &burst]).await?;
+                    servers.command(&["PUBLISH", ff_script::keys::FLOW_CHANNEL, &burst]).await?;
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 Ok::<_, Failure>(())
@@ -172,28 +172,28 @@ pub(crate) async fn inject(fault: Fault, run: &mut Run, rng: &mut Rng) -> Result
             limit("pubsub 32mb 8mb 60").await?;
             killed.map_err(|_| "no subscriber's output buffer was ever full")??;
         }
-        Fault::BlackHole => stage.front().swallow(),
+        Fault::BlackHole => servers.front().swallow(),
         Fault::Promotion => {
-            stage.promote_without_tail(millis(rng, 50..=400)).await?;
-            run.book.undone();
+            servers.promote_without_tail(millis(rng, 50..=400)).await?;
+            run.ledger.rollback();
         }
-        Fault::ClockAhead => stage.put_ahead().await?,
+        Fault::ClockAhead => servers.put_ahead().await?,
         Fault::Promotions => {
-            stage.promote_twice_without_tail(millis(rng, 50..=400)).await?;
-            run.book.undone();
+            servers.promote_twice_without_tail(millis(rng, 50..=400)).await?;
+            run.ledger.rollback();
         }
         Fault::FlushAll => {
-            stage.command(&["FLUSHALL"]).await?;
-            run.book.undone();
+            servers.command(&["FLUSHALL"]).await?;
+            run.ledger.rollback();
         }
         Fault::FlushFunctions => {
-            stage.command(&["FUNCTION", "FLUSH"]).await?;
+            servers.command(&["FUNCTION", "FLUSH"]).await?;
         }
         Fault::Trim => {
-            let mut logs: Vec<_> = stage.logs().filter(|log| log.scope == Scope::Flows).collect();
+            let mut logs: Vec<_> = servers.logs().filter(|log| log.scope == Scope::Flows).collect();
             rng.shuffle(&mut logs);
             for log in logs.into_iter().take(TRIMMED_LOGS) {
-                let taken = stage.trim(log, KEPT).await?;
+                let taken = servers.trim(log, KEPT).await?;
                 run.trimmed.entry(log).or_default().extend(taken);
             }
         }
@@ -211,7 +211,7 @@ pub(crate) async fn inject(fault: Fault, run: &mut Run, rng: &mut Rng) -> Result
 }
 
 async fn killed_by_buffer(run: &Run) -> Result<u64, Failure> {
-    let stats = run.stage.command(&["INFO", "stats"]).await?.text();
+    let stats = run.servers.command(&["INFO", "stats"]).await?.text();
     let killed = stats.lines().find_map(|line| line.strip_prefix("client_output_buffer_limit_disconnections:"));
-    Ok(killed.ok_or("INFO says nothing of output buffers")?.trim().parse()?)
+    Ok(killed.ok_or("INFO has no statistics of output buffers")?.trim().parse()?)
 }

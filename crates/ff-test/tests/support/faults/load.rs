@@ -1,4 +1,4 @@
-//! Work for the servers: flows that are cancelled in one go, flows and solo executions that are worked off.
+//! Load on the servers: flows that are cancelled as a whole, and flows and solo executions that are executed.
 
 use std::{
     sync::{
@@ -16,7 +16,7 @@ use ff_core::{
 };
 use ff_test::history::Submitted;
 
-use super::{Failure, book::Book};
+use super::{Failure, ledger::Ledger};
 
 pub(crate) const TENANTS: [&str; 3] = ["tenant-a", "tenant-b", "tenant-c"];
 pub(crate) const REGION: &str = "region";
@@ -24,21 +24,21 @@ pub(crate) const REGIONS: [&str; 2] = ["eu", "us"];
 /// Marks the completions by which recovery is measured.
 pub(crate) const PROBE: &str = "probe";
 
-/// How often an ending is asked for again whose answer was lost.
+/// How often a terminal call is sent if its reply is lost.
 const TRIES: usize = 5;
 const PAUSE: Duration = Duration::from_millis(30);
 
-/// One of several that load the servers.
+/// One of several load generators.
 pub(crate) struct Loader {
     pub(crate) backend: Arc<dyn EngineBackend>,
-    pub(crate) book: Arc<Book>,
+    pub(crate) ledger: Arc<Ledger>,
     pub(crate) rng: Rng,
     pub(crate) number: usize,
     pub(crate) pause: Duration,
 }
 
 impl Loader {
-    /// Until told to stop.
+    /// Runs until `stop` is set.
     pub(crate) async fn run(mut self, stop: Arc<AtomicBool>) -> Result<(), Failure> {
         while !stop.load(Ordering::SeqCst) {
             let done = match self.rng.u8(0..10) {
@@ -48,7 +48,7 @@ impl Loader {
             };
             match done {
                 Ok(()) => tokio::time::sleep(self.pause).await,
-                // A server that is away, or has forgotten what was submitted.
+                // The server is away, or has lost the submission.
                 Err(error) if error.is_retryable() || is_forgotten(&error) => tokio::time::sleep(PAUSE).await,
                 Err(error) => return Err(error.into()),
             }
@@ -80,7 +80,7 @@ impl Loader {
         let count = self.backend.partition_count();
         let ids: Vec<_> =
             flow.executions.iter().map(|spec| ExecutionId::member(flow.flow_id(), &spec.name, count)).collect();
-        self.book.submitted(ids.iter().copied(), &what);
+        self.ledger.submitted(ids.iter().copied(), &what);
         self.backend.submit_flow(&flow).await?;
         Ok((flow, ids))
     }
@@ -88,9 +88,9 @@ impl Loader {
     async fn cancelled(&mut self) -> Result<(), EngineError> {
         let members = self.rng.usize(20..=110);
         let (flow, ids) = self.flow(members).await?;
-        let (faults, id) = (self.book.faults_so_far(), flow.flow_id());
+        let (faults, id) = (self.ledger.faults_so_far(), flow.flow_id());
         again(|| self.backend.cancel_flow(id, "load")).await?;
-        self.book.acknowledged(ids, faults);
+        self.ledger.acknowledged(ids, faults);
         Ok(())
     }
 
@@ -105,22 +105,22 @@ impl Loader {
         let key = self.key();
         let id = ExecutionId::from_idempotency_key(&what.namespace, &key, count);
         let spec = ExecutionSpec::new("solo").lane(self.lane()).tags(what.tags.clone()).max_lease_expiries(1);
-        self.book.submitted([id], &what);
+        self.ledger.submitted([id], &what);
         let submission = ExecutionSubmission::new(what.namespace, spec).idempotency_key(key);
         let submitted = self.backend.submit_execution(&submission).await?;
         assert_eq!(submitted.execution_id, id, "an idempotency key names its execution");
         self.work(id.partition()).await
     }
 
-    /// Claims what is there in the partition, and completes it.
+    /// Claims and completes the executions of the partition.
     async fn work(&self, partition: Partition) -> Result<(), EngineError> {
         let worker = WorkerId::new("load").expect("a worker has a name");
         let request = ClaimRequest::new(worker, self.lane(), partition).max(32).lease(Duration::from_secs(10));
         let claim = self.backend.claim(&request).await?;
         for claimed in claim.executions {
-            let faults = self.book.faults_so_far();
+            let faults = self.ledger.faults_so_far();
             again(|| self.backend.complete(&claimed.lease, Bytes::from_static(b"{\"ok\":true}"))).await?;
-            self.book.acknowledged([claimed.lease.execution_id], faults);
+            self.ledger.acknowledged([claimed.lease.execution_id], faults);
         }
         Ok(())
     }
@@ -130,7 +130,7 @@ pub(crate) fn region(name: &str) -> Tags {
     Tags::new([(REGION, name)]).expect("a region is a tag")
 }
 
-/// Asks again while the server is away.
+/// Repeats a call while the server is away.
 async fn again<T, F>(call: impl Fn() -> F) -> Result<T, EngineError>
 where
     F: Future<Output = Result<T, EngineError>>,
@@ -147,7 +147,7 @@ where
     }
 }
 
-/// Whether the server has undone what was submitted or claimed.
+/// Whether the server has rolled back the submission or the claim.
 fn is_forgotten(error: &EngineError) -> bool {
     matches!(error, EngineError::NotFound { .. } | EngineError::State { .. } | EngineError::Conflict { .. })
 }

@@ -1,21 +1,22 @@
-//! Faults on real servers under load: what every subscription saw is recorded, and checked in the end.
+//! Faults on real servers under load: the frames of every subscription are recorded, and checked at the end.
 //!
 //! | module | what it is |
 //! | --- | --- |
-//! | `stage` | a primary and its replica, sentinels over both, and a proxy that leads to the primary |
-//! | `load` | submits flows and solo executions and ends them; notes what was answered |
+//! | `servers` | a primary and its replica, sentinels over both, and a proxy to the primary |
+//! | `load` | submits and ends flows and solo executions; records the acknowledged calls |
+//! | `ledger` | the submissions and the acknowledged ends |
 //! | `watcher`, `consumer` | the subscriptions: in this process, and in one that can be killed |
-//! | `fault` | what is done to all of them |
+//! | `fault` | the faults |
 //! | `run` | a run from its seed to its verdict |
 
 #![allow(dead_code, reason = "each program uses its part")]
 
-mod book;
 mod consumer;
 mod fault;
+mod ledger;
 mod load;
 mod run;
-mod stage;
+mod servers;
 mod watcher;
 
 pub(crate) use consumer::consume_if_asked;

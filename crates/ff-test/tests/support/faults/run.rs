@@ -21,41 +21,41 @@ use ff_valkey::{ValkeyBackend, ValkeyConfig};
 
 use super::{
     Failure, Fault,
-    book::Book,
     consumer::Consumer,
     fault::inject,
+    ledger::Ledger,
     load::{Loader, PROBE, REGION, REGIONS, TENANTS},
-    stage::{Stage, Trimmed},
+    servers::{Servers, Trimmed},
     watcher::{Pace, Watcher},
 };
 
-/// How many completions have to arrive, each in a partition of its own, until a subscription counts as whole again.
+/// How many probes, each in its own partition, a subscription must receive to count as recovered.
 const PROBES: usize = 16;
-/// Beyond this a subscription is not whole again.
-const WHOLE_WITHIN: Duration = Duration::from_secs(30);
-/// How long subscriptions may take to come to the end of all logs once nothing happens any more.
+/// The time limit of a recovery.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(30);
+/// How long subscriptions may take to reach the end of all logs after the last fault.
 const END_WITHIN: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(3);
 
-/// What to run.
+/// The parameters of a run.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
-    /// In this order, spread over the load.
+    /// The faults, in order, spread over the load.
     pub(crate) faults: Vec<Fault>,
-    /// How many executions are ended at least.
+    /// At least how many executions are ended.
     pub(crate) completions: u64,
     pub(crate) partitions: PartitionCount,
-    /// How long each loader rests between two flows.
+    /// The pause of each load generator between two flows.
     pub(crate) pause: Duration,
     /// The arguments with which this program becomes a consumer.
     pub(crate) consumer_args: &'static [&'static str],
-    /// Called after each fault, with its report.
-    pub(crate) tell: fn(&str),
+    /// Called with a report after each fault.
+    pub(crate) report: fn(&str),
 }
 
 impl Plan {
-    /// So many faults of these kinds, in an order that the seed gives; each kind comes before one comes again.
+    /// `count` faults of these kinds in random order; all kinds come before one is repeated.
     pub(crate) fn random_faults(seed: u64, kinds: &[Fault], count: usize) -> Vec<Fault> {
         let mut rng = Rng::with_seed(seed);
         let mut faults = Vec::new();
@@ -69,23 +69,23 @@ impl Plan {
     }
 }
 
-/// What is running.
+/// The parts of a run.
 pub(crate) struct Run {
-    pub(crate) stage: Arc<Stage>,
-    pub(crate) book: Arc<Book>,
+    pub(crate) servers: Arc<Servers>,
+    pub(crate) ledger: Arc<Ledger>,
     pub(crate) watchers: Vec<Watcher>,
     pub(crate) consumer: Consumer,
     pub(crate) trimmed: Trimmed,
     partitions: PartitionCount,
 }
 
-/// What came of one run or of several.
+/// The result of one run or of several.
 #[derive(Default)]
 pub(crate) struct Report {
     pub(crate) verdict: Verdict,
-    /// Who was not whole again in time, or did not come to the end of all logs.
+    /// The subscriptions that did not recover in time, or did not reach the end of all logs.
     pub(crate) late: Vec<String>,
-    /// How long after each fault every subscription that keeps up was whole again.
+    /// How long it took after each fault until every fast subscription had recovered.
     pub(crate) recoveries: BTreeMap<Fault, Vec<Duration>>,
     pub(crate) ended: u64,
     pub(crate) took: Duration,
@@ -94,26 +94,26 @@ pub(crate) struct Report {
 /// Runs it.
 pub(crate) async fn run(plan: &Plan) -> Result<Report, Failure> {
     let started = Instant::now();
-    let stage = Arc::new(Stage::start(plan.partitions).await?);
+    let servers = Arc::new(Servers::start(plan.partitions).await?);
     let dir = tempfile::tempdir()?;
-    let book = Arc::new(Book::default());
-    let first = connect(&stage.front_url(), plan.partitions).await?;
+    let ledger = Arc::new(Ledger::default());
+    let first = connect(&servers.front_url(), plan.partitions).await?;
     let engine = Engine::builder(Arc::new(first.clone())).reconcile_interval(Duration::from_secs(5)).start().await?;
     let mut run = Run {
-        watchers: watchers(&stage, &first, plan.partitions).await?,
-        consumer: Consumer::start(stage.front_url(), plan.partitions, dir.path(), plan.consumer_args)?,
+        watchers: watchers(&servers, &first, plan.partitions).await?,
+        consumer: Consumer::start(servers.front_url(), plan.partitions, dir.path(), plan.consumer_args)?,
         trimmed: Trimmed::new(),
         partitions: plan.partitions,
-        stage: stage.clone(),
-        book: book.clone(),
+        servers: servers.clone(),
+        ledger: ledger.clone(),
     };
     let stop = Arc::new(AtomicBool::new(false));
     let mut loaders = tokio::task::JoinSet::new();
     for number in 0..4 {
-        let url = if number % 2 == 0 { stage.front_url() } else { stage.sentinel_url() };
+        let url = if number % 2 == 0 { servers.front_url() } else { servers.sentinel_url() };
         let backend: Arc<dyn EngineBackend> = Arc::new(connect(&url, plan.partitions).await?);
         let rng = Rng::with_seed(plan.seed.wrapping_mul(31).wrapping_add(number as u64));
-        let loader = Loader { backend, book: book.clone(), rng, number, pause: plan.pause };
+        let loader = Loader { backend, ledger: ledger.clone(), rng, number, pause: plan.pause };
         loaders.spawn(loader.run(stop.clone()));
     }
     let mut rng = Rng::with_seed(plan.seed);
@@ -121,34 +121,34 @@ pub(crate) async fn run(plan: &Plan) -> Result<Report, Failure> {
     let mut late = Vec::new();
     let share = plan.completions / (plan.faults.len() as u64 + 1);
     for (number, fault) in plan.faults.iter().enumerate() {
-        ended(&book, share * (number as u64 + 1), &mut loaders).await?;
+        ended(&ledger, share * (number as u64 + 1), &mut loaders).await?;
         inject(*fault, &mut run, &mut rng).await.map_err(|error| format!("{fault}: {error}"))?;
-        let Some(took) = run.whole_again().await.map_err(|error| format!("{fault}: {error}"))? else {
+        let Some(took) = run.recovered().await.map_err(|error| format!("{fault}: {error}"))? else {
             late.push(format!(
-                "{fault}, the {}. fault: not everybody was whole again after {WHOLE_WITHIN:?}",
+                "{fault}, the {}. fault: not every subscription had recovered after {RECOVERY_LIMIT:?}",
                 number + 1
             ));
             break;
         };
         recoveries.entry(*fault).or_default().push(took);
-        (plan.tell)(&format!(
-            "{:>3}. {fault:<28} whole again after {:>7.3} s, {} ended",
+        (plan.report)(&format!(
+            "{:>3}. {fault:<28} recovered after {:>7.3} s, {} ended",
             number + 1,
             took.as_secs_f64(),
-            book.ended()
+            ledger.ended()
         ));
         if fault.promotes() {
-            stage.complete().await?;
+            servers.complete().await?;
         }
-        book.stood(stage.histories().await?);
+        ledger.snapshot(servers.histories().await?);
     }
-    ended(&book, plan.completions, &mut loaders).await?;
+    ended(&ledger, plan.completions, &mut loaders).await?;
     stop.store(true, Ordering::SeqCst);
     while let Some(loader) = loaders.join_next().await {
         loader??;
     }
     engine.shutdown().await;
-    let ended = book.ended();
+    let ended = ledger.ended();
     let (verdict, behind) = run.close().await?;
     late.extend(behind);
     Ok(Report { verdict, late, recoveries, ended, took: started.elapsed() })
@@ -159,9 +159,13 @@ async fn connect(url: &str, partitions: PartitionCount) -> Result<ValkeyBackend,
 }
 
 /// Seven subscriptions over three connections: two slow, three filtered. The eighth is the consumer's.
-async fn watchers(stage: &Stage, first: &ValkeyBackend, partitions: PartitionCount) -> Result<Vec<Watcher>, Failure> {
-    let second = connect(&stage.sentinel_url(), partitions).await?;
-    let third = connect(&stage.front_url(), partitions).await?;
+async fn watchers(
+    servers: &Servers,
+    first: &ValkeyBackend,
+    partitions: PartitionCount,
+) -> Result<Vec<Watcher>, Failure> {
+    let second = connect(&servers.sentinel_url(), partitions).await?;
+    let third = connect(&servers.front_url(), partitions).await?;
     let slow = Pace::Slow(64, Duration::from_millis(25));
     let all = || SubscribeOptions::new().scope(SubscriptionScope::FlowsAndSolo);
     let tenant = || ScannerFilter::new().namespace(Namespace::new(TENANTS[0]).expect("a tenant has a name"));
@@ -183,13 +187,13 @@ async fn watchers(stage: &Stage, first: &ValkeyBackend, partitions: PartitionCou
     Ok(watchers)
 }
 
-/// Waits until so many executions were ended.
+/// Waits until this many executions were ended.
 async fn ended(
-    book: &Book,
+    ledger: &Ledger,
     count: u64,
     loaders: &mut tokio::task::JoinSet<Result<(), Failure>>,
 ) -> Result<(), Failure> {
-    while book.ended() < count {
+    while ledger.ended() < count {
         if let Some(loader) = loaders.try_join_next() {
             loader??;
         }
@@ -199,15 +203,15 @@ async fn ended(
 }
 
 impl Run {
-    /// Ends executions all over the partitions and waits until every subscription that keeps up has all of them. Returns
-    /// how long that took, or nothing when it takes too long: then the checker says what is missing.
-    async fn whole_again(&self) -> Result<Option<Duration>, Failure> {
+    /// Ends executions in many partitions and waits until every fast subscription has received all of them. Returns how
+    /// long that took, or `None` if it takes too long: then the checker reports what is missing.
+    async fn recovered(&self) -> Result<Option<Duration>, Failure> {
         let healed = Instant::now();
         let probes = self.probe().await?;
         let mut last = healed;
         for watcher in self.watchers.iter().filter(|watcher| watcher.is_fast()) {
             for probe in &probes {
-                match seen(watcher, *probe, healed + WHOLE_WITHIN).await {
+                match seen(watcher, *probe, healed + RECOVERY_LIMIT).await {
                     Some(at) => last = last.max(at),
                     None => return Ok(None),
                 }
@@ -216,9 +220,9 @@ impl Run {
         Ok(Some(last - healed))
     }
 
-    /// On connections of its own, which know nothing of the fault.
+    /// Ends the probes over separate connections, which the fault did not affect.
     async fn probe(&self) -> Result<Vec<ExecutionId>, Failure> {
-        let backend = connect(self.stage.primary().url(), self.partitions).await?;
+        let backend = connect(self.servers.primary().url(), self.partitions).await?;
         let namespace = Namespace::new(TENANTS[0])?;
         let what = Submitted { namespace: namespace.clone(), tags: Tags::new([(REGION, REGIONS[0]), (PROBE, "yes")])? };
         let end = async || {
@@ -226,22 +230,22 @@ impl Run {
             let key = format!("probe-{:x}", fastrand::u128(..));
             let flow = FlowSubmission::new(namespace.clone()).idempotency_key(key).execution(spec);
             let id = ExecutionId::member(flow.flow_id(), "probe", self.partitions);
-            self.book.submitted([id], &what);
+            self.ledger.submitted([id], &what);
             backend.submit_flow(&flow).await?;
-            let faults = self.book.faults_so_far();
+            let faults = self.ledger.faults_so_far();
             backend.cancel_flow(flow.flow_id(), "probe").await?;
-            self.book.acknowledged([id], faults);
+            self.ledger.acknowledged([id], faults);
             Ok::<_, Failure>(id)
         };
         futures::future::try_join_all((0..PROBES).map(|_| end())).await
     }
 
-    /// Lets everybody come to the end, and checks.
+    /// Lets all subscriptions reach the end, and checks the history.
     async fn close(self) -> Result<(Verdict, Vec<String>), Failure> {
         for watcher in &self.watchers {
             watcher.set_pace(Pace::Fast);
         }
-        let truths = self.stage.truths(&self.trimmed).await?;
+        let truths = self.servers.truths(&self.trimmed).await?;
         let deadline = Instant::now() + END_WITHIN;
         let mut behind = self.behind(&truths)?;
         while !behind.is_empty() && Instant::now() < deadline {
@@ -250,10 +254,10 @@ impl Run {
         }
         let mut records: Vec<_> = self.watchers.into_iter().map(Watcher::close).collect();
         records.push(self.consumer.close("a process of its own")?);
-        Ok((self.book.close(truths, records).check(), behind))
+        Ok((self.ledger.close(truths, records).check(), behind))
     }
 
-    /// The subscriptions that are not at the end of all logs, in words.
+    /// Describes the subscriptions that are not at the end of all logs.
     fn behind(&self, truths: &BTreeMap<LogId, LogTruth>) -> Result<Vec<String>, Failure> {
         let of = |name: &str, cursor: &Cursor| {
             let is_about = |log: &LogId| log.scope == Scope::Flows || cursor.logs(Scope::Solo).is_some();
@@ -263,7 +267,7 @@ impl Run {
             let [stands, ends] = [cursor.position(**log), truth.last()].map(|at| at.map(|at| at.to_string()));
             let count = logs.len();
             Some(format!(
-                "`{name}` did not come to the end: it stands at {stands:?} of {log}, which ends at {ends:?}; {count} such logs"
+                "`{name}` did not reach the end: it is at {stands:?} of {log}, which ends at {ends:?}; {count} such logs"
             ))
         };
         let mut behind: Vec<_> =
@@ -275,12 +279,12 @@ impl Run {
 }
 
 impl Report {
-    /// Whether nothing was wrong.
+    /// Whether there was no violation.
     pub(crate) fn is_clean(&self) -> bool {
         self.verdict.is_clean() && self.late.is_empty()
     }
 
-    /// Takes what came of another run.
+    /// Adds the result of another run.
     pub(crate) fn add(&mut self, other: Self) {
         self.verdict.add(other.verdict);
         self.late.extend(other.late);
@@ -309,21 +313,17 @@ impl fmt::Display for Report {
         let Self { verdict, late, recoveries, ended, took } = self;
         writeln!(
             f,
-            "{ended} ends answered in {:.0} s, {} of them undone by faults",
+            "{ended} ends acknowledged in {:.0} s, {} of them rolled back by faults",
             took.as_secs_f64(),
-            verdict.undone
+            verdict.rolled_back
         )?;
         writeln!(f, "{} entries in the logs' history", verdict.committed)?;
-        writeln!(f, "\n{:<28} {:>9} {:>7}  gaps", "subscription", "delivered", "undone")?;
+        writeln!(f, "\n{:<28} {:>9} {:>11}  gaps", "subscription", "delivered", "rolled back")?;
         for (name, tally) in &verdict.tallies {
             let gaps: Vec<String> = tally.gaps.iter().map(|(cause, count)| format!("{count} {cause}")).collect();
-            writeln!(f, "{name:<28} {:>9} {:>7}  {}", tally.delivered, tally.undone, gaps.join(", "))?;
+            writeln!(f, "{name:<28} {:>9} {:>11}  {}", tally.delivered, tally.rolled_back, gaps.join(", "))?;
         }
-        writeln!(
-            f,
-            "\n{:<28} {:>4} {:>8} {:>8} {:>8}  seconds until whole again",
-            "fault", "runs", "p50", "p95", "max"
-        )?;
+        writeln!(f, "\n{:<28} {:>4} {:>8} {:>8} {:>8}  seconds until recovered", "fault", "runs", "p50", "p95", "max")?;
         for (fault, took) in recoveries {
             let at = |quantile: f64| quantile_of(took, quantile).as_secs_f64();
             writeln!(f, "{fault:<28} {:>4} {:>8.3} {:>8.3} {:>8.3}", took.len(), at(0.5), at(0.95), at(1.0))?;
@@ -341,7 +341,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// By the nearest rank.
+/// The quantile by the nearest rank.
 fn quantile_of(took: &[Duration], quantile: f64) -> Duration {
     let mut sorted = took.to_vec();
     sorted.sort_unstable();

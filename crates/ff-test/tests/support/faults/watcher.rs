@@ -1,4 +1,4 @@
-//! A subscription whose every frame is recorded.
+//! A subscription whose frames are all recorded.
 
 use std::{
     collections::HashMap,
@@ -13,14 +13,14 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use super::load::PROBE;
 
-/// How often it tells where it stands.
-const TELL: Duration = Duration::from_millis(50);
+/// How often it publishes its cursor.
+const PUBLISH_EVERY: Duration = Duration::from_millis(50);
 
 /// How fast a subscription is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pace {
     Fast,
-    /// So many frames, then a pause.
+    /// A pause after this many frames.
     Slow(u32, Duration),
     /// Not at all.
     Stalled,
@@ -30,7 +30,7 @@ pub(crate) enum Pace {
 struct Shared {
     record: Record,
     cursor: Cursor,
-    /// When the completions came by which recovery is measured.
+    /// When the probes, by which recovery is measured, were received.
     probes: HashMap<ExecutionId, Instant>,
 }
 
@@ -52,8 +52,8 @@ impl Watcher {
         let cursor = subscription.cursor();
         let record = Record::new(name, &options, cursor.clone());
         let shared = Arc::new(Mutex::new(Shared { record, cursor, probes: HashMap::new() }));
-        let (pace, told) = watch::channel(usual);
-        let task = tokio::spawn(watch(subscription, shared.clone(), told));
+        let (pace, receiver) = watch::channel(usual);
+        let task = tokio::spawn(watch(subscription, shared.clone(), receiver));
         Ok(Self { shared, pace, usual, task })
     }
 
@@ -86,7 +86,7 @@ impl Watcher {
         self.shared().record.name().to_owned()
     }
 
-    /// Ends it, and gives what it saw.
+    /// Ends it, and returns its record.
     pub(crate) fn close(self) -> Record {
         self.task.abort();
         self.shared().record.clone()
@@ -94,7 +94,7 @@ impl Watcher {
 }
 
 async fn watch(mut subscription: ff_core::Subscription, shared: Arc<Mutex<Shared>>, mut pace: watch::Receiver<Pace>) {
-    let mut told = Instant::now();
+    let mut published = Instant::now();
     let mut frames = 0;
     loop {
         let now = *pace.borrow_and_update();
@@ -109,7 +109,7 @@ async fn watch(mut subscription: ff_core::Subscription, shared: Arc<Mutex<Shared
                 continue;
             }
         }
-        match tokio::time::timeout(TELL, subscription.next()).await {
+        match tokio::time::timeout(PUBLISH_EVERY, subscription.next()).await {
             Ok(Some(frame)) => {
                 frames += 1;
                 lock(&shared).take(&frame);
@@ -117,9 +117,9 @@ async fn watch(mut subscription: ff_core::Subscription, shared: Arc<Mutex<Shared
             Ok(None) => return,
             Err(_) => {}
         }
-        if told.elapsed() >= TELL {
+        if published.elapsed() >= PUBLISH_EVERY {
             lock(&shared).cursor = subscription.cursor();
-            told = Instant::now();
+            published = Instant::now();
         }
     }
 }

@@ -43,7 +43,7 @@ fn a_push_that_waited_for_a_reading_and_was_lost_meanwhile_is_declared_after_the
     compare_at(&mut frontier, &server, 1, false);
     while work(&mut frontier, &server, &mut out, 10) {}
     let gap = gap_over(&server, shown[2].entry);
-    assert!(matches!(&out.told[3..], [Told::Gap(told)] if *told == gap), "{out:?}");
+    assert!(matches!(&out.delivered[3..], [Delivered::Gap(delivered)] if *delivered == gap), "{out:?}");
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_comparison_with_another_server_process_includes_the_logs_with_pushes() {
     frontier.heads(&asked, 1, heads);
     while work(&mut frontier, &server, &mut out, 10) {}
     let gap = gap_over(&server, shown[1].entry);
-    assert!(matches!(&out.told[2..], [Told::Gap(told)] if *told == gap), "{out:?}");
+    assert!(matches!(&out.delivered[2..], [Delivered::Gap(delivered)] if *delivered == gap), "{out:?}");
 }
 
 #[test]

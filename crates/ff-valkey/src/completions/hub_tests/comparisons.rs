@@ -15,14 +15,14 @@ async fn compared_once() -> (Arc<Logs>, Arc<Hub>, Subscription, crate::net::conn
 
 /// The completions and gaps that arrive within this time.
 async fn within(subscription: &mut Subscription, time: Duration) -> Vec<String> {
-    let mut told = Vec::new();
+    let mut frames = Vec::new();
     let all = async {
         while let Some(frame) = subscription.next().await {
-            told.extend(matches!(frame, Frame::Completion(_) | Frame::Gap(_)).then(|| shown(&frame)));
+            frames.extend(matches!(frame, Frame::Completion(_) | Frame::Gap(_)).then(|| shown(&frame)));
         }
     };
     let _ = tokio::time::timeout(time, all).await;
-    told
+    frames
 }
 
 #[test]
@@ -31,8 +31,8 @@ fn entries_pushed_and_lost_with_their_server_process_are_declared_at_the_next_co
         let (logs, hub, mut subscription, _reader) = compared_once().await;
         hub.pushed([message(&logs.on(0, Server::append))].into_iter());
         logs.on(0, |server| server.lose(1));
-        let told = within(&mut subscription, COMPARE_EVERY).await;
-        prop_assert_eq!(told, ["{fp:0}@10-0", "({fp:0}: log_recreated from the log's start through 10-0)"]);
+        let frames = within(&mut subscription, COMPARE_EVERY).await;
+        prop_assert_eq!(frames, ["{fp:0}@10-0", "({fp:0}: log_recreated from the log's start through 10-0)"]);
         Ok(())
     };
     in_simulated_time(lost).unwrap();
@@ -53,8 +53,8 @@ fn the_next_comparison_finds_what_a_failed_one_missed() {
         logs.is_away.store(true, Ordering::Relaxed);
         tokio::time::sleep(COMPARE_EVERY).await;
         logs.is_away.store(false, Ordering::Relaxed);
-        let told = within(&mut subscription, COMPARE_EVERY).await;
-        prop_assert_eq!(told, ["{fp:0}@10-0", "{fp:0}@10-1", "({fp:0}: history_rewritten after 10-0 through 10-1)"]);
+        let frames = within(&mut subscription, COMPARE_EVERY).await;
+        prop_assert_eq!(frames, ["{fp:0}@10-0", "{fp:0}@10-1", "({fp:0}: history_rewritten after 10-0 through 10-1)"]);
         Ok(())
     };
     in_simulated_time(failed).unwrap();
@@ -66,8 +66,8 @@ fn a_push_lost_after_another_of_its_log_is_read_half_a_second_after_the_next_com
         let (logs, hub, mut subscription, _reader) = compared_once().await;
         hub.pushed([message(&logs.on(0, Server::append))].into_iter());
         logs.on(0, Server::append);
-        let told = within(&mut subscription, COMPARE_EVERY + ON_ITS_WAY).await;
-        prop_assert_eq!(told, ["{fp:0}@10-0", "{fp:0}@10-1"]);
+        let frames = within(&mut subscription, COMPARE_EVERY + ON_ITS_WAY).await;
+        prop_assert_eq!(frames, ["{fp:0}@10-0", "{fp:0}@10-1"]);
         Ok(())
     };
     in_simulated_time(lost).unwrap();

@@ -44,7 +44,7 @@ impl Witness {
             return start.last();
         }
         // Entries that were trimmed before an earliest start are no loss, but may be reported.
-        let told = self.frames.lock().unwrap().iter().find_map(|frame| match frame {
+        let known = self.frames.lock().unwrap().iter().find_map(|frame| match frame {
             Frame::Completion(event) => event
                 .position
                 .filter(|at| at.log.partition == partition(log))
@@ -52,7 +52,7 @@ impl Witness {
             Frame::Gap(gap) if gap.log.partition == partition(log) => Some(gap.after),
             _ => None,
         });
-        told.unwrap_or_else(|| logs.on(log, |server| server.before_first()))
+        known.unwrap_or_else(|| logs.on(log, |server| server.before_first()))
     }
 
     /// Whether everything is accounted for.

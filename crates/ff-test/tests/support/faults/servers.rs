@@ -1,4 +1,4 @@
-//! The servers.
+//! The servers of a fault run.
 
 use std::{
     collections::BTreeMap,
@@ -14,20 +14,20 @@ use ff_testserver::{Proxy, RawClient, Reply, Sentinels, TestServer};
 use super::Failure;
 
 const SERVICE: &str = "flows";
-/// The sentinels promote when a fault wants it, and otherwise have patience with servers that are away.
+/// The sentinels promote a replica only when a fault wants it; otherwise they tolerate servers that are away.
 const PATIENT_MS: &str = "3600000";
 const IMPATIENT_MS: &str = "300";
-/// Far longer than a replica takes to get all that its primary has.
+/// Far longer than a replica takes to sync with its primary.
 const FOLLOWS_WITHIN: Duration = Duration::from_secs(120);
 /// How far a clock is put ahead.
 const AHEAD: Duration = Duration::from_secs(3_600);
-/// How long tenures last that are to begin epochs in many logs.
+/// How long a tenure lasts so that it begins epochs in many logs.
 const TENURE: Duration = Duration::from_secs(1);
-/// How many entries of a log are read with one command.
+/// The entries of a log that one command reads.
 const PAGE: &str = "2000";
 
-/// A primary and a replica, sentinels over them, and a proxy that leads to the primary.
-pub(crate) struct Stage {
+/// A primary and a replica, sentinels over them, and a proxy to the primary.
+pub(crate) struct Servers {
     nodes: [TestServer; 2],
     primary: AtomicUsize,
     sentinels: Sentinels,
@@ -35,24 +35,24 @@ pub(crate) struct Stage {
     partitions: PartitionCount,
 }
 
-/// What retention took from a log.
+/// The entries that were removed from each log.
 pub(crate) type Trimmed = BTreeMap<LogId, Vec<(EntryId, End)>>;
 
-impl Stage {
+impl Servers {
     pub(crate) async fn start(partitions: PartitionCount) -> Result<Self, Failure> {
         let node = || {
             let node = TestServer::builder().process().persistent().slow_disk().clock_ahead();
-            // What a replica has not taken yet is kept for it, however much: under load it could otherwise be dropped
-            // again and again while it gets its first copy.
+            // The output buffer of a replica is unlimited: under load it could otherwise be disconnected repeatedly
+            // during its first sync.
             node.arg("--client-output-buffer-limit").arg("replica").arg("0").arg("0").arg("0").build()
         };
         let nodes = [node().await?, node().await?];
         follow(&nodes[1], &nodes[0]).await?;
         let sentinels = Sentinels::watching(&nodes[0], SERVICE).start().await?;
         let front = Proxy::open(nodes[0].port()).await?;
-        let stage = Self { nodes, primary: AtomicUsize::new(0), sentinels, front, partitions };
-        stage.bear_absence_for(PATIENT_MS).await?;
-        Ok(stage)
+        let servers = Self { nodes, primary: AtomicUsize::new(0), sentinels, front, partitions };
+        servers.set_down_after(PATIENT_MS).await?;
+        Ok(servers)
     }
 
     pub(crate) fn primary(&self) -> &TestServer {
@@ -63,12 +63,12 @@ impl Stage {
         &self.nodes[1 - self.primary.load(Ordering::SeqCst)]
     }
 
-    /// The address that always leads to the primary, over a proxy.
+    /// The URL of the primary through the proxy.
     pub(crate) fn front_url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.front.port())
     }
 
-    /// Where the primary is asked for.
+    /// The URL of the primary through the sentinels.
     pub(crate) fn sentinel_url(&self) -> String {
         format!("redis-sentinel://{}/{SERVICE}", self.sentinels.hosts())
     }
@@ -81,19 +81,20 @@ impl Stage {
         &self.front
     }
 
-    /// Sends a command to the primary, which must take it.
+    /// Sends a command to the primary and expects success.
     pub(crate) async fn command(&self, args: &[&str]) -> Result<Reply, Failure> {
         accepted(args, self.primary().command(args).await?)
     }
 
-    /// Cuts the replica off, lets `tail` pass, ends the primary, and has the replica promoted without that tail.
+    /// Disconnects the replica, waits for `tail`, kills the primary, and lets the replica be promoted without that
+    /// tail.
     pub(crate) async fn promote_without_tail(&self, tail: Duration) -> Result<(), Failure> {
         self.cut_off().await?;
         tokio::time::sleep(tail).await;
         self.promote().await
     }
 
-    /// Puts the primary's clock an hour ahead, and that of the other server right. The primary begins epochs then.
+    /// Sets the primary's clock an hour ahead, and corrects that of the other server. The primary then begins epochs.
     pub(crate) async fn put_ahead(&self) -> Result<(), Failure> {
         self.replica().set_clock_ahead(Duration::ZERO)?;
         self.primary().set_clock_ahead(AHEAD)?;
@@ -101,8 +102,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Has each server promoted once without what the other did last, the first one from a clock that was an hour ahead.
-    /// The one in between is started again when it is cut off, so that two tenures begin epochs from the same logs.
+    /// Promotes each server once, without the last writes of the other, the first from a clock that was an hour ahead.
+    /// The server in between is restarted when it is disconnected, so that two tenures begin epochs from the same logs.
     pub(crate) async fn promote_twice_without_tail(&self, tail: Duration) -> Result<(), Failure> {
         self.put_ahead().await?;
         tokio::time::sleep(TENURE).await;
@@ -116,35 +117,35 @@ impl Stage {
         self.promote().await
     }
 
-    /// Gives the replica nothing more.
+    /// Disconnects the replica.
     async fn cut_off(&self) -> Result<(), Failure> {
-        // After a crash of the primary it is given all anew. No sentinel promotes a replica that has not got it yet.
+        // After a crash of the primary it syncs again. No sentinel promotes a replica before that.
         keeps_up(self.replica()).await?;
         self.replica().pause().await?;
         self.command(&["CLIENT", "KILL", "TYPE", "replica"]).await?;
         Ok(())
     }
 
-    /// Ends the primary and has the replica promoted, which was cut off.
+    /// Kills the primary and lets the disconnected replica be promoted.
     async fn promote(&self) -> Result<(), Failure> {
         let (former, next) = (self.primary(), self.replica());
         former.kill().await?;
         next.resume().await?;
-        self.bear_absence_for(IMPATIENT_MS).await?;
+        self.set_down_after(IMPATIENT_MS).await?;
         self.sentinels.promoted(former).await?;
-        self.bear_absence_for(PATIENT_MS).await?;
+        self.set_down_after(PATIENT_MS).await?;
         self.primary.fetch_xor(1, Ordering::SeqCst);
         self.front.lead_to(next.port());
         Ok(())
     }
 
-    /// Brings a server back that was ended by a promotion, as the replica of the other.
+    /// Restarts the server that a promotion killed, as the replica of the other.
     pub(crate) async fn complete(&self) -> Result<(), Failure> {
         self.replica().restart().await?;
         follow(self.replica(), self.primary()).await
     }
 
-    async fn bear_absence_for(&self, millis: &str) -> Result<(), Failure> {
+    async fn set_down_after(&self, millis: &str) -> Result<(), Failure> {
         for sentinel in self.sentinels.nodes() {
             let set = ["SENTINEL", "SET", SERVICE, "down-after-milliseconds", millis];
             accepted(&set, sentinel.command(&set).await?)?;
@@ -157,7 +158,7 @@ impl Stage {
         partitions.flat_map(|partition| [Scope::Flows, Scope::Solo].map(|scope| LogId { partition, scope }))
     }
 
-    /// What the logs hold, read from the primary by other means than those under test.
+    /// The content of the logs, read from the primary without the code under test.
     pub(crate) async fn truths(&self, trimmed: &Trimmed) -> Result<BTreeMap<LogId, LogTruth>, Failure> {
         let mut client = self.primary().client().await?;
         let mut truths = BTreeMap::new();
@@ -168,7 +169,7 @@ impl Stage {
         Ok(truths)
     }
 
-    /// Which histories the logs tell of, without their entries.
+    /// The histories of the logs, without their entries.
     pub(crate) async fn histories(&self) -> Result<BTreeMap<LogId, LogTruth>, Failure> {
         let mut client = self.primary().client().await?;
         let mut histories = BTreeMap::new();
@@ -178,7 +179,7 @@ impl Stage {
         Ok(histories)
     }
 
-    /// Takes all but the last `keep` entries from a log, and tells which.
+    /// Removes all but the last `keep` entries from a log, and returns them.
     pub(crate) async fn trim(&self, log: LogId, keep: usize) -> Result<Vec<(EntryId, End)>, Failure> {
         let key = keys::completion_log(log);
         let mut client = self.primary().client().await?;
@@ -193,14 +194,14 @@ impl Stage {
     }
 }
 
-/// Makes a server the replica of another one, and waits until it keeps up.
+/// Makes a server the replica of another one, and waits until it is in sync.
 async fn follow(replica: &TestServer, primary: &TestServer) -> Result<(), Failure> {
     let args = ["REPLICAOF", "127.0.0.1", &primary.port().to_string()];
     accepted(&args, replica.command(&args).await?)?;
     keeps_up(replica).await
 }
 
-/// Waits until a replica has been given everything and keeps up.
+/// Waits until a replica is in sync.
 async fn keeps_up(replica: &TestServer) -> Result<(), Failure> {
     let up = async {
         while !replica.command(&["INFO", "replication"]).await?.text().contains("master_link_status:up") {
@@ -211,8 +212,8 @@ async fn keeps_up(replica: &TestServer) -> Result<(), Failure> {
     match tokio::time::timeout(FOLLOWS_WITHIN, up).await {
         Ok(followed) => followed,
         Err(_) => {
-            let told = replica.command(&["INFO", "replication"]).await?;
-            Err(format!("the replica does not follow after {FOLLOWS_WITHIN:?}: {told}").into())
+            let reply = replica.command(&["INFO", "replication"]).await?;
+            Err(format!("the replica does not follow after {FOLLOWS_WITHIN:?}: {reply}").into())
         }
     }
 }
@@ -236,7 +237,7 @@ async fn truth(client: &mut RawClient, log: LogId, trimmed: Vec<(EntryId, End)>)
     history(client, log, last, held, trimmed).await
 }
 
-/// The log's epochs with these entries; `last` is the last of them.
+/// The log's history with these entries; `last` is the last of them.
 async fn history(
     client: &mut RawClient,
     log: LogId,
@@ -253,7 +254,7 @@ async fn history(
     Ok(LogTruth::new(last.or(generated), &epochs, held, trimmed))
 }
 
-/// The entries of an XRANGE: where they stand, and whose end each tells.
+/// The entries of an XRANGE: their positions and ends.
 fn entries(reply: &Reply) -> Result<Vec<(EntryId, End)>, Failure> {
     let entry = |entry: &Reply| {
         let at = entry.items()[0].text().parse()?;

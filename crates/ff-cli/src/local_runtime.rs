@@ -10,12 +10,12 @@ use tokio_util::sync::CancellationToken;
 use crate::failure::CliError;
 
 /// How long the shutdown may take beyond the grace of handlers, even if the server does not respond.
-const PATIENCE: Duration = Duration::from_secs(8);
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(8);
 /// Short, because the commands of a program that dies end with it: their executions should be reclaimed soon.
 const LEASE: Duration = Duration::from_secs(10);
 
 /// An engine and one worker.
-pub(crate) struct Crew {
+pub(crate) struct LocalRuntime {
     backend: Arc<dyn EngineBackend>,
     shutdown: CancellationToken,
     /// Taken when its end was observed.
@@ -25,7 +25,7 @@ pub(crate) struct Crew {
     grace: Duration,
 }
 
-impl Crew {
+impl LocalRuntime {
     /// Starts the engine; there is no worker yet.
     pub(crate) async fn start(backend: &Arc<dyn EngineBackend>) -> Result<Self, CliError> {
         Ok(Self {
@@ -57,7 +57,7 @@ impl Crew {
     /// Why the worker has ended on its own. Pending while it works.
     ///
     /// # Cancel safety
-    /// Loses nothing.
+    /// The end of the worker is not lost if the future is dropped.
     pub(crate) async fn worker_ended(&mut self) -> CliError {
         let Some(worker) = &mut self.worker else { return std::future::pending().await };
         let ended = worker.await;
@@ -81,8 +81,10 @@ impl Crew {
             }
             self.engine.shutdown().await;
         };
-        if timeout(PATIENCE + self.grace, ending).await.is_err() {
-            tracing::warn!("the worker did not stop in time; what it still runs returns when its leases run out");
+        if timeout(SHUTDOWN_LIMIT + self.grace, ending).await.is_err() {
+            tracing::warn!(
+                "the worker did not stop in time; its executions return to the queue when their leases expire"
+            );
         }
     }
 }
