@@ -211,8 +211,9 @@ proptest! {
         runtimes in prop::collection::vec(0.0..1e6, 12),
         references in prop::collection::vec(any::<(bool, bool, bool)>(), 1..9),
     ) {
-        let references: Vec<_> =
-            references.into_iter().map(|(by_child, by_parent, by_name)| Reference { by_child, by_parent, by_name }).collect();
+        let references =
+            references.into_iter().map(|(by_child, by_parent, by_name)| Reference { by_child, by_parent, by_name });
+        let references: Vec<_> = references.collect();
         let read = parse("trace.json", wfformat(&graph, &runtimes, &references));
         if let Ok(plan) = &read {
             for (spec, seconds) in plan.executions.iter().zip(&runtimes) {

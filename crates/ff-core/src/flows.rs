@@ -85,7 +85,11 @@ impl FlowCancellation {
 /// A backend that offers everything.
 pub trait EngineBackend: SubscribeBackend + SubmitBackend + WorkBackend + ControlBackend + MaintenanceBackend {}
 
-impl<B> EngineBackend for B where B: SubscribeBackend + SubmitBackend + WorkBackend + ControlBackend + MaintenanceBackend
-{}
+impl<B> EngineBackend for B
+where
+    B: SubscribeBackend + SubmitBackend,
+    B: WorkBackend + ControlBackend + MaintenanceBackend,
+{
+}
 
 const _: fn(&dyn EngineBackend) = |_| {};

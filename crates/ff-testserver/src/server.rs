@@ -494,7 +494,8 @@ mod tests {
     #[test]
     fn a_replica_is_in_sync_from_the_state_at_the_request() {
         let info = "role:master\r\nslave0:ip=a,port=1,state=online,offset=70,lag=0,type=replica\r\n\
-                    slave1:ip=a,port=2,state=online,offset=7,lag=0\r\nslave2:ip=a,port=3,state=wait_bgsave,offset=0,lag=0\r\n\
+                    slave1:ip=a,port=2,state=online,offset=7,lag=0\r\n\
+                    slave2:ip=a,port=3,state=wait_bgsave,offset=0,lag=0\r\n\
                     master_repl_offset:107\r\n";
         assert_eq!(replication_offset(info), Some(107));
         assert_eq!([70, 33, 71, 7, 0].map(|offset| replicas_at(offset, info)), [1, 1, 0, 2, 2]);

@@ -1,5 +1,6 @@
 //! Checks the rules of this repository that no other tool checks, over all files that git tracks or would track.
 
+mod measures;
 mod rules;
 mod source;
 #[cfg(test)]
@@ -9,6 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use self::measures::paths_exist;
 use self::rules::{Finding, RULES, binaries_stay_small, one_place_appends, type_names_are_unique};
 use self::source::Source;
 use crate::run::{check, root};
@@ -22,6 +24,7 @@ pub(crate) fn tidy() -> Result<()> {
     }
     findings.extend(one_place_appends(&sources));
     findings.extend(type_names_are_unique(&sources));
+    findings.extend(paths_exist(&sources));
     findings.sort_by(|a, b| (&a.path, a.line).cmp(&(&b.path, b.line)));
     for finding in &findings {
         eprintln!("{}:{}: {}", finding.path, finding.line, finding.message);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
+use super::measures::{functions_stay_short, lines_stay_short};
 use super::source::Source;
 
 /// A violation of a rule, with its fix.
@@ -13,7 +14,7 @@ pub(crate) struct Finding {
 }
 
 impl Finding {
-    fn new(source: &Source, line: usize, message: impl Into<String>) -> Self {
+    pub(super) fn new(source: &Source, line: usize, message: impl Into<String>) -> Self {
         Self { path: source.path.clone(), line, message: message.into() }
     }
 }
@@ -32,6 +33,8 @@ pub(crate) const RULES: &[fn(&Source) -> Vec<Finding>] = &[
     words_are_current,
     lints_are_inherited,
     files_stay_short,
+    functions_stay_short,
+    lines_stay_short,
 ];
 
 /// The crates with restricted dependencies, and the crates of the workspace that each may use. Their tests may use any.
@@ -50,7 +53,7 @@ const KEYS: &[&str] = &["ff:exec:", "ff:part:", "ff:flow:", "ff:deployment", "ff
 const LUA_DIR: &str = "crates/ff-script/lua/";
 const LUA_LIB: &str = "crates/ff-script/lua/lib/";
 const KEYS_FILE: &str = "crates/ff-script/src/keys.rs";
-const ASSEMBLED: &str = "crates/ff-script/src/flowfabric.lua";
+pub(super) const ASSEMBLED: &str = "crates/ff-script/src/flowfabric.lua";
 const MAX_LINES: usize = 600;
 /// The largest size of a file that is not text.
 pub(crate) const MAX_BINARY: u64 = 512 * 1024;

@@ -38,9 +38,9 @@ pub trait WorkBackend: Send + Sync + 'static {
     /// Dropping the future may leave executions claimed, as after a transport error.
     async fn claim(&self, request: &ClaimRequest) -> Result<Claim, EngineError>;
 
-    /// Passes a work signal on that this process cannot use now: if the lane has work in the partition, the next waiting
-    /// process is signalled, and the result is `true`. If not, this process is registered there again. Repeating the
-    /// call is harmless.
+    /// Passes a work signal on that this process cannot use now: if the lane has work in the partition, the next
+    /// waiting process is signalled, and the result is `true`. If not, this process is registered there again.
+    /// Repeating the call is harmless.
     ///
     /// # Errors
     /// Transport errors.

@@ -326,7 +326,8 @@ mod tests {
                         cursor.advance(entry);
                     }
                     Verdict::ReadLog => {
-                        let from = cursor.last().map_or(0, |last| log.iter().position(|(e, _)| *e == last).unwrap() + 1);
+                        let index_of = |last| log.iter().position(|(entry, _)| *entry == last).unwrap();
+                        let from = cursor.last().map_or(0, |last| index_of(last) + 1);
                         for (entry, prev) in &log[from..=index.max(from.saturating_sub(1)).min(log.len() - 1)] {
                             prop_assert_eq!(cursor.judge(*entry, *prev), Verdict::Deliver);
                             delivered.push(*entry);

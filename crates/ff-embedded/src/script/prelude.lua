@@ -59,7 +59,8 @@ end
 
 local globals = {
   _VERSION = _VERSION, assert = assert, error = error, getmetatable = getmetatable, ipairs = ipairs, next = next,
-  pairs = pairs, pcall = function(...) return caught(pcall(...)) end, rawequal = rawequal, rawget = rawget, rawset = rawset, select = select,
+  pairs = pairs, pcall = function(...) return caught(pcall(...)) end, rawequal = rawequal,
+  rawget = rawget, rawset = rawset, select = select,
   setmetatable = setmetatable, tonumber = tonumber, tostring = tostring, type = type, unpack = unpack,
   xpcall = function(called, handler)
     return xpcall(called, function(raised) return handler(failure(raised)) end)

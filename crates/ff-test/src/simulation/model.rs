@@ -274,7 +274,8 @@ impl Model {
         self.expire(|_| true);
     }
 
-    /// The results of a sweep with a failed read of the deadlines: of one execution that is beyond its deadline, or of all.
+    /// The results of a sweep with a failed read of the deadlines: of one execution that is beyond its deadline, or of
+    /// all.
     pub(super) fn sweeps_with_unread(&self) -> Vec<Self> {
         let overdue = (0..self.executions.len()).filter(|id| self.is_overdue(*id));
         let without = |is_unread: &dyn Fn(usize) -> bool| {

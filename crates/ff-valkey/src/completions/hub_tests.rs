@@ -299,11 +299,21 @@ fn events(history_changes: bool) -> impl Strategy<Value = Vec<Event>> {
             .prop_map(|(log, lost)| Event::Lose(log, lost)),
         changes => (log.clone(), any::<bool>())
             .prop_map(|(log, save)| if save { Event::Save(log) } else { Event::Restore(log) }),
-        2 * changes => (log, 0usize..6, any::<bool>()).prop_map(|(log, lost, behind)| Event::TakeOver(log, lost, behind)),
+        2 * changes => (log, 0usize..6, any::<bool>())
+            .prop_map(|(log, lost, behind)| Event::TakeOver(log, lost, behind)),
         1 => (0usize..2).prop_map(Event::Resume),
         1 => (0u64..3_000).prop_map(Event::Join),
     ];
     prop::collection::vec(event, 0..120)
+}
+
+fn arrive(hub: &Arc<Hub>, messages: Vec<Bytes>, arrival: Arrival, late: &mut VecDeque<Bytes>) {
+    match arrival {
+        Arrival::Never => {}
+        Arrival::Late => late.extend(messages),
+        Arrival::Twice => hub.pushed(messages.clone().into_iter().chain(messages)),
+        Arrival::Now => hub.pushed(messages.into_iter()),
+    }
 }
 
 async fn play(
@@ -333,12 +343,7 @@ async fn play(
         match event {
             Event::Append(log, arrival, count) => {
                 let messages: Vec<Bytes> = (0..count).map(|_| message(&logs.on(log, Server::append))).collect();
-                match arrival {
-                    Arrival::Never => {}
-                    Arrival::Late => late.extend(messages),
-                    Arrival::Twice => hub.pushed(messages.clone().into_iter().chain(messages)),
-                    Arrival::Now => hub.pushed(messages.into_iter()),
-                }
+                arrive(&hub, messages, arrival, &mut late);
             }
             Event::Late => hub.pushed(late.pop_front().into_iter()),
             Event::Missed => hub.missed(),

@@ -288,7 +288,8 @@ proptest! {
             if let Some(item) = item {
                 all.push_always(item.clone());
                 bounded.push_dropping(item);
-                prop_assert!(bounded.counts().queued <= capacity + histories.iter().map(|h| usize::try_from(h.epoch).unwrap()).sum::<usize>());
+                let epochs: u64 = histories.iter().map(|history| history.epoch).sum();
+                prop_assert!(bounded.counts().queued <= capacity + usize::try_from(epochs).unwrap());
             }
         }
         while take(0, &all) {}

@@ -155,23 +155,7 @@ pub(crate) async fn inject(fault: Fault, run: &mut Run, rng: &mut Rng) -> Result
             servers.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await?;
             servers.command(&["CLIENT", "KILL", "TYPE", "normal"]).await?;
         }
-        Fault::OutputBuffer => {
-            let limit = async |limit| servers.command(&["CONFIG", "SET", "client-output-buffer-limit", limit]).await;
-            let killed_before = killed_by_buffer(run).await?;
-            limit("pubsub 16kb 8kb 1").await?;
-            let killed = async {
-                // Completions alone may never make such a burst. Subscribers ignore other messages.
-                let burst = "x".repeat(256 << 10);
-                while killed_by_buffer(run).await? == killed_before {
-                    servers.command(&["PUBLISH", ff_script::keys::FLOW_CHANNEL, &burst]).await?;
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-                Ok::<_, Failure>(())
-            };
-            let killed = tokio::time::timeout(Duration::from_secs(10), killed).await;
-            limit("pubsub 32mb 8mb 60").await?;
-            killed.map_err(|_| "no subscriber's output buffer was ever full")??;
-        }
+        Fault::OutputBuffer => fill_output_buffer(run).await?,
         Fault::BlackHole => servers.front().swallow(),
         Fault::Promotion => {
             servers.promote_without_tail(millis(rng, 50..=400)).await?;
@@ -208,6 +192,26 @@ pub(crate) async fn inject(fault: Fault, run: &mut Run, rng: &mut Rng) -> Result
         }
     }
     Ok(())
+}
+
+/// Lowers the limit of the subscribers' output buffers until the server has closed a connection for it.
+async fn fill_output_buffer(run: &Run) -> Result<(), Failure> {
+    let servers = &run.servers;
+    let limit = async |limit| servers.command(&["CONFIG", "SET", "client-output-buffer-limit", limit]).await;
+    let killed_before = killed_by_buffer(run).await?;
+    limit("pubsub 16kb 8kb 1").await?;
+    let killed = async {
+        // Completions alone may never make such a burst. Subscribers ignore other messages.
+        let burst = "x".repeat(256 << 10);
+        while killed_by_buffer(run).await? == killed_before {
+            servers.command(&["PUBLISH", ff_script::keys::FLOW_CHANNEL, &burst]).await?;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok::<_, Failure>(())
+    };
+    let killed = tokio::time::timeout(Duration::from_secs(10), killed).await;
+    limit("pubsub 32mb 8mb 60").await?;
+    killed.map_err(|_| "no subscriber's output buffer was ever full")?
 }
 
 async fn killed_by_buffer(run: &Run) -> Result<u64, Failure> {

@@ -81,8 +81,8 @@ fn logs_are_read_while_comparisons_keep_failing() {
         hub.missed();
         logs.on(0, Server::append);
         hub.pushed([message(&logs.on(0, Server::append))].into_iter());
-        let told = within(&mut subscription, COMPARE_EVERY).await;
-        prop_assert_eq!(told, ["{fp:0}@10-0", "{fp:0}@10-1"]);
+        let delivered = within(&mut subscription, COMPARE_EVERY).await;
+        prop_assert_eq!(delivered, ["{fp:0}@10-0", "{fp:0}@10-1"]);
         Ok(())
     };
     in_simulated_time(failing).unwrap();
