@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt::Display, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{
     Args, CommandFactory, Parser, Subcommand,
@@ -83,19 +83,19 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FLOW", conflicts_with_all = ["flow", "namespace", "time_scale"])]
     pub(crate) resume: Option<FlowId>,
     /// How many executions run concurrently [default: one per processor, or 64 if they only sleep]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = number(1..=1024_u16))]
     pub(crate) workers: Option<u16>,
     /// Print one JSON object per completion and one at the end
     #[arg(long)]
     pub(crate) json: bool,
     /// Multiply the run times of a recorded workflow, such as 0.01 to replay it a hundred times faster
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = parse_scale)]
     pub(crate) time_scale: Option<f64>,
     /// The namespace, instead of the one in the file
     #[arg(long, value_name = "NS")]
     pub(crate) namespace: Option<Namespace>,
     /// Serve Prometheus metrics at this address, such as 127.0.0.1:9187
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     pub(crate) metrics: Option<SocketAddr>,
     /// Which output of commands is shown, each line with the name of its execution: `all`, `failed` (the last lines of
     /// failed attempts), or `none`. With --json: the last lines in the completion
@@ -134,13 +134,13 @@ pub(crate) struct WatchArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) cursor_file: Option<PathBuf>,
     /// Serve Prometheus metrics at this address, such as 127.0.0.1:9187
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     pub(crate) metrics: Option<SocketAddr>,
     /// Stop after this many completions
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number(1..=u64::MAX))]
     pub(crate) count: Option<u64>,
     /// Stop after this time, such as 30s
-    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) duration: Option<Duration>,
 }
 
@@ -165,7 +165,7 @@ pub(crate) struct CancelArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// How many executions the wide flow fans out to
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=900))]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = number(1..=900_u16))]
     pub(crate) fan_out: u16,
 }
 
@@ -196,7 +196,7 @@ pub(crate) enum ScriptCommand {
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// How long the rate of completions is measured
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
     pub(crate) sample: Duration,
     /// Print JSON
     #[arg(long)]
@@ -204,7 +204,33 @@ pub(crate) struct DoctorArgs {
 }
 
 fn parse_grace(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| error.to_string()).and_then(checked_grace)
+    parse_duration(text).and_then(checked_grace)
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "expected numbers with their units, such as 500ms, 30s or 1h 30m".to_owned())
+}
+
+/// A whole number within these bounds.
+fn number<T>(bounds: RangeInclusive<T>) -> impl Fn(&str) -> Result<T, String> + Clone
+where
+    T: FromStr + PartialOrd + Display + Copy,
+{
+    move |text| {
+        let (first, last) = (bounds.start(), bounds.end());
+        let within = text.parse().ok().filter(|number| bounds.contains(number));
+        within.ok_or_else(|| format!("expected a whole number from {first} to {last}"))
+    }
+}
+
+fn parse_scale(text: &str) -> Result<f64, String> {
+    let scale = text.parse().ok().filter(|scale: &f64| scale.is_finite() && *scale >= 0.0);
+    scale.ok_or_else(|| "expected a number from 0 up, such as 0.01".to_owned())
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected an IP address and a port, such as 127.0.0.1:9187".to_owned())
 }
 
 fn parse_role(text: &str) -> Result<Role, String> {
@@ -250,7 +276,7 @@ pub(crate) fn usage_error(mut error: clap::Error) -> CliError {
     let text = error.render().to_string();
     let said = text.split("\nUsage:").next().unwrap_or_default();
     let said = said.split("\nFor more information").next().unwrap_or_default();
-    let said = said.trim().trim_start_matches("error:").trim();
+    let said = said.trim().trim_start_matches("error:").trim().replace("\n\n  tip:", "; tip:");
     CliError::usage(said.trim_end_matches(':'), "see `ff --help` or `ff <command> --help`")
 }
 
@@ -279,6 +305,26 @@ mod tests {
         assert!(refusal(&["watch", "--from", "yesterday"]).contains("earliest"));
         assert!(refusal(&["run", "f", "--namespace", "a b"]).contains("a b"));
         assert!(refusal(&["demo", "--partitions", "0"]).contains('0'));
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_with_what_is_expected_and_without_types_of_the_program() {
+        for (args, expected) in [
+            (&["run", "f", "--workers", "abc"][..], "a whole number from 1 to 1024"),
+            (&["run", "f", "--workers", "0"], "a whole number from 1 to 1024"),
+            (&["watch", "--count", "0"], "a whole number from 1 to"),
+            (&["demo", "--fan-out", "901"], "a whole number from 1 to 900"),
+            (&["run", "f", "--time-scale", "NaN"], "a number from 0 up, such as 0.01"),
+            (&["run", "f", "--metrics", "localhost:9187"], "an IP address and a port, such as 127.0.0.1:9187"),
+            (&["watch", "--for", "soon"], "such as 500ms, 30s"),
+            (&["doctor", "--sample", "2"], "such as 500ms, 30s"),
+            (&["run", "f", "--grace", "x"], "such as 500ms, 30s"),
+        ] {
+            let line = refusal(args);
+            assert!(line.contains("expected ") && line.contains(expected), "{args:?}: {line}");
+            assert!(!line.contains("..") && !line.contains("digit") && !line.contains("literal"), "{args:?}: {line}");
+        }
+        assert!(refusal(&["run", "f", "--ulr", "x"]).contains("found; tip: "));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The options for the server and its user; without a server, flows run in this process.
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
 use ff_core::{EngineBackend, PartitionCount};
@@ -93,7 +93,7 @@ impl ConnectArgs {
         let mut config = ValkeyConfig::from_url(url)?;
         if let Some(path) = &self.password_file {
             let refuse = |why: String| CliError::usage(path.display(), format!("the password cannot be read: {why}"));
-            let bytes = fs::read(path).map_err(|error| refuse(error.to_string()))?;
+            let bytes = text::small_file(path).map_err(|error| refuse(error.to_string()))?;
             let password = text::decoded(bytes).map_err(|why| refuse(why.to_owned()))?;
             let username = self.username.clone().or_else(|| config.username.clone());
             config = config.credentials(username, password.trim_end_matches(['\r', '\n']));

@@ -25,7 +25,7 @@ impl CursorFile {
     /// The cursor in the file; `None` if there is no file yet.
     pub(crate) fn read(&self) -> Result<Option<Cursor>, CliError> {
         let refused = |why: String| CliError::usage(self.name(), why);
-        let bytes = match fs::read(&self.0) {
+        let bytes = match text::small_file(&self.0) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(refused(error.to_string())),
@@ -39,9 +39,11 @@ impl CursorFile {
 
     /// Replaces the cursor. After a crash of the machine the file holds this one or the one before it.
     pub(crate) fn write(&self, cursor: &Cursor) -> Result<(), CliError> {
-        let mut beside = self.0.clone().into_os_string();
+        // The file behind a link is replaced, not the link.
+        let path = fs::canonicalize(&self.0).unwrap_or_else(|_| self.0.clone());
+        let mut beside = path.clone().into_os_string();
         beside.push(".new");
-        replace(&self.0, Path::new(&beside), format!("{cursor}\n").as_bytes())
+        replace(&path, Path::new(&beside), format!("{cursor}\n").as_bytes())
             .map_err(|error| CliError::failed(self.name(), format!("it cannot be written: {error}")))
     }
 
@@ -89,6 +91,18 @@ mod tests {
             assert!(refused.contains("cursor file") && refused.contains(said), "{refused}");
             assert!(refused.contains("--from"), "{refused}");
         }
+    }
+
+    #[test]
+    fn the_file_behind_a_link_gets_the_cursor_and_the_link_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("cursor"), dir.path().join("link"));
+        fs::write(&file, "").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let cursor = Cursor::new(vec![LogCursor::earliest(); 3].into(), None);
+        CursorFile::new(link.clone()).write(&cursor).unwrap();
+        assert!(fs::symlink_metadata(link).unwrap().is_symlink());
+        assert_eq!(CursorFile::new(file).read().unwrap(), Some(cursor));
     }
 
     #[test]

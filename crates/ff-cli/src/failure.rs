@@ -4,6 +4,8 @@ use std::{borrow::Cow, fmt, process::ExitCode};
 
 use ff_core::EngineError;
 
+use crate::text::without_error_numbers;
+
 /// The exit codes of `ff`, beside 0.
 pub(crate) mod code {
     /// A flow failed or expired, a check found a problem, or the requested object does not exist.
@@ -70,13 +72,20 @@ impl From<EngineError> for CliError {
             EngineError::NotFound { .. } | EngineError::State { .. } => code::FAILED,
             _ => code::SERVER,
         };
-        Self { message: error.to_string(), code }
+        Self { message: without_methods(&error.to_string()), code }
     }
+}
+
+/// The text without the methods of the library that it names behind options, such as ` (ValkeyConfig::ca_file)`.
+fn without_methods(text: &str) -> String {
+    let mut parts = text.split(" (ValkeyConfig::");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |kept, part| kept + part.split_once(')').map_or(part, |(_, rest)| rest))
 }
 
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&shortened(&one_line(&self.message)))
+        f.write_str(&shortened(&one_line(&without_error_numbers(&self.message))))
     }
 }
 
@@ -111,8 +120,16 @@ mod tests {
 
     #[test]
     fn a_message_is_one_line_without_control_characters() {
+        let io = std::io::Error::from_raw_os_error(2);
+        assert_eq!(CliError::failed("a", io).to_string(), "a: No such file or directory");
         let error = CliError::usage("flow.yaml", "bad\n  at line 3\u{1b}[31m");
         assert_eq!(error.to_string(), "flow.yaml: bad at line 3\\u{1b}[31m");
+    }
+
+    #[test]
+    fn a_message_names_options_and_no_methods_of_the_library() {
+        let error = EngineError::transport("connecting", "name it with --ca (ValkeyConfig::ca_file), or not (at all)");
+        assert!(CliError::from(error).to_string().ends_with("name it with --ca, or not (at all)"));
     }
 
     #[test]

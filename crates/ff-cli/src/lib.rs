@@ -88,6 +88,7 @@ fn ended(outcome: Result<ExitCode, CliError>) -> ExitCode {
 }
 
 async fn execute(cli: Cli) -> Result<ExitCode, CliError> {
+    signals::outlive_file_size_limit();
     let connect = &cli.connect;
     match cli.command {
         Command::Run(args) => run::run(args, connect).await,

@@ -10,5 +10,10 @@ use crate::failure::CliError;
 pub(crate) fn serve(address: Option<SocketAddr>) -> Result<(), CliError> {
     let Some(address) = address else { return Ok(()) };
     let served = PrometheusBuilder::new().with_http_listener(address).install();
-    served.map_err(|error| CliError::usage(format!("--metrics {address}"), error))
+    served.map_err(|error| {
+        // The library's words about the listener are left out.
+        let error = error.to_string();
+        let why = error.rsplit_once(": ").map_or(error.as_str(), |(_, why)| why);
+        CliError::usage(format!("--metrics {address}"), format!("it cannot listen there: {why}"))
+    })
 }

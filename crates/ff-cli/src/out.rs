@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::failure::CliError;
 
 /// The first failure to write.
-static FAILED: OnceLock<String> = OnceLock::new();
+static FAILED: OnceLock<(String, String)> = OnceLock::new();
 
 /// Whether stdout still has a reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,9 +63,14 @@ pub(crate) fn sync() -> Reader {
     }
 }
 
+/// Records a failure to write; the program ends with the first one.
+pub(crate) fn failed(what: &str, why: &io::Error) {
+    let _ = FAILED.set((what.to_owned(), why.to_string()));
+}
+
 /// The first failure to write, if there was one.
 pub(crate) fn failure() -> Option<CliError> {
-    FAILED.get().map(|why| CliError::failed("stdout cannot be written", why))
+    FAILED.get().map(|(what, why)| CliError::failed(what, why))
 }
 
 /// Returns when the reader of stdout has closed it. This can only be detected for pipes and sockets.
@@ -124,8 +129,7 @@ fn judged(written: io::Result<()>) -> Reader {
         Ok(()) => Reader::Listening,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Reader::Gone,
         Err(error) => {
-            let text = error.to_string();
-            let _ = FAILED.set(text.split_once(" (os error").map_or(text.as_str(), |(text, _)| text).to_owned());
+            failed("stdout cannot be written", &error);
             Reader::Gone
         }
     }

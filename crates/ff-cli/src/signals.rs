@@ -13,6 +13,15 @@ pub(crate) enum Request {
     HangUp,
 }
 
+/// Makes the system refuse a write beyond the limit of a file's size (`ulimit -f`), which is reported like a full disk,
+/// in place of ending the program.
+pub(crate) fn outlive_file_size_limit() {
+    // The signal itself is not needed. Its handler stays for the life of the program.
+    if let Err(error) = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())) {
+        tracing::debug!(%error, "SIGXFSZ cannot be handled");
+    }
+}
+
 /// Listens from its creation on, so that no request is lost between two waits.
 pub(crate) struct Interrupts {
     interrupt: Signal,

@@ -1,8 +1,16 @@
 //! Text for people: durations, times, sizes, counts and tables.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use comfy_table::{ContentArrangement, Table, presets};
+
+/// A cursor of the largest deployment, and any password, is smaller.
+const SMALL_FILE_BYTES: u64 = 4 << 20;
 
 /// A length of time with about three digits: `85ms`, `1.20s`, `42.0s`, `3m07s`, `2h05m`, `3d4h`.
 pub(crate) fn span(duration: Duration) -> String {
@@ -51,6 +59,38 @@ pub(crate) fn decoded(bytes: Vec<u8>) -> Result<String, &'static str> {
     }
     let text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text")?;
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
+/// The text without the numbers that the standard library appends to errors of the system: ` (os error 2)`.
+pub(crate) fn without_error_numbers(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(" (os error ") {
+        kept.push_str(before);
+        let digits = after.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-');
+        rest = match digits.strip_prefix(')') {
+            Some(after_it) => after_it,
+            None => {
+                kept.push_str(" (os error ");
+                after
+            }
+        };
+    }
+    kept.push_str(rest);
+    kept
+}
+
+/// The content of a file that is small by its nature. Devices that never end are refused too.
+///
+/// # Errors
+/// If it cannot be read, is not text, or is larger.
+pub(crate) fn small_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(SMALL_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > SMALL_FILE_BYTES {
+        return Err(io::Error::other(format!("it is larger than {} MiB", SMALL_FILE_BYTES >> 20)));
+    }
+    Ok(bytes)
 }
 
 /// An argument for a message: one line of bounded length. A URL is replaced, because it may contain a password.
@@ -118,6 +158,19 @@ mod tests {
         assert_eq!(for_terminal("10%\r20%\r"), "20%");
         assert_eq!(for_terminal("a\tb\u{8}\u{202e}c"), "a    b\\u{8}\\u{202e}c");
         assert!(!for_terminal("\x1b\u{9b}2J\x1b]8;;x\x07").chars().any(char::is_control));
+    }
+
+    #[test]
+    fn numbers_of_system_errors_are_left_out_and_nothing_else() {
+        let left = |text| without_error_numbers(text);
+        assert_eq!(left("a: No such file (os error 2), and so b (os error 13)"), "a: No such file, and so b");
+        assert_eq!(left("a (os error x) b (os error 2"), "a (os error x) b (os error 2");
+    }
+
+    #[test]
+    fn a_file_without_an_end_is_refused() {
+        assert!(small_file(Path::new("/dev/zero")).unwrap_err().to_string().contains("larger than 4 MiB"));
+        assert_eq!(small_file(Path::new("/dev/null")).unwrap(), b"");
     }
 
     #[test]

@@ -84,8 +84,11 @@ struct Version {
 pub(crate) fn parse(text: &str, scale: f64) -> Result<Plan, CliError> {
     let malformed = |error: serde_json::Error| CliError::usage("not a WfFormat workflow", in_words(&error.to_string()));
     let version: Version = serde_json::from_str(text).map_err(malformed)?;
-    let version =
-        version.schema_version.ok_or_else(|| CliError::usage("not a WfFormat workflow", "schemaVersion is missing"))?;
+    let version = version.schema_version.ok_or_else(|| {
+        let missing = CliError::usage("not a WfFormat workflow", "schemaVersion is missing");
+        let is_flow = text.contains("\"executions\"");
+        if is_flow { missing.with_hint("a flow of commands is read from a file that ends in .yaml") } else { missing }
+    })?;
     let (name, tasks, runs) = if version == ONE_LIST {
         let Instance { name, workflow } = serde_json::from_str::<Instance<Section<Task>>>(text).map_err(malformed)?;
         let (tasks, runs) = workflow.tasks.into_iter().map(Task::split).unzip();
@@ -327,6 +330,8 @@ mod tests {
         let error = refusal(r#"{"schemaVersion": "1.3", "workflow": {"tasks": []}}"#);
         assert!(error.contains("`1.3`") && error.contains("1.5"), "{error}");
         assert!(refusal("{}").contains("schemaVersion"));
+        let flow = refusal(r#"{"executions": {"a": {"run": "true"}}}"#);
+        assert!(flow.contains("ends in .yaml"), "{flow}");
         assert!(refusal("[1").contains("line 1"));
         assert!(refusal(r#"{"schemaVersion": "1.5", "workflow": {"specification": {}}}"#).contains("tasks"));
     }

@@ -262,7 +262,7 @@ async fn commands_wait_while_the_system_has_no_free_file_and_no_attempt_is_lost(
         shell
     };
     let finished = finish(limited.env_remove("FF_URL").spawn().unwrap()).await.ok();
-    assert!(finished.stderr.contains("started later"), "{finished:?}");
+    assert_eq!(finished.stderr.matches("started later").count(), 1, "{finished:?}");
     let attempts: Vec<_> = finished.json().iter().filter_map(|line| line["attempt"].as_u64()).collect();
     assert_eq!(attempts, [1; 60]);
 }

@@ -323,6 +323,33 @@ async fn a_failure_to_write_is_reported_with_exit_code_1() {
 }
 
 #[tokio::test]
+async fn an_output_file_that_cannot_be_written_is_reported_with_exit_code_1() {
+    let directory = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/dev/full", directory.path().join("a.1.log")).unwrap();
+    let (_file, flow) = file("flow.yaml", "executions: {a: {run: echo x}}");
+    let kept = directory.path().display().to_string();
+    let finished = ff(&["run", &flow, "--keep-outputs", &kept]).await;
+    assert_eq!(finished.code, 1, "{finished:?}");
+    assert!(finished.stdout.contains("1 success"), "{finished:?}");
+    let said = format!("ff: output file `{kept}/a.1.log` cannot be written: No space left on device\n");
+    assert!(finished.stderr.ends_with(&said), "{finished:?}");
+}
+
+#[tokio::test]
+async fn a_limit_of_file_sizes_is_reported_like_a_full_disk() {
+    let out = tempfile::NamedTempFile::new().unwrap();
+    let line = format!("ulimit -f 1; exec '{}' script print > '{}'", env!("CARGO_BIN_EXE_ff"), out.path().display());
+    let finished = finish(shell(&line)).await;
+    assert_eq!(finished.code, 1, "{finished:?}");
+    assert!(finished.stderr.contains("ff: stdout cannot be written: File too large"), "{finished:?}");
+}
+
+fn shell(line: &str) -> Child {
+    use std::process::{Command, Stdio};
+    Command::new("sh").args(["-c", line]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[tokio::test]
 async fn a_cursor_never_passes_lines_that_could_not_be_written() {
     let server = TestServer::start().await.unwrap();
     let directory = tempfile::tempdir().unwrap();

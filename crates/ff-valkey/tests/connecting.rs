@@ -212,6 +212,8 @@ async fn a_certificate_of_another_host_is_refused_until_that_host_is_named() {
     let server = TestServer::builder().tls().build().await.unwrap();
     let ca = &server.tls().unwrap().ca_cert;
     let by_name = config(server.url()).ca_file(ca);
+    let error = refusal(by_name.clone().tls_server_name("not a name!")).await;
+    assert!(error.to_string().contains("TLS server name `not a name!`: it is neither a host name"), "{error}");
     let error = refusal(by_name.clone().tls_server_name("db.example")).await;
     assert!(error.to_string().contains("for another host") && !error.is_retryable(), "{error}");
     assert!(error.to_string().contains("--tls-server-name") && error.to_string().contains("localhost"), "{error}");

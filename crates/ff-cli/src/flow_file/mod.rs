@@ -272,6 +272,9 @@ executions:
     fn an_unknown_key_is_refused_with_its_line_and_the_known_ones() {
         let error = refusal("name: x\nexecutions:\n  a:\n    run: 'true'\n    retrys: 2\n");
         assert!(error.contains("`retrys`") && error.contains("`retries`") && error.contains("line 5"), "{error}");
+        for key in ["shell", "grace", "stop_signal", "working_dir"] {
+            assert!(error.contains(&format!("`{key}`")), "{error}");
+        }
         let error = refusal("names: x\nexecutions: {a: {run: 'true'}}\n");
         assert!(error.contains("`names`") && error.contains("line 1"), "{error}");
     }
@@ -318,6 +321,15 @@ executions:
             let refused = refusal(text);
             assert!(refused.contains("into quotes") && refused.contains("run: |"), "{text}: {refused}");
         }
+        for text in [
+            "executions:\n  a:\n\trun: echo x\n",
+            "executions: {a: {run: x}}\n---\nexecutions: {b: {run: x}}\n",
+            "executions: {a: &a {run: x, needs: *a}}\n",
+        ] {
+            let refused = refusal(text);
+            assert!(!refused.contains("into quotes"), "{text}: {refused}");
+        }
+        assert!(refusal("executions: {a: {run: x, working_dir: ~}}\n").contains("`~` is no value"));
         let plan = parse("executions:\n  a:\n    run: echo issue #7\n  b: {run: 'echo #7'}\n").unwrap();
         assert_eq!(plan.hints.len(), 1, "{:?}", plan.hints);
         assert!(plan.hints[0].contains("`a`") && plan.hints[0].contains("line 3"), "{:?}", plan.hints);

@@ -11,8 +11,22 @@ use super::{
 use crate::work::{interpreter, stop::checked_grace};
 
 const FLOW_KEYS: &[&str] = &["name", "namespace", "lane", "env", "shell", "grace", "stop_signal", "executions"];
-const EXECUTION_KEYS: &[&str] =
-    &["name", "run", "needs", "env", "timeout", "deadline", "retries", "backoff", "tags", "priority", "working_dir"];
+const EXECUTION_KEYS: &[&str] = &[
+    "name",
+    "run",
+    "needs",
+    "env",
+    "timeout",
+    "deadline",
+    "retries",
+    "backoff",
+    "tags",
+    "priority",
+    "working_dir",
+    "shell",
+    "grace",
+    "stop_signal",
+];
 /// The hint for commands that YAML misreads.
 const QUOTE: &str = "put a command that has `: `, ` #`, a comma in braces or a special first character into quotes, or \
                      on lines of its own below `run: |`";
@@ -26,7 +40,7 @@ pub(super) fn flow(text: &str) -> Result<FlowFile, FlowFileError> {
         // Commands are where authors run into the rules of YAML.
         let lines = text.lines().take(wrong.line()).skip(wrong.line().saturating_sub(3));
         let near_a_command = lines.into_iter().any(|line| line.contains("run:"));
-        if near_a_command { wrong.hint(QUOTE) } else { wrong }
+        if near_a_command && wrong.is_syntax() { wrong.hint(QUOTE) } else { wrong }
     })?;
     let mut file = FlowFile::default();
     let mut executions = None;
@@ -109,7 +123,7 @@ fn execution(node: &Node) -> Result<(ExecutionEntry, &Node), FlowFileError> {
             "shell" => optional(value, shell).map(|shell| entry.shell = shell),
             "grace" => optional(value, grace).map(|grace| entry.grace = grace),
             "stop_signal" => optional(value, parsed).map(|signal| entry.stop_signal = signal),
-            "working_dir" => optional(value, text_of).map(|path| entry.working_dir = path.map(Into::into)),
+            "working_dir" => directory(value).map(|path| entry.working_dir = path.map(Into::into)),
             _ => return Err(unknown(MapEntry { key, at, value }, EXECUTION_KEYS)),
         };
         read.map_err(|wrong| wrong.about(format!("`{key}`")))?;
@@ -139,6 +153,14 @@ fn optional<'a, T>(
 
 fn text_of(node: &Node) -> Result<String, FlowFileError> {
     node.text().map(str::to_owned)
+}
+
+/// A path; YAML reads `~` as no value, and it is meant as one.
+fn directory(node: &Node) -> Result<Option<String>, FlowFileError> {
+    if node.is_nothing() && node.text()? == "~" {
+        return Err(node.error("`~` is no value in YAML, and paths are not expanded; write the whole path"));
+    }
+    optional(node, text_of)
 }
 
 fn command(node: &Node) -> Result<String, FlowFileError> {

@@ -27,6 +27,8 @@ const MERGE: &str = "<<";
 pub(super) struct FlowFileError {
     what: String,
     position: Position,
+    /// Whether the text is no YAML there, which a command without quotes may be the cause of.
+    syntax: bool,
 }
 
 /// Line and column, from 1.
@@ -51,6 +53,10 @@ impl FlowFileError {
 
     pub(super) const fn line(&self) -> usize {
         self.position.line
+    }
+
+    pub(super) const fn is_syntax(&self) -> bool {
+        self.syntax
     }
 }
 
@@ -89,7 +95,7 @@ pub(super) struct MapEntry<'a> {
 impl Node {
     /// The error for this value.
     pub(super) fn error(&self, what: impl Into<String>) -> FlowFileError {
-        FlowFileError { what: what.into(), position: self.position }
+        FlowFileError { what: what.into(), position: self.position, syntax: false }
     }
 
     pub(super) const fn position(&self) -> Position {
@@ -172,7 +178,7 @@ impl OpenNode {
         self.weight += node.weight;
         if self.weight > BYTES {
             let what = format!("its aliases expand it to more than {} MiB; use fewer aliases", BYTES >> 20);
-            return Err(FlowFileError { what, position: self.position });
+            return Err(FlowFileError { what, position: self.position, syntax: false });
         }
         match (&mut self.value, self.key.take()) {
             (Value::List(items), _) => items.push(node),
@@ -193,11 +199,12 @@ fn position(marker: &Marker) -> Position {
 }
 
 fn malformed(error: &ScanError) -> FlowFileError {
-    let what = match error.info() {
-        "recursion limit exceeded" => too_deep(),
-        said => said.to_owned(),
+    let (what, syntax) = match error.info() {
+        "recursion limit exceeded" => (too_deep(), false),
+        said if said.starts_with("tabs ") => ("lines are indented with spaces, and here is a tab".to_owned(), false),
+        said => (said.to_owned(), true),
     };
-    FlowFileError { what, position: position(error.marker()) }
+    FlowFileError { what, position: position(error.marker()), syntax }
 }
 
 fn too_deep() -> String {
@@ -235,19 +242,24 @@ pub(super) fn read(text: &str) -> Result<Rc<Node>, FlowFileError> {
                 (anchor, Some(Rc::new(Node { position: at, value, weight })))
             }
             Event::Alias(anchor) => {
-                let within = || FlowFileError { what: "an alias is within its own anchor".to_owned(), position: at };
+                let within = || FlowFileError {
+                    what: "an alias is within its own anchor".to_owned(),
+                    position: at,
+                    syntax: false,
+                };
                 (0, Some(anchors.get(&anchor).cloned().ok_or_else(within)?))
             }
             Event::DocumentStart(_) if root.is_some() => {
                 return Err(FlowFileError {
                     what: "a second document begins; a file holds one flow".to_owned(),
                     position: at,
+                    syntax: false,
                 });
             }
             _ => (0, None),
         };
         if open.len() > DEPTH {
-            return Err(FlowFileError { what: too_deep(), position: at });
+            return Err(FlowFileError { what: too_deep(), position: at, syntax: false });
         }
         let Some(node) = node else { continue };
         if anchor > 0 {
@@ -258,7 +270,11 @@ pub(super) fn read(text: &str) -> Result<Rc<Node>, FlowFileError> {
             None => root = Some(node),
         }
     }
-    root.ok_or_else(|| FlowFileError { what: "it is empty".to_owned(), position: Position { line: 1, column: 1 } })
+    root.ok_or_else(|| FlowFileError {
+        what: "it is empty".to_owned(),
+        position: Position { line: 1, column: 1 },
+        syntax: false,
+    })
 }
 
 #[cfg(test)]

@@ -89,7 +89,7 @@ pub(crate) async fn run(args: RunArgs, connect: &ConnectArgs) -> Result<ExitCode
     let workers = args.workers.map_or_else(|| default_workers(job.simulated), usize::from);
     let worker = LocalRuntime::worker(job.lane, workers, grace).accept(job.accept);
     runtime.work(worker.handler(move |context| handler.clone().perform(context)), grace)?;
-    let mut session = Session::new(Arc::clone(&backend), job.flow_id, job.tracker, view, stop);
+    let mut session = Session::new(Arc::clone(&backend), job.flow_id, job.tracker, view, stop, outlives);
     let ended = session.follow(SessionInputs { completions, events, lines, interrupts, runtime }).await;
     let wall = session.end();
     let state = ended.map_err(hinted)?;

@@ -71,6 +71,8 @@ pub(super) struct Session {
     /// When the flow's state was last read.
     checked: Instant,
     cancelled_at: Option<Instant>,
+    /// Whether the flow is on a server, where it remains when this program ends.
+    outlives: bool,
     /// Whether the flow had ended at the last check although completions were missing.
     seemed_over: bool,
 }
@@ -82,6 +84,7 @@ impl Session {
         tracker: Tracker,
         view: View,
         stop: CancellationToken,
+        outlives: bool,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -94,6 +97,7 @@ impl Session {
             last_arrival: now,
             checked: now,
             cancelled_at: None,
+            outlives,
             seemed_over: false,
         }
     }
@@ -213,10 +217,9 @@ impl Session {
     /// closed, the flow is left as it is.
     async fn interrupted(&mut self, request: Request, run: &mut SessionInputs) -> Result<(), EarlyEnd> {
         if request == Request::HangUp {
-            let error = CliError::failed(
-                format!("flow {}", self.flow_id),
-                "the terminal was closed; the flow was left unfinished",
-            );
+            let what_became = if self.outlives { "was left unfinished" } else { "ended with this program" };
+            let why = format!("the terminal was closed; the flow {what_became}");
+            let error = CliError::failed(format!("flow {}", self.flow_id), why);
             return Err(EarlyEnd::InOrder(error.with_code(code::HUNG_UP)));
         }
         if self.cancelled_at.is_some() {

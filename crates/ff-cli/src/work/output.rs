@@ -1,7 +1,10 @@
 //! Handles the output of a command: the last part is kept in memory, the whole output in a file, and each line is sent
 //! to the view.
 
-use std::path::Path;
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use ff_core::{ExecutionId, Failure};
 use tokio::{
@@ -11,7 +14,10 @@ use tokio::{
 };
 
 use super::{RESULT_BYTES, tail::Tail};
-use crate::text::for_terminal;
+use crate::{
+    out,
+    text::{for_terminal, without_error_numbers},
+};
 
 /// Longer lines are shown in pieces.
 const LINE_BYTES: usize = 4096;
@@ -28,7 +34,7 @@ pub(crate) type LineSender = mpsc::Sender<Lines>;
 
 pub(super) struct Output {
     pub(super) tail: Tail,
-    file: Option<File>,
+    file: Option<(PathBuf, File)>,
     live: Option<(ExecutionId, LineSender)>,
     /// The incomplete last line.
     line: Vec<u8>,
@@ -37,9 +43,13 @@ pub(super) struct Output {
 impl Output {
     pub(super) async fn open(path: Option<&Path>, live: Option<(ExecutionId, LineSender)>) -> Result<Self, Failure> {
         let file = match path {
-            Some(path) => Some(File::create(path).await.map_err(|error| {
-                Failure::permanent(format!("the output cannot be kept in {}: {error}", path.display()))
-            })?),
+            Some(path) => Some((
+                path.to_owned(),
+                File::create(path).await.map_err(|error| {
+                    let error = without_error_numbers(&error.to_string());
+                    Failure::permanent(format!("the output cannot be kept in {}: {error}", path.display()))
+                })?,
+            )),
             None => None,
         };
         Ok(Self { tail: Tail::new(RESULT_BYTES), file, live, line: Vec::new() })
@@ -54,11 +64,10 @@ impl Output {
                 return;
             }
             self.tail.push(&buffer[..length]);
-            if let Some(file) = &mut self.file
+            if let Some((_, file)) = &mut self.file
                 && let Err(error) = file.write_all(&buffer[..length]).await
             {
-                tracing::warn!(%error, "the output file cannot be written; the rest of the output is not kept there");
-                self.file = None;
+                self.not_kept(&error);
             }
             self.show(&buffer[..length]).await;
         }
@@ -96,10 +105,17 @@ impl Output {
             let last = for_terminal(&String::from_utf8_lossy(&std::mem::take(&mut self.line)));
             self.send(vec![last]).await;
         }
-        if let Some(mut file) = self.file.take()
+        if let Some((_, file)) = &mut self.file
             && let Err(error) = file.flush().await
         {
-            tracing::warn!(%error, "the end of the output could not be written to its file");
+            self.not_kept(&error);
+        }
+    }
+
+    /// The command goes on, and the program ends with this failure.
+    fn not_kept(&mut self, error: &io::Error) {
+        if let Some((path, _)) = self.file.take() {
+            out::failed(&format!("output file `{}` cannot be written", path.display()), error);
         }
     }
 }

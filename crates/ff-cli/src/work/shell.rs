@@ -7,6 +7,7 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -27,6 +28,7 @@ use super::{
     strays,
     supervisor::{self, Order, Report},
 };
+use crate::text::without_error_numbers;
 
 /// How long output is still read after all processes have ended.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -98,19 +100,30 @@ pub(super) async fn run(command: &ShellCommand, attempt: &Attempt) -> Ended {
         let why = match once(&order, attempt).await {
             Ok(Some(ended)) => return ended,
             Ok(None) => "the system cannot start another process now".to_owned(),
-            Err(error) if is_for_later(&error) => error.to_string(),
+            Err(error) if is_for_later(&error) => without_error_numbers(&error.to_string()),
             Err(error) => {
-                let failure = Failure::retryable(format!("the command could not be started: {error}"));
+                let failure = Failure::retryable(supervisor::start_failure(&error.to_string()));
                 return Ended::without_process(Err(failure));
             }
         };
         if !std::mem::replace(&mut waits, true) {
-            tracing::warn!(execution_id = %attempt.execution_id, %why, "the command will be started later");
+            started_later(attempt, &why);
         }
         tokio::select! {
             () = attempt.stop.cancelled() => return Ended::without_process(Err(Failure::retryable(STOPPED))),
             () = tokio::time::sleep(LATER) => {}
         }
+    }
+}
+
+/// One warning per process: where one command waits, many do.
+fn started_later(attempt: &Attempt, why: &str) {
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    let execution_id = attempt.execution_id;
+    if WARNED.swap(true, Ordering::Relaxed) {
+        tracing::info!(%execution_id, why, "the command will be started later");
+    } else {
+        tracing::warn!(%execution_id, why, "the command will be started later, and so may others");
     }
 }
 

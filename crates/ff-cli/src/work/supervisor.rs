@@ -27,6 +27,7 @@ use tokio::{
 };
 
 use super::{Exit, interpreter::Interpreter, processes::signal_all, shell::LATER_ERRORS, stop::StopSignal};
+use crate::text::without_error_numbers;
 
 /// The argument that starts this program as a supervisor.
 pub(crate) const ARGUMENT: &str = "supervise-attempt";
@@ -250,6 +251,11 @@ fn exit_of(status: WaitStatus) -> Option<Exit> {
     status.exit_status().map(Exit::ExitStatus).or_else(|| status.terminating_signal().map(Exit::Signal))
 }
 
+/// Why a command did not start, from the system's error.
+pub(super) fn start_failure(why: &str) -> String {
+    format!("the command could not be started: {}", without_error_numbers(why))
+}
+
 fn start_command(order: &Order) -> Result<std::process::Child, Report> {
     let path = order.env.get("PATH").cloned().or_else(|| env::var("PATH").ok());
     let interpreter =
@@ -261,7 +267,7 @@ fn start_command(order: &Order) -> Result<std::process::Child, Report> {
                   allows"
                 .to_owned(),
         },
-        _ => Report::NotStarted { why: format!("the command could not be started: {}: {error}", interpreter.name()) },
+        _ => Report::NotStarted { why: start_failure(&format!("{}: {error}", interpreter.name())) },
     };
     // Kept open until the command has inherited it.
     let (arguments, _file) = interpreter.arguments(&order.script).map_err(&not_started)?;

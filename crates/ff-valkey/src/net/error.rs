@@ -54,7 +54,7 @@ impl<'a> OpContext<'a> {
             return self.denied(&text);
         }
         if code == "OOM" {
-            let reason = format!("{text}. Raise maxmemory or free memory; {op} wrote nothing");
+            let reason = format!("{}. Raise maxmemory or free memory; {op} wrote nothing", text.trim_end_matches('.'));
             return EngineError::ResourceExhausted { resource: "memory of the server", reason };
         }
         if BUSY.contains(&code) || text.contains("non local key") {
@@ -79,7 +79,7 @@ impl<'a> OpContext<'a> {
         let user = self.config.username.as_deref().unwrap_or("default");
         EngineError::PermissionDenied {
             op: self.op.to_owned(),
-            reason: format!("{text}. {}", remedy(self.op, text, user)),
+            reason: format!("{}. {}", text.trim_end_matches('.'), remedy(self.op, text, user)),
         }
     }
 }

@@ -1,13 +1,16 @@
 //! Logs the failure of a process's connections as one line when it begins and one when it is over.
 //!
 //! While a server is down each connection fails repeatedly. The first failure of any of them begins an outage; the
-//! outage is over when the last failed connection has recovered.
+//! outage is over when the last failed connection has recovered. Connections that are lost again and again give a line
+//! at most every ten seconds.
 
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
+
+use crate::net::quiet::Quiet;
 
 /// The state of all connections of a process together.
 #[derive(Debug, Clone)]
@@ -17,6 +20,7 @@ pub(crate) struct Outage(Arc<Inner>);
 struct Inner {
     /// The server's name in messages.
     server: String,
+    lines: Quiet,
     state: Mutex<State>,
 }
 
@@ -26,13 +30,17 @@ struct State {
     failing: HashSet<u64>,
     next: u64,
     begun: Option<Instant>,
+    /// Whether the line of its begin was written.
+    told: bool,
+    /// Outages that ended before their line was due.
+    untold: u64,
     failures: u64,
     last_error: Option<String>,
 }
 
 impl Outage {
     pub(crate) fn of(server: impl Into<String>) -> Self {
-        Self(Arc::new(Inner { server: server.into(), state: Mutex::default() }))
+        Self(Arc::new(Inner { server: server.into(), lines: Quiet::new(), state: Mutex::default() }))
     }
 
     /// Another part that can fail and recover.
@@ -70,12 +78,18 @@ impl Part {
         state.failing.insert(self.id);
         state.failures += 1;
         state.last_error = Some(why.to_owned());
-        if state.begun.is_none() {
-            state.begun = Some(Instant::now());
-            tracing::warn!("connection to {} lost: {why}; reconnecting", self.outage.0.server);
-        } else {
-            tracing::debug!("connection to {} still lost: {why}", self.outage.0.server);
+        state.begun.get_or_insert_with(Instant::now);
+        let (server, why) = (&self.outage.0.server, why.trim_end_matches('.'));
+        if state.told || self.outage.0.lines.turn().is_none() {
+            tracing::debug!("connection to {server} lost: {why}");
+            return;
         }
+        state.told = true;
+        let before = match std::mem::take(&mut state.untold) {
+            0 => String::new(),
+            count => format!(" (after {count} short outages)"),
+        };
+        tracing::warn!("connection to {server} lost: {why}; reconnecting{before}");
     }
 
     pub(crate) fn is_well(&self) {
@@ -85,13 +99,14 @@ impl Part {
             return;
         }
         state.last_error = None;
-        if let Some(begun) = state.begun.take() {
-            let failures = std::mem::take(&mut state.failures);
-            let lasted = begun.elapsed().as_secs_f64();
-            tracing::warn!(
-                "connection to {} is back after {lasted:.1} s and {failures} failures",
-                self.outage.0.server
-            );
+        let Some(begun) = state.begun.take() else { return };
+        let failures = std::mem::take(&mut state.failures);
+        let (server, lasted) = (&self.outage.0.server, begun.elapsed().as_secs_f64());
+        if std::mem::take(&mut state.told) {
+            tracing::warn!("connection to {server} is back after {lasted:.1} s and {failures} failures");
+        } else {
+            state.untold += 1;
+            tracing::debug!("connection to {server} is back after {lasted:.1} s and {failures} failures");
         }
     }
 }
@@ -101,7 +116,7 @@ impl Drop for Part {
         let mut state = self.outage.lock();
         if state.failing.remove(&self.id) && state.failing.is_empty() {
             // It is unknown whether the part would have recovered.
-            (state.begun, state.failures, state.last_error) = (None, 0, None);
+            (state.begun, state.told, state.failures, state.last_error) = (None, false, 0, None);
         }
     }
 }
@@ -151,6 +166,20 @@ mod tests {
         assert!(lines[0].contains("connection to db:6379 lost: connection refused"), "{lines:?}");
         assert!(lines[1].contains("back after 0.0 s and 300 failures"), "{lines:?}");
         assert_eq!(outage.last_error(), None);
+    }
+
+    #[test]
+    fn connections_that_are_lost_again_and_again_are_two_lines() {
+        let outage = Outage::of("db:6379");
+        let part = outage.part();
+        let lines = lines_of(|| {
+            for _ in 0..100 {
+                part.failed("Connection closed.");
+                part.is_well();
+            }
+        });
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].ends_with("lost: Connection closed; reconnecting"), "{lines:?}");
     }
 
     #[test]

@@ -24,6 +24,10 @@ pub(crate) fn connector(
     config: &ValkeyConfig,
     leads_to: Option<&Arc<ResolvedAddress>>,
 ) -> Result<TlsConnector, EngineError> {
+    if let Some(name) = config.tls_server_name.as_deref().filter(|name| ServerName::try_from(*name).is_err()) {
+        let what = format!("TLS server name `{}`", name.escape_debug());
+        return Err(EngineError::invalid(what, "it is neither a host name nor an IP address"));
+    }
     let roots = match &config.ca_file {
         Some(path) => roots_of(path)?,
         None => system_roots()?,
@@ -46,9 +50,15 @@ pub(crate) fn connector(
             let private = pem(key)
                 .and_then(|text| PrivateKeyDer::from_pem_slice(&text).map_err(|error| error.to_string()))
                 .map_err(|reason| unusable("private key", key, &reason))?;
-            builder
-                .with_client_auth_cert(chain, private)
-                .map_err(|error| unusable("client certificate", certificate, &error.to_string()))?
+            builder.with_client_auth_cert(chain, private).map_err(|error| {
+                let reason = match error {
+                    TlsError::InconsistentKeys(_) => {
+                        format!("the private key {} belongs to another certificate", key.display())
+                    }
+                    other => other.to_string(),
+                };
+                EngineError::invalid(format!("client certificate {}", certificate.display()), reason)
+            })?
         }
     };
     Ok(client.into())

@@ -38,7 +38,10 @@ fn of_the_system(said: &str) -> String {
         return problem.to_owned();
     }
     match between(said, "error: \"", "\"").or_else(|| between(said, "message: \"", "\"")) {
-        Some(quoted) => quoted.to_owned(),
+        Some(quoted) => match quoted.split_once("failed to lookup address information: ") {
+            Some((_, why)) => format!("no address was found for this host ({})", why.to_lowercase()),
+            None => quoted.to_owned(),
+        },
         None if said.contains(" { ") || said.contains('(') => {
             // Nothing that a server or the system is known to say.
             format!("the connection failed ({})", words(said))
@@ -71,7 +74,7 @@ fn certificate(said: &str) -> Option<(Side, &'static str)> {
     const PROBLEMS: [(&str, Side, &str); 11] = [
         ("NotValidForName", Side::Name, "the server's certificate is for another host"),
         ("UnknownIssuer", Side::Authority, "the server's certificate is signed by an authority that is not trusted"),
-        ("CaUsedAsEndEntity", Side::Authority, "the server's certificate is that of an authority"),
+        ("CaUsedAsEndEntity", Side::Signer, "the server's certificate is that of an authority (CA:TRUE)"),
         ("Expired", Side::Server, "the server's certificate has expired"),
         ("NotValidYet", Side::Server, "the server's certificate is not valid yet"),
         ("Revoked", Side::Server, "the server's certificate is revoked"),
@@ -90,6 +93,8 @@ enum Side {
     Name,
     /// The authority that signed the server's certificate.
     Authority,
+    /// The server presents the certificate of an authority.
+    Signer,
     /// The server's certificate itself.
     Server,
     /// The certificate that this program presents, or should present.
@@ -104,14 +109,25 @@ pub(crate) fn wrong_certificate(error: &Error) -> Option<String> {
             "write the host of the certificate into the URL, or name it with --tls-server-name (ValkeyConfig::tls_server_name)"
         }
         Side::Authority => "name the file of the authority that signed it with --ca (ValkeyConfig::ca_file)",
+        Side::Signer => "give the server a certificate that the authority has signed, not the authority's own",
         Side::Server => "give the server a valid certificate, or set this machine's clock",
         Side::Client => {
             "name a certificate that the server trusts, and its key, with --cert and --key (ValkeyConfig::client_certificate)"
         }
     };
     let presented = between(error.details(), "presented: [", "]").filter(|_| side == Side::Name);
-    let hosts = presented.map(|names| format!(" ({})", names.replace("\\\"", "").replace('"', ""))).unwrap_or_default();
+    let hosts = presented.map(|names| format!(" ({})", names_in(names))).unwrap_or_default();
     Some(format!("{problem}{hosts}; {fix}"))
+}
+
+/// `"DnsName(\"a\")", "IpAddress(10.0.0.1)"` as `a, 10.0.0.1`.
+fn names_in(debug: &str) -> String {
+    let name = |part: &str| {
+        let part = part.trim().trim_matches('"');
+        let inner = part.split_once('(').map_or(part, |(_, inner)| inner.trim_end_matches(')'));
+        inner.replace(['"', '\\'], "")
+    };
+    debug.split(", ").map(name).collect::<Vec<_>>().join(", ")
 }
 
 fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
@@ -152,7 +168,7 @@ mod tests {
         assert_eq!(from(io::ErrorKind::UnexpectedEof.into()), "the server closed the connection");
         assert_eq!(sentence_of(ErrorKind::Unknown, "Failed to route command."), "the server closed the connection");
         let lookup = io::Error::other("failed to lookup address information: Name or service not known");
-        assert_eq!(from(lookup), "failed to lookup address information: Name or service not known");
+        assert_eq!(from(lookup), "no address was found for this host (name or service not known)");
         let alert = sentence_of(ErrorKind::IO, "Custom { kind: InvalidData, error: AlertReceived(InternalError) }");
         assert_eq!(alert, "the connection failed (invalid data, alert received, internal error)");
     }
@@ -176,7 +192,11 @@ mod tests {
         assert!(said("InvalidCertificate(UnknownIssuer)").contains("--ca"));
         let context = "NotValidForNameContext { expected: DnsName(\"db\"), presented: [\"DnsName(\\\"other\\\")\"] }";
         let host = said(&format!("InvalidCertificate({context})"));
-        assert!(host.contains("--tls-server-name") && host.contains("(DnsName(other))"), "{host}");
+        assert!(host.contains("--tls-server-name") && host.contains("another host (other);"), "{host}");
+        let two = context.replace("]", ", \"IpAddress(10.0.0.1)\"]");
+        assert!(said(&format!("InvalidCertificate({two})")).contains("(other, 10.0.0.1)"));
+        let own = said("InvalidCertificate(Other(OtherError(CaUsedAsEndEntity)))");
+        assert!(own.contains("CA:TRUE") && !own.contains("--ca"), "{own}");
         assert!(said("AlertReceived(CertificateRequired)").contains("--cert and --key"));
         assert_eq!(said("AlertReceived(InternalError)"), "");
     }
