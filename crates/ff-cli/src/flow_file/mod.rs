@@ -329,7 +329,7 @@ executions:
             let refused = refusal(text);
             assert!(!refused.contains("into quotes"), "{text}: {refused}");
         }
-        assert!(refusal("executions: {a: {run: x, working_dir: ~}}\n").contains("`~` is no value"));
+        assert!(refusal("executions: {a: {run: x, working_dir: ~}}\n").contains("`~` means no value"));
         let plan = parse("executions:\n  a:\n    run: echo issue #7\n  b: {run: 'echo #7'}\n").unwrap();
         assert_eq!(plan.hints.len(), 1, "{:?}", plan.hints);
         assert!(plan.hints[0].contains("`a`") && plan.hints[0].contains("line 3"), "{:?}", plan.hints);

@@ -158,7 +158,7 @@ fn text_of(node: &Node) -> Result<String, FlowFileError> {
 /// A path; YAML reads `~` as no value, and it is meant as one.
 fn directory(node: &Node) -> Result<Option<String>, FlowFileError> {
     if node.is_nothing() && node.text()? == "~" {
-        return Err(node.error("`~` is no value in YAML, and paths are not expanded; write the whole path"));
+        return Err(node.error("`~` means no value in YAML, and paths are not expanded; write the whole path"));
     }
     optional(node, text_of)
 }

@@ -27,7 +27,7 @@ const MERGE: &str = "<<";
 pub(super) struct FlowFileError {
     what: String,
     position: Position,
-    /// Whether the text is no YAML there, which a command without quotes may be the cause of.
+    /// Whether the text is not YAML there. A command without quotes may be the cause.
     syntax: bool,
 }
 

@@ -31,9 +31,9 @@ struct State {
     next: u64,
     begun: Option<Instant>,
     /// Whether the line of its begin was written.
-    told: bool,
+    reported: bool,
     /// Outages that ended before their line was due.
-    untold: u64,
+    unreported: u64,
     failures: u64,
     last_error: Option<String>,
 }
@@ -80,12 +80,12 @@ impl Part {
         state.last_error = Some(why.to_owned());
         state.begun.get_or_insert_with(Instant::now);
         let (server, why) = (&self.outage.0.server, why.trim_end_matches('.'));
-        if state.told || self.outage.0.lines.turn().is_none() {
+        if state.reported || self.outage.0.lines.turn().is_none() {
             tracing::debug!("connection to {server} lost: {why}");
             return;
         }
-        state.told = true;
-        let before = match std::mem::take(&mut state.untold) {
+        state.reported = true;
+        let before = match std::mem::take(&mut state.unreported) {
             0 => String::new(),
             count => format!(" (after {count} short outages)"),
         };
@@ -102,10 +102,10 @@ impl Part {
         let Some(begun) = state.begun.take() else { return };
         let failures = std::mem::take(&mut state.failures);
         let (server, lasted) = (&self.outage.0.server, begun.elapsed().as_secs_f64());
-        if std::mem::take(&mut state.told) {
+        if std::mem::take(&mut state.reported) {
             tracing::warn!("connection to {server} is back after {lasted:.1} s and {failures} failures");
         } else {
-            state.untold += 1;
+            state.unreported += 1;
             tracing::debug!("connection to {server} is back after {lasted:.1} s and {failures} failures");
         }
     }
@@ -116,7 +116,7 @@ impl Drop for Part {
         let mut state = self.outage.lock();
         if state.failing.remove(&self.id) && state.failing.is_empty() {
             // It is unknown whether the part would have recovered.
-            (state.begun, state.told, state.failures, state.last_error) = (None, false, 0, None);
+            (state.begun, state.reported, state.failures, state.last_error) = (None, false, 0, None);
         }
     }
 }
