@@ -60,8 +60,18 @@ impl Finished {
     }
 }
 
+/// Tests that run under `nohup` ignore SIGHUP, and so would the programs that they start. The system gives a program the
+/// default for each signal that its parent handles.
+fn hang_up_by_default() {
+    if tokio::runtime::Handle::try_current().is_ok() {
+        // The handler stays when its receiver is dropped.
+        drop(tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()));
+    }
+}
+
 /// The program, not yet started, without the options of the caller's environment.
 pub(crate) fn command(args: &[&str]) -> Command {
+    hang_up_by_default();
     let mut command = Command::new(env!("CARGO_BIN_EXE_ff"));
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     for name in [
