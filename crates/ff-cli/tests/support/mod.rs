@@ -60,8 +60,8 @@ impl Finished {
     }
 }
 
-/// Tests that run under `nohup` ignore SIGHUP, and so would the programs that they start. The system gives a program the
-/// default for each signal that its parent handles.
+/// Tests that run under `nohup` ignore SIGHUP, and so would the programs that they start. The system gives a program
+/// the default for each signal that its parent handles.
 fn hang_up_by_default() {
     if tokio::runtime::Handle::try_current().is_ok() {
         // The handler stays when its receiver is dropped.
