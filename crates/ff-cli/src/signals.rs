@@ -14,7 +14,7 @@ pub(crate) enum Request {
 }
 
 /// Makes the system refuse a write beyond the limit of a file's size (`ulimit -f`), which is reported like a full disk,
-/// in place of ending the program.
+/// instead of ending the program.
 pub(crate) fn outlive_file_size_limit() {
     // The signal itself is not needed. Its handler stays for the life of the program.
     if let Err(error) = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())) {

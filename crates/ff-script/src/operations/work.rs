@@ -72,7 +72,7 @@ impl<H: ScriptHost> Operations<H> {
     /// # Errors
     /// As there.
     pub async fn pass_on(&self, lane: &LaneId, partition: Partition) -> Result<bool, EngineError> {
-        self.pass_on_and_register(lane, partition, &arg(self.listener)).await
+        self.claim_nothing(lane, partition, &arg(self.listener)).await
     }
 
     /// Passes a work signal on that no worker of this process takes. The process is not registered again: it cannot use
@@ -81,16 +81,11 @@ impl<H: ScriptHost> Operations<H> {
     /// # Errors
     /// Transport errors.
     pub async fn decline(&self, lane: &LaneId, partition: Partition) -> Result<(), EngineError> {
-        self.pass_on_and_register(lane, partition, &Bytes::new()).await.map(drop)
+        self.claim_nothing(lane, partition, &Bytes::new()).await.map(drop)
     }
 
     /// A claim of no executions.
-    async fn pass_on_and_register(
-        &self,
-        lane: &LaneId,
-        partition: Partition,
-        listener: &Bytes,
-    ) -> Result<bool, EngineError> {
+    async fn claim_nothing(&self, lane: &LaneId, partition: Partition, listener: &Bytes) -> Result<bool, EngineError> {
         let request = ClaimRequest::new(WorkerId::new("none")?, lane.clone(), partition).max(0);
         let reply = self.run(claiming(&request, listener)).await?;
         ReplyReader::new("pass on", &reply).flag()

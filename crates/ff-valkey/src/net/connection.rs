@@ -361,12 +361,12 @@ enum Seen {
 }
 
 /// A time in which nothing arrived.
-struct Quiet {
+struct SilentSince {
     at: Instant,
     heard: u64,
 }
 
-impl Quiet {
+impl SilentSince {
     fn now(life: &Life) -> Self {
         Self { at: Instant::now(), heard: life.heard() }
     }
@@ -446,11 +446,12 @@ impl ConnectionMonitor {
     }
 
     /// One check. `quiet` is the silence that an earlier check found and that was not long enough.
-    async fn look(&self, named: &mut watch::Receiver<Option<Address>>, quiet: &mut Option<Quiet>) -> Seen {
+    async fn look(&self, named: &mut watch::Receiver<Option<Address>>, quiet: &mut Option<SilentSince>) -> Seen {
         if self.is_replaced(named) {
             return Seen::Replaced;
         }
-        let mut since = quiet.take().filter(|quiet| quiet.lasts(&self.life)).unwrap_or_else(|| Quiet::now(&self.life));
+        let mut since =
+            quiet.take().filter(|quiet| quiet.lasts(&self.life)).unwrap_or_else(|| SilentSince::now(&self.life));
         let role = tokio::select! {
             biased;
             role = Role::ask(&self.client) => role,
@@ -479,7 +480,7 @@ impl ConnectionMonitor {
     }
 
     /// Returns when the connection must be given up although it was not lost.
-    async fn silence(&self, named: &mut watch::Receiver<Option<Address>>, quiet: &mut Quiet) -> Seen {
+    async fn silence(&self, named: &mut watch::Receiver<Option<Address>>, quiet: &mut SilentSince) -> Seen {
         let elsewhere = self.answers_elsewhere(quiet.at + SILENCE);
         tokio::pin!(elsewhere);
         let mut answers_elsewhere = false;
@@ -490,7 +491,7 @@ impl ConnectionMonitor {
                 Ok(()) = named.changed() => if self.is_replaced(named) { return Seen::Replaced },
             }
             if !quiet.lasts(&self.life) {
-                *quiet = Quiet::now(&self.life);
+                *quiet = SilentSince::now(&self.life);
                 answers_elsewhere = false;
                 elsewhere.set(self.answers_elsewhere(quiet.at + SILENCE));
             }
