@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '18', digest = '2b7d8fff412c46c103bc1ca0ac19fb96' }
+local ff = { version = '19', digest = '7ecb5712f1dd617b4fef6ef25cce5047' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, and replies; used by everything else.
@@ -263,6 +263,7 @@ function ff.call.begin(KEYS, policy, declared)
     lanes = {},       -- lanes that got work
     losses = {},      -- executions whose lease this call ends, to notify their holders
     resolved = 0,     -- dependents promoted or skipped
+    log_types = {},   -- log -> type of its key, once it was checked
   }
 end
 
@@ -419,6 +420,17 @@ function ff.clock.lease_end(expires_at, lease_ms)
   return expires_at
 end
 
+-- The end of an attempt's time that began at `started`. A leap ahead since then does not use it up.
+function ff.clock.attempt_end(ends_at, started)
+  for _, leap in ipairs(leaps) do
+    local began_before = started <= leap.from + STEP_BACK and started < leap.to
+    if began_before and ends_at > leap.from then
+      ends_at = ends_at + leap.to - leap.from
+    end
+  end
+  return ends_at
+end
+
 -- How often the clock went back, and how large a step back is tolerated (ms).
 function ff.clock.turns()
   return turns, STEP_BACK
@@ -490,6 +502,18 @@ local function destination(call, execution)
     return partition.flow_log, partition.flow_epochs, call.keep_of_flows, ff.keys.flow_channel
   end
   return partition.solo_log, partition.solo_epochs, call.keep_of_solo, ff.keys.solo_channel
+end
+
+-- The error if the log of an execution cannot take its completion, because another program has overwritten the log.
+-- Calls that end several executions check this before they plan anything for one of them, so that an overwritten log
+-- affects its own executions only.
+function ff.completion.problem(call, execution)
+  local log = destination(call, execution)
+  if call.log_types[log] == nil then
+    call.log_types[log] = redis.call('TYPE', log).ok
+  end
+  local found = call.log_types[log]
+  return found ~= 'stream' and found ~= 'none' and 'WRONGTYPE ' .. log or nil
 end
 
 -- The expected position of the completion of an execution that ends now, if it is known. The core records it before the
@@ -773,7 +797,11 @@ end
 -- stop; no other worker gets the execution before the lease ends.
 function ff.execution.is_timed_out(call, execution)
   local timeout_at = ff.base.num(execution.timeout_at)
-  return timeout_at > 0 and timeout_at <= call.now
+  if timeout_at == 0 or timeout_at > call.now then
+    return false
+  end
+  local started = ff.base.num(redis.call('HGET', execution.core, 'started_at'))
+  return ff.clock.attempt_end(timeout_at, started) <= call.now
 end
 
 -- Whether the lease is known to have reached a worker.
@@ -1806,7 +1834,8 @@ function ff.queue.remind(partition, now)
     found = true
     local lane, time = string.match(member, '^([^\n]*)\n%d%d%d(%d+)')
     local since = time and tonumber(string.sub(time, 1, TIME_DIGITS))
-    if since and now - since >= REMIND_AFTER then
+    -- Work from the future was queued before the clock was set back.
+    if since and (now - since >= REMIND_AFTER or now < since) then
       ff.queue.signal(partition, lane)
     end
     from = '(' .. string.match(member, '^[^\n]*') .. '\11'
@@ -2412,8 +2441,9 @@ end
 -- first call, which then records what it has chosen. The record is written before the first lease, so it names every
 -- leased execution. It is never replaced by a repetition, not even by one that is interrupted.
 local function taken_before(call, key, claim_id, chosen, lease_ms)
-  local stored = redis.call('GET', key)
-  if not stored or string.sub(stored, 1, #claim_id + 1) ~= claim_id .. ' ' then
+  local stored = redis.pcall('GET', key)
+  -- A key of another type, which another program wrote in its place, is replaced.
+  if type(stored) ~= 'string' or string.sub(stored, 1, #claim_id + 1) ~= claim_id .. ' ' then
     if #chosen > 0 then
       redis.call('SET', key, describe(claim_id, chosen), 'PX', lease_ms)
     end
@@ -2435,13 +2465,17 @@ local function taken_before(call, key, claim_id, chosen, lease_ms)
 end
 
 -- Extends a lease that this claim already holds to its full length, and repairs the index after an interrupted call.
+-- The time of an attempt begins again unless a worker has confirmed the lease: the first reply may have been lost.
 local function lease_again(call, execution, lease_ms)
-  local before, expires = redis.call('HGET', execution.core, 'lease_expires_at'), call.now + lease_ms
-  if expires > ff.base.num(before) then
-    redis.call('HSET', execution.core, 'lease_expires_at', ff.base.int(expires))
-    before = ff.base.int(expires)
+  local stored = redis.call('HMGET', execution.core, 'lease_expires_at', 'lease_seen')
+  local expires = ff.base.int(math.max(call.now + lease_ms, ff.base.num(stored[1])))
+  local fields, timeout = { 'lease_expires_at', expires }, ff.base.num(execution.timeout_ms)
+  if timeout > 0 and stored[2] ~= execution.epoch then
+    fields[3], fields[4] = 'started_at', call.now_text
+    fields[5], fields[6] = 'timeout_at', ff.base.int(call.now + timeout)
   end
-  redis.call('ZADD', call.partition.leases, before, execution.uuid)
+  redis.call('HSET', execution.core, unpack(fields))
+  redis.call('ZADD', call.partition.leases, expires, execution.uuid)
 end
 
 local function payload_of(candidate)
@@ -2691,8 +2725,8 @@ end
 
 do -- functions/enqueue.lua
 -- ff1_enqueue: adds members of a flow that was submitted in parts to the queue, or to the delays and deadlines, which
--- count from the start of the flow. Skips a member that has progressed meanwhile, and one whose flow does not exist or
--- does not list it.
+-- count from the start of the flow. Skips a member that has progressed meanwhile, one whose flow does not exist or does
+-- not list it, and one that another program has overwritten.
 -- KEYS   1..12 partition block
 -- ARGV   uuids
 -- reply  'ok'
@@ -2704,9 +2738,11 @@ local function enqueue(KEYS, ARGV)
   for index = 1, #ARGV do
     local execution, problem = ff.execution.load(call, ARGV[index])
     local flow, flow_problem = ff.flow.try(call, execution or {})
-    if problem or flow_problem then
-      return redis.error_reply(problem or flow_problem)
-    elseif flow and flow.state == 'running' and ff.flow.lists(flow, execution)
+    problem = problem or flow_problem
+    -- What another program has overwritten must not hold up the other members.
+    if problem and not ff.base.is_overwritten(problem) then
+      return redis.error_reply(problem)
+    elseif not problem and flow and flow.state == 'running' and ff.flow.lists(flow, execution)
       and execution.lifecycle_phase ~= 'terminal' then
       ff.execution.note_missing(call, execution)
     end
@@ -2899,7 +2935,7 @@ local function examine(call, member)
     return
   end
   local flow, flow_problem = ff.flow.try(call, execution or { flow_id = flow_id ~= '' and flow_id })
-  if problem or flow_problem then
+  if problem or flow_problem or execution and ff.completion.problem(call, execution) then
     call.unreadable, call.unreadable_count = uuid, call.unreadable_count + 1
     return
   elseif flow and flow.state == 'submitting' then
@@ -2965,7 +3001,7 @@ do -- functions/release.lua
 -- KEYS   1..12 partition block, then the core of each execution
 -- ARGV   1 policy, then per execution: uuid, lease epoch, attempt
 -- reply  per execution '1' back in the queue, or ended because its flow is being cancelled, by this call or by an
---        earlier one; '0' lease lost; '?' it or its flow cannot be read, and the lease is unchanged
+--        earlier one; '0' lease lost; '?' it, its flow or its log cannot be read, and the lease is unchanged
 -- errors WRONGTYPE
 -- flags  allow-oom
 local FIRST = 2
@@ -2974,7 +3010,9 @@ local FIRST = 2
 local function give_back(call, execution, epoch, attempt)
   if ff.execution.holds_lease(execution, epoch, attempt) then
     execution.by_holder = true
-    if not ff.execution.cancelled_with_flow(call, execution) then
+    -- The caller may name a lease twice.
+    local is_planned = execution.ending or execution.moving
+    if not is_planned and not ff.execution.cancelled_with_flow(call, execution) then
       ff.execution.move(call, execution, 'waiting')
     end
     return true
@@ -2995,7 +3033,7 @@ local function release(KEYS, ARGV)
   for at = FIRST, #ARGV, 3 do
     local execution, problem = ff.execution.load(call, ARGV[at])
     local _, flow_problem = ff.flow.try(call, execution or {})
-    if problem or flow_problem then
+    if problem or flow_problem or execution and ff.completion.problem(call, execution) then
       reply[#reply + 1] = '?'
     else
       local own = execution and give_back(call, execution, ARGV[at + 1], ARGV[at + 2])
@@ -3253,7 +3291,7 @@ local function judge(call, suspect)
   end
   suspect.flow_id = execution and execution.flow_id or suspect.flow_id
   local flow, flow_problem = ff.flow.try(call, suspect)
-  if flow_problem then
+  if flow_problem or ff.completion.problem(call, suspect) then
     return
   elseif flow and flow.state == 'submitting' then
     return
@@ -3560,7 +3598,7 @@ local function due(call, index)
 end
 
 -- Visits the due entries of an index. Postpones an entry that cannot be handled, because its execution is not found or
--- because it or its flow was overwritten by another program.
+-- because it, its flow or its log was overwritten by another program.
 local function each_due(call, index, visit)
   local limit = visit_limit(call)
   local entries = due(call, index)
@@ -3573,7 +3611,7 @@ local function each_due(call, index, visit)
       ff.suspects.note(call, uuid)
     elseif execution then
       local _, flow_problem = ff.flow.try(call, execution)
-      problem = flow_problem
+      problem = flow_problem or ff.completion.problem(call, execution)
     end
     if problem and ff.base.is_overwritten(problem) or not (execution or problem) then
       call.postponed[#call.postponed + 1] = { index, uuid }
@@ -3637,7 +3675,7 @@ local function resolve_pending(call)
     local parent, problem = ff.execution.load(call, uuid)
     local flow_problem
     if parent then
-      flow_problem = select(2, ff.flow.try(call, parent))
+      flow_problem = select(2, ff.flow.try(call, parent)) or ff.completion.problem(call, parent)
     elseif not problem then
       ff.suspects.note(call, uuid)
     end

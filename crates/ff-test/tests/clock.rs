@@ -5,9 +5,13 @@
 use std::{sync::Arc, time::Duration};
 
 use ff_conformance::Fixture;
-use ff_core::{EngineBackend, ExecutionId, PartitionCount, PublicState, SweepPolicy};
+use ff_core::{
+    ClaimId, EngineBackend, ExecutionId, Lease, Partition, PartitionCount, PublicState, SweepPolicy,
+    backend::{RenewOutcome, WorkBackend, WorkSignal},
+};
 use ff_testserver::TestServer;
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
+use futures::StreamExt;
 
 const BEGIN: u64 = 1_800_000_000_000;
 const SECOND: u64 = 1_000;
@@ -16,6 +20,7 @@ const LEASE: Duration = Duration::from_secs(30);
 
 struct Stand {
     server: TestServer,
+    config: ValkeyConfig,
     fixture: Fixture,
 }
 
@@ -24,8 +29,8 @@ impl Stand {
         let server = TestServer::builder().clock_at(BEGIN).build().await.unwrap();
         let one = PartitionCount::new(1).unwrap();
         let config = ValkeyConfig::from_url(server.url()).unwrap().partition_count(one);
-        let backend: Arc<dyn EngineBackend> = Arc::new(ValkeyBackend::connect_with(config).await.unwrap());
-        Self { server, fixture: Fixture::new(backend) }
+        let backend: Arc<dyn EngineBackend> = Arc::new(ValkeyBackend::connect_with(config.clone()).await.unwrap());
+        Self { server, config, fixture: Fixture::new(backend) }
     }
 
     async fn claimed(&self) -> ExecutionId {
@@ -90,6 +95,75 @@ async fn a_lease_given_after_both_changes_of_the_clock_expires_on_time() {
     let id = stand.claimed().await;
     assert_eq!(stand.state_at(1_829_999, id).await, PublicState::Active);
     assert_eq!(stand.state_at(1_830_001, id).await, PublicState::Waiting);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_does_not_time_out_when_the_clock_is_set_ahead() {
+    let stand = Stand::start().await;
+    let timeout = Duration::from_secs(60);
+    let mut flow = stand.fixture.flow(&[("a", &[])]);
+    flow.executions[0].timeout = Some(timeout);
+    let id = stand.fixture.submit(&flow).await.executions[0].execution_id;
+    let lease = stand.fixture.claim_confirmed(id, LEASE).await.lease;
+    let hour = 3_600 * SECOND;
+    for (after, expected) in [
+        (0, RenewOutcome::Renewed),
+        (9 * SECOND, RenewOutcome::Renewed),
+        (18 * SECOND, RenewOutcome::Renewed),
+        (27 * SECOND, RenewOutcome::Renewed),
+        (36 * SECOND, RenewOutcome::Renewed),
+        (45 * SECOND, RenewOutcome::Renewed),
+        (54 * SECOND, RenewOutcome::Renewed),
+        (61 * SECOND, RenewOutcome::TimedOut),
+    ] {
+        stand.server.set_clock(BEGIN + hour + after).unwrap();
+        let renewed = stand.fixture.backend.renew(&[lease], LEASE).await.unwrap();
+        assert_eq!(renewed, [expected], "{after} ms after the leap");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_time_of_an_attempt_begins_with_the_repeated_claim_that_delivers_it() {
+    let stand = Stand::start().await;
+    let mut flow = stand.fixture.flow(&[("a", &[])]);
+    flow.executions[0].timeout = Some(Duration::from_secs(5));
+    let id = stand.fixture.submit(&flow).await.executions[0].execution_id;
+    let claim = Some(ClaimId::generate());
+    let claimed = async |at: u64| {
+        stand.server.set_clock(BEGIN + at).unwrap();
+        stand.fixture.claim_as(claim, id.partition(), 1, LEASE).await.remove(0).lease
+    };
+    let renewed = async |lease: &Lease, at: u64| {
+        stand.server.set_clock(BEGIN + at).unwrap();
+        stand.fixture.backend.renew(&[*lease], LEASE).await.unwrap().remove(0)
+    };
+    // The first reply is lost.
+    let lease = claimed(0).await;
+    assert_eq!(claimed(8 * SECOND).await, lease);
+    assert_eq!(renewed(&lease, 12 * SECOND).await, RenewOutcome::Renewed);
+    // A worker has it now, so a late copy of the claim changes nothing.
+    assert_eq!(claimed(12_500).await, lease);
+    assert_eq!(renewed(&lease, 13 * SECOND).await, RenewOutcome::TimedOut);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiting_work_is_passed_on_although_the_clock_was_set_back() {
+    let stand = Stand::start().await;
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        let backend = ValkeyBackend::connect_with(stand.config.clone()).await.unwrap();
+        let signals = backend.work_signals(&stand.fixture.lane).await.unwrap();
+        backend.await_work(&stand.fixture.lane, &[Partition::new(0)]).await.unwrap();
+        waiting.push((backend, signals));
+    }
+    let id = stand.fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id;
+    stand.state_at(-3_600_000, id).await;
+    for (_, signals) in &mut waiting {
+        let signal = tokio::time::timeout(Duration::from_secs(60), async {
+            while signals.next().await != Some(WorkSignal::Ready(id.partition())) {}
+        });
+        signal.await.expect("both processes are signalled");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

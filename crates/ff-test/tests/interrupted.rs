@@ -6,10 +6,11 @@ use std::{sync::Arc, time::Duration};
 
 use ff_conformance::Fixture;
 use ff_core::{
-    ClaimId, EngineError, FlowState, Lease, Partition, PartitionCount, SubmitBackend, WorkerId,
+    ClaimId, ControlBackend, EngineError, FlowState, Lease, LogId, Partition, PartitionCount, Scope, SubmitBackend,
+    WorkerId,
     backend::{ClaimRequest, WorkBackend},
 };
-use ff_embedded::{EmbeddedBackend, Fault};
+use ff_embedded::{EmbeddedBackend, Fault, Value};
 use ff_script::keys;
 
 const PARTITION: Partition = Partition::new(0);
@@ -73,6 +74,26 @@ async fn a_claim_whose_repetitions_are_interrupted_still_gets_its_first_executio
         assert_eq!(stand.claim(id).await.unwrap(), taken, "interrupted twice before command {command}");
         let others = stand.claim(ClaimId::generate()).await.unwrap();
         assert!(others.len() == 2 && !others.iter().any(|lease| taken.contains(lease)), "{others:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_lease_named_twice_in_one_release_ends_its_cancelled_execution_once() {
+    for command in 1.. {
+        let stand = Stand::start();
+        let flow = stand.fixture.submit_members(&[("a", &[])]).await;
+        let lease = stand.fixture.claim(flow.executions[0].execution_id).await.lease;
+        stand.stop_at(command);
+        let cancelled = stand.backend.cancel_flow(flow.flow_id, "enough").await.is_ok();
+        stand.backend.release(&[lease, lease]).await.unwrap();
+        stand.reconcile().await;
+        let log = keys::completion_log(LogId { partition: PARTITION, scope: Scope::Flows });
+        let ends = stand.backend.host().command(&["XLEN", &log]).unwrap();
+        assert!(matches!(ends, Value::Integer(0 | 1)), "{ends:?} completions, stopped before command {command}");
+        if cancelled {
+            assert!(command > 5, "the fault was not met");
+            return;
+        }
     }
 }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use ff_conformance::Fixture;
 use ff_core::{
-    EngineError, ExecutionId, ExecutionSpec, ExecutionSubmission, FlowState, LogId, Namespace, Outcome, Partition,
-    PublicState, Scope, SweepPolicy,
+    ClaimId, EngineError, ExecutionId, ExecutionSpec, ExecutionSubmission, FlowState, LogId, Namespace, Outcome,
+    Partition, PublicState, Scope, SweepPolicy,
     backend::{ReleaseOutcome, RenewOutcome},
 };
 use ff_script::keys;
@@ -256,6 +256,72 @@ async fn an_overwritten_log_delays_the_retention_of_its_own_executions_only() {
         removed += fixture.backend.sweep(&[partition], &policy).await.remove(0).unwrap().removed;
     }
     assert_eq!(removed, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_overwritten_log_delays_no_timer_of_the_other_log() {
+    let (stand, fixture) = start().await;
+    let soon = Duration::from_millis(1);
+    let flow = fixture.flow(&[]).execution(fixture.spec("later").delay(soon));
+    let flow = fixture.submit(&flow.execution(fixture.spec("expires").deadline(soon))).await;
+    let [later, expires] = [0, 1].map(|index: usize| flow.executions[index].execution_id);
+    let log = keys::completion_log(LogId { partition: later.partition(), scope: Scope::Solo });
+    let solo = solos_of(&fixture, later.partition(), 1, &fixture.spec("solo").deadline(soon)).await[0];
+    overwrite(&stand, &log).await;
+    fixture.sweep_until(expires, PublicState::Expired).await;
+    fixture.sweep_until(later, PublicState::Waiting).await;
+    assert_eq!(reconcile(&stand, later.partition()).await.unreadable, 1);
+    assert_ne!(fixture.state(solo).await, PublicState::Expired);
+    stand.command(&["DEL", &log]).await;
+    // The sweep has postponed it for a minute.
+    let deadlines = format!("ff:part:{}:deadlines", solo.partition());
+    stand.command(&["ZADD", &deadlines, "1", &solo.uuid().to_string()]).await;
+    fixture.sweep_until(solo, PublicState::Expired).await;
+    assert_eq!(stand.log_length(solo, Scope::Solo).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_overwritten_log_delays_no_repair_of_the_other_log() {
+    let (stand, fixture) = start().await;
+    let member = fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id;
+    let partition = member.partition();
+    let solo = solos(&fixture, partition, 1).await[0];
+    overwrite(&stand, &keys::completion_log(LogId { partition, scope: Scope::Solo })).await;
+    let interrupted = fixture.backend.cancel_execution(solo, "enough").await;
+    assert!(interrupted.is_err(), "its log entry could not be written");
+    stand.command(&["DEL", &format!("ff:part:{partition}:ready")]).await;
+    let report = reconcile(&stand, partition).await;
+    assert_eq!((report.repaired, report.unreadable), (1, 1));
+    assert_eq!(fixture.claim(member).await.lease.execution_id, member);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_overwritten_member_does_not_delay_the_queueing_of_the_others() {
+    let (stand, fixture) = start().await;
+    let flow = fixture.submit_members(&[("a", &[]), ("b", &[]), ("c", &[])]).await;
+    let partition = flow.executions[0].execution_id.partition();
+    // Like a submission in parts whose members are not queued yet.
+    stand.command(&["DEL", &format!("ff:part:{partition}:ready")]).await;
+    overwrite(&stand, &keys::execution_core(flow.executions[1].execution_id)).await;
+    let (block, uuids) = (keys::partition_block(partition), flow.ids().map(|id| id.uuid().to_string()));
+    let key_count = block.len().to_string();
+    let call = ["FCALL".to_owned(), "ff1_enqueue".to_owned(), key_count].into_iter().chain(block).chain(uuids);
+    let call: Vec<String> = call.collect();
+    stand.command(&call.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert_eq!(count(&stand, partition, "ready").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_whose_claim_record_is_overwritten_still_claims() {
+    let (stand, fixture) = start().await;
+    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id;
+    let record = keys::claim_record(id.partition(), &"worker".parse().unwrap());
+    stand.command(&["HSET", &record, "mine", "1"]).await;
+    let claim = Some(ClaimId::generate());
+    for _ in 0..2 {
+        let claimed = fixture.claim_as(claim, id.partition(), 1, Duration::from_secs(60)).await;
+        assert_eq!(claimed.iter().map(|claimed| claimed.lease.execution_id).collect::<Vec<_>>(), [id]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -113,8 +113,9 @@ end
 -- first call, which then records what it has chosen. The record is written before the first lease, so it names every
 -- leased execution. It is never replaced by a repetition, not even by one that is interrupted.
 local function taken_before(call, key, claim_id, chosen, lease_ms)
-  local stored = redis.call('GET', key)
-  if not stored or string.sub(stored, 1, #claim_id + 1) ~= claim_id .. ' ' then
+  local stored = redis.pcall('GET', key)
+  -- A key of another type, which another program wrote in its place, is replaced.
+  if type(stored) ~= 'string' or string.sub(stored, 1, #claim_id + 1) ~= claim_id .. ' ' then
     if #chosen > 0 then
       redis.call('SET', key, describe(claim_id, chosen), 'PX', lease_ms)
     end
@@ -136,13 +137,17 @@ local function taken_before(call, key, claim_id, chosen, lease_ms)
 end
 
 -- Extends a lease that this claim already holds to its full length, and repairs the index after an interrupted call.
+-- The time of an attempt begins again unless a worker has confirmed the lease: the first reply may have been lost.
 local function lease_again(call, execution, lease_ms)
-  local before, expires = redis.call('HGET', execution.core, 'lease_expires_at'), call.now + lease_ms
-  if expires > ff.base.num(before) then
-    redis.call('HSET', execution.core, 'lease_expires_at', ff.base.int(expires))
-    before = ff.base.int(expires)
+  local stored = redis.call('HMGET', execution.core, 'lease_expires_at', 'lease_seen')
+  local expires = ff.base.int(math.max(call.now + lease_ms, ff.base.num(stored[1])))
+  local fields, timeout = { 'lease_expires_at', expires }, ff.base.num(execution.timeout_ms)
+  if timeout > 0 and stored[2] ~= execution.epoch then
+    fields[3], fields[4] = 'started_at', call.now_text
+    fields[5], fields[6] = 'timeout_at', ff.base.int(call.now + timeout)
   end
-  redis.call('ZADD', call.partition.leases, before, execution.uuid)
+  redis.call('HSET', execution.core, unpack(fields))
+  redis.call('ZADD', call.partition.leases, expires, execution.uuid)
 end
 
 local function payload_of(candidate)

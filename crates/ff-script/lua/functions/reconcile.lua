@@ -77,7 +77,7 @@ local function examine(call, member)
     return
   end
   local flow, flow_problem = ff.flow.try(call, execution or { flow_id = flow_id ~= '' and flow_id })
-  if problem or flow_problem then
+  if problem or flow_problem or execution and ff.completion.problem(call, execution) then
     call.unreadable, call.unreadable_count = uuid, call.unreadable_count + 1
     return
   elseif flow and flow.state == 'submitting' then

@@ -3,7 +3,7 @@
 -- KEYS   1..12 partition block, then the core of each execution
 -- ARGV   1 policy, then per execution: uuid, lease epoch, attempt
 -- reply  per execution '1' back in the queue, or ended because its flow is being cancelled, by this call or by an
---        earlier one; '0' lease lost; '?' it or its flow cannot be read, and the lease is unchanged
+--        earlier one; '0' lease lost; '?' it, its flow or its log cannot be read, and the lease is unchanged
 -- errors WRONGTYPE
 -- flags  allow-oom
 local FIRST = 2
@@ -12,7 +12,9 @@ local FIRST = 2
 local function give_back(call, execution, epoch, attempt)
   if ff.execution.holds_lease(execution, epoch, attempt) then
     execution.by_holder = true
-    if not ff.execution.cancelled_with_flow(call, execution) then
+    -- The caller may name a lease twice.
+    local is_planned = execution.ending or execution.moving
+    if not is_planned and not ff.execution.cancelled_with_flow(call, execution) then
       ff.execution.move(call, execution, 'waiting')
     end
     return true
@@ -33,7 +35,7 @@ local function release(KEYS, ARGV)
   for at = FIRST, #ARGV, 3 do
     local execution, problem = ff.execution.load(call, ARGV[at])
     local _, flow_problem = ff.flow.try(call, execution or {})
-    if problem or flow_problem then
+    if problem or flow_problem or execution and ff.completion.problem(call, execution) then
       reply[#reply + 1] = '?'
     else
       local own = execution and give_back(call, execution, ARGV[at + 1], ARGV[at + 2])

@@ -136,7 +136,7 @@ local function judge(call, suspect)
   end
   suspect.flow_id = execution and execution.flow_id or suspect.flow_id
   local flow, flow_problem = ff.flow.try(call, suspect)
-  if flow_problem then
+  if flow_problem or ff.completion.problem(call, suspect) then
     return
   elseif flow and flow.state == 'submitting' then
     return

@@ -22,7 +22,7 @@ local function due(call, index)
 end
 
 -- Visits the due entries of an index. Postpones an entry that cannot be handled, because its execution is not found or
--- because it or its flow was overwritten by another program.
+-- because it, its flow or its log was overwritten by another program.
 local function each_due(call, index, visit)
   local limit = visit_limit(call)
   local entries = due(call, index)
@@ -35,7 +35,7 @@ local function each_due(call, index, visit)
       ff.suspects.note(call, uuid)
     elseif execution then
       local _, flow_problem = ff.flow.try(call, execution)
-      problem = flow_problem
+      problem = flow_problem or ff.completion.problem(call, execution)
     end
     if problem and ff.base.is_overwritten(problem) or not (execution or problem) then
       call.postponed[#call.postponed + 1] = { index, uuid }
@@ -99,7 +99,7 @@ local function resolve_pending(call)
     local parent, problem = ff.execution.load(call, uuid)
     local flow_problem
     if parent then
-      flow_problem = select(2, ff.flow.try(call, parent))
+      flow_problem = select(2, ff.flow.try(call, parent)) or ff.completion.problem(call, parent)
     elseif not problem then
       ff.suspects.note(call, uuid)
     end

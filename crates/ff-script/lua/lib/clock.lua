@@ -69,6 +69,17 @@ function ff.clock.lease_end(expires_at, lease_ms)
   return expires_at
 end
 
+-- The end of an attempt's time that began at `started`. A leap ahead since then does not use it up.
+function ff.clock.attempt_end(ends_at, started)
+  for _, leap in ipairs(leaps) do
+    local began_before = started <= leap.from + STEP_BACK and started < leap.to
+    if began_before and ends_at > leap.from then
+      ends_at = ends_at + leap.to - leap.from
+    end
+  end
+  return ends_at
+end
+
 -- How often the clock went back, and how large a step back is tolerated (ms).
 function ff.clock.turns()
   return turns, STEP_BACK

@@ -64,6 +64,18 @@ local function destination(call, execution)
   return partition.solo_log, partition.solo_epochs, call.keep_of_solo, ff.keys.solo_channel
 end
 
+-- The error if the log of an execution cannot take its completion, because another program has overwritten the log.
+-- Calls that end several executions check this before they plan anything for one of them, so that an overwritten log
+-- affects its own executions only.
+function ff.completion.problem(call, execution)
+  local log = destination(call, execution)
+  if call.log_types[log] == nil then
+    call.log_types[log] = redis.call('TYPE', log).ok
+  end
+  local found = call.log_types[log]
+  return found ~= 'stream' and found ~= 'none' and 'WRONGTYPE ' .. log or nil
+end
+
 -- The expected position of the completion of an execution that ends now, if it is known. The core records it before the
 -- entry is appended, so that completing an interrupted call does not append a second entry.
 function ff.completion.expected_position(call, execution)

@@ -84,7 +84,11 @@ end
 -- stop; no other worker gets the execution before the lease ends.
 function ff.execution.is_timed_out(call, execution)
   local timeout_at = ff.base.num(execution.timeout_at)
-  return timeout_at > 0 and timeout_at <= call.now
+  if timeout_at == 0 or timeout_at > call.now then
+    return false
+  end
+  local started = ff.base.num(redis.call('HGET', execution.core, 'started_at'))
+  return ff.clock.attempt_end(timeout_at, started) <= call.now
 end
 
 -- Whether the lease is known to have reached a worker.

@@ -136,7 +136,8 @@ function ff.queue.remind(partition, now)
     found = true
     local lane, time = string.match(member, '^([^\n]*)\n%d%d%d(%d+)')
     local since = time and tonumber(string.sub(time, 1, TIME_DIGITS))
-    if since and now - since >= REMIND_AFTER then
+    -- Work from the future was queued before the clock was set back.
+    if since and (now - since >= REMIND_AFTER or now < since) then
       ff.queue.signal(partition, lane)
     end
     from = '(' .. string.match(member, '^[^\n]*') .. '\11'

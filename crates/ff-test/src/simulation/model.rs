@@ -5,6 +5,9 @@ use ff_core::{FlowState, Outcome, PublicState};
 
 use super::op::Member;
 
+/// A step back of the clock by this much (ms) is an adjustment.
+const STEP_BACK: u64 = 1_000;
+
 /// One execution in the model.
 #[derive(Debug, Clone)]
 pub(super) struct Execution {
@@ -31,6 +34,7 @@ pub(super) struct Execution {
     pub(super) deadline_at: u64,
     pub(super) lease_expires_at: u64,
     lease: u64,
+    started_at: u64,
     timeout_at: u64,
 }
 
@@ -44,8 +48,19 @@ impl Execution {
         self.index % 2 == 1
     }
 
-    fn is_timed_out(&self, now: u64) -> bool {
-        self.timeout_at > 0 && self.timeout_at <= now
+    /// Whether the attempt has used up its time, without the leaps of the clock since it started.
+    fn is_timed_out(&self, now: u64, leaps: &[(u64, u64)]) -> bool {
+        let extended = leaps.iter().fold(self.timeout_at, |ends_at, (from, to)| {
+            let counts = self.started_at <= from + STEP_BACK && self.started_at < *to && ends_at > *from;
+            if counts { ends_at + to - from } else { ends_at }
+        });
+        self.timeout_at > 0 && extended <= now
+    }
+
+    /// The time of the attempt begins now.
+    fn begin_attempt(&mut self, now: u64) {
+        self.started_at = now;
+        self.timeout_at = if self.spec.timeout > 0 { now + self.spec.timeout } else { 0 };
     }
 }
 
@@ -72,6 +87,8 @@ pub(super) struct Model {
     pub(super) now: u64,
     pub(super) executions: Vec<Execution>,
     flows: Vec<Flow>,
+    /// The leaps of the clock that the server process has seen: from when, to when.
+    leaps: Vec<(u64, u64)>,
     /// Executions in the order of their completions.
     pub(super) completions: Vec<usize>,
 }
@@ -117,6 +134,7 @@ impl Model {
                 deadline_at: after(spec.deadline),
                 lease_expires_at: 0,
                 lease: 0,
+                started_at: 0,
                 timeout_at: 0,
             });
         }
@@ -146,7 +164,7 @@ impl Model {
             e.seen = false;
             e.lease_expires_at = now + lease;
             e.lease = lease;
-            e.timeout_at = if e.spec.timeout > 0 { now + e.spec.timeout } else { 0 };
+            e.begin_attempt(now);
         }
     }
 
@@ -160,12 +178,17 @@ impl Model {
         taken.iter().filter(is_left).map(|(id, _)| *id).collect()
     }
 
-    /// Repeats a claim: extends the leases that it holds, and takes the other executions.
+    /// Repeats a claim: extends the leases that it holds, and takes the other executions. An attempt begins again
+    /// unless its lease was confirmed.
     pub(super) fn claim_again(&mut self, taken: &[usize], lease: u64) {
+        let now = self.now;
         for id in taken {
-            if self.executions[*id].state == PublicState::Active {
-                let expires = self.executions[*id].lease_expires_at;
-                self.executions[*id].lease_expires_at = expires.max(self.now + lease);
+            let e = &mut self.executions[*id];
+            if e.state == PublicState::Active {
+                e.lease_expires_at = e.lease_expires_at.max(now + lease);
+                if !e.seen {
+                    e.begin_attempt(now);
+                }
             } else {
                 self.claim(&[*id], lease);
             }
@@ -196,7 +219,7 @@ impl Model {
         let now = self.now;
         let e = &mut self.executions[id];
         e.seen = true;
-        if e.is_timed_out(now) {
+        if e.is_timed_out(now, &self.leaps) {
             return Answer::TimedOut;
         }
         e.lease_expires_at = now + length;
@@ -252,6 +275,12 @@ impl Model {
     /// none lasts longer than it was given for.
     pub(super) fn leapt(&mut self, before: u64) {
         let now = self.now;
+        if now > before {
+            self.leaps.push((before, now));
+        } else {
+            self.leaps.retain(|(from, _)| *from < now);
+            self.leaps.iter_mut().for_each(|(_, to)| *to = now.min(*to));
+        }
         for e in self.executions.iter_mut().filter(|e| e.state == PublicState::Active) {
             if e.lease_expires_at > before && e.lease_expires_at <= now {
                 e.lease_expires_at = now + (e.lease_expires_at - before);
@@ -259,6 +288,11 @@ impl Model {
                 e.lease_expires_at = now + e.lease;
             }
         }
+    }
+
+    /// Another server process knows of no leap.
+    pub(super) fn forget_leaps(&mut self) {
+        self.leaps.clear();
     }
 
     pub(super) fn sweep(&mut self) {
@@ -444,7 +478,7 @@ impl Model {
             self.become_waiting(id);
             return;
         }
-        if e.is_timed_out(now) {
+        if e.is_timed_out(now, &self.leaps) {
             self.attempt_failed(id, "timeout", true);
             return;
         }

@@ -209,6 +209,7 @@ impl<'a, S: Stage> Run<'a, S> {
             Op::Forget => {
                 self.check_epochs()?;
                 self.world.stage.forget();
+                self.model.forget_leaps();
                 let held = self.positions();
                 self.tenures.change(held);
                 self.keeps.tenures += 1;

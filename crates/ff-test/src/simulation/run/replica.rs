@@ -37,6 +37,7 @@ impl<S: Stage> Run<'_, S> {
         let now = self.model.now;
         self.model = replica.model.clone();
         self.model.now = now;
+        self.model.forget_leaps();
         self.last_claim = None;
         (self.ids, self.flows) = (replica.ids.clone(), replica.flows.clone());
         (self.leases, self.submissions) = (replica.leases.clone(), replica.submissions.clone());
