@@ -22,10 +22,10 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use ff_core::{
-    Cursor, EngineError, EntryId, ExecutionId, Frame, Gap, GapCause, Lag, LogId, Overflow, Partition, PartitionCount,
-    Scope, Start, SubscribeOptions, SubscriptionScope, SubscriptionStats, SweepPolicy,
+    CompletionPayload, Cursor, EngineError, EntryId, ExecutionId, Frame, Gap, GapCause, Lag, LogId, Overflow,
+    Partition, PartitionCount, Scope, Start, SubscribeOptions, SubscriptionScope, SubscriptionStats, SweepPolicy,
     backend::{LagProbe, SubscriptionSource},
-    reader::{EpochEnds, LogCursor, LogFacts, LogReading, Predecessor, Step},
+    reader::{EpochEnds, LogCursor, LogEntry, LogFacts, LogItem, LogItems, LogReader},
 };
 use ff_script::{keys, operations::LogPolicy, wire};
 use futures::{
@@ -121,28 +121,25 @@ fn ends(keys: &Keyspace, (log, key): &(LogId, Box<[u8]>)) -> EpochEnds {
 }
 
 /// How far a subscription has read one log. It may have yielded less.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Place {
     /// The stamp of the stream that it read; a deleted and recreated stream has another one.
     stamp: u64,
     /// All entries appended up to this serial have been read.
     serial: u64,
-    cursor: LogCursor,
-    reading: LogReading,
+    reader: LogReader,
     /// Whether the log is among those with unread entries.
     is_unread: bool,
 }
 
 impl Place {
-    fn new(log: LogId, cursor: LogCursor, stream: Option<&Stream>) -> Self {
-        let reading = LogReading::from(log, &cursor);
-        let after = cursor.last();
-        let unread = stream.and_then(|stream| match after {
+    fn new(reader: LogReader, stream: Option<&Stream>) -> Self {
+        let unread = stream.and_then(|stream| match reader.after() {
             Some(after) => stream.following(after),
             None => stream.iter().next(),
         });
         let serial = unread.map_or_else(|| stream.map_or(0, Stream::appended), |entry| entry.serial - 1);
-        Self { stamp: stream.map_or(0, Stream::stamp), serial, cursor, reading, is_unread: false }
+        Self { stamp: stream.map_or(0, Stream::stamp), serial, reader, is_unread: false }
     }
 
     /// Records that the stream is not the one that was read before.
@@ -151,6 +148,15 @@ impl Place {
             (self.stamp, self.serial) = (stream.stamp(), 0);
         }
     }
+}
+
+/// What to do with an entry's event.
+enum Event {
+    Yield(CompletionPayload),
+    /// The subscription does not want it.
+    PassOver,
+    /// It makes place for newer ones.
+    Drop,
 }
 
 /// An entry as it was read, to be decoded after the lock on the keys is released.
@@ -208,16 +214,9 @@ pub(crate) fn subscribe(
     let wakes = Wakes::of(host.switchboard(), options);
     let numbers = logs.concerned(options);
     let names = logs.of(options.scope);
-    let ((mut places, ready), seen) =
+    let (Starts { cursors, mut places, ready }, seen) =
         host.read(|keys, feed| (starts(keys, names, &numbers, &options.start), feed.head()));
-    let cursors = places.iter().map(|(number, place)| (*number, place.cursor.clone())).collect();
     let shared = Arc::new(Mutex::new(Shared { cursors, stats: SubscriptionStats::default() }));
-    for (number, cursor) in ready.iter().filter_map(|ready| ready.moved.as_ref()) {
-        if let Some(place) = places.get_mut(number) {
-            place.cursor = cursor.clone();
-            place.reading = LogReading::from(names[*number].0, cursor);
-        }
-    }
     let mut unread = VecDeque::new();
     if !matches!(options.start, Start::Now) {
         numbers.iter().for_each(|number| mark(&mut unread, &mut places, *number));
@@ -253,16 +252,20 @@ pub(crate) fn subscribe(
     Ok(Frames { frames: Box::pin(frames), ended: false, scope: options.scope, shared, probe })
 }
 
-/// The start position of a subscription in each of its logs, and the gaps to report immediately: a cursor may belong to
-/// a history that the logs no longer contain.
-fn starts(
-    keys: &Keyspace,
-    names: &[(LogId, Box<[u8]>)],
-    numbers: &[usize],
-    start: &Start,
-) -> (FxHashMap<usize, Place>, VecDeque<Ready>) {
-    let mut frames = VecDeque::new();
-    let mut place = |number: usize| {
+/// The start of a subscription.
+#[derive(Default)]
+struct Starts {
+    /// Its position in each of its logs.
+    cursors: Cursors,
+    /// The gaps to report immediately: a cursor may belong to a history that the logs no longer contain.
+    ready: VecDeque<Ready>,
+    /// Its position behind these gaps.
+    places: FxHashMap<usize, Place>,
+}
+
+fn starts(keys: &Keyspace, names: &[(LogId, Box<[u8]>)], numbers: &[usize], start: &Start) -> Starts {
+    let mut starts = Starts::default();
+    for number in numbers.iter().copied() {
         let name = &names[number];
         let stream = stream(keys, &name.1);
         let cursor = match start {
@@ -273,16 +276,19 @@ fn starts(
             Start::Earliest => LogCursor::earliest(),
             _ => LogCursor::at_end(&ends(keys, name)),
         };
-        let mut place = Place::new(name.0, cursor, stream);
-        let mut back = place.cursor.clone();
-        if let Some(undone) = place.reading.resolve(&mut back, &ends(keys, name)) {
-            telemetry::count_gap(undone.cause);
-            frames.push_back(Ready { frame: Some(Frame::Gap(undone)), moved: Some((number, back.clone())) });
-            place = Place { cursor: place.cursor, ..Place::new(name.0, back, stream) };
+        starts.cursors.insert(number, cursor.clone());
+        let mut reader = LogReader::new(name.0, cursor);
+        if let Some(gap) = reader.resolve(&ends(keys, name)) {
+            telemetry::count_gap(gap.cause);
+            reader.pass(&gap);
+            starts
+                .ready
+                .push_back(Ready { frame: Some(Frame::Gap(gap)), moved: Some((number, reader.cursor().clone())) });
         }
-        (number, place)
-    };
-    (numbers.iter().map(|number| place(*number)).collect(), frames)
+        reader.restart();
+        starts.places.insert(number, Place::new(reader, stream));
+    }
+    starts
 }
 
 /// The wake-up source of a subscription.
@@ -459,8 +465,8 @@ impl Reader {
     fn drop_entry(&mut self, log: usize, id: EntryId) {
         self.shared().stats.dropped += 1;
         let after = self.places.get_mut(&log).and_then(|place| {
-            let after = place.cursor.last();
-            place.cursor.advance(id);
+            let after = place.reader.cursor().last();
+            place.reader.advance(id);
             after
         });
         match &mut self.dropped {
@@ -479,13 +485,8 @@ impl Reader {
         telemetry::count_gap(gap.cause);
         tracing::warn!(log = %gap.log, cause = %gap.cause, through = %gap.through, "completions are missing");
         let Some(place) = self.places.get_mut(&log) else { return };
-        if gap.cause.is_undone() {
-            place.cursor.rewind(gap.after);
-        } else {
-            place.cursor.advance(gap.through);
-        }
-        place.reading = LogReading::from(gap.log, &place.cursor);
-        let moved = Some((log, place.cursor.clone()));
+        place.reader.pass(gap);
+        let moved = Some((log, place.reader.cursor().clone()));
         self.ready.push_back(Ready { frame: Some(Frame::Gap(*gap)), moved });
     }
 
@@ -512,66 +513,69 @@ impl Reader {
     }
 
     fn take(&mut self, found: Found) {
-        let decoded = if self.is_passed_over(&found) {
-            None
-        } else {
-            Some(wire::decode_entry(self.logs.names[found.log].0, found.id, &found.fields))
-        };
-        let Found { log: number, id, fields, is_dropped } = found;
-        let prev = match &decoded {
-            Some(Ok(decoded)) => decoded.prev,
-            Some(Err(_)) | None => wire::predecessor(&fields).ok().flatten(),
-        };
-        if !self.step(number, id, prev) {
-            return;
-        }
-        if is_dropped {
-            return self.drop_entry(number, id);
-        }
-        self.tell_dropped();
-        let log = self.logs.names[number].0;
-        if let Some(Err(error)) = &decoded {
-            tracing::warn!(%log, entry = %id, %error, "unreadable log entry");
-            telemetry::count(telemetry::MALFORMED, 1);
-            let after = self.places.get(&number).and_then(|place| place.cursor.last());
-            return self.pass(number, &Gap::new(log, after, id, GapCause::Unreadable));
-        }
-        let payload = decoded.and_then(Result::ok).map(|decoded| decoded.payload);
-        let payload = payload.filter(|payload| self.options.wants(payload));
-        telemetry::count(telemetry::FILTERED, u64::from(payload.is_none()));
-        let Some(place) = self.places.get_mut(&number) else { return };
-        place.cursor.advance(id);
-        let moved = Some((number, place.cursor.clone()));
-        self.ready.push_back(Ready { frame: payload.map(Frame::Completion), moved });
-    }
-
-    /// Advances the reading to an entry, past missing entries before it. `false` if the subscription already has it.
-    fn step(&mut self, number: usize, id: EntryId, prev: Option<Predecessor>) -> bool {
-        loop {
-            let Some(place) = self.places.get_mut(&number) else { return false };
-            let mut moved = place.cursor.clone();
-            match place.reading.step(&mut moved, id, prev) {
-                Step::Skip => return false,
-                Step::LookUp => {
-                    let looked_up = self.ends(number);
-                    let Some(place) = self.places.get_mut(&number) else { return false };
-                    let mut back = place.cursor.clone();
-                    if let Some(undone) = place.reading.resolve(&mut back, &looked_up) {
-                        let reading = place.reading.clone();
-                        self.pass(number, &undone);
-                        if let Some(place) = self.places.get_mut(&number) {
-                            place.reading = reading;
-                        }
+        let number = found.log;
+        let (entry, mut error) = self.decode(found);
+        for item in self.read(number, entry).into_iter().flatten() {
+            match item {
+                LogItem::Event(id, event) => self.receive(number, id, event),
+                LogItem::Gap(gap) => {
+                    if gap.cause == GapCause::Unreadable
+                        && let Some(error) = error.take()
+                    {
+                        tracing::warn!(log = %gap.log, entry = %gap.through, %error, "unreadable log entry");
+                        telemetry::count(telemetry::MALFORMED, 1);
                     }
-                }
-                Step::Deliver(gap) => {
-                    if let Some(gap) = gap {
-                        self.pass(number, &gap);
-                    }
-                    return true;
+                    self.pass(number, &gap);
                 }
             }
         }
+    }
+
+    /// Decodes an entry as far as the subscription needs it.
+    fn decode(&self, found: Found) -> (LogEntry<Event>, Option<wire::WireError>) {
+        let is_passed_over = self.is_passed_over(&found);
+        let Found { log, id: entry, fields, is_dropped } = found;
+        let prev = || wire::predecessor(&fields).ok().flatten();
+        if is_passed_over {
+            let event = if is_dropped { Event::Drop } else { Event::PassOver };
+            return (LogEntry { entry, prev: prev(), event: Some(event) }, None);
+        }
+        match wire::decode_entry(self.logs.names[log].0, entry, &fields) {
+            Ok(decoded) => {
+                let is_wanted = self.options.wants(&decoded.payload);
+                let event = if is_wanted { Event::Yield(decoded.payload) } else { Event::PassOver };
+                (LogEntry { entry, prev: decoded.prev, event: Some(event) }, None)
+            }
+            Err(error) => (LogEntry { entry, prev: prev(), event: None }, Some(error)),
+        }
+    }
+
+    /// Reads an entry, and looks up the log's epochs where it does not follow.
+    fn read(&mut self, number: usize, mut entry: LogEntry<Event>) -> Option<LogItems<Event>> {
+        loop {
+            match self.places.get_mut(&number)?.reader.read(entry) {
+                Ok(items) => return Some(items),
+                Err(unknown) => entry = unknown,
+            }
+            let ends = self.ends(number);
+            if let Some(gap) = self.places.get_mut(&number)?.reader.resolve(&ends) {
+                self.pass(number, &gap);
+            }
+        }
+    }
+
+    fn receive(&mut self, number: usize, id: EntryId, event: Event) {
+        let payload = match event {
+            Event::Drop => return self.drop_entry(number, id),
+            Event::PassOver => None,
+            Event::Yield(payload) => Some(payload),
+        };
+        self.tell_dropped();
+        telemetry::count(telemetry::FILTERED, u64::from(payload.is_none()));
+        let Some(place) = self.places.get_mut(&number) else { return };
+        place.reader.advance(id);
+        let moved = Some((number, place.reader.cursor().clone()));
+        self.ready.push_back(Ready { frame: payload.map(Frame::Completion), moved });
     }
 
     fn ends(&self, log: usize) -> EpochEnds {

@@ -13,7 +13,8 @@
 //! anything else                          -> read the log after `last`
 //! ```
 //!
-//! [`LogReading`] reads the log, and finds the part of the reader's history that the log no longer contains.
+//! [`LogReader`] applies the rule, reads the log, and finds the part of the reader's history that the log no longer
+//! contains. All readers of a backend use it: it alone finds gaps and moves cursors.
 //!
 //! Rolled-back entries can return: a server starts from an old file, or a replica never received the FLUSHALL. So a
 //! *pushed* entry that was rolled back is a duplicate, because the push may be late. A rolled-back entry that is read
@@ -21,17 +22,17 @@
 
 mod ends;
 mod lag;
+mod log_reader;
 mod predecessor;
-mod reading;
 
 use std::sync::Arc;
 
 pub use ends::EpochEnds;
 pub use lag::{LogFacts, LogLimits};
+pub use log_reader::{LogEntry, LogItem, LogItems, LogReader};
 pub use predecessor::Predecessor;
-pub use reading::{LogReading, Step};
 
-use crate::EntryId;
+use crate::{EntryId, Gap, GapCause};
 
 /// How many epochs a cursor remembers in addition to its current one. An older duplicate only costs one read of the
 /// log; a rewrite that reaches further back is declared from the log's beginning.
@@ -161,14 +162,23 @@ impl LogCursor {
 
     /// Moves the reader back to `common`, the newest of its entries that the log's history still contains. The reader
     /// remembers the later entries as rolled back, so that late pushes of them are duplicates.
-    pub fn rewind(&mut self, common: Option<EntryId>) {
+    fn rewind(&mut self, common: Option<EntryId>) {
         let undone = self.go_back(common);
         self.undone = newest(self.undone.iter().copied().chain(undone));
     }
 
     /// As [`LogCursor::rewind`], for positions that the log may still fill: pushes of them are new entries.
-    pub fn retract(&mut self, common: Option<EntryId>) {
+    fn retract(&mut self, common: Option<EntryId>) {
         self.go_back(common);
+    }
+
+    /// Moves the reader past a gap that it received.
+    pub fn pass(&mut self, gap: &Gap) {
+        match gap.cause {
+            GapCause::HistoryRewritten | GapCause::LogRecreated => self.rewind(gap.after),
+            GapCause::Forged => self.retract(gap.after),
+            GapCause::Trimmed | GapCause::Unreadable | GapCause::Overflow => self.advance(gap.through),
+        }
     }
 
     /// Goes back, and returns the ends of the epochs of which entries are left behind.

@@ -35,7 +35,7 @@ use std::{
 
 use ff_core::{
     EngineError, EntryId, Gap, GapCause, LogId, Partition, SubscribeOptions,
-    reader::{EpochEnds, LogCursor, LogReading, Step},
+    reader::{EpochEnds, LogCursor, LogItem, LogReader},
 };
 use futures::{
     FutureExt,
@@ -45,6 +45,7 @@ use futures::{
 use crate::{
     completions::{
         fanout::{Lagged, SubscriptionId, warn_gap},
+        frontier::{cursors, readers},
         hub::{Hub, State},
         page::Page,
         queue::{Item, Queue, Room},
@@ -71,14 +72,12 @@ struct CatchUp {
     options: Arc<SubscribeOptions>,
     framed: bool,
     queue: Arc<Queue>,
-    frontier: Vec<LogCursor>,
+    frontier: Vec<LogReader>,
     /// Its frontier when the hub stopped feeding it, and how many forged completions had been taken back by then.
     left_at: Arc<[LogCursor]>,
     taken_back: u64,
     /// Logs that could not be read, and when to try again.
     unreadable: HashMap<usize, Instant>,
-    /// Logs in the middle of an epoch look-up.
-    readings: HashMap<usize, LogReading>,
     /// The log with which the next round begins, so that every log has its turn.
     turn: usize,
     /// Pages that were requested in advance and not taken yet.
@@ -143,16 +142,15 @@ impl CatchUp {
     fn new(hub: Arc<Hub>, lagged: Lagged) -> Self {
         let Lagged { id, options, framed, queue, frontier, taken_back } = lagged;
         Self {
+            frontier: readers(hub.scope(), &frontier),
             hub,
             id,
             options,
             framed,
             queue,
-            frontier: frontier.to_vec(),
             left_at: frontier,
             taken_back,
             unreadable: HashMap::new(),
-            readings: HashMap::new(),
             turn: 0,
             asked: None,
             near: true,
@@ -199,13 +197,13 @@ impl CatchUp {
             let undone = self.resolve(target, &ends);
             progress |= undone || taken == PageOutcome::LookUp;
             if !undone && taken == PageOutcome::Nothing {
-                empty.extend(self.readings.remove(&target.index).map(|reading| (target, reading)));
+                empty.push(target);
             }
         }
         for (target, ends) in ahead.iter().zip(ends) {
             let Some(ends) = self.readable(target.index, ends) else { continue };
             progress |= self.resolve(target, &ends);
-            self.readings.remove(&target.index);
+            self.frontier[target.index].restart();
         }
         progress |= self.pass_trimmed(&empty).await?;
         if progress {
@@ -249,7 +247,7 @@ impl CatchUp {
             Err(error) => {
                 tracing::debug!(%error, id = ?self.id, "a log cannot be read; the others are not affected");
                 self.unreadable.insert(index, Instant::now() + TRY_AGAIN);
-                self.readings.remove(&index);
+                self.frontier[index].restart();
                 None
             }
         }
@@ -263,12 +261,10 @@ impl CatchUp {
             let left_at = &self.left_at[index];
             let had = left_at.last().is_some_and(|last| Some(last) != gap.after)
                 && gap.after.is_none_or(|after| left_at.has(after));
-            let cursor = &mut self.frontier[index];
-            let Some(through) = cursor.last().filter(|last| had && Some(*last) != gap.after) else { continue };
-            tell(&self.queue, self.framed, &Gap::new(gap.log, gap.after, through, gap.cause));
-            cursor.retract(gap.after);
-            Arc::make_mut(&mut self.left_at)[index] = cursor.clone();
-            self.readings.remove(&index);
+            let last = self.frontier[index].cursor().last();
+            let Some(through) = last.filter(|last| had && Some(*last) != gap.after) else { continue };
+            self.pass(index, &Gap::new(gap.log, gap.after, through, gap.cause));
+            Arc::make_mut(&mut self.left_at)[index] = self.cursor(index).clone();
         }
         self.taken_back = count;
     }
@@ -315,15 +311,14 @@ impl CatchUp {
         Asked { targets, ahead, room, pages: Box::pin(maybe_done(pages.boxed())) }
     }
 
-    /// The entry of a log after which the next read starts.
-    fn after(&self, index: usize) -> Option<EntryId> {
-        self.readings.get(&index).map_or_else(|| self.frontier[index].last(), LogReading::after)
+    fn cursor(&self, index: usize) -> &LogCursor {
+        self.frontier[index].cursor()
     }
 
     /// Whether the subscription is ahead of the hub's position.
     fn is_ahead(&self, target: &Target) -> bool {
         match target.hub.last() {
-            Some(last) => self.frontier[target.index].has(last),
+            Some(last) => self.cursor(target.index).has(last),
             None => true,
         }
     }
@@ -333,16 +328,16 @@ impl CatchUp {
     fn checkpoint(&mut self) {
         if self.framed && self.checkpoint_at.elapsed() >= CHECKPOINTS {
             self.checkpoint_at = Instant::now();
-            self.queue.push_always(Item::Checkpoint(self.frontier.as_slice().into()));
+            self.queue.push_always(Item::Checkpoint(cursors(&self.frontier)));
         }
     }
 
     /// The logs that this subscription wants and in which its position differs from the hub's, in the order of their
     /// turns.
-    fn behind(&self, hub: &[LogCursor]) -> Vec<usize> {
+    fn behind(&self, hub: &[LogReader]) -> Vec<usize> {
         let logs = hub.len();
         let turns = (0..logs).map(|offset| (self.turn + offset) % logs);
-        let differs = |index: &usize| self.frontier[*index].last() != hub[*index].last();
+        let differs = |index: &usize| self.cursor(*index).last() != hub[*index].cursor().last();
         turns.filter(differs).filter(|index| self.concerns(*index)).collect()
     }
 
@@ -352,7 +347,7 @@ impl CatchUp {
 
     /// Goes live if the ring holds everything that is missing and the queue has capacity for it.
     fn join(&self, state: &mut State, room: &mut Room) -> bool {
-        let behind = self.behind(state.frontier.cursors());
+        let behind = self.behind(state.frontier.readers());
         if !self.near && !behind.is_empty() {
             return false;
         }
@@ -374,17 +369,18 @@ impl CatchUp {
 
     /// Plans the next reads, at most `count` entries. Logs in `read` are already being fetched up to the given entry.
     fn plan(&mut self, state: &State, count: usize, read: &HashMap<usize, Option<EntryId>>) -> Vec<Target> {
-        let hub = state.frontier.cursors();
+        let hub = state.frontier.readers();
         let mut behind = self.behind(hub);
         let now = Instant::now();
         behind.retain(|index| self.unreadable.get(index).is_none_or(|again| *again <= now));
-        let unread = |index: &usize| hub[*index].last().map_or(0, |head| self.frontier[*index].unread(&[head]));
+        let head = |index: usize| hub[index].cursor().last();
+        let unread = |index: &usize| head(*index).map_or(0, |head| self.cursor(*index).unread(&[head]));
         self.queue.set_unread(behind.iter().map(unread).fold(0, u64::saturating_add));
         let mut left = count;
         let mut targets = Vec::new();
         for index in behind {
-            let up_to = hub[index].last();
-            let after = read.get(&index).copied().unwrap_or_else(|| self.after(index));
+            let up_to = head(index);
+            let after = read.get(&index).copied().unwrap_or_else(|| self.frontier[index].after());
             if read.contains_key(&index) && after == up_to {
                 continue;
             }
@@ -392,8 +388,8 @@ impl CatchUp {
             left -= limit;
             targets.push(Target {
                 index,
-                read: PageRead { log: state.frontier.log(index), after, up_to, limit },
-                hub: hub[index].clone(),
+                read: PageRead { log: hub[index].log(), after, up_to, limit },
+                hub: hub[index].cursor().clone(),
             });
             if left == 0 || targets.len() == LOGS_AT_ONCE {
                 break;
@@ -406,46 +402,40 @@ impl CatchUp {
     /// Takes a page of one log.
     fn take(&mut self, target: &Target, page: Page, room: &mut Room) -> PageOutcome {
         // The page was requested before it was known that the reading continues elsewhere.
-        if self.after(target.index) != target.read.after {
+        let reader = &mut self.frontier[target.index];
+        if reader.after() != target.read.after {
             return PageOutcome::More;
         }
-        let log = target.read.log;
-        let cursor = &mut self.frontier[target.index];
-        let mut reading = self.readings.remove(&target.index).unwrap_or_else(|| LogReading::from(log, cursor));
         let len = page.len();
         let mut items = Vec::with_capacity(len);
         let mut follows = true;
         for shown in page {
-            let before = cursor.last();
-            match reading.step(cursor, shown.entry, shown.prev) {
-                Step::Skip => {}
-                Step::LookUp => {
-                    follows = false;
-                    break;
-                }
-                Step::Deliver(gap) => {
-                    let after = gap.map_or(before, |gap| Some(gap.through));
-                    items.extend(gap.and_then(|gap| declared(self.framed, &gap)));
-                    match shown.event {
-                        Some(event) => items.extend(self.options.wants(&event).then_some(Item::Event(event))),
-                        None => {
-                            let gap = Gap::new(log, after, shown.entry, GapCause::Unreadable);
-                            items.extend(declared(self.framed, &gap));
-                        }
+            let Ok(read) = reader.read(shown) else {
+                follows = false;
+                break;
+            };
+            for item in read {
+                match item {
+                    LogItem::Event(entry, event) => {
+                        items.extend(self.options.wants(&event).then_some(Item::Event(event)));
+                        reader.advance(entry);
+                    }
+                    LogItem::Gap(gap) => {
+                        items.extend(declared(self.framed, &gap));
+                        reader.pass(&gap);
                     }
                 }
             }
         }
         // The reserved capacity covers all entries that were requested.
         telemetry::count(telemetry::DELIVERED, room.push_all(items) as u64);
-        self.readings.insert(target.index, reading);
         if follows { self.end_of_page(target, len) } else { PageOutcome::LookUp }
     }
 
     /// What follows from a page with this many entries.
     fn end_of_page(&self, target: &Target, len: usize) -> PageOutcome {
         let Some(hub) = target.hub.last() else { return PageOutcome::Done };
-        if self.frontier[target.index].last() == Some(hub) {
+        if self.cursor(target.index).last() == Some(hub) {
             return PageOutcome::Done;
         }
         if len == target.read.limit { PageOutcome::More } else { PageOutcome::Nothing }
@@ -457,29 +447,34 @@ impl CatchUp {
     /// atomic read must show that the log is empty and which entry was its last. An epoch has one writer, so if the
     /// epochs contain both positions, the history that led to that entry never changes. Where the log is not empty,
     /// only the hub can continue.
-    async fn pass_trimmed(&mut self, empty: &[(&Target, LogReading)]) -> Result<bool, EngineError> {
-        let had_hub = |(target, reading): &&(&Target, LogReading)| {
-            target.hub.last().is_some_and(|hub| reading.log_had(hub) && self.frontier[target.index].last() < Some(hub))
-        };
-        let delivered: Vec<_> = empty.iter().filter(had_hub).collect();
+    async fn pass_trimmed(&mut self, empty: &[&Target]) -> Result<bool, EngineError> {
+        let mut delivered = Vec::new();
+        for target in empty {
+            let reader = &mut self.frontier[target.index];
+            let looked_up = reader.clone();
+            // What the epochs showed holds for this round only.
+            reader.restart();
+            let hub = target.hub.last().filter(|hub| looked_up.log_had(*hub) && reader.cursor().last() < Some(*hub));
+            delivered.extend(hub.map(|hub| (*target, looked_up, hub)));
+        }
         if delivered.is_empty() {
             return Ok(false);
         }
-        let logs: Vec<LogId> = delivered.iter().map(|(target, _)| target.read.log).collect();
+        let logs: Vec<LogId> = delivered.iter().map(|(target, ..)| target.read.log).collect();
         let ends = self.hub.source().emptied(&logs).await?;
         let mut passed = false;
-        for ((target, reading), end) in delivered.into_iter().zip(ends) {
-            let end = self.readable(target.index, end).flatten();
-            let (Some(hub), Some(end)) = (target.hub.last(), end) else { continue };
-            if end < hub || !reading.log_had(EntryId { seq: 0, ..end }) {
+        for ((target, looked_up, hub), end) in delivered.into_iter().zip(ends) {
+            let Some(end) = self.readable(target.index, end).flatten() else { continue };
+            if end < hub || !looked_up.log_had(EntryId { seq: 0, ..end }) {
                 continue;
             }
-            let cursor = &mut self.frontier[target.index];
-            if !cursor.is_earliest() {
-                let gap = Gap::new(target.read.log, cursor.last(), hub, GapCause::Trimmed);
-                tell(&self.queue, self.framed, &gap);
+            let cursor = self.cursor(target.index);
+            let gap = Gap::new(target.read.log, cursor.last(), hub, GapCause::Trimmed);
+            if cursor.is_earliest() {
+                self.frontier[target.index].pass(&gap);
+            } else {
+                self.pass(target.index, &gap);
             }
-            cursor.advance(hub);
             passed = true;
         }
         Ok(passed)
@@ -491,13 +486,19 @@ impl CatchUp {
 
     /// Takes the ends of a log's epochs. Returns whether the subscription had entries that the log has lost.
     fn resolve(&mut self, target: &Target, ends: &EpochEnds) -> bool {
-        let cursor = &mut self.frontier[target.index];
-        let reading = self.readings.entry(target.index).or_insert_with(|| LogReading::from(target.read.log, cursor));
-        let undone = reading.resolve(cursor, ends);
-        if let Some(gap) = &undone {
-            tell(&self.queue, self.framed, gap);
+        let gap = self.frontier[target.index].resolve(ends);
+        if let Some(gap) = &gap {
+            self.pass(target.index, gap);
         }
-        undone.is_some()
+        gap.is_some()
+    }
+
+    /// Reports a gap, even when the queue is full, and moves past it.
+    fn pass(&mut self, index: usize, gap: &Gap) {
+        if let Some(item) = declared(self.framed, gap) {
+            self.queue.push_always(item);
+        }
+        self.frontier[index].pass(gap);
     }
 }
 
@@ -506,13 +507,6 @@ fn entries_between(after: Option<EntryId>, up_to: Option<EntryId>) -> usize {
     let Some(up_to) = up_to else { return PAGE };
     let unread = LogCursor::after(after).unread(&[up_to]);
     usize::try_from(unread).unwrap_or(PAGE).clamp(1, PAGE)
-}
-
-/// Reports a gap: to the subscription if it accepts gaps, even when its queue is full, and to operators.
-fn tell(queue: &Queue, framed: bool, gap: &Gap) {
-    if let Some(item) = declared(framed, gap) {
-        queue.push_always(item);
-    }
 }
 
 /// Reports a gap to operators. Returns the item for the subscription, if it accepts gaps.

@@ -23,13 +23,14 @@ use std::{
 
 use ff_core::{
     CompletionPayload, EntryId, ExecutionId, Gap, GapCause, LogId, Namespace, Overflow, ScannerFilter,
-    SubscribeOptions, reader::LogCursor,
+    SubscribeOptions,
+    reader::{LogCursor, LogReader},
 };
 use tokio::task::AbortHandle;
 
 use crate::{
     completions::{
-        frontier::Deliver,
+        frontier::{Deliver, cursors},
         queue::{Item, Queue},
         ring::Ring,
     },
@@ -368,7 +369,7 @@ impl Fanout {
         }
     }
 
-    fn offer(&mut self, event: &Arc<CompletionPayload>, before: &[LogCursor]) {
+    fn offer(&mut self, event: &Arc<CompletionPayload>, before: &[LogReader]) {
         let mut offering = Offering::new(before, self.taken_back);
         let candidates = match &event.namespace {
             None => [self.groups.get_mut(&None), None],
@@ -449,7 +450,7 @@ impl Subscription {
 
 /// One item on its way to several subscriptions.
 struct Offering<'a> {
-    before: &'a [LogCursor],
+    before: &'a [LogReader],
     taken_back: u64,
     frozen: Option<Arc<[LogCursor]>>,
     delivered: u64,
@@ -457,7 +458,7 @@ struct Offering<'a> {
 }
 
 impl<'a> Offering<'a> {
-    const fn new(before: &'a [LogCursor], taken_back: u64) -> Self {
+    const fn new(before: &'a [LogReader], taken_back: u64) -> Self {
         Self { before, taken_back, frozen: None, delivered: 0, newly_lagged: Vec::new() }
     }
 
@@ -480,7 +481,7 @@ impl<'a> Offering<'a> {
                 member.state = State::Closed;
             }
             _ => {
-                let frontier = self.frozen.get_or_insert_with(|| self.before.into()).clone();
+                let frontier = self.frozen.get_or_insert_with(|| cursors(self.before)).clone();
                 self.newly_lagged.push(member.lagged(id, frontier, self.taken_back));
             }
         }
@@ -492,18 +493,18 @@ impl<'a> Offering<'a> {
 }
 
 impl Deliver for Fanout {
-    fn deliver(&mut self, event: &Arc<CompletionPayload>, before: &[LogCursor]) {
+    fn deliver(&mut self, event: &Arc<CompletionPayload>, before: &[LogReader]) {
         if self.options.is_empty() {
             return;
         }
         self.offer(event, before);
         if let Some(position) = event.position {
             let index = usize::from(position.log.partition.number());
-            self.ring.push(index, before[index].last(), event.clone());
+            self.ring.push(index, before[index].cursor().last(), event.clone());
         }
     }
 
-    fn gap(&mut self, gap: &Gap, before: &[LogCursor]) {
+    fn gap(&mut self, gap: &Gap, before: &[LogReader]) {
         self.counts.gaps[gap.cause as usize] += 1;
         warn_gap(gap);
         self.ring.forget(usize::from(gap.log.partition.number()));

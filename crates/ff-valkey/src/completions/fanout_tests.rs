@@ -19,8 +19,8 @@ fn of(name: &str) -> ScannerFilter {
     ScannerFilter::new().namespace(Namespace::new(name).unwrap())
 }
 
-fn at(seq: u64) -> [LogCursor; 1] {
-    [LogCursor::after(Some(EntryId { epoch: 1, seq }))]
+fn at(seq: u64) -> [LogReader; 1] {
+    [LogReader::new(log(), LogCursor::after(Some(EntryId { epoch: 1, seq })))]
 }
 
 fn channel(capacity: usize) -> (Arc<Queue>, Arc<Queue>) {
@@ -99,7 +99,7 @@ fn subscriptions_with_frames_get_gaps_and_checkpoints_regardless_of_their_filter
     let gap = Gap::new(log(), None, through, GapCause::Trimmed);
     fanout.deliver(&event(3), &at(2));
     fanout.gap(&gap, &at(3));
-    fanout.checkpoint(&at(4).to_vec().into());
+    fanout.checkpoint(&cursors(&at(4)));
     assert_eq!(items(&plain_events).len(), 1);
     let frames = items(&framed_events);
     assert!(matches!(&frames[..], [Item::CaughtUp, Item::Gap(found), Item::Checkpoint(_)] if **found == gap));
@@ -135,7 +135,7 @@ fn a_full_queue_freezes_the_vector_before_the_event_and_spares_the_others() {
     }
     let lagged = fanout.take_lagged();
     assert_eq!((lagged.len(), lagged[0].id, fanout.lagging()), (1, small, 1));
-    assert_eq!(*lagged[0].frontier, at(1));
+    assert_eq!(lagged[0].frontier, cursors(&at(1)));
     assert_eq!((numbers(&small_events), numbers(&large_events)), (vec![0], vec![0, 1, 2]));
     fanout.go_live(small);
     fanout.go_live(small);
@@ -184,7 +184,7 @@ fn a_subscription_to_certain_executions_gets_the_gaps_of_their_partitions_only()
         let log = LogId { partition: Partition::new(partition), ..log() };
         Gap::new(log, None, through, GapCause::Trimmed)
     };
-    let before = vec![LogCursor::default(); 2];
+    let before = [0, 1].map(|partition| LogReader::new(gap_in(partition).log, LogCursor::default()));
     fanout.gap(&gap_in(1), &before);
     fanout.gap(&gap_in(0), &before);
     assert!(matches!(&items(&receiver)[..], [Item::CaughtUp, Item::Gap(gap)] if **gap == gap_in(0)));

@@ -39,7 +39,7 @@ use std::{
 
 use ff_core::{
     CompletionPayload, EntryId, Gap, GapCause, LogId, Partition, PartitionCount, Scope,
-    reader::{EpochEnds, LogCursor, LogReading, Predecessor, Step, Verdict},
+    reader::{self, EpochEnds, LogCursor, LogItem, LogReader, Verdict},
 };
 use ff_script::operations::{Head, Newest};
 use uuid::Uuid;
@@ -57,20 +57,14 @@ const REMEMBERED_PUSHES: usize = 32;
 const ROUND: usize = 4;
 
 /// An entry of a log, pushed or read.
-#[derive(Debug, Clone)]
-pub(crate) struct LogEntry {
-    pub(crate) entry: EntryId,
-    pub(crate) prev: Option<Predecessor>,
-    /// `None` when the log's entry cannot be read.
-    pub(crate) event: Option<Arc<CompletionPayload>>,
-}
+pub(crate) type LogEntry = reader::LogEntry<Arc<CompletionPayload>>;
 
 /// Takes the deliveries, in the order of each log.
 pub(crate) trait Deliver {
     /// `before` is the frontier up to and excluding this event.
-    fn deliver(&mut self, event: &Arc<CompletionPayload>, before: &[LogCursor]);
+    fn deliver(&mut self, event: &Arc<CompletionPayload>, before: &[LogReader]);
     /// Entries are missing, or were rolled back. `before` is the frontier up to and excluding them.
-    fn gap(&mut self, gap: &Gap, before: &[LogCursor]);
+    fn gap(&mut self, gap: &Gap, before: &[LogReader]);
     fn duplicate(&mut self);
     /// A push was given up.
     fn unknown(&mut self, log: LogId, entry: EntryId);
@@ -94,7 +88,6 @@ enum Mode {
 
 #[derive(Debug)]
 struct Reading {
-    at: LogReading,
     held: Deferred,
     want: Want,
     retries: u32,
@@ -141,11 +134,11 @@ enum Sighting {
     Head(EntryId, u64),
 }
 
-/// The cursors of all logs of one scope.
+/// The readers of all logs of one scope.
 #[derive(Debug)]
 pub(crate) struct Frontier {
     scope: Scope,
-    cursors: Vec<LogCursor>,
+    readers: Vec<LogReader>,
     modes: Vec<Mode>,
     /// Logs in [`Mode::Reading`], in the order in which they are served.
     reading: VecDeque<usize>,
@@ -187,7 +180,7 @@ impl Frontier {
         let logs = usize::from(count.get());
         Self {
             scope,
-            cursors: vec![LogCursor::default(); logs],
+            readers: readers(scope, &vec![LogCursor::default(); logs]),
             modes: (0..logs).map(|_| Mode::Starting(Deferred::default())).collect(),
             reading: VecDeque::new(),
             held: 0,
@@ -204,7 +197,7 @@ impl Frontier {
 
     /// The current cursors, shared until one of them changes.
     pub(crate) fn snapshot(&mut self) -> Arc<[LogCursor]> {
-        self.snapshot.get_or_insert_with(|| self.cursors.as_slice().into()).clone()
+        self.snapshot.get_or_insert_with(|| cursors(&self.readers)).clone()
     }
 
     /// The time of the server (ms) up to which everything committed has been delivered; `None` before all logs were
@@ -213,18 +206,16 @@ impl Frontier {
         self.complete_as_of.iter().copied().min().filter(|at| *at > 0)
     }
 
-    pub(crate) fn cursors(&self) -> &[LogCursor] {
-        &self.cursors
+    pub(crate) fn readers(&self) -> &[LogReader] {
+        &self.readers
     }
 
     pub(crate) fn log(&self, index: usize) -> LogId {
-        // There are at most 16,384.
-        let number = u16::try_from(index).unwrap_or(u16::MAX);
-        LogId { partition: Partition::new(number), scope: self.scope }
+        self.readers[index].log()
     }
 
     pub(crate) fn logs(&self) -> Vec<LogId> {
-        (0..self.cursors.len()).map(|index| self.log(index)).collect()
+        self.readers.iter().map(LogReader::log).collect()
     }
 
     /// The logs that are not live.
@@ -234,21 +225,21 @@ impl Frontier {
 
     fn index(&self, log: LogId) -> Option<usize> {
         let index = usize::from(log.partition.number());
-        (log.scope == self.scope && index < self.cursors.len()).then_some(index)
+        (log.scope == self.scope && index < self.readers.len()).then_some(index)
     }
 
     /// Takes a push. `false` if this deployment has no such log.
     pub(crate) fn push(&mut self, log: LogId, shown: LogEntry, out: &mut impl Deliver) -> bool {
         let Some(index) = self.index(log) else { return false };
         match &mut self.modes[index] {
-            Mode::Live => match self.cursors[index].judge(shown.entry, shown.prev) {
+            Mode::Live => match self.readers[index].judge(&shown) {
                 Verdict::Duplicate => {
                     if let Some(pushed) = self.contradicted(index, &shown) {
                         self.read_again(index, pushed.before);
                     }
                     out.duplicate();
                 }
-                Verdict::Deliver => self.deliver_push(index, &shown, out),
+                Verdict::Deliver => self.deliver_push(index, shown, out),
                 Verdict::ReadLog => {
                     self.start_reading(index, Want::Page);
                     self.hold(index, shown);
@@ -262,7 +253,7 @@ impl Frontier {
     /// Takes the positions of all logs, read after the subscription was acknowledged: this process begins there. A log
     /// that could not be read is later read from its start.
     pub(crate) fn starts(&mut self, at_ms: u64, starts: OfEach<LogCursor>, out: &mut impl Deliver) {
-        for (index, start) in starts.into_iter().enumerate().take(self.cursors.len()) {
+        for (index, start) in starts.into_iter().enumerate().take(self.readers.len()) {
             let Mode::Starting(held) = &mut self.modes[index] else { continue };
             let mut held = std::mem::take(held);
             held.before_read = 0;
@@ -272,13 +263,11 @@ impl Frontier {
                     self.empty[index] = start.last().is_none();
                     self.set(index, start);
                     self.complete_as_of[index] = at_ms;
-                    let reading = self.reading_from(index, held, Want::Page);
-                    self.settle(index, reading, out);
+                    self.settle(index, Reading::new(held, Want::Page), out);
                 }
                 Err(error) => {
                     self.set(index, LogCursor::earliest());
-                    let reading = self.reading_from(index, held, Want::Page);
-                    self.put_back(index, reading);
+                    self.put_back(index, Reading::new(held, Want::Page));
                     self.failed(self.log(index), error.to_string());
                 }
             }
@@ -292,14 +281,14 @@ impl Frontier {
             if work.len() == limit {
                 break;
             }
-            let log = LogId { partition: self.log(index).partition, scope: self.scope };
             let Mode::Reading(reading) = &mut self.modes[index] else { continue };
+            let reader = &self.readers[index];
             match reading.want {
                 Want::Page => {
                     reading.held.before_read = reading.held.sightings.len();
-                    work.push(Work::Page(log, reading.at.after()));
+                    work.push(Work::Page(reader.log(), reader.after()));
                 }
-                Want::Epochs => work.push(Work::Epochs(log)),
+                Want::Epochs => work.push(Work::Epochs(reader.log())),
                 Want::Later | Want::Unreadable => {}
             }
         }
@@ -323,29 +312,19 @@ impl Frontier {
     }
 
     /// Takes a page of a log; `is_last` if the log held no more.
-    pub(crate) fn page(&mut self, log: LogId, page: &[LogEntry], is_last: bool, out: &mut impl Deliver) {
+    pub(crate) fn page(&mut self, log: LogId, page: Vec<LogEntry>, is_last: bool, out: &mut impl Deliver) {
         let Some((index, mut reading)) = self.take_reading(log) else { return };
         self.unreadable.remove(&index);
         for shown in page {
-            if let Some(forged) = self.contradicted(index, shown) {
+            if let Some(forged) = self.contradicted(index, &shown) {
                 self.take_back(index, forged, out);
-                reading.at = LogReading::from(log, &self.cursors[index]);
             }
-            let mut moved = self.cursors[index].clone();
-            match reading.at.step(&mut moved, shown.entry, shown.prev) {
-                Step::Skip => {}
-                Step::LookUp => {
-                    reading.want = Want::Epochs;
-                    self.put_back(index, reading);
-                    return;
-                }
-                Step::Deliver(gap) => {
-                    if let Some(gap) = gap {
-                        self.pass_gap(index, &gap, out);
-                    }
-                    self.deliver(index, shown, out);
-                }
-            }
+            let Ok(items) = self.readers[index].read(shown) else {
+                reading.want = Want::Epochs;
+                self.put_back(index, reading);
+                return;
+            };
+            items.for_each(|item| self.hand_out(index, item, out));
         }
         reading.want = Want::Page;
         if is_last { self.settle(index, reading, out) } else { self.put_back(index, reading) }
@@ -355,67 +334,67 @@ impl Frontier {
     pub(crate) fn epochs(&mut self, log: LogId, ends: &EpochEnds, out: &mut impl Deliver) {
         let Some((index, mut reading)) = self.take_reading(log) else { return };
         self.unreadable.remove(&index);
-        let mut back = self.cursors[index].clone();
-        if let Some(undone) = reading.at.resolve(&mut back, ends) {
-            out.gap(&undone, &self.cursors);
-            self.set(index, back);
-            self.pushed[index].clear();
+        if let Some(gap) = self.readers[index].resolve(ends) {
+            self.pass(index, &gap, out);
         }
         reading.want = Want::Page;
         self.put_back(index, reading);
     }
 
     /// Delivers an entry that only a push has announced so far.
-    fn deliver_push(&mut self, index: usize, shown: &LogEntry, out: &mut impl Deliver) {
+    fn deliver_push(&mut self, index: usize, shown: LogEntry, out: &mut impl Deliver) {
         self.confirmed[index] = true;
         if let Some(event) = &shown.event {
+            let (before, execution) = (self.cursor(index).last(), event.execution_id.uuid());
             let pushed = &mut self.pushed[index];
             if pushed.len() == REMEMBERED_PUSHES {
                 pushed.pop_front();
             }
-            let (before, execution) = (self.cursors[index].last(), event.execution_id.uuid());
             pushed.push_back(Pushed { entry: shown.entry, before, execution });
         }
-        self.deliver(index, shown, out);
+        // It follows, so it is read.
+        self.readers[index].read(shown).into_iter().flatten().for_each(|item| self.hand_out(index, item, out));
     }
 
-    fn deliver(&mut self, index: usize, shown: &LogEntry, out: &mut impl Deliver) {
-        let Some(event) = &shown.event else {
-            let cause = GapCause::Unreadable;
-            let after = self.cursors[index].last();
-            return self.pass_gap(index, &Gap::new(self.log(index), after, shown.entry, cause), out);
+    /// Gives an item to the subscriptions, and moves past it.
+    fn hand_out(&mut self, index: usize, item: LogItem<Arc<CompletionPayload>>, out: &mut impl Deliver) {
+        let (entry, event) = match item {
+            LogItem::Event(entry, event) => (entry, event),
+            LogItem::Gap(gap) => return self.pass(index, &gap, out),
         };
-        out.deliver(event, &self.cursors);
-        self.advance(index, shown.entry);
+        out.deliver(&event, &self.readers);
+        self.readers[index].advance(entry);
+        self.empty[index] = false;
+        self.snapshot = None;
         if let Some(at) = event.produced_at_ms {
             let known = &mut self.complete_as_of[index];
             *known = at.max(*known);
         }
     }
 
-    fn pass_gap(&mut self, index: usize, gap: &Gap, out: &mut impl Deliver) {
-        out.gap(gap, &self.cursors);
-        self.advance(index, gap.through);
+    fn pass(&mut self, index: usize, gap: &Gap, out: &mut impl Deliver) {
+        out.gap(gap, &self.readers);
+        self.readers[index].pass(gap);
+        self.snapshot = None;
+        if gap.cause.is_undone() {
+            self.pushed[index].clear();
+        } else {
+            self.empty[index] = false;
+        }
     }
 
-    fn advance(&mut self, index: usize, entry: EntryId) {
-        self.cursors[index].advance(entry);
-        self.empty[index] = false;
-        self.snapshot = None;
+    fn cursor(&self, index: usize) -> &LogCursor {
+        self.readers[index].cursor()
     }
 
     fn set(&mut self, index: usize, cursor: LogCursor) {
-        self.cursors[index] = cursor;
+        self.readers[index] = LogReader::new(self.log(index), cursor);
         self.snapshot = None;
     }
 
-    fn reading_from(&self, index: usize, held: Deferred, want: Want) -> Reading {
-        Reading { at: LogReading::from(self.log(index), &self.cursors[index]), held, want, retries: 0 }
-    }
-
     fn start_reading(&mut self, index: usize, want: Want) {
-        self.modes[index] = Mode::Reading(self.reading_from(index, Deferred::default(), want));
-        self.reading.push_back(index);
+        self.readers[index].restart();
+        self.put_back(index, Reading::new(Deferred::default(), want));
     }
 
     fn take_reading(&mut self, log: LogId) -> Option<(usize, Reading)> {
@@ -475,35 +454,32 @@ impl Frontier {
                 Sighting::Push(shown) => (shown.entry, shown.prev),
                 Sighting::Id(entry) | Sighting::Head(entry, _) => (*entry, None),
             };
-            let cursor = &self.cursors[index];
+            let cursor = self.cursor(index);
             let verdict = match &sighting {
                 // Not a push that may be late: the log ended with it.
                 Sighting::Head(..) if !cursor.has(entry) => Verdict::ReadLog,
                 _ => cursor.judge(entry, prev),
             };
-            match (verdict, &sighting) {
+            match (verdict, sighting) {
                 (Verdict::Duplicate, Sighting::Head(_, at_ms)) => {
                     let known = &mut self.complete_as_of[index];
-                    *known = (*at_ms).max(*known);
+                    *known = at_ms.max(*known);
                 }
                 (Verdict::Duplicate, Sighting::Push(shown)) => {
-                    if let Some(pushed) = self.contradicted(index, shown) {
-                        reading.at = LogReading::from(self.log(index), &LogCursor::after(pushed.before));
+                    if let Some(pushed) = self.contradicted(index, &shown) {
+                        self.readers[index].read_from(pushed.before);
                         reading.want = Want::Page;
                         self.put_back(index, reading);
                         return;
                     }
                 }
                 (Verdict::Duplicate, Sighting::Id(_)) => {}
-                (Verdict::Deliver, Sighting::Push(shown)) => {
-                    self.deliver_push(index, shown, out);
-                    reading.at = LogReading::from(self.log(index), &self.cursors[index]);
-                }
-                (Verdict::ReadLog, _) | (Verdict::Deliver, Sighting::Id(_) | Sighting::Head(..)) => {
-                    match reading.next_want(entry) {
+                (Verdict::Deliver, Sighting::Push(shown)) => self.deliver_push(index, shown, out),
+                (Verdict::ReadLog, sighting) | (Verdict::Deliver, sighting) => {
+                    match reading.next_want(&mut self.readers[index], entry) {
                         Some(want) => {
                             if want == Want::Later {
-                                reading.at = LogReading::from(self.log(index), &self.cursors[index]);
+                                self.readers[index].restart();
                             }
                             reading.want = want;
                             reading.held.sightings.push_front(sighting);
@@ -521,14 +497,29 @@ impl Frontier {
     }
 }
 
+/// The readers of the logs of a scope at these positions.
+pub(crate) fn readers(scope: Scope, cursors: &[LogCursor]) -> Vec<LogReader> {
+    let log = |number| LogId { partition: Partition::new(number), scope };
+    (0..).zip(cursors).map(|(number, cursor)| LogReader::new(log(number), cursor.clone())).collect()
+}
+
+/// The positions of these readers.
+pub(crate) fn cursors(readers: &[LogReader]) -> Arc<[LogCursor]> {
+    readers.iter().map(|reader| reader.cursor().clone()).collect()
+}
+
 impl Reading {
+    const fn new(held: Deferred, want: Want) -> Self {
+        Self { held, want, retries: 0 }
+    }
+
     /// The next step for a sighting that the log, read to its end, does not confirm; `None` to give it up.
-    fn next_want(&mut self, claimed: EntryId) -> Option<Want> {
+    fn next_want(&mut self, reader: &mut LogReader, claimed: EntryId) -> Option<Want> {
         if self.held.before_read == 0 {
             // It arrived after the page was read.
             return Some(Want::Page);
         }
-        if !self.at.is_resolved_for(claimed) {
+        if !reader.is_resolved_for(claimed) {
             return Some(Want::Epochs);
         }
         if self.held.before_retry == 0 {

@@ -28,11 +28,11 @@ impl Out {
 }
 
 impl Deliver for Out {
-    fn deliver(&mut self, event: &Arc<CompletionPayload>, _before: &[LogCursor]) {
+    fn deliver(&mut self, event: &Arc<CompletionPayload>, _before: &[LogReader]) {
         self.numbers.push(number(event));
         self.delivered.extend(event.position.map(|position| Delivered::Entry(position.entry)));
     }
-    fn gap(&mut self, gap: &Gap, _before: &[LogCursor]) {
+    fn gap(&mut self, gap: &Gap, _before: &[LogReader]) {
         self.delivered.push(Delivered::Gap(*gap));
     }
     fn duplicate(&mut self) {}
@@ -59,7 +59,8 @@ fn work(frontier: &mut Frontier, server: &Server, out: &mut Out, limit: usize) -
     match work {
         Work::Page(log, after) => {
             let page = server.page(after, None, limit);
-            frontier.page(log, &page, page.len() < limit, out);
+            let is_last = page.len() < limit;
+            frontier.page(log, page, is_last, out);
         }
         Work::Epochs(log) => frontier.epochs(log, &server.ends(), out),
     }
@@ -130,7 +131,7 @@ fn pushes_during_a_reading_do_not_overtake_it() {
     let page = server.page(after, None, 3);
     frontier.push(the_log(), shown[3].clone(), &mut out);
     assert!(out.numbers.is_empty());
-    frontier.page(log, &page, true, &mut out);
+    frontier.page(log, page, true, &mut out);
     assert_eq!((out.numbers, frontier.reading()), (vec![0, 1, 2, 3], 0));
 }
 
@@ -233,7 +234,7 @@ fn a_lost_tail_is_declared_although_nothing_was_appended_to_the_log_since() {
     let cause = GapCause::HistoryRewritten;
     let undone = Gap::new(the_log(), server.last(), through, cause);
     assert!(matches!(&out.delivered[5..], [Delivered::Gap(gap)] if *gap == undone), "{out:?}");
-    assert_eq!(frontier.cursors()[0].last(), server.last());
+    assert_eq!(frontier.readers()[0].cursor().last(), server.last());
 }
 
 #[test]

@@ -254,6 +254,10 @@ impl Hub {
         &self.unpositioned
     }
 
+    pub(crate) const fn scope(&self) -> Scope {
+        self.scope
+    }
+
     pub(crate) fn source(&self) -> &dyn LogSource {
         &*self.source
     }
@@ -457,7 +461,7 @@ impl Hub {
                 };
                 let is_last = entries.len() < PAGE;
                 let entries: Vec<LogEntry> = entries.collect();
-                self.with_state(|State { frontier, fanout }| frontier.page(page.log, &entries, is_last, fanout));
+                self.with_state(|State { frontier, fanout }| frontier.page(page.log, entries, is_last, fanout));
                 // Streams consume their queues before the queues get more.
                 tokio::task::yield_now().await;
             }

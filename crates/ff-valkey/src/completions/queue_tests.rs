@@ -198,8 +198,9 @@ impl History {
                 let undone = self.entries.split_off(self.entries.len().saturating_sub(count));
                 let through = *undone.last()?;
                 let after = self.entries.last().copied();
-                self.cursor.rewind(after);
-                Some(Item::Gap(Arc::new(Gap::new(self.log, after, through, GapCause::HistoryRewritten))))
+                let gap = Gap::new(self.log, after, through, GapCause::HistoryRewritten);
+                self.cursor.pass(&gap);
+                Some(Item::Gap(Arc::new(gap)))
             }
             Event::Checkpoint | Event::Poll(_) => None,
         }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use ff_core::{CompletionPayload, EntryId, reader::LogCursor};
+use ff_core::{CompletionPayload, EntryId, reader::LogReader};
 
 /// At most this many events, and about this many bytes of them with all that they hold, are kept.
 const EVENTS: usize = 4096;
@@ -62,12 +62,12 @@ impl Ring {
 
     /// All deliveries of the logs `behind` after the positions in `frontier`, in order; `None` if some are no longer
     /// here, or if they include an entry that was rolled back for the reader.
-    pub(crate) fn after(&self, behind: &[usize], frontier: &[LogCursor]) -> Option<Vec<&Arc<CompletionPayload>>> {
+    pub(crate) fn after(&self, behind: &[usize], frontier: &[LogReader]) -> Option<Vec<&Arc<CompletionPayload>>> {
         let mut found: HashMap<usize, bool> = behind.iter().map(|index| (*index, false)).collect();
         let mut missing = Vec::new();
         for recent in &self.recent {
             let Some(found) = found.get_mut(&recent.index) else { continue };
-            let cursor = &frontier[recent.index];
+            let cursor = frontier[recent.index].cursor();
             *found |= recent.before == cursor.last();
             if *found {
                 if recent.event.position.is_some_and(|position| cursor.had(position.entry)) {
@@ -82,7 +82,7 @@ impl Ring {
 
 #[cfg(test)]
 mod tests {
-    use ff_core::{ExecutionId, Outcome, PartitionCount};
+    use ff_core::{ExecutionId, LogId, Outcome, Partition, PartitionCount, Scope, reader::LogCursor};
 
     use super::*;
 
@@ -102,7 +102,11 @@ mod tests {
         ring.push(1, None, events[1].clone());
         ring.push(0, at(1), events[2].clone());
         ring.push(0, at(2), events[3].clone());
-        let frontier = [LogCursor::after(at(1)), LogCursor::after(None)];
+        let reader = |number, last| {
+            let log = LogId { partition: Partition::new(number), scope: Scope::Flows };
+            LogReader::new(log, LogCursor::after(last))
+        };
+        let frontier = [reader(0, at(1)), reader(1, None)];
         let same = |found: Vec<&Arc<CompletionPayload>>, expected: &[usize]| {
             found.len() == expected.len() && found.iter().zip(expected).all(|(f, e)| Arc::ptr_eq(f, &events[*e]))
         };

@@ -72,14 +72,14 @@ impl Place {
             }
             Item::Gap(gap) => {
                 if let Some(cursor) = self.cursor(gap.log) {
-                    if gap.cause.is_undone() { cursor.rewind(gap.after) } else { cursor.advance(gap.through) }
+                    cursor.pass(&gap);
                 }
                 Some(Frame::Gap(*gap))
             }
             Item::Dropped(log, through) => {
                 let cursor = self.cursor(log)?;
                 let gap = Gap::new(log, cursor.last(), through, GapCause::Overflow);
-                cursor.advance(through);
+                cursor.pass(&gap);
                 telemetry::count_cause(telemetry::GAPS, GapCause::Overflow.as_str(), 1);
                 Some(Frame::Gap(gap))
             }

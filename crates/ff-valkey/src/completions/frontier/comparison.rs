@@ -6,8 +6,8 @@ impl Frontier {
     /// Plans a comparison of the heads: of all logs, or of those without a push since the previous comparison.
     pub(crate) fn compare(&mut self, all: bool) -> Comparison {
         self.read_overdue();
-        let confirmed = std::mem::replace(&mut self.confirmed, vec![false; self.cursors.len()]);
-        let logs = (0..self.cursors.len()).filter(|index| all || !confirmed[*index]);
+        let confirmed = std::mem::replace(&mut self.confirmed, vec![false; self.readers.len()]);
+        let logs = (0..self.readers.len()).filter(|index| all || !confirmed[*index]);
         let logs = logs.map(|index| self.known(index)).collect();
         Comparison { logs, before: self.snapshot(), confirmed, turn: self.turn, appended: None }
     }
@@ -15,7 +15,7 @@ impl Frontier {
     /// Extends a comparison to all logs, because the server process that answered is not the previous one. The pushes
     /// came from the previous process, and the log may have lost them since.
     pub(crate) fn widen(&self, comparison: &mut Comparison) {
-        comparison.logs = (0..self.cursors.len()).map(|index| self.known(index)).collect();
+        comparison.logs = (0..self.readers.len()).map(|index| self.known(index)).collect();
     }
 
     /// A comparison failed: the next one covers the same logs.
@@ -29,7 +29,7 @@ impl Frontier {
     /// Narrows a comparison once the server has reported to which logs it has appended. Beside these it keeps the logs
     /// in turn, the logs whose pushes the server does not know of, and the logs that cannot be read.
     pub(crate) fn narrow(&mut self, comparison: &mut Comparison, appended: Vec<(LogId, Newest)>) {
-        let count = self.cursors.len();
+        let count = self.readers.len();
         let mut is_told = vec![false; count];
         for index in appended.iter().filter_map(|(log, _)| self.index(*log)) {
             is_told[index] = true;
@@ -52,14 +52,14 @@ impl Frontier {
             let pushed = self.pushed[index].iter().rfind(|pushed| pushed.entry == entry);
             Newest { entry, execution: pushed.map(|pushed| pushed.execution) }
         };
-        (self.log(index), self.cursors[index].last().map(has))
+        (self.log(index), self.cursor(index).last().map(has))
     }
 
     /// Takes the heads that were requested; `at_ms` is the server's time (ms) before the request. Returns whether one
     /// of them lies beyond all received pushes.
     pub(crate) fn heads(&mut self, asked: &Comparison, at_ms: u64, heads: OfEach<Head>) -> bool {
         let mut beyond = false;
-        let mut is_told = vec![false; self.cursors.len()];
+        let mut is_told = vec![false; self.readers.len()];
         for (log, newest) in asked.appended.iter().flatten() {
             let Some(index) = self.index(*log) else { continue };
             is_told[index] = true;
@@ -69,7 +69,7 @@ impl Frontier {
             }
             // The log advances while it is compared: a missing entry is in transit, or lost.
             self.check(index, *newest);
-            if self.cursors[index].has(newest.entry) {
+            if self.cursor(index).has(newest.entry) {
                 self.complete_up_to(index, at_ms);
             } else {
                 self.overdue.push((index, newest.entry, at_ms));
@@ -102,7 +102,7 @@ impl Frontier {
     /// Reads the logs whose pushes were in transit and have not arrived: the server reports each entry only once.
     pub(crate) fn read_overdue(&mut self) {
         for (index, entry, at_ms) in std::mem::take(&mut self.overdue) {
-            if self.cursors[index].has(entry) {
+            if self.cursor(index).has(entry) {
                 self.complete_up_to(index, at_ms);
                 continue;
             }
@@ -132,7 +132,7 @@ impl Frontier {
             Some(head) if before.last() == Some(head) => self.complete_up_to(index, at_ms),
             // The cursor had passed it before the request: the log has lost what followed.
             Some(head) if before.has(head) => self.look_up(index),
-            Some(head) if self.cursors[index].has(head) => self.complete_up_to(index, at_ms),
+            Some(head) if self.cursor(index).has(head) => self.complete_up_to(index, at_ms),
             Some(head) => {
                 let is_live = matches!(self.modes[index], Mode::Live);
                 if is_live {
@@ -169,23 +169,18 @@ impl Frontier {
         if matches!(self.modes[index], Mode::Live) {
             self.start_reading(index, Want::Page);
         }
-        let at = LogReading::from(self.log(index), &LogCursor::after(before));
         if let Mode::Reading(reading) = &mut self.modes[index]
             && reading.want != Want::Unreadable
         {
-            (reading.at, reading.want) = (at, Want::Page);
+            reading.want = Want::Page;
+            self.readers[index].read_from(before);
         }
     }
 
     /// Takes back what was delivered from a forged push on.
     pub(super) fn take_back(&mut self, index: usize, forged: Pushed, out: &mut impl Deliver) {
-        let Some(through) = self.cursors[index].last() else { return };
-        let gap = Gap::new(self.log(index), forged.before, through, GapCause::Forged);
-        out.gap(&gap, &self.cursors);
-        let mut back = self.cursors[index].clone();
-        back.retract(forged.before);
-        self.set(index, back);
-        self.pushed[index].clear();
+        let Some(through) = self.cursor(index).last() else { return };
+        self.pass(index, &Gap::new(self.log(index), forged.before, through, GapCause::Forged), out);
     }
 
     /// A log could not be read, for this reason.
