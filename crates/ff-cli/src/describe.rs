@@ -74,7 +74,7 @@ struct Fields(Table);
 
 impl Fields {
     fn add(&mut self, name: &str, value: impl ToString) {
-        self.0.add_row([name.to_owned(), value.to_string()]);
+        self.0.add_row([name.to_owned(), text::escaped(&value.to_string())]);
     }
 
     fn add_some(&mut self, name: &str, value: Option<impl ToString>) {
@@ -118,10 +118,10 @@ fn execution_text(execution: &ExecutionSnapshot) -> String {
     shown
 }
 
-/// A result for a terminal: control characters other than line breaks and tabs are left out.
+/// A result for a terminal: active characters other than line breaks and tabs are left out.
 fn printable(result: &Bytes) -> String {
-    let text = String::from_utf8_lossy(result);
-    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
+    let result = String::from_utf8_lossy(result);
+    result.chars().filter(|c| !text::is_active(*c) || matches!(c, '\n' | '\t')).collect()
 }
 
 fn flow_text(flow: &FlowSnapshot) -> String {
@@ -135,7 +135,7 @@ fn flow_text(flow: &FlowSnapshot) -> String {
     fields.add_some("ended", flow.completed_at_ms.map(text::timestamp));
     let mut members = text::table_of(["name", "state", "execution"]);
     for member in &flow.members {
-        members.add_row([member.name.clone(), member.state.to_string(), member.execution_id.to_string()]);
+        members.add_row([text::escaped(&member.name), member.state.to_string(), member.execution_id.to_string()]);
     }
     format!("{}\n\n{}", fields.0.trim_fmt(), members.trim_fmt())
 }

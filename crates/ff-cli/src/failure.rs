@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt, process::ExitCode};
 
 use ff_core::EngineError;
 
-use crate::text::without_error_numbers;
+use crate::text::{is_active, without_error_numbers};
 
 /// The exit codes of `ff`, beside 0.
 pub(crate) mod code {
@@ -108,7 +108,7 @@ pub(crate) fn one_line(text: &str) -> String {
             line.push(' ');
         }
         for c in word.chars() {
-            if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+            if is_active(c) { line.extend(c.escape_default()) } else { line.push(c) }
         }
     }
     line

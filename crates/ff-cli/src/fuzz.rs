@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     failure::CliError,
-    plan::{NAME_TAG, Plan},
+    plan::{NAME_TAG, Plan, load},
     work::Work,
 };
 
@@ -97,7 +97,7 @@ fn works(plan: &Plan) -> impl Iterator<Item = Work> {
 /// An accepted flow can be submitted in every run. A refused one gives one short line that begins with the file and
 /// does not mention what `ff` itself would have added.
 fn read(file: &str, bytes: &[u8]) -> Option<Plan> {
-    match Plan::parse(Path::new(file), bytes.to_vec(), None) {
+    match load::from_bytes(Path::new(file), bytes.to_vec(), None) {
         Ok(plan) => {
             let flow = plan.submission(Uuid::from_u128(u128::MAX), None).expect("it was checked");
             let topology = flow.topology().expect("it was checked");

@@ -51,6 +51,9 @@ pub fn main() -> ExitCode {
     if arguments.next().is_some_and(|first| first == work::supervisor::ARGUMENT) && arguments.next().is_none() {
         return work::supervisor::main();
     }
+    if let Err(error) = out::check() {
+        return report(&error);
+    }
     let parsed = Cli::command().try_get_matches().and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let (cli, matches) = match parsed {
         Ok(parsed) => parsed,
@@ -70,6 +73,7 @@ pub fn main() -> ExitCode {
     let outcome = runtime.block_on(execute(cli));
     // Tasks that still wait for the server or a terminal must not delay the end.
     runtime.shutdown_background();
+    work::end_last();
     ended(outcome)
 }
 

@@ -11,6 +11,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
+    fs::OFlags,
     io::Errno,
 };
 use serde::Serialize;
@@ -27,6 +28,19 @@ pub(crate) enum Reader {
     Listening,
     /// The reader has closed stdout, or writing fails.
     Gone,
+}
+
+/// Refuses a stdout to which nothing can be written. Writing to it would succeed without effect.
+///
+/// # Errors
+/// If stdout is closed (see `closed_stdout.c`), or open for reading only.
+pub(crate) fn check() -> Result<(), CliError> {
+    match rustix::fs::fcntl_getfl(io::stdout().as_fd()) {
+        Ok(flags) if flags & OFlags::RWMODE == OFlags::RDONLY => {
+            Err(CliError::usage("stdout is closed or read-only", "redirect it to /dev/null to print nothing"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Prints one line on stdout.

@@ -103,6 +103,20 @@ pub(crate) fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
+/// Whether a terminal would not show the character but act on it, or read the line in another order.
+pub(crate) fn is_active(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A text of others, safe for a terminal and for programs that read lines: active characters are shown escaped.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_active(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
+}
+
 /// One line of a program's output, safe for a terminal: escape sequences are removed, other control characters are
 /// shown escaped, and of text that overwrote itself the last version is kept.
 pub(crate) fn for_terminal(line: &str) -> String {
@@ -112,10 +126,7 @@ pub(crate) fn for_terminal(line: &str) -> String {
     for c in last.chars() {
         match c {
             '\t' => shown.push_str("    "),
-            // Direction marks could make a line read as another.
-            c if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
-                shown.extend(c.escape_default());
-            }
+            c if is_active(c) => shown.extend(c.escape_default()),
             c => shown.push(c),
         }
     }

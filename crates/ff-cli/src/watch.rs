@@ -133,14 +133,14 @@ fn line(completion: &CompletionPayload) -> String {
         add(namespace.as_str());
     }
     if let Some(name) = completion.tags.get(NAME_TAG) {
-        add(name);
+        add(&text::escaped(name));
     }
     add(&completion.execution_id.to_string());
     if completion.attempt > 1 {
         add(&format!("attempt {}", completion.attempt));
     }
     for (key, value) in completion.tags.iter().filter(|(key, _)| !key.starts_with(RESERVED_TAGS)) {
-        add(&format!("{key}={value}"));
+        add(&text::escaped(&format!("{key}={value}")));
     }
     if let Some(reason) = &completion.reason {
         add(&one_line(reason));

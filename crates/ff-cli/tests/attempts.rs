@@ -4,7 +4,11 @@
 
 mod support;
 
-use std::{path::Path, process::Child};
+use std::{
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::Child,
+};
 
 use rustix::process::Signal;
 use support::{
@@ -192,6 +196,51 @@ async fn no_process_of_an_attempt_survives_its_run_being_killed() {
     finish(child).await;
     processes.until_gone().await;
     mark.until_gone().await;
+}
+
+/// The marked processes with this name.
+fn named(mark: &Mark, name: &str) -> Vec<rustix::process::Pid> {
+    let is_named = |pid: &rustix::process::Pid| {
+        let path = format!("/proc/{}/comm", pid.as_raw_nonzero());
+        std::fs::read_to_string(path).is_ok_and(|comm| comm.trim_end() == name)
+    };
+    mark.processes().into_iter().map(|(pid, _)| pid).filter(is_named).collect()
+}
+
+#[tokio::test]
+async fn no_process_of_an_attempt_survives_the_end_of_every_process_that_is_called_ff() {
+    let directory = tempfile::tempdir().unwrap();
+    let mark = Mark::new();
+    let (child, processes) = stubborn_run(directory.path(), &mark).await;
+    assert_eq!(processes.left().len(), 4);
+    for pid in named(&mark, "ff") {
+        rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    }
+    finish(child).await;
+    processes.until_gone().await;
+    mark.until_gone().await;
+}
+
+#[tokio::test]
+async fn no_process_of_an_attempt_survives_two_signals_and_a_killed_supervisor() {
+    for _ in 0..3 {
+        let directory = tempfile::tempdir().unwrap();
+        let mark = Mark::new();
+        let (mut child, processes) = stubborn_run(directory.path(), &mark).await;
+        assert_eq!(processes.left().len(), 4);
+        send(&child, Signal::INT);
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut shown = String::new();
+        while !shown.contains("Ctrl-C again") {
+            assert!(stdout.read_line(&mut shown).unwrap() > 0, "{shown}");
+        }
+        for pid in named(&mark, "supervisor") {
+            rustix::process::kill_process(pid, Signal::KILL).unwrap();
+        }
+        send(&child, Signal::INT);
+        finish(child).await;
+        processes.until_gone().await;
+    }
 }
 
 #[tokio::test]

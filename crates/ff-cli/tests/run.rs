@@ -157,6 +157,57 @@ async fn a_member_whose_record_is_deleted_fails_with_this_cause_under_its_name()
 }
 
 #[tokio::test]
+async fn a_flow_that_the_server_has_lost_is_not_offered_to_be_resumed() {
+    let server = TestServer::start().await.unwrap();
+    let (_directory, path) = file("flow.yaml", "executions: {a: {run: sleep 60}}");
+    let child = command(&["run", &path, "--json", "--url", server.url()]).spawn().unwrap();
+    until_running(&server).await;
+    server.command(&["FLUSHALL"]).await.unwrap();
+    let finished = finish(child).await;
+    let said = finished.stderr.lines().last().unwrap_or_default();
+    assert_eq!(finished.code, 1, "{finished:?}");
+    assert!(said.contains("no longer has it") && !said.contains("--resume"), "{said}");
+}
+
+#[tokio::test]
+async fn a_run_with_an_execution_that_was_cancelled_elsewhere_has_not_succeeded() {
+    let server = TestServer::start().await.unwrap();
+    let yaml = "executions:\n  build: {run: sleep 60}\n  deploy: {run: echo deployed, needs: [build]}\n";
+    let (_directory, path) = file("flow.yaml", yaml);
+    let mut child = command(&["run", &path, "--json", "--url", server.url()]).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    let started: serde_json::Value = serde_json::from_str(&line).unwrap();
+    until_running(&server).await;
+    let flow_id = started["flow_id"].as_str().unwrap().parse().unwrap();
+    let build = ExecutionId::member(flow_id, "build", PartitionCount::DEFAULT).to_string();
+    ff(&["cancel", &build, "--url", server.url()]).await.ok();
+    let rest = tokio::task::spawn_blocking(move || std::io::read_to_string(stdout).unwrap());
+    let finished = finish(child).await;
+    let rest = rest.await.unwrap();
+    let summary: serde_json::Value = serde_json::from_str(rest.lines().last().unwrap()).unwrap();
+    assert_eq!(finished.code, 130, "{finished:?}");
+    assert_eq!(summary["state"], "cancelled");
+    assert_eq!(summary["outcomes"], serde_json::json!({"cancelled": 1, "skipped": 1}));
+}
+
+/// Every call of the run fails meanwhile.
+#[tokio::test]
+async fn an_outage_during_a_run_is_logged_in_two_lines() {
+    let server = TestServer::start().await.unwrap();
+    let (_directory, path) = file("flow.yaml", "executions: {a: {run: sleep 12, retries: 1}}");
+    let child = command(&["run", &path, "--json", "--url", server.url()]).spawn().unwrap();
+    until_running(&server).await;
+    server.command(&["REPLICAOF", "127.0.0.1", "1"]).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    server.command(&["REPLICAOF", "NO", "ONE"]).await.unwrap();
+    let finished = finish(child).await.ok();
+    let lines: Vec<_> = finished.stderr.lines().collect();
+    assert!(lines.len() == 2 && lines[0].contains(" lost: ") && lines[1].contains(" is back after "), "{finished:?}");
+}
+
+#[tokio::test]
 async fn outputs_are_kept_per_attempt_and_as_the_result() {
     let server = TestServer::start().await.unwrap();
     let kept = tempfile::tempdir().unwrap();

@@ -12,6 +12,7 @@ use ff_script::{
 use super::{
     facts::{Fact, LogTotals, Logs, Permissions, ServerFacts, ServerSettings},
     finding::Finding,
+    refusals,
 };
 use crate::text;
 
@@ -27,20 +28,30 @@ const RETENTION: std::time::Duration = std::time::Duration::from_secs(24 * 3600)
 pub(super) fn all(facts: &ServerFacts) -> Vec<Finding> {
     let mut findings =
         vec![server(facts), role(facts), clock(&facts.clock_ahead_ms), library(&facts.library), persistence(facts)];
-    findings.extend(cluster_down(facts));
+    findings.extend(refusals::all(facts));
     findings.extend(torn_file(facts));
     findings.push(memory(facts));
     findings.push(output_buffers(&facts.settings));
     findings.extend(permissions(&facts.permissions));
-    findings.push(match &facts.partitions {
-        Ok(Some(count)) => Finding::ok("partitions", format!("{} recorded", count.get())),
-        Ok(None) => Finding::ok("partitions", "none recorded yet; the first program that connects fixes their number"),
-        Err(why) => Finding::unknown("partitions", why, "grant reading the keys: ~ff:* +@read"),
-    });
-    let partitions = facts.partitions.clone().ok().flatten().unwrap_or_default().get();
-    findings.extend(logs(&facts.logs, partitions, max_memory(facts)));
+    findings.push(partitions(facts));
+    let recorded = facts.partitions.clone().ok().flatten().unwrap_or_default().get();
+    findings.extend(logs(&facts.logs, recorded, max_memory(facts)));
     findings.push(engines(&facts.engines));
     findings
+}
+
+fn partitions(facts: &ServerFacts) -> Finding {
+    const TOPIC: &str = "partitions";
+    match (&facts.partitions, facts.wanted_partitions) {
+        (Ok(Some(count)), Some(wanted)) if *count != wanted => Finding::bad(
+            TOPIC,
+            format!("{} recorded: a program that asks for {} cannot connect", count.get(), wanted.get()),
+            format!("--partitions {} (FF_PARTITIONS), or leave it out; the count cannot be changed", count.get()),
+        ),
+        (Ok(Some(count)), _) => Finding::ok(TOPIC, format!("{} recorded", count.get())),
+        (Ok(None), _) => Finding::ok(TOPIC, "none recorded yet; the first program that connects fixes their number"),
+        (Err(why), _) => Finding::unknown(TOPIC, why, "grant reading the keys: ~ff:* +@read"),
+    }
 }
 
 /// Without an engine no delay, retry, deadline or lost lease takes effect. Whether one should be running is not known
@@ -113,30 +124,14 @@ fn role(facts: &ServerFacts) -> Finding {
     }
 }
 
-/// A node of a cluster that is down and refuses all calls.
-fn cluster_down(facts: &ServerFacts) -> Option<Finding> {
-    let refusals = [
-        facts.library.as_ref().err(),
-        facts.partitions.as_ref().err(),
-        facts.logs.as_ref().err(),
-        facts.engines.as_ref().err(),
-    ];
-    refusals.into_iter().flatten().any(|why| why.contains("CLUSTERDOWN")).then(|| {
-        Finding::bad(
-            "cluster",
-            "it is down and refuses calls (CLUSTERDOWN): not every slot has a reachable primary",
-            "valkey-cli --cluster check HOST:PORT lists the slots; start their primaries, or assign them with --cluster fix",
-        )
-    })
-}
-
 /// Versions that were observed to truncate a torn append-only file within a transaction.
 fn torn_file(facts: &ServerFacts) -> Option<Finding> {
     let version = facts.version.as_ref().ok()?;
     let (major, minor, _) = version.version;
     let cuts = matches!((version.name.as_str(), major, minor), ("valkey", 8, 0) | ("redis", 7, 0));
     let appends = facts.persistence.as_ref().is_ok_and(|info| info.get("aof_enabled").is_some_and(|on| on == "1"));
-    (cuts && appends).then(|| {
+    let loads = !matches!(&facts.settings.load_truncated, Ok(Some(setting)) if setting == "no");
+    (cuts && appends && loads).then(|| {
         Finding::warn(
             "torn file",
             format!(
@@ -149,7 +144,7 @@ fn torn_file(facts: &ServerFacts) -> Option<Finding> {
     })
 }
 
-fn field<'a>(info: &'a std::collections::BTreeMap<String, String>, name: &str) -> &'a str {
+pub(super) fn field<'a>(info: &'a std::collections::BTreeMap<String, String>, name: &str) -> &'a str {
     info.get(name).map_or("?", String::as_str)
 }
 
@@ -176,6 +171,10 @@ fn persistence(facts: &ServerFacts) -> Finding {
     };
     if info.get("aof_last_write_status").is_some_and(|status| status != "ok") {
         return Finding::bad(TOPIC, "the last write to the append-only file failed", "check the server's disk and log");
+    }
+    let snapshots = matches!(&facts.settings.save, Ok(Some(save)) if !save.is_empty());
+    if snapshots && info.get("rdb_last_bgsave_status").is_some_and(|status| status != "ok") {
+        return Finding::bad(TOPIC, "the last snapshot failed", "check the server's disk and log, then BGSAVE");
     }
     if info.get("aof_enabled").is_some_and(|on| on == "1") {
         return match &facts.settings.append_fsync {
@@ -226,9 +225,7 @@ fn memory(facts: &ServerFacts) -> Finding {
     let limit = max_memory(facts);
     let limited = limit.map_or_else(|| "no limit".to_owned(), |limit| format!("limit {}", text::bytes(limit)));
     let used: u64 = info.get("used_memory").and_then(|used| used.parse().ok()).unwrap_or(0);
-    if let ("noeviction", Some(limit)) = (policy, limit)
-        && used > limit / 100 * SHORT
-    {
+    if let Some(limit) = limit.filter(|limit| !policy.starts_with("allkeys") && used > limit / 100 * SHORT) {
         const FREE: &str = "raise maxmemory, or keep less: shorter logs and retention";
         let says = format!("{} used, {limited}", text::bytes(used));
         return if used > limit {

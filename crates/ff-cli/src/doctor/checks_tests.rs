@@ -34,9 +34,12 @@ fn good() -> ServerFacts {
             append_fsync: Ok(Some("always".into())),
             save: Ok(Some(String::new())),
             output_buffers: Ok(Some("normal 0 0 0 slave 268435456 67108864 60 pubsub 33554432 8388608 60".into())),
+            required_replicas: Ok(Some("0".into())),
+            load_truncated: Ok(Some("yes".into())),
         },
         permissions: Ok(lacking([&[]; 4])),
         partitions: Ok(Some(PartitionCount::DEFAULT)),
+        wanted_partitions: None,
         logs: Ok(Logs {
             flows: LogTotals { entries: 10, bytes: 3_000, logs: 2, ..capacity(Scope::Flows) },
             solo: capacity(Scope::Solo),
@@ -114,15 +117,49 @@ fn eviction_is_bad_with_a_limit_and_a_warning_without() {
 
 #[test]
 fn memory_over_the_limit_is_bad_and_near_it_a_warning() {
-    let used = |used: &'static str| {
+    let used = |policy: &'static str, used: &'static str| {
         move |facts: &mut ServerFacts| {
-            let memory = [("maxmemory", "1000000000000"), ("maxmemory_policy", "noeviction"), ("used_memory", used)];
+            let memory = [("maxmemory", "1000000000000"), ("maxmemory_policy", policy), ("used_memory", used)];
             facts.memory = Ok(map(&memory));
         }
     };
-    assert!(matches!(one(used("1000000000001")), (Level::Bad, text) if text.contains("are refused")));
-    assert_eq!(one(used("950000000000")).0, Level::Warn);
-    assert_eq!(trouble(used("500000000000")), []);
+    // Nothing of FlowFabric can be evicted by a policy for volatile keys either.
+    for policy in ["noeviction", "volatile-lru"] {
+        assert!(matches!(one(used(policy, "1000000000001")), (Level::Bad, text) if text.contains("are refused")));
+        assert_eq!(one(used(policy, "950000000000")).0, Level::Warn);
+    }
+    assert_eq!(trouble(used("noeviction", "500000000000")), []);
+}
+
+#[test]
+fn a_primary_with_too_few_replicas_to_write_is_bad() {
+    let required = |required: &'static str, good: &'static str| {
+        move |facts: &mut ServerFacts| {
+            facts.settings.required_replicas = Ok(Some(required.into()));
+            facts.replication = Ok(map(&[("role", "master"), ("min_slaves_good_slaves", good)]));
+        }
+    };
+    assert!(matches!(one(required("2", "1")), (Level::Bad, text) if text.contains("NOREPLICAS")));
+    assert_eq!(trouble(required("2", "2")), []);
+}
+
+#[test]
+fn a_failed_snapshot_is_bad_if_the_server_takes_snapshots() {
+    let failed = |save: &'static str| {
+        move |facts: &mut ServerFacts| {
+            facts.settings.save = Ok(Some(save.into()));
+            facts.persistence = Ok(map(&[("aof_enabled", "1"), ("rdb_last_bgsave_status", "err")]));
+        }
+    };
+    assert!(matches!(one(failed("3600 1")), (Level::Bad, text) if text.contains("the last snapshot failed")));
+    assert_eq!(trouble(failed("")), []);
+}
+
+#[test]
+fn another_partition_count_than_the_recorded_one_is_bad() {
+    let wanted = |count| move |facts: &mut ServerFacts| facts.wanted_partitions = PartitionCount::new(count).ok();
+    assert!(matches!(one(wanted(7)), (Level::Bad, text) if text.contains("--partitions 256")));
+    assert_eq!(trouble(wanted(256)), []);
 }
 
 #[test]
@@ -147,6 +184,11 @@ fn versions_that_truncate_a_torn_file_within_a_transaction_are_reported_if_there
         facts.persistence = Ok(map(&[("aof_enabled", "0")]));
     });
     assert!(found.iter().all(|f| f.topic != "torn file"), "{found:?}");
+    let fixed = |facts: &mut ServerFacts| {
+        server("valkey", (8, 0, 1))(facts);
+        facts.settings.load_truncated = Ok(Some("no".into()));
+    };
+    assert_eq!(trouble(fixed), []);
 }
 
 #[test]

@@ -30,17 +30,24 @@ pub(super) struct ServerFacts {
     pub(super) memory: Fact<BTreeMap<String, String>>,
     pub(super) settings: ServerSettings,
     pub(super) permissions: Fact<Permissions>,
+    /// As recorded on the server.
     pub(super) partitions: Fact<Option<PartitionCount>>,
+    /// As given by the user.
+    pub(super) wanted_partitions: Option<PartitionCount>,
     pub(super) logs: Fact<Logs>,
     /// The names of the running engines.
     pub(super) engines: Fact<Vec<String>>,
 }
 
-/// ServerSettings that INFO does not show completely.
+/// Settings that INFO does not show completely.
 pub(super) struct ServerSettings {
     pub(super) append_fsync: Fact<Option<String>>,
     pub(super) save: Fact<Option<String>>,
     pub(super) output_buffers: Fact<Option<String>>,
+    /// `min-replicas-to-write`.
+    pub(super) required_replicas: Fact<Option<String>>,
+    /// `aof-load-truncated`.
+    pub(super) load_truncated: Fact<Option<String>>,
 }
 
 /// What the connected user may do.
@@ -97,11 +104,14 @@ impl ServerFacts {
                 append_fsync: fact(host.setting("appendfsync").await),
                 save: fact(host.setting("save").await),
                 output_buffers: fact(host.setting("client-output-buffer-limit").await),
+                required_replicas: fact(host.setting("min-replicas-to-write").await),
+                load_truncated: fact(host.setting("aof-load-truncated").await),
             },
             permissions: fact(permissions(host).await),
             logs: fact(logs(host, count, sample).await),
             engines: fact(host.engines().await),
             partitions,
+            wanted_partitions: host.config().partition_count,
         }
     }
 }

@@ -4,6 +4,7 @@
 mod checks;
 mod facts;
 mod finding;
+mod refusals;
 
 use std::process::ExitCode;
 

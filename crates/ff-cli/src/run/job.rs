@@ -23,7 +23,7 @@ use crate::{
     cli::RunArgs,
     connect::ConnectArgs,
     failure::CliError,
-    plan::{Plan, RUN_TAG, run_key},
+    plan::{Plan, RUN_TAG, load, run_key},
     work::{Work, stop},
 };
 
@@ -85,7 +85,7 @@ pub(super) fn request_of(args: &RunArgs) -> Result<RunRequest, CliError> {
         (_, Some(flow_id)) => Ok(RunRequest::Resume(flow_id)),
         (Some(path), None) => {
             let run = Uuid::now_v7();
-            let plan = Plan::load(path, args.time_scale)?;
+            let plan = load::from_path(path, args.time_scale)?;
             let flow = plan.submission(run, args.namespace.clone())?;
             Ok(RunRequest::New { plan, run, flow })
         }

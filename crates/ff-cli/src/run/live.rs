@@ -8,8 +8,8 @@ use ff_core::Outcome;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{
+    details::details,
     tracker::{Member, MemberState, Tracker},
-    view::details,
 };
 use crate::{log, text, watch::coloured};
 
@@ -52,13 +52,18 @@ pub(super) struct Live {
 }
 
 impl Live {
-    pub(super) fn new(tracker: &Tracker) -> Self {
-        let longest = tracker.members.iter().map(|member| console::measure_text_width(&member.name)).max();
+    /// A display on stdout, if that is a terminal that can redraw lines.
+    pub(super) fn new(tracker: &Tracker) -> Option<Self> {
         let target = ProgressDrawTarget::stdout_with_hz(12);
+        if target.is_hidden() {
+            return None;
+        }
+        let longest =
+            tracker.members.iter().map(|member| console::measure_text_width(&without_joiners(&member.name))).max();
         let mut live = Self::on(target, tracker.members.len(), longest.unwrap_or(0));
         live.fit(Term::stdout().size(), tracker.members.len());
         log::above(Some(live.screen.clone()));
-        live
+        Some(live)
     }
 
     fn on(target: ProgressDrawTarget, members: usize, longest_name: usize) -> Self {
@@ -74,7 +79,7 @@ impl Live {
         }
         self.size = size;
         let (rows, columns) = (usize::from(size.0), usize::from(size.1));
-        let count = members.min(rows.saturating_sub(RESERVED_ROWS).max(3));
+        let count = members.min(rows.saturating_sub(RESERVED_ROWS).max(1));
         for line in self.lines.drain(count.min(self.lines.len())..) {
             self.screen.remove(&line);
         }
@@ -145,7 +150,8 @@ impl Live {
     }
 
     fn line(&self, member: &Member, now: Duration) -> String {
-        let name = console::truncate_str(&member.name, self.name_width, "…");
+        let name = without_joiners(&member.name);
+        let name = console::truncate_str(&name, self.name_width, "…");
         let name = console::pad_str(&name, self.name_width, console::Alignment::Left, None);
         let state = match member.state {
             MemberState::Ended(outcome) => coloured(outcome),
@@ -155,8 +161,15 @@ impl Live {
             }
             MemberState::Waiting => style(format!("{:<9}", member.state.word())).dim().to_string(),
         };
-        format!("{name}  {state}{}", details(member, now))
+        without_joiners(&format!("{name}  {state}{}", details(member, now)))
     }
+}
+
+/// The text without characters that change how the sign before them is shown. Terminals disagree on the width of the
+/// result, and a line that is wider than expected tears the display.
+fn without_joiners(text: &str) -> String {
+    let joins = |c: &char| matches!(c, '\u{200d}' | '\u{fe0e}' | '\u{fe0f}' | '\u{1f3fb}'..='\u{1f3ff}');
+    text.chars().filter(|c| !joins(c)).collect()
 }
 
 #[cfg(test)]
@@ -167,11 +180,16 @@ mod tests {
     fn lines_and_their_parts_follow_the_size_of_the_terminal() {
         let mut live = Live::on(ProgressDrawTarget::hidden(), 10, 23);
         let mut seen = Vec::new();
-        for size in [(40, 120), (10, 120), (10, 24), (40, 120)] {
+        for size in [(40, 120), (10, 120), (10, 24), (3, 24), (40, 120)] {
             live.fit(size, 10);
             seen.push((live.lines.len(), live.name_width, live.all_fit()));
         }
-        assert_eq!(seen, [(10, 23, true), (6, 23, false), (6, 13, false), (10, 23, true)]);
+        assert_eq!(seen, [(10, 23, true), (6, 23, false), (6, 13, false), (1, 13, false), (10, 23, true)]);
+    }
+
+    #[test]
+    fn a_name_of_joined_signs_is_as_wide_as_its_parts() {
+        assert_eq!(without_joiners("a 👩\u{200d}👧 👍🏽 ❤\u{fe0f} é"), "a 👩👧 👍 ❤ é");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! once and in order.
 
 mod critical_path;
+mod details;
 mod handler;
 mod job;
 mod live;
@@ -33,7 +34,6 @@ use crate::{
     local_runtime::LocalRuntime,
     metrics, open_files, out, secrets,
     signals::Interrupts,
-    text,
     work::adopt_orphans,
 };
 
@@ -68,7 +68,6 @@ pub(crate) async fn run(args: RunArgs, connect: &ConnectArgs) -> Result<ExitCode
     let outlives = !connect.is_embedded();
     let view = View::new(args.json, args.show_output, &job.tracker);
     view.announce(&job, outlives);
-    let hinted = |error: CliError| if outlives { error.with_hint(&resume_hint(job.flow_id)) } else { error };
     if let Err(error) = job.submit(&*backend).await {
         runtime.stop().await;
         return Err(error);
@@ -92,7 +91,7 @@ pub(crate) async fn run(args: RunArgs, connect: &ConnectArgs) -> Result<ExitCode
     let mut session = Session::new(Arc::clone(&backend), job.flow_id, job.tracker, view, stop, outlives);
     let ended = session.follow(SessionInputs { completions, events, lines, interrupts, runtime }).await;
     let wall = session.end();
-    let state = ended.map_err(hinted)?;
+    let state = ended?;
 
     let summary = Summary::of(
         &session.tracker,
@@ -145,13 +144,4 @@ fn prepare_process() {
 
 fn default_workers(simulated: bool) -> usize {
     if simulated { SIMULATED_WORKERS } else { available_parallelism().map_or(4, usize::from) }
-}
-
-/// `3 executions`, and how many of them have already ended.
-fn counted(tracker: &tracker::Tracker) -> String {
-    let all = text::count(tracker.members.len(), "execution");
-    match tracker.arrived() {
-        0 => all,
-        before => format!("{all}, {before} of them already ended"),
-    }
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     handler::Event,
+    resume_hint,
     tracker::{Arrival, Tracker},
     view::View,
 };
@@ -52,12 +53,6 @@ enum EarlyEnd {
     InOrder(CliError),
     /// Immediately.
     AtOnce(CliError),
-}
-
-impl From<EngineError> for EarlyEnd {
-    fn from(error: EngineError) -> Self {
-        Self::InOrder(error.into())
-    }
 }
 
 pub(super) struct Session {
@@ -136,7 +131,8 @@ impl Session {
         };
         let _ = timeout(SETTLE, settled).await;
         self.read_failures().await;
-        Ok(self.backend.describe_flow(self.flow_id).await?.state)
+        let flow = self.backend.describe_flow(self.flow_id).await.map_err(|error| self.unfollowed(error))?;
+        Ok(flow.state)
     }
 
     /// Reads the errors of the first failed executions: if the server ended an attempt, the worker does not know why.
@@ -167,7 +163,7 @@ impl Session {
                 Some(lines) = run.lines.recv() => self.printed(&lines),
                 Some(event) = run.events.recv() => self.event(event),
                 Some(completion) = run.completions.next() => self.completion(&completion),
-                error = run.runtime.worker_ended() => return Err(EarlyEnd::InOrder(error)),
+                error = run.runtime.worker_ended() => return Err(EarlyEnd::InOrder(self.hinted(error))),
                 _ = frame.tick() => {
                     self.view.tick(&self.tracker, self.started.elapsed());
                     if self.gave_up().await? {
@@ -220,7 +216,7 @@ impl Session {
             let what_became = if self.outlives { "was left unfinished" } else { "ended with this program" };
             let why = format!("the terminal was closed; the flow {what_became}");
             let error = CliError::failed(format!("flow {}", self.flow_id), why);
-            return Err(EarlyEnd::InOrder(error.with_code(code::HUNG_UP)));
+            return Err(EarlyEnd::InOrder(self.hinted(error.with_code(code::HUNG_UP))));
         }
         if self.cancelled_at.is_some() {
             return Err(EarlyEnd::AtOnce(self.interrupted_again()));
@@ -238,8 +234,8 @@ impl Session {
                 Ok(())
             }
             Ok(Err(error)) => {
-                let error = CliError::from(error).about("the flow could not be cancelled").with_code(code::CANCELLED);
-                Err(EarlyEnd::InOrder(error))
+                let error = self.unfollowed(error).about("the flow could not be cancelled");
+                Err(EarlyEnd::InOrder(error.with_code(code::CANCELLED)))
             }
             Err(_) => Err(EarlyEnd::InOrder(self.not_confirmed())),
         }
@@ -247,7 +243,23 @@ impl Session {
 
     fn interrupted_again(&self) -> CliError {
         let why = "interrupted again; it may still be ending, see `ff describe`";
-        CliError::cancelled(format!("flow {}", self.flow_id), why)
+        self.hinted(CliError::cancelled(format!("flow {}", self.flow_id), why))
+    }
+
+    /// The error with the command that finishes the flow, if the flow remains when this program ends.
+    fn hinted(&self, error: CliError) -> CliError {
+        if self.outlives { error.with_hint(&resume_hint(self.flow_id)) } else { error }
+    }
+
+    /// An error of the server about the flow. A flow that is not found cannot be resumed.
+    fn unfollowed(&self, error: EngineError) -> CliError {
+        match error {
+            EngineError::NotFound { .. } => CliError::failed(
+                format!("flow {}", self.flow_id),
+                "the server no longer has it: its record was deleted or evicted, and it cannot be resumed",
+            ),
+            error => self.hinted(error.into()),
+        }
     }
 
     async fn cancel_flow(&self) -> Result<(), EngineError> {
@@ -262,7 +274,7 @@ impl Session {
 
     fn not_confirmed(&self) -> CliError {
         let why = format!("its cancellation was not confirmed within {CANCEL_LIMIT:?}; see `ff describe`");
-        CliError::cancelled(format!("flow {}", self.flow_id), why)
+        self.hinted(CliError::cancelled(format!("flow {}", self.flow_id), why))
     }
 
     /// Whether waiting longer is useless: the flow has ended and its completions have not arrived.
@@ -281,7 +293,7 @@ impl Session {
         let looked = timeout(SILENCE, self.backend.describe_flow(self.flow_id)).await;
         let over = match looked {
             Ok(Ok(flow)) => flow.state != FlowState::Running,
-            Ok(Err(error)) if !error.is_retryable() => return Err(error.into()),
+            Ok(Err(error)) if !error.is_retryable() => return Err(EarlyEnd::InOrder(self.unfollowed(error))),
             Ok(Err(_)) | Err(_) => false,
         };
         // Only at the second check: the last completions may be in flight.

@@ -10,7 +10,7 @@ use super::{
     critical_path::critical_path,
     tracker::{Audit, Member, MemberState, Tracker},
 };
-use crate::text;
+use crate::{failure::one_line, text};
 
 /// The most names in one line for people; JSON has them all.
 const NAMES_SHOWN: usize = 8;
@@ -82,7 +82,7 @@ impl Summary {
     pub(crate) fn to_text(&self, members: &[Member]) -> String {
         let mut text = String::new();
         let outcomes: Vec<_> = self.outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
-        let name = self.name.as_deref().unwrap_or("flow");
+        let name = one_line(self.name.as_deref().unwrap_or("flow"));
         let mut say = |line: String| {
             let _ = writeln!(text, "{line}");
         };
@@ -98,7 +98,7 @@ impl Summary {
             .filter(|member| matches!(member.state, MemberState::Ended(Outcome::Failed | Outcome::Expired)))
         {
             let reason = member.reason.as_deref().unwrap_or("no reason given");
-            say(format!("  {} {}: {}", member.name, member.state.word(), crate::failure::one_line(reason)));
+            say(format!("  {} {}: {}", member.name, member.state.word(), one_line(reason)));
         }
         say(format!(
             "  critical path {} of {} work: {}",

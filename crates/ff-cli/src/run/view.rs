@@ -1,9 +1,6 @@
 //! Shows a run: live on a terminal, as plain lines elsewhere, or as JSON.
 
-use std::{
-    io::{IsTerminal, stdout},
-    time::Duration,
-};
+use std::time::Duration;
 
 use clap::ValueEnum;
 use ff_core::{CompletionPayload, FlowId, Namespace, Outcome};
@@ -11,11 +8,11 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
-    counted,
+    details::details,
     job::Job,
     live::Live,
     resume_hint,
-    tracker::{Member, MemberState, Tracker},
+    tracker::{Member, Tracker},
 };
 use crate::{failure::one_line, out, text, watch::coloured, work::Exit};
 
@@ -79,13 +76,7 @@ struct JsonCompletion<'a> {
 
 impl View {
     pub(super) fn new(json: bool, output: ShowOutput, tracker: &Tracker) -> Self {
-        let screen = if json {
-            Screen::Json
-        } else if stdout().is_terminal() {
-            Screen::Live(Live::new(tracker))
-        } else {
-            Screen::Plain
-        };
+        let screen = if json { Screen::Json } else { Live::new(tracker).map_or(Screen::Plain, Screen::Live) };
         Self { screen, output }
     }
 
@@ -200,19 +191,11 @@ fn plain(now: Duration, word: &str, name: &str, details: &str) {
     let _: out::Reader = out::line(&format!("{:>8}  {word:<9}  {name}{details}", text::span(now)));
 }
 
-/// The time, attempts and reason of a member, if it has any.
-pub(super) fn details(member: &Member, now: Duration) -> String {
-    let mut details = String::new();
-    if member.started.is_some() {
-        details.push_str(&format!("  {}", text::span(member.took(now))));
+/// `3 executions`, and how many of them have already ended.
+fn counted(tracker: &Tracker) -> String {
+    let all = text::count(tracker.members.len(), "execution");
+    match tracker.arrived() {
+        0 => all,
+        before => format!("{all}, {before} of them already ended"),
     }
-    if member.attempts > 1 {
-        details.push_str(&format!("  {} attempts", member.attempts));
-    }
-    if let Some(reason) = &member.reason
-        && member.state != MemberState::Ended(ff_core::Outcome::Success)
-    {
-        details.push_str(&format!("  {}", one_line(reason)));
-    }
-    details
 }

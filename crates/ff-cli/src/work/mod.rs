@@ -23,7 +23,7 @@ use self::output::Output;
 pub(crate) use self::{
     output::{LineSender, Lines},
     shell::ShellCommand,
-    strays::adopt_orphans,
+    strays::{adopt_orphans, end_last},
 };
 
 /// How many of the last bytes of the output become the execution's result.

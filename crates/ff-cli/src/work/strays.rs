@@ -1,11 +1,13 @@
 //! Ends the processes that a killed supervisor leaves: on Linux they become children of this process.
 
-use std::{collections::HashSet, io, sync::Mutex};
+use std::{
+    collections::HashSet,
+    io,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
 
-#[cfg(target_os = "linux")]
-use std::time::Duration;
-
-use rustix::process::Pid;
+use rustix::process::{Pid, WaitOptions, waitpid};
 
 use super::processes::locked;
 
@@ -40,20 +42,45 @@ pub(super) fn ended(pid: Pid) {
     }
 }
 
+/// The pause before what is left is looked for again.
+const AGAIN: Duration = Duration::from_millis(5);
+/// How long the end of the program waits for supervisors and strays.
+const LAST_LIMIT: Duration = Duration::from_secs(2);
+
+/// At the end of the program, when its supervisors are ending: waits for them, and kills what killed ones have left.
+pub(crate) fn end_last() {
+    let until = Instant::now() + LAST_LIMIT;
+    while (supervisors_are_left() | kill_some()) && Instant::now() < until {
+        std::thread::sleep(AGAIN);
+    }
+}
+
+fn supervisors_are_left() -> bool {
+    let mut supervisors = locked(&SUPERVISORS);
+    let Some(supervisors) = supervisors.as_mut() else { return false };
+    supervisors.retain(|pid| matches!(waitpid(Some(*pid), WaitOptions::NOHANG), Ok(None)));
+    !supervisors.is_empty()
+}
+
 /// Kills the strays until none is left.
 #[cfg(target_os = "linux")]
 pub(super) async fn end_all() {
     while kill_some() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
 #[cfg(not(target_os = "linux"))]
 pub(super) async fn end_all() {}
 
+#[cfg(not(target_os = "linux"))]
+fn kill_some() -> bool {
+    false
+}
+
 #[cfg(target_os = "linux")]
 fn kill_some() -> bool {
-    use rustix::process::{Signal, WaitOptions, getpid, waitpid};
+    use rustix::process::{Signal, getpid};
 
     use super::processes::{children, descendants, signal_all};
 

@@ -95,6 +95,9 @@ pub(super) fn is_for_later(errno: i32) -> bool {
 
 /// The whole life of a supervisor.
 pub(crate) fn main() -> ExitCode {
+    // Not the name of the program: `killall -9 ff` must not kill supervisors too, or nobody ends their commands.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::set_name(c"supervisor");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     // Without a report, `ff` reports that the supervisor is gone.
     match runtime.and_then(|runtime| runtime.block_on(supervise())) {

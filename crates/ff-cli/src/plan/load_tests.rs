@@ -5,16 +5,20 @@ use std::{
     time::Duration,
 };
 
-use ff_core::limits;
+use ff_core::{LaneId, limits};
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::*;
-use crate::{failure::CliError, work::Work};
+use crate::{
+    plan::{NAME_TAG, RUN_TAG},
+    work::Work,
+};
 
 fn example(name: &str) -> Plan {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(name);
-    Plan::load(&path, None).unwrap_or_else(|error| panic!("{error}"))
+    from_path(&path, None).unwrap_or_else(|error| panic!("{error}"))
 }
 
 #[test]
@@ -56,15 +60,15 @@ fn a_run_gets_its_own_lane_and_tags_whatever_the_file_says() {
 #[test]
 fn a_time_scale_for_commands_and_an_invalid_one_are_refused() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
-    let error = Plan::load(&examples.join("hello.yaml"), Some(0.1)).unwrap_err().to_string();
+    let error = from_path(&examples.join("hello.yaml"), Some(0.1)).unwrap_err().to_string();
     assert!(error.contains("--time-scale"), "{error}");
-    let error = Plan::load(&examples.join("wfformat-small.json"), Some(f64::NAN)).unwrap_err().to_string();
+    let error = from_path(&examples.join("wfformat-small.json"), Some(f64::NAN)).unwrap_err().to_string();
     assert!(error.contains("NaN"), "{error}");
 }
 
 #[test]
 fn a_file_that_is_not_there_is_named() {
-    let error = Plan::load(Path::new("no/such/flow.yaml"), None).unwrap_err().to_string();
+    let error = from_path(Path::new("no/such/flow.yaml"), None).unwrap_err().to_string();
     assert!(error.starts_with("no/such/flow.yaml: cannot be read"), "{error}");
 }
 
@@ -190,7 +194,7 @@ fn wfformat(graph: &Graph, runtimes: &[f64], references: &[Reference]) -> String
 }
 
 fn parse(file: &str, text: String) -> Result<Plan, CliError> {
-    Plan::parse(Path::new(file), text.into_bytes(), None)
+    from_bytes(Path::new(file), text.into_bytes(), None)
 }
 
 /// Numbers of all sizes.
