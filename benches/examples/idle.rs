@@ -72,8 +72,8 @@ struct Counts {
     cpu_seconds: f64,
     received: f64,
     sent: f64,
-    /// Calls by command.
-    calls: BTreeMap<String, f64>,
+    /// Calls by command, and the microseconds that they took.
+    calls: BTreeMap<String, [f64; 2]>,
 }
 
 impl Counts {
@@ -86,8 +86,9 @@ impl Counts {
         }
         let number = |name: &str| fields.get(name).and_then(|value| value.parse::<f64>().ok()).unwrap_or_default();
         let calls = fields.iter().filter_map(|(name, value)| {
-            let calls = value.strip_prefix("calls=")?.split(',').next()?.parse().ok()?;
-            Some((name.strip_prefix("cmdstat_")?.to_owned(), calls))
+            let name = name.strip_prefix("cmdstat_")?;
+            let number = |key: &str| value.split(',').find_map(|pair| pair.strip_prefix(key)?.parse().ok());
+            Some((name.to_owned(), [number("calls=")?, number("usec=")?]))
         });
         Self {
             cpu_seconds: number("used_cpu_sys") + number("used_cpu_user"),
@@ -107,10 +108,13 @@ async fn measure(processes: usize, seconds: u64, verbose: bool) {
     let after = Counts::of(&server).await;
     #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than a float holds")]
     let (span, each) = (seconds as f64, processes as f64);
-    let rate = |name: &String, calls: &f64| (calls - before.calls.get(name).unwrap_or(&0.0)) / span;
-    let rates: Vec<_> = after.calls.iter().map(|(name, calls)| (name, rate(name, calls))).collect();
+    let rates = after.calls.iter().map(|(name, [calls, micros])| {
+        let [calls_before, micros_before] = before.calls.get(name).unwrap_or(&[0.0; 2]);
+        (name, (calls - calls_before) / span, (micros - micros_before) / span)
+    });
+    let rates: Vec<_> = rates.collect();
     let sum = |wanted: &dyn Fn(&str) -> bool| -> f64 {
-        rates.iter().filter(|(name, _)| wanted(name)).map(|(_, rate)| rate).sum()
+        rates.iter().filter(|(name, ..)| wanted(name)).map(|(_, calls, _)| calls).sum()
     };
     println!(
         "| {processes} | {:.0} | {:.0} | {:.1} | {:.1} | {:.2} % |",
@@ -121,8 +125,8 @@ async fn measure(processes: usize, seconds: u64, verbose: bool) {
         (after.cpu_seconds - before.cpu_seconds) / span * 100.0,
     );
     if verbose {
-        for (name, rate) in rates.iter().filter(|(_, rate)| *rate >= 0.1) {
-            println!("    {name}: {rate:.1}/s");
+        for (name, calls, micros) in rates.iter().filter(|(_, calls, _)| *calls >= 0.1) {
+            println!("    {name}: {calls:.1}/s, {:.2} % of the time", micros / 10_000.0);
         }
     }
 }
