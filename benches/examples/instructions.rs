@@ -40,6 +40,8 @@ const LEASE: Duration = Duration::from_secs(600);
 const PAYLOAD: usize = 4096;
 const CHAIN: usize = 10;
 const BATCH: u32 = 16;
+/// The line of the file that names the server's version.
+const SERVER: &str = "server: ";
 
 /// A host without housekeeping: nothing but the counted calls reaches the server.
 struct BareHost(Mutex<RawClient>);
@@ -98,6 +100,7 @@ impl ScriptHost for BareHost {
 /// A server under callgrind.
 struct Counter {
     server: TestServer,
+    version: String,
     dir: PathBuf,
     process: String,
     dumps: usize,
@@ -118,9 +121,11 @@ impl Counter {
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("the folder can be written");
         let server = TestServer::builder().process().program(program).build().await.expect("a server starts");
         let info = server.command(&["INFO", "server"]).await.expect("the server is up").text();
-        let process = info.lines().find_map(|line| line.strip_prefix("process_id:")).expect("INFO names the process");
-        let process = process.trim().to_owned();
-        Self { server, dir: dir.to_owned(), process, dumps: 0 }
+        let field =
+            |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(|text| text.trim().to_owned());
+        let version = field("valkey_version:").or_else(|| field("redis_version:")).expect("INFO names the version");
+        let process = field("process_id:").expect("INFO names the process");
+        Self { server, version, dir: dir.to_owned(), process, dumps: 0 }
     }
 
     fn control(&self, option: &str) {
@@ -152,6 +157,8 @@ struct Stage {
     namespace: Namespace,
     worker: WorkerId,
     counts: BTreeMap<String, u64>,
+    /// How many submissions there were. Their ids come from this number, so that every run has the same.
+    submissions: usize,
 }
 
 impl Stage {
@@ -170,6 +177,7 @@ impl Stage {
             namespace: Namespace::new("default").expect("the name is valid"),
             worker: WorkerId::new("worker").expect("the name is valid"),
             counts: BTreeMap::new(),
+            submissions: 0,
         }
     }
 
@@ -185,11 +193,17 @@ impl Stage {
             .id(ClaimId::generate())
     }
 
-    async fn submit_solo(&self, count: usize, payload: usize) -> Vec<ExecutionId> {
+    fn next_key(&mut self) -> String {
+        self.submissions += 1;
+        self.submissions.to_string()
+    }
+
+    async fn submit_solo(&mut self, count: usize, payload: usize) -> Vec<ExecutionId> {
         let mut ids = Vec::with_capacity(count);
         for _ in 0..count {
             let spec = ExecutionSpec::new("step").lane(self.lane.clone()).payload(vec![b'x'; payload]);
-            let solo = ExecutionSubmission::new(self.namespace.clone(), spec);
+            let key = self.next_key();
+            let solo = ExecutionSubmission::new(self.namespace.clone(), spec).idempotency_key(key);
             ids.push(self.operations.submit_execution(&solo).await.expect("it is accepted").execution_id);
         }
         ids
@@ -252,8 +266,8 @@ impl Stage {
         self.complete(&rest).await;
     }
 
-    fn chain(&self) -> FlowSubmission {
-        let mut flow = FlowSubmission::new(self.namespace.clone());
+    fn chain(&mut self) -> FlowSubmission {
+        let mut flow = FlowSubmission::new(self.namespace.clone()).idempotency_key(self.next_key());
         for index in 0..CHAIN {
             let mut spec = ExecutionSpec::new(format!("step{index}")).lane(self.lane.clone());
             if index > 0 {
@@ -266,13 +280,13 @@ impl Stage {
 
     /// Chains, member by member; the counts of claim and complete are per member.
     async fn chains(&mut self) {
-        let flows = WARM_UP / CHAIN;
-        for counted in [false, true] {
-            let flows = if counted { COUNTED / CHAIN } else { flows };
+        // The first round begins the logs of all partitions.
+        for flows in [8 * usize::from(PARTITIONS), COUNTED / 4] {
             self.counter.begin();
             let mut heads = Vec::new();
             for _ in 0..flows {
-                let flow = self.operations.submit_flow(&self.chain()).await.expect("it is accepted");
+                let chain = self.chain();
+                let flow = self.operations.submit_flow(&chain).await.expect("it is accepted");
                 heads.push(flow.executions[0].execution_id);
             }
             self.note(&format!("submit a chain of {CHAIN}, per member"), flows * CHAIN);
@@ -317,10 +331,13 @@ impl Stage {
     }
 }
 
-fn recorded(path: &Path) -> BTreeMap<String, u64> {
+/// The recorded counts, and the server's version that they are of.
+fn recorded(path: &Path) -> (BTreeMap<String, u64>, String) {
     let text = fs::read_to_string(path).unwrap_or_default();
+    let version = text.lines().find_map(|line| line.strip_prefix(SERVER)).unwrap_or_default().to_owned();
     let pairs = text.lines().filter_map(|line| line.rsplit_once(": "));
-    pairs.filter_map(|(what, count)| Some((what.to_owned(), count.replace(',', "").parse().ok()?))).collect()
+    let counts = pairs.filter_map(|(what, count)| Some((what.to_owned(), count.replace(',', "").parse().ok()?)));
+    (counts.collect(), version)
 }
 
 fn grouped(count: u64) -> String {
@@ -366,17 +383,28 @@ async fn main() -> ExitCode {
     stage.batches().await;
     stage.chains().await;
     stage.idle().await;
-    let counts = stage.counts.clone();
+    let (counts, version) = (stage.counts.clone(), stage.counter.version.clone());
     drop(stage);
-    let within = compare(&counts, &recorded(&path));
     let _ = fs::remove_dir_all(&dir);
+    let (before, version_before) = recorded(&path);
     if std::env::args().any(|argument| argument == "--record") {
-        let mut text = String::new();
+        compare(&counts, &before);
+        let mut text = format!("{SERVER}{version}\n");
         for (what, count) in &counts {
             let _ = writeln!(text, "{what}: {}", grouped(*count));
         }
         fs::write(&path, text).expect("the file can be written");
         return ExitCode::SUCCESS;
     }
-    if within { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if version != version_before {
+        eprintln!(
+            "error: the recorded counts are of server {version_before}, this server is {version}; use that version"
+        );
+        return ExitCode::FAILURE;
+    }
+    if compare(&counts, &before) {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("error: calls execute more instructions than recorded; make them cheaper, or record the new counts");
+    ExitCode::FAILURE
 }

@@ -8,9 +8,9 @@ mod serve;
 mod spelling;
 mod tidy;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 
 use crate::run::Cargo;
@@ -88,6 +88,12 @@ enum Command {
     },
     /// The benchmarks, against a server that is found or fetched first
     Bench {
+        /// Instead, count the server's instructions per call with valgrind, and fail if a call has become dearer
+        #[arg(long)]
+        guard: bool,
+        /// With --guard: record the counts in benches/instructions.txt
+        #[arg(long, requires = "guard")]
+        record: bool,
         /// Arguments for `cargo bench`
         #[arg(last = true)]
         args: Vec<String>,
@@ -131,11 +137,25 @@ fn run(command: Command) -> Result<()> {
             .args(only)
             .envs(provision::process()?.env())
             .run(),
-        Command::Bench { args } => {
+        Command::Bench { guard: true, record, .. } => guard(record),
+        Command::Bench { args, .. } => {
             let chosen = provision::provide()?;
             Cargo::new("bench").args(["-p", "ff-benches"]).args(args).envs(chosen.env()).run()
         }
     }
+}
+
+/// The program that counts is a debug build: only the server's instructions count.
+fn guard(record: bool) -> Result<()> {
+    ensure!(
+        run::succeeds("valgrind", &["--version"], Duration::from_secs(10)),
+        "valgrind is missing; install the package `valgrind`"
+    );
+    Cargo::new("run")
+        .args(["--quiet", "-p", "ff-benches", "--example", "instructions", "--"])
+        .args(record.then_some("--record"))
+        .envs(provision::process()?.env())
+        .run()
 }
 
 fn lint() -> Result<()> {

@@ -2,6 +2,11 @@
 //!
 //! Lua 5.1 allows 200 locals in a chunk and 60 upvalues in a function. Every file is therefore its own block, and all
 //! shared functions are fields of the table `ff`.
+//!
+//! A record that a function reads is a list of field names, which is both the argument of HMGET and the shape of the
+//! table made of the reply. A table that is created in one constructor costs a fraction of one that a loop fills, so the
+//! constructor is written out here: in a file with `local FIELDS = { 'a', 'b' }`, the line `--@ FIELDS 1..2 values +1`
+//! becomes `a = values[2], b = values[3],`.
 
 use std::{fmt::Write as _, fs, io, path::Path};
 
@@ -42,8 +47,10 @@ pub fn body(lua_dir: &Path) -> io::Result<String> {
         for file in files {
             if file.path().extension().is_some_and(|extension| extension == "lua") {
                 let name = file.file_name();
+                let name = name.to_string_lossy();
                 let text = fs::read_to_string(file.path())?;
-                append(&mut body, folder, &name.to_string_lossy(), &text);
+                let text = expand(&text).map_err(|problem| io::Error::other(format!("{folder}/{name}: {problem}")))?;
+                append(&mut body, folder, &name, &text);
             }
         }
     }
@@ -53,6 +60,37 @@ pub fn body(lua_dir: &Path) -> io::Result<String> {
 fn append(body: &mut String, folder: &str, name: &str, text: &str) {
     // Writing to a String cannot fail.
     let _ = write!(body, "\ndo -- {folder}/{name}\n{}\nend\n", text.trim_end());
+}
+
+/// Writes out the constructors of a file's records.
+fn expand(text: &str) -> Result<String, String> {
+    let mut expanded = String::with_capacity(text.len());
+    for line in text.lines() {
+        match line.trim_start().strip_prefix("--@ ") {
+            None => expanded.push_str(line),
+            Some(order) => {
+                let fields = fields(text, order).ok_or_else(|| format!("`--@ {order}` is not understood"))?;
+                expanded.push_str(&fields);
+            }
+        }
+        expanded.push('\n');
+    }
+    Ok(expanded)
+}
+
+/// The fields of a constructor, from `LIST FIRST..LAST TABLE OFFSET`, where OFFSET is `+N` or `-N`.
+fn fields(text: &str, order: &str) -> Option<String> {
+    let [list, range, table, offset] = order.split(' ').collect::<Vec<_>>().try_into().ok()?;
+    let (first, last) = range.split_once("..")?;
+    let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+    let offset: isize = offset.strip_prefix('+').unwrap_or(offset).parse().ok()?;
+    let (_, names) = text.split_once(&format!("local {list} = {{"))?;
+    let names: Vec<_> = names.split_once('}')?.0.split('\'').skip(1).step_by(2).collect();
+    let mut fields = String::new();
+    for (index, name) in names.get(first.checked_sub(1)?..last)?.iter().enumerate() {
+        let _ = write!(fields, " {name} = {table}[{}],", (first + index).checked_add_signed(offset)?);
+    }
+    Some(fields)
 }
 
 /// The digest of a library's body: 32 hexadecimal digits.
@@ -98,6 +136,21 @@ mod tests {
         let lua_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("lua");
         let fresh = with_header(&body(&lua_dir).unwrap(), VERSION as usize);
         assert!(fresh == crate::SOURCE, "src/flowfabric.lua is stale: run `cargo xtask script`");
+    }
+
+    #[test]
+    fn a_constructor_is_written_out_from_its_list() {
+        let text = "local F = {\n  'a', 'b',\n  'c',\n}\nreturn {\n  --@ F 2..3 values +1\n}";
+        let expanded = "local F = {\n  'a', 'b',\n  'c',\n}\nreturn {\n b = values[3], c = values[4],\n}\n";
+        assert_eq!(expand(text).unwrap(), expanded);
+    }
+
+    #[test]
+    fn a_constructor_beyond_its_list_is_refused() {
+        for order in ["F 1..2 values +1", "F 0..1 values +1", "G 1..1 values +1", "F 1..1 values"] {
+            let problem = expand(&format!("local F = {{ 'a' }}\n--@ {order}")).unwrap_err();
+            assert!(problem.contains(order), "{problem}");
+        }
     }
 
     #[test]

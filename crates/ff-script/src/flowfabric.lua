@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '19', digest = '7ecb5712f1dd617b4fef6ef25cce5047' }
+local ff = { version = '20', digest = '0b1672654f5f870a1e6cbc464272386c' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, and replies; used by everything else.
@@ -642,7 +642,8 @@ end
 
 -- Resolves one dependent. Returns false if it has to wait.
 local function resolve(call, parent, uuid)
-  local dependent, problem, met = ff.execution.load(call, uuid, 'met:' .. parent.uuid)
+  local range = parent.terminal_outcome == 'success' and 'to_promote' or 'all'
+  local dependent, problem, met = ff.execution.load(call, uuid, 'met:' .. parent.uuid, range)
   if problem then
     -- A key that another program has overwritten is lost, and must not block the others.
     return ff.base.is_overwritten(problem)
@@ -719,61 +720,93 @@ do -- lib/execution.lua
 
 ff.execution = {}
 
--- The first TO_END fields suffice to end an execution: a call that can only end it reads no more.
+-- Two ranges of the fields suffice for the most frequent calls, which read no more: those to end an execution, and those
+-- to promote a dependent. Each range begins with a field that every execution has.
 local FIELDS = {
-  'execution_id', 'flow_id', 'index', 'namespace', 'lane_id', 'tags_json', 'lifecycle_phase', 'public_state',
-  'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation', 'lease_epoch', 'deadline_at',
-  'ready_member', 'dependents_done', 'log_pos', 'log_expected', 'failure_reason', 'ended_by', 'has_payload',
-  'failed_epoch', 'priority', 'lease_expires_at', 'timeout_at', 'eligible_at', 'unmet_needs', 'max_attempts',
+  'execution_id', 'namespace', 'tags_json', 'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation',
+  'lease_epoch', 'ready_member', 'dependents_done', 'log_pos', 'log_expected', 'failure_reason', 'ended_by',
+  'has_payload', 'public_state', 'lifecycle_phase', 'flow_id', 'index', 'lane_id', 'deadline_at', 'priority',
+  'unmet_needs', 'eligible_at', 'times_from', 'failed_epoch', 'lease_expires_at', 'timeout_at', 'max_attempts',
   'failures', 'max_lease_expiries', 'lease_expiries', 'backoff_ms', 'backoff_max_ms', 'lease_listener', 'lease_seen',
-  'lease_unseen', 'lease_ms', 'times_from',
+  'lease_unseen', 'lease_ms',
 }
-local TO_END, ALL = 21, #FIELDS
+local ALL = #FIELDS
 
 -- The most bytes of results that a call reads to complete interrupted ends; the last result may exceed it.
 local RESUMED_BYTES = 65536
 
 local PHASES = { blocked = 'submitted', delayed = 'submitted', waiting = 'runnable', active = 'active' }
 
--- An execution from the values of FIELDS, which begin at `values[2]`; absent fields are false. Written as one
--- constructor, since a table created in its full size costs a fraction of one that grows.
-local function from_values(uuid, core, values)
+-- Tables of the values of FIELDS, which begin at `values[2]`; absent fields are false, and fields that were not read are
+-- nil.
+local function with_all(uuid, core, values)
   return {
     uuid = uuid, core = core,
-    execution_id = values[2], flow_id = values[3], index = values[4], namespace = values[5], lane_id = values[6],
-    tags_json = values[7], lifecycle_phase = values[8], public_state = values[9], terminal_outcome = values[10],
-    completed_at = values[11], current_attempt_index = values[12], generation = values[13], lease_epoch = values[14],
-    deadline_at = values[15], ready_member = values[16], dependents_done = values[17], log_pos = values[18],
-    log_expected = values[19], failure_reason = values[20], ended_by = values[21],
-    has_payload = values[22],
-    failed_epoch = values[23], priority = values[24], lease_expires_at = values[25], timeout_at = values[26],
-    eligible_at = values[27], unmet_needs = values[28], max_attempts = values[29], failures = values[30],
-    max_lease_expiries = values[31], lease_expiries = values[32], backoff_ms = values[33],
-    backoff_max_ms = values[34], lease_listener = values[35], lease_seen = values[36], lease_unseen = values[37],
-    lease_ms = values[38], times_from = values[39],
+ execution_id = values[2], namespace = values[3], tags_json = values[4], terminal_outcome = values[5], completed_at = values[6], current_attempt_index = values[7], generation = values[8], lease_epoch = values[9], ready_member = values[10], dependents_done = values[11], log_pos = values[12], log_expected = values[13], failure_reason = values[14], ended_by = values[15], has_payload = values[16], public_state = values[17], lifecycle_phase = values[18], flow_id = values[19], index = values[20], lane_id = values[21], deadline_at = values[22], priority = values[23], unmet_needs = values[24], eligible_at = values[25], times_from = values[26], failed_epoch = values[27], lease_expires_at = values[28], timeout_at = values[29], max_attempts = values[30], failures = values[31], max_lease_expiries = values[32], lease_expiries = values[33], backoff_ms = values[34], backoff_max_ms = values[35], lease_listener = values[36], lease_seen = values[37], lease_unseen = values[38], lease_ms = values[39],
   }
 end
 
+local function to_end(uuid, core, values)
+  return {
+    uuid = uuid, core = core,
+ execution_id = values[2], namespace = values[3], tags_json = values[4], terminal_outcome = values[5], completed_at = values[6], current_attempt_index = values[7], generation = values[8], lease_epoch = values[9], ready_member = values[10], dependents_done = values[11], log_pos = values[12], log_expected = values[13], failure_reason = values[14], ended_by = values[15], has_payload = values[16], public_state = values[17], lifecycle_phase = values[18], flow_id = values[19], index = values[20], lane_id = values[21], deadline_at = values[22],
+  }
+end
+
+local function to_promote(uuid, core, values)
+  return {
+    uuid = uuid, core = core, is_partial = true,
+ public_state = values[2], lifecycle_phase = values[3], flow_id = values[4], index = values[5], lane_id = values[6], deadline_at = values[7], priority = values[8], unmet_needs = values[9], eligible_at = values[10], times_from = values[11],
+  }
+end
+
+local ranges = {
+  all = { 1, ALL, with_all }, to_end = { 1, 21, to_end }, to_promote = { 16, 25, to_promote },
+}
+
+-- Reads the fields that `to_promote` has left out.
+local function complete_record(call, execution)
+  local values = redis.pcall('HMGET', execution.core, unpack(FIELDS))
+  if values.err then
+    return nil, values.err
+  end
+  for index = 1, ALL do
+    local name = FIELDS[index]
+    if execution[name] == nil then
+      execution[name] = values[index]
+    end
+  end
+  execution.is_partial = nil
+  return execution
+end
+
 -- Reads an execution, once per call: a table of its fields, or nil if it is not found, or nil and an error.
--- `extra` names one more field to read; its value is the third result. `count` is how many of FIELDS to read.
-function ff.execution.load(call, uuid, extra, count)
+-- `extra` names one more field to read; its value is the third result. `range` names the fields to read: 'all' if it is
+-- nil.
+function ff.execution.load(call, uuid, extra, range)
   local known = call.loaded[uuid]
   if known then
+    if known.is_partial and range ~= 'to_promote' then
+      local _, problem = complete_record(call, known)
+      if problem then
+        return nil, problem
+      end
+    end
     local value = extra and redis.pcall('HGET', known.core, extra)
     if type(value) == 'table' then
       return nil, value.err
     end
     return known, nil, value
   end
-  local core = ff.keys.core(call.partition.tag, uuid)
-  local values = redis.pcall('HMGET', core, extra or FIELDS[1], unpack(FIELDS, 1, count or ALL))
+  local core, chosen = ff.keys.core(call.partition.tag, uuid), ranges[range or 'all']
+  local values = redis.pcall('HMGET', core, extra or FIELDS[chosen[1]], unpack(FIELDS, chosen[1], chosen[2]))
   if values.err then
     return nil, values.err
   end
   if not values[2] then
     return nil
   end
-  local execution = from_values(uuid, core, values)
+  local execution = chosen[3](uuid, core, values)
   call.loaded[uuid] = execution
   return execution, nil, values[1]
 end
@@ -818,8 +851,7 @@ end
 -- The execution that the holder of a lease wants to end as `outcome`: to be ended, or to be resumed if an earlier call
 -- was interrupted. Otherwise nil and the reply: the one that an identical call got, or why the call is refused.
 function ff.execution.owned(call, uuid, epoch, attempt, outcome)
-  local count = outcome == 'success' and TO_END or ALL
-  local execution, problem, dependents = ff.execution.load(call, uuid, 'dependents', count)
+  local execution, problem, dependents = ff.execution.load(call, uuid, 'dependents', outcome == 'success' and 'to_end' or 'all')
   if problem then
     return nil, redis.error_reply(problem)
   elseif not execution then
@@ -1743,8 +1775,10 @@ function ff.queue.uuid(member)
   return string.sub(member, -36)
 end
 
-function ff.queue.peek(partition, lane, limit)
+-- The first members of a lane, or the first after the member `after`.
+function ff.queue.peek(partition, lane, limit, after)
   local first, last = lane_range(lane)
+  first = after and '(' .. after or first
   return redis.call('ZRANGEBYLEX', partition.ready, first, last, 'LIMIT', '0', ff.base.int(limit))
 end
 
@@ -2339,8 +2373,8 @@ local FIELDS = {
   'public_state', 'ready_member', 'flow_id', 'name', 'namespace', 'tags_json', 'payload', 'current_attempt_index',
   'lease_epoch', 'max_attempts', 'timeout_ms', 'lease_unseen', 'large_payload_len',
 }
--- The most executions that a call leases, and the queue members read beyond those wanted, in case some are stale.
-local LEASED_AT_ONCE, SPARE = 40, 16
+-- The most executions that a call leases, and the queue members that it reads at once when it has met a stale one.
+local LEASED_AT_ONCE, MORE_AT_ONCE = 40, 16
 -- The most payload bytes in one reply, unless the first execution has more.
 local BYTES_AT_ONCE = 262144
 
@@ -2355,10 +2389,8 @@ local function read_execution(call, uuid)
     return nil, true
   end
   return {
-    core = core, uuid = uuid, state = values[1], member = values[2],
-    flow_id = values[3], name = values[4], namespace = values[5], tags_json = values[6], payload = values[7],
-    current_attempt_index = values[8], lease_epoch = values[9], max_attempts = values[10], timeout_ms = values[11],
-    lease_unseen = values[12], large_payload_len = values[13],
+    core = core, uuid = uuid,
+ public_state = values[1], ready_member = values[2], flow_id = values[3], name = values[4], namespace = values[5], tags_json = values[6], payload = values[7], current_attempt_index = values[8], lease_epoch = values[9], max_attempts = values[10], timeout_ms = values[11], lease_unseen = values[12], large_payload_len = values[13],
   }
 end
 
@@ -2379,7 +2411,7 @@ local function read_candidate(call, member)
   if absent then
     return { stale = true }
   elseif candidate then
-    candidate.stale = candidate.state ~= 'waiting' or candidate.member ~= member
+    candidate.stale = candidate.public_state ~= 'waiting' or candidate.ready_member ~= member
     take_next(candidate)
   end
   return candidate
@@ -2397,22 +2429,49 @@ local function is_stale(call, candidate)
   return cancelled[flow_id]
 end
 
--- The executions to lease, the members to remove from the queue, and whether there is more to lease.
-local function choose(call, members, wanted)
-  local chosen, stale, bytes_left = {}, {}, BYTES_AT_ONCE
-  for _, member in ipairs(members) do
-    local candidate = read_candidate(call, member)
+-- The members of a lane's queue that a claim needs to look at: one more than wanted, to know whether there is more, and
+-- those after the last of a window that held stale members.
+local function window(call, lane, wanted, last)
+  if not last then
+    return ff.queue.peek(call.partition, lane, wanted + 1)
+  end
+  return ff.queue.peek(call.partition, lane, MORE_AT_ONCE, last)
+end
+
+-- Chooses from a window of the queue. Returns whether the choice is complete, and then whether there may be more to
+-- lease. Records that are not leased are not read: a payload may be long.
+local function choose_from(call, members, wanted, choice)
+  local chosen, stale = choice.chosen, choice.stale
+  for index = 1, #members do
+    if #chosen == wanted then
+      return true, true
+    end
+    local candidate = read_candidate(call, members[index])
     if candidate and is_stale(call, candidate) then
-      stale[#stale + 1] = member
-    elseif candidate and #chosen < wanted and (#chosen == 0 or payload_bytes(candidate) <= bytes_left) then
+      stale[#stale + 1] = members[index]
+    elseif candidate and (#chosen == 0 or payload_bytes(candidate) <= choice.bytes_left) then
       chosen[#chosen + 1] = candidate
-      bytes_left = bytes_left - payload_bytes(candidate)
+      choice.bytes_left = choice.bytes_left - payload_bytes(candidate)
     elseif candidate then
-      return chosen, stale, true
+      return true, true
     end
   end
-  -- If stale members filled the window, there may be work behind it.
-  return chosen, stale, #stale > 0 and #members == wanted + SPARE
+  return false, false
+end
+
+-- The executions to lease, the members to remove from the queue, and whether there may be more to lease.
+local function choose(call, lane, wanted)
+  local choice = { chosen = {}, stale = {}, bytes_left = BYTES_AT_ONCE }
+  local members = window(call, lane, wanted)
+  local complete, more = choose_from(call, members, wanted, choice)
+  local is_full = #members == wanted + 1
+  if not complete and is_full then
+    -- Stale members filled the window; there may be work behind it.
+    members = window(call, lane, wanted, members[#members])
+    complete, more = choose_from(call, members, wanted, choice)
+    more = more or not complete and #choice.stale > 0 and #members == MORE_AT_ONCE
+  end
+  return choice.chosen, choice.stale, more
 end
 
 local function lease(call, candidate, worker, listener, lease_ms)
@@ -2420,7 +2479,7 @@ local function lease(call, candidate, worker, listener, lease_ms)
   local expires_text, timeout_at = ff.base.int(call.now + lease_ms), timeout > 0 and call.now + timeout or 0
   -- Out of the queue first: if the call stops here, the reconciler queues the waiting execution again. A queue entry
   -- of an active execution would look like work.
-  redis.call('ZREM', call.partition.ready, candidate.member)
+  redis.call('ZREM', call.partition.ready, candidate.ready_member)
   redis.call('HSET', candidate.core, 'lifecycle_phase', 'active', 'public_state', 'active',
     'current_attempt_index', candidate.attempt, 'lease_epoch', candidate.epoch, 'lease_worker', worker,
     'lease_listener', listener, 'lease_expires_at', expires_text, 'lease_ms', ff.base.int(lease_ms),
@@ -2453,10 +2512,10 @@ local function taken_before(call, key, claim_id, chosen, lease_ms)
   local taken = {}
   for uuid, epoch in string.gmatch(string.sub(stored, #claim_id + 2), '([^:,]+):(%d+)') do
     local execution = read_execution(call, uuid)
-    if execution and execution.state == 'active' and execution.lease_epoch == epoch then
+    if execution and execution.public_state == 'active' and execution.lease_epoch == epoch then
       execution.attempt, execution.epoch, execution.is_held = execution.current_attempt_index, epoch, true
       taken[#taken + 1] = execution
-    elseif execution and execution.state == 'waiting' then
+    elseif execution and execution.public_state == 'waiting' then
       take_next(execution)
       taken[#taken + 1] = execution.epoch == epoch and not is_stale(call, execution) and execution or nil
     end
@@ -2507,8 +2566,7 @@ local function claim(KEYS, ARGV)
   local claim_id = ARGV[6]
   local call = ff.call.look(KEYS)
   call.cancelled = {} -- flow id -> whether it is being cancelled
-  local members = ff.queue.peek(call.partition, lane, wanted + SPARE)
-  local chosen, stale, more = choose(call, members, wanted)
+  local chosen, stale, more = choose(call, lane, wanted)
   local taken = claim_id ~= '' and taken_before(call, KEYS[ff.keys.block + 1], claim_id, chosen, ARGV[4])
   if taken then
     more = more or #chosen > 0

@@ -11,8 +11,8 @@ local FIELDS = {
   'public_state', 'ready_member', 'flow_id', 'name', 'namespace', 'tags_json', 'payload', 'current_attempt_index',
   'lease_epoch', 'max_attempts', 'timeout_ms', 'lease_unseen', 'large_payload_len',
 }
--- The most executions that a call leases, and the queue members read beyond those wanted, in case some are stale.
-local LEASED_AT_ONCE, SPARE = 40, 16
+-- The most executions that a call leases, and the queue members that it reads at once when it has met a stale one.
+local LEASED_AT_ONCE, MORE_AT_ONCE = 40, 16
 -- The most payload bytes in one reply, unless the first execution has more.
 local BYTES_AT_ONCE = 262144
 
@@ -27,10 +27,8 @@ local function read_execution(call, uuid)
     return nil, true
   end
   return {
-    core = core, uuid = uuid, state = values[1], member = values[2],
-    flow_id = values[3], name = values[4], namespace = values[5], tags_json = values[6], payload = values[7],
-    current_attempt_index = values[8], lease_epoch = values[9], max_attempts = values[10], timeout_ms = values[11],
-    lease_unseen = values[12], large_payload_len = values[13],
+    core = core, uuid = uuid,
+    --@ FIELDS 1..13 values +0
   }
 end
 
@@ -51,7 +49,7 @@ local function read_candidate(call, member)
   if absent then
     return { stale = true }
   elseif candidate then
-    candidate.stale = candidate.state ~= 'waiting' or candidate.member ~= member
+    candidate.stale = candidate.public_state ~= 'waiting' or candidate.ready_member ~= member
     take_next(candidate)
   end
   return candidate
@@ -69,22 +67,49 @@ local function is_stale(call, candidate)
   return cancelled[flow_id]
 end
 
--- The executions to lease, the members to remove from the queue, and whether there is more to lease.
-local function choose(call, members, wanted)
-  local chosen, stale, bytes_left = {}, {}, BYTES_AT_ONCE
-  for _, member in ipairs(members) do
-    local candidate = read_candidate(call, member)
+-- The members of a lane's queue that a claim needs to look at: one more than wanted, to know whether there is more, and
+-- those after the last of a window that held stale members.
+local function window(call, lane, wanted, last)
+  if not last then
+    return ff.queue.peek(call.partition, lane, wanted + 1)
+  end
+  return ff.queue.peek(call.partition, lane, MORE_AT_ONCE, last)
+end
+
+-- Chooses from a window of the queue. Returns whether the choice is complete, and then whether there may be more to
+-- lease. Records that are not leased are not read: a payload may be long.
+local function choose_from(call, members, wanted, choice)
+  local chosen, stale = choice.chosen, choice.stale
+  for index = 1, #members do
+    if #chosen == wanted then
+      return true, true
+    end
+    local candidate = read_candidate(call, members[index])
     if candidate and is_stale(call, candidate) then
-      stale[#stale + 1] = member
-    elseif candidate and #chosen < wanted and (#chosen == 0 or payload_bytes(candidate) <= bytes_left) then
+      stale[#stale + 1] = members[index]
+    elseif candidate and (#chosen == 0 or payload_bytes(candidate) <= choice.bytes_left) then
       chosen[#chosen + 1] = candidate
-      bytes_left = bytes_left - payload_bytes(candidate)
+      choice.bytes_left = choice.bytes_left - payload_bytes(candidate)
     elseif candidate then
-      return chosen, stale, true
+      return true, true
     end
   end
-  -- If stale members filled the window, there may be work behind it.
-  return chosen, stale, #stale > 0 and #members == wanted + SPARE
+  return false, false
+end
+
+-- The executions to lease, the members to remove from the queue, and whether there may be more to lease.
+local function choose(call, lane, wanted)
+  local choice = { chosen = {}, stale = {}, bytes_left = BYTES_AT_ONCE }
+  local members = window(call, lane, wanted)
+  local complete, more = choose_from(call, members, wanted, choice)
+  local is_full = #members == wanted + 1
+  if not complete and is_full then
+    -- Stale members filled the window; there may be work behind it.
+    members = window(call, lane, wanted, members[#members])
+    complete, more = choose_from(call, members, wanted, choice)
+    more = more or not complete and #choice.stale > 0 and #members == MORE_AT_ONCE
+  end
+  return choice.chosen, choice.stale, more
 end
 
 local function lease(call, candidate, worker, listener, lease_ms)
@@ -92,7 +117,7 @@ local function lease(call, candidate, worker, listener, lease_ms)
   local expires_text, timeout_at = ff.base.int(call.now + lease_ms), timeout > 0 and call.now + timeout or 0
   -- Out of the queue first: if the call stops here, the reconciler queues the waiting execution again. A queue entry
   -- of an active execution would look like work.
-  redis.call('ZREM', call.partition.ready, candidate.member)
+  redis.call('ZREM', call.partition.ready, candidate.ready_member)
   redis.call('HSET', candidate.core, 'lifecycle_phase', 'active', 'public_state', 'active',
     'current_attempt_index', candidate.attempt, 'lease_epoch', candidate.epoch, 'lease_worker', worker,
     'lease_listener', listener, 'lease_expires_at', expires_text, 'lease_ms', ff.base.int(lease_ms),
@@ -125,10 +150,10 @@ local function taken_before(call, key, claim_id, chosen, lease_ms)
   local taken = {}
   for uuid, epoch in string.gmatch(string.sub(stored, #claim_id + 2), '([^:,]+):(%d+)') do
     local execution = read_execution(call, uuid)
-    if execution and execution.state == 'active' and execution.lease_epoch == epoch then
+    if execution and execution.public_state == 'active' and execution.lease_epoch == epoch then
       execution.attempt, execution.epoch, execution.is_held = execution.current_attempt_index, epoch, true
       taken[#taken + 1] = execution
-    elseif execution and execution.state == 'waiting' then
+    elseif execution and execution.public_state == 'waiting' then
       take_next(execution)
       taken[#taken + 1] = execution.epoch == epoch and not is_stale(call, execution) and execution or nil
     end
@@ -179,8 +204,7 @@ local function claim(KEYS, ARGV)
   local claim_id = ARGV[6]
   local call = ff.call.look(KEYS)
   call.cancelled = {} -- flow id -> whether it is being cancelled
-  local members = ff.queue.peek(call.partition, lane, wanted + SPARE)
-  local chosen, stale, more = choose(call, members, wanted)
+  local chosen, stale, more = choose(call, lane, wanted)
   local taken = claim_id ~= '' and taken_before(call, KEYS[ff.keys.block + 1], claim_id, chosen, ARGV[4])
   if taken then
     more = more or #chosen > 0

@@ -46,7 +46,8 @@ end
 
 -- Resolves one dependent. Returns false if it has to wait.
 local function resolve(call, parent, uuid)
-  local dependent, problem, met = ff.execution.load(call, uuid, 'met:' .. parent.uuid)
+  local range = parent.terminal_outcome == 'success' and 'to_promote' or 'all'
+  local dependent, problem, met = ff.execution.load(call, uuid, 'met:' .. parent.uuid, range)
   if problem then
     -- A key that another program has overwritten is lost, and must not block the others.
     return ff.base.is_overwritten(problem)

@@ -6,61 +6,93 @@
 
 ff.execution = {}
 
--- The first TO_END fields suffice to end an execution: a call that can only end it reads no more.
+-- Two ranges of the fields suffice for the most frequent calls, which read no more: those to end an execution, and those
+-- to promote a dependent. Each range begins with a field that every execution has.
 local FIELDS = {
-  'execution_id', 'flow_id', 'index', 'namespace', 'lane_id', 'tags_json', 'lifecycle_phase', 'public_state',
-  'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation', 'lease_epoch', 'deadline_at',
-  'ready_member', 'dependents_done', 'log_pos', 'log_expected', 'failure_reason', 'ended_by', 'has_payload',
-  'failed_epoch', 'priority', 'lease_expires_at', 'timeout_at', 'eligible_at', 'unmet_needs', 'max_attempts',
+  'execution_id', 'namespace', 'tags_json', 'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation',
+  'lease_epoch', 'ready_member', 'dependents_done', 'log_pos', 'log_expected', 'failure_reason', 'ended_by',
+  'has_payload', 'public_state', 'lifecycle_phase', 'flow_id', 'index', 'lane_id', 'deadline_at', 'priority',
+  'unmet_needs', 'eligible_at', 'times_from', 'failed_epoch', 'lease_expires_at', 'timeout_at', 'max_attempts',
   'failures', 'max_lease_expiries', 'lease_expiries', 'backoff_ms', 'backoff_max_ms', 'lease_listener', 'lease_seen',
-  'lease_unseen', 'lease_ms', 'times_from',
+  'lease_unseen', 'lease_ms',
 }
-local TO_END, ALL = 21, #FIELDS
+local ALL = #FIELDS
 
 -- The most bytes of results that a call reads to complete interrupted ends; the last result may exceed it.
 local RESUMED_BYTES = 65536
 
 local PHASES = { blocked = 'submitted', delayed = 'submitted', waiting = 'runnable', active = 'active' }
 
--- An execution from the values of FIELDS, which begin at `values[2]`; absent fields are false. Written as one
--- constructor, since a table created in its full size costs a fraction of one that grows.
-local function from_values(uuid, core, values)
+-- Tables of the values of FIELDS, which begin at `values[2]`; absent fields are false, and fields that were not read are
+-- nil.
+local function with_all(uuid, core, values)
   return {
     uuid = uuid, core = core,
-    execution_id = values[2], flow_id = values[3], index = values[4], namespace = values[5], lane_id = values[6],
-    tags_json = values[7], lifecycle_phase = values[8], public_state = values[9], terminal_outcome = values[10],
-    completed_at = values[11], current_attempt_index = values[12], generation = values[13], lease_epoch = values[14],
-    deadline_at = values[15], ready_member = values[16], dependents_done = values[17], log_pos = values[18],
-    log_expected = values[19], failure_reason = values[20], ended_by = values[21],
-    has_payload = values[22],
-    failed_epoch = values[23], priority = values[24], lease_expires_at = values[25], timeout_at = values[26],
-    eligible_at = values[27], unmet_needs = values[28], max_attempts = values[29], failures = values[30],
-    max_lease_expiries = values[31], lease_expiries = values[32], backoff_ms = values[33],
-    backoff_max_ms = values[34], lease_listener = values[35], lease_seen = values[36], lease_unseen = values[37],
-    lease_ms = values[38], times_from = values[39],
+    --@ FIELDS 1..38 values +1
   }
 end
 
+local function to_end(uuid, core, values)
+  return {
+    uuid = uuid, core = core,
+    --@ FIELDS 1..21 values +1
+  }
+end
+
+local function to_promote(uuid, core, values)
+  return {
+    uuid = uuid, core = core, is_partial = true,
+    --@ FIELDS 16..25 values -14
+  }
+end
+
+local ranges = {
+  all = { 1, ALL, with_all }, to_end = { 1, 21, to_end }, to_promote = { 16, 25, to_promote },
+}
+
+-- Reads the fields that `to_promote` has left out.
+local function complete_record(call, execution)
+  local values = redis.pcall('HMGET', execution.core, unpack(FIELDS))
+  if values.err then
+    return nil, values.err
+  end
+  for index = 1, ALL do
+    local name = FIELDS[index]
+    if execution[name] == nil then
+      execution[name] = values[index]
+    end
+  end
+  execution.is_partial = nil
+  return execution
+end
+
 -- Reads an execution, once per call: a table of its fields, or nil if it is not found, or nil and an error.
--- `extra` names one more field to read; its value is the third result. `count` is how many of FIELDS to read.
-function ff.execution.load(call, uuid, extra, count)
+-- `extra` names one more field to read; its value is the third result. `range` names the fields to read: 'all' if it is
+-- nil.
+function ff.execution.load(call, uuid, extra, range)
   local known = call.loaded[uuid]
   if known then
+    if known.is_partial and range ~= 'to_promote' then
+      local _, problem = complete_record(call, known)
+      if problem then
+        return nil, problem
+      end
+    end
     local value = extra and redis.pcall('HGET', known.core, extra)
     if type(value) == 'table' then
       return nil, value.err
     end
     return known, nil, value
   end
-  local core = ff.keys.core(call.partition.tag, uuid)
-  local values = redis.pcall('HMGET', core, extra or FIELDS[1], unpack(FIELDS, 1, count or ALL))
+  local core, chosen = ff.keys.core(call.partition.tag, uuid), ranges[range or 'all']
+  local values = redis.pcall('HMGET', core, extra or FIELDS[chosen[1]], unpack(FIELDS, chosen[1], chosen[2]))
   if values.err then
     return nil, values.err
   end
   if not values[2] then
     return nil
   end
-  local execution = from_values(uuid, core, values)
+  local execution = chosen[3](uuid, core, values)
   call.loaded[uuid] = execution
   return execution, nil, values[1]
 end
@@ -105,8 +137,7 @@ end
 -- The execution that the holder of a lease wants to end as `outcome`: to be ended, or to be resumed if an earlier call
 -- was interrupted. Otherwise nil and the reply: the one that an identical call got, or why the call is refused.
 function ff.execution.owned(call, uuid, epoch, attempt, outcome)
-  local count = outcome == 'success' and TO_END or ALL
-  local execution, problem, dependents = ff.execution.load(call, uuid, 'dependents', count)
+  local execution, problem, dependents = ff.execution.load(call, uuid, 'dependents', outcome == 'success' and 'to_end' or 'all')
   if problem then
     return nil, redis.error_reply(problem)
   elseif not execution then

@@ -45,8 +45,10 @@ function ff.queue.uuid(member)
   return string.sub(member, -36)
 end
 
-function ff.queue.peek(partition, lane, limit)
+-- The first members of a lane, or the first after the member `after`.
+function ff.queue.peek(partition, lane, limit, after)
   local first, last = lane_range(lane)
+  first = after and '(' .. after or first
   return redis.call('ZRANGEBYLEX', partition.ready, first, last, 'LIMIT', '0', ff.base.int(limit))
 end
 
