@@ -308,20 +308,20 @@ impl Stage {
     /// Calls that go out regularly although nothing happens.
     async fn idle(&mut self) {
         let partitions: Vec<_> = (0..PARTITIONS).map(Partition::new).collect();
-        let rounds = COUNTED / partitions.len();
+        let rounds = 4 * COUNTED / partitions.len();
         for _ in 0..2 {
             self.counter.begin();
             for _ in 0..rounds {
                 self.operations.await_work(&self.lane, &partitions).await.expect("the server is up");
             }
-            self.note("await work", COUNTED);
+            self.note("await work", 4 * COUNTED);
             self.counter.begin();
             for _ in 0..rounds {
                 for report in self.operations.sweep(&partitions, &SweepPolicy::default()).await {
                     report.expect("the server is up");
                 }
             }
-            self.note("sweep, nothing due", COUNTED);
+            self.note("sweep, nothing due", 4 * COUNTED);
         }
         let ids = self.submit_solo(COUNTED, 0).await;
         let leases = self.claim_each(&ids).await;
