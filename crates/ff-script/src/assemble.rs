@@ -4,9 +4,9 @@
 //! shared functions are fields of the table `ff`.
 //!
 //! A record that a function reads is a list of field names, which is both the argument of HMGET and the shape of the
-//! table made of the reply. A table that is created in one constructor costs a fraction of one that a loop fills, so the
-//! constructor is written out here: in a file with `local FIELDS = { 'a', 'b' }`, the line `--@ FIELDS 1..2 values +1`
-//! becomes `a = values[2], b = values[3],`.
+//! table made of the reply. A table that is created in one constructor costs a fraction of one that a loop fills, so
+//! the constructor is written out here: in a file with `local FIELDS = { 'a', 'b' }`, the line
+//! `--@ FIELDS 1..2 values +1` becomes `a = values[2], b = values[3],`.
 
 use std::{fmt::Write as _, fs, io, path::Path};
 

@@ -6,8 +6,8 @@
 
 ff.execution = {}
 
--- Two ranges of the fields suffice for the most frequent calls, which read no more: those to end an execution, and those
--- to promote a dependent. Each range begins with a field that every execution has.
+-- Two ranges of the fields suffice for the most frequent calls, which read no more: those to end an execution, and
+-- those to promote a dependent. Each range begins with a field that every execution has.
 local FIELDS = {
   'execution_id', 'namespace', 'tags_json', 'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation',
   'lease_epoch', 'ready_member', 'dependents_done', 'log_pos', 'log_expected', 'failure_reason', 'ended_by',
@@ -23,8 +23,8 @@ local RESUMED_BYTES = 65536
 
 local PHASES = { blocked = 'submitted', delayed = 'submitted', waiting = 'runnable', active = 'active' }
 
--- Tables of the values of FIELDS, which begin at `values[2]`; absent fields are false, and fields that were not read are
--- nil.
+-- Tables of the values of FIELDS, which begin at `values[2]`; absent fields are false, and fields that were not read
+-- are nil.
 local function with_all(uuid, core, values)
   return {
     uuid = uuid, core = core,
