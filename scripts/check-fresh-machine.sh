@@ -7,7 +7,7 @@
 # this machine's Rust toolchain, certificates and name resolution, and a clone of the committed tree. It has no Python, no
 # Docker, no valkey-server and no procps. Each COMMAND is a line for sh; without one, these are run:
 #
-#   cargo run --release --bin ff -- demo
+#   cargo run -p ff-cli -- demo
 #   cargo xtask demo
 #   cargo xtask test
 #
@@ -92,7 +92,7 @@ run() {
     ' sh "$root" "$1"
 }
 
-[ $# -gt 0 ] || set -- "cargo run --release --bin ff -- demo" "cargo xtask demo" "cargo xtask test"
+[ $# -gt 0 ] || set -- "cargo run -p ff-cli -- demo" "cargo xtask demo" "cargo xtask test"
 for command in "$@"; do
     say "running: $command"
     run "$command" || fail "failed: $command"

@@ -39,6 +39,14 @@ fn every_example_is_a_valid_flow() {
 }
 
 #[test]
+fn a_byte_order_mark_is_not_part_of_a_flow_file() {
+    for (file, text) in [("a.yaml", "executions: {a: {run: echo x}}"), ("-", "{executions: {a: {run: echo x}}}")] {
+        let plan = from_bytes(Path::new(file), format!("\u{feff}{text}").into_bytes(), None).unwrap();
+        assert_eq!(plan.executions.len(), 1, "{file}");
+    }
+}
+
+#[test]
 fn the_format_is_determined_by_extension_and_otherwise_by_content() {
     assert!(is_wfformat(Path::new("a.json"), ""));
     assert!(!is_wfformat(Path::new("a.yml"), "{\"workflow\": 1}"));
