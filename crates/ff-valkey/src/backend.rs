@@ -123,7 +123,7 @@ fn hub_tasks(tasks: &Tasks, hub: &Arc<Hub>, subscriber: &SubscriberHandle) -> [T
     let (listening, subscriber) = (hub.clone(), subscriber.clone());
     let renew = async move {
         loop {
-            listening.deaf().await;
+            listening.silent_feed().await;
             subscriber.reconnect().await;
         }
     };
@@ -134,7 +134,7 @@ fn hub_tasks(tasks: &Tasks, hub: &Arc<Hub>, subscriber: &SubscriberHandle) -> [T
     [
         tasks.spawn_or("log reader", hub.clone().read_logs(), fail()),
         tasks.spawn_or("checkpoints", hub.clone().tell_checkpoints(), fail()),
-        tasks.spawn_or("renewal of deaf connections", renew, fail()),
+        tasks.spawn_or("renewal of silent connections", renew, fail()),
     ]
 }
 

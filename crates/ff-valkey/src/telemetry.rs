@@ -37,7 +37,7 @@ pub const RECONNECTS: &str = "ff_subscriber_reconnects_total";
 /// How often the subscriber's connection was replaced because it did not answer.
 pub const DEAD: &str = "ff_subscriber_dead_total";
 /// How often the subscriber's connection was replaced because it delivered nothing.
-pub const DEAF: &str = "ff_subscriber_deaf_total";
+pub const SILENT_FEED: &str = "ff_subscriber_deaf_total";
 /// How often the sentinels named another primary.
 pub const FAILOVERS: &str = "ff_primary_failovers_total";
 /// How often a connection was closed because its server was no longer the primary.

@@ -79,6 +79,17 @@ pub(crate) enum Work {
     Epochs(LogId),
 }
 
+/// The logs that wait to be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    /// Some are to be read now.
+    pub(crate) reads: bool,
+    /// Some are to be read again after a pause.
+    pub(crate) later: bool,
+    /// Some are to be read if pushes in transit do not arrive.
+    pub(crate) overdue: bool,
+}
+
 #[derive(Debug)]
 enum Mode {
     Starting(Deferred),
@@ -295,9 +306,16 @@ impl Frontier {
         work
     }
 
-    /// Whether logs wait for a pause to be read again.
-    pub(crate) fn has_later(&self) -> bool {
-        self.reading.iter().any(|index| matches!(&self.modes[*index], Mode::Reading(r) if r.want == Want::Later))
+    /// Which reads wait.
+    pub(crate) fn waiting(&self) -> Waiting {
+        let mut waiting = Waiting { overdue: !self.overdue.is_empty(), ..Waiting::default() };
+        for index in &self.reading {
+            if let Mode::Reading(reading) = &self.modes[*index] {
+                waiting.reads |= matches!(reading.want, Want::Page | Want::Epochs);
+                waiting.later |= reading.want == Want::Later;
+            }
+        }
+        waiting
     }
 
     /// The pause is over.

@@ -52,7 +52,7 @@ fn the_log() -> LogId {
 /// Executes one read that the frontier plans. `false` if none is planned.
 fn work(frontier: &mut Frontier, server: &Server, out: &mut Out, limit: usize) -> bool {
     let Some(work) = frontier.work(1).pop() else {
-        let later = frontier.has_later();
+        let later = frontier.waiting().later;
         frontier.wake_later();
         return later;
     };
@@ -160,7 +160,7 @@ fn pushes_that_never_appear_in_the_log_are_given_up_together() {
     }
     let mut pauses = 0;
     loop {
-        let pause = frontier.has_later();
+        let pause = frontier.waiting().later;
         pauses += u32::from(pause);
         // A push that arrives while others are waited for is not given up with them.
         if pause && pauses == 2 {

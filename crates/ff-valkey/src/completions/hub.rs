@@ -17,7 +17,7 @@
 //! A subscription joins at the hub's frontier under the lock, so it receives everything committed from then on, in
 //! whichever way it arrives. A subscription that starts from a cursor begins in catch-up.
 //!
-//! Pushes may be lost. Every [`COMPARE_EVERY`] the hub asks the server to which logs it has appended (the library
+//! Pushes may be lost. Every 2 s the hub asks the server to which logs it has appended (the library
 //! records that), and compares their newest entries with the cursors. So the last event of a quiet log is not missed,
 //! and a connection that is alive and delivers nothing is detected and re-established. When another server process
 //! answers, all logs are compared, so lost entries are found. Every log also has its turn within a few rounds
@@ -50,6 +50,7 @@
 //! | a task of the hub ends, by a panic | its subscriptions end, new ones are refused, health names it |
 //! | a stream is dropped | it is removed under the lock; its catching up is aborted |
 
+mod schedule;
 mod trouble;
 
 use std::{
@@ -82,7 +83,7 @@ use crate::{
     completions::{
         catchup,
         fanout::{Fanout, Joining, SubscriptionId},
-        frontier::{Comparison, Frontier, LogEntry, Work},
+        frontier::{Comparison, Frontier, LogEntry, Waiting, Work},
         queue::Queue,
         source::{LogSource, OfEach, PageRead},
         unpositioned::UnpositionedEvents,
@@ -91,6 +92,9 @@ use crate::{
     tasks::{self, Tasks},
     telemetry,
 };
+#[cfg(test)]
+use schedule::{COMPARE_EVERY, ON_ITS_WAY};
+use schedule::{ReadSchedule, Turn};
 use trouble::Trouble;
 
 /// How many logs the hub reads with one round trip, and how many entries of each.
@@ -98,13 +102,6 @@ const LOGS_AT_ONCE: usize = 8;
 const PAGE: usize = 256;
 /// How many subscriptions catch up at once.
 const CATCH_UPS_AT_ONCE: usize = 8;
-/// The pause before a log is read again that did not contain a pushed entry.
-const LATER: Duration = Duration::from_millis(50);
-
-/// How long a push may be in transit that the server sent before it answered a comparison.
-const ON_ITS_WAY: Duration = Duration::from_millis(500);
-/// How often heads are compared.
-const COMPARE_EVERY: Duration = Duration::from_secs(2);
 /// How often subscriptions receive a checkpoint.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 
@@ -120,9 +117,9 @@ pub(crate) struct Hub {
     /// All heads must be compared now: messages may have been missed.
     compare_heads: AtomicBool,
     /// The number of received messages, of any kind.
-    heard: AtomicU64,
+    received: AtomicU64,
     /// The connection is alive but does not deliver messages.
-    deaf: Notify,
+    silent_feed: Notify,
     catch_up_turns: Semaphore,
     unpositioned: UnpositionedEvents,
     tasks: Tasks,
@@ -148,8 +145,8 @@ impl Hub {
             state: Mutex::new(State { frontier: Frontier::new(scope, partitions), fanout: Fanout::default() }),
             reader: Notify::new(),
             compare_heads: AtomicBool::new(false),
-            heard: AtomicU64::new(0),
-            deaf: Notify::new(),
+            received: AtomicU64::new(0),
+            silent_feed: Notify::new(),
             catch_up_turns: Semaphore::new(CATCH_UPS_AT_ONCE),
             unpositioned: UnpositionedEvents::default(),
             tasks: Tasks::default(),
@@ -205,7 +202,7 @@ impl Hub {
         let mut unpositioned = Vec::new();
         let mut decoder = Decoder::default();
         for message in messages {
-            self.heard.fetch_add(1, Ordering::Relaxed);
+            self.received.fetch_add(1, Ordering::Relaxed);
             match decoder.push(self.scope, &message) {
                 Ok(decoded) => match decoded.payload.position {
                     Some(position) => {
@@ -292,8 +289,8 @@ impl Hub {
     }
 
     /// Returns when the connection was found not to deliver messages although logs have grown.
-    pub(crate) async fn deaf(&self) {
-        self.deaf.notified().await;
+    pub(crate) async fn silent_feed(&self) {
+        self.silent_feed.notified().await;
     }
 
     /// Compares heads with the cursors. `tally` is what the server returned with the previous comparison. Returns
@@ -334,22 +331,11 @@ impl Hub {
     pub(crate) async fn read_logs(self: Arc<Self>) {
         let mut trouble = Trouble::default();
         let mut backoff = Backoff::reconnect();
-        let mut last_later = Instant::now();
-        let mut rounds = Rounds::new();
+        let mut schedule = ReadSchedule::new(Instant::now());
+        let mut tally = String::new();
         loop {
-            let done = match rounds.next(&self) {
-                Some(all) => {
-                    let compared = self.compare_round(&mut rounds, all).await;
-                    if compared.is_err() {
-                        // Comparisons may keep failing although logs can be read. A read that fails stays planned.
-                        let (work, ..) = self.plan(&mut last_later, &rounds);
-                        let _ = self.read(&work).await;
-                    }
-                    compared
-                }
-                None => self.read_some(&mut last_later, &rounds).await,
-            };
-            trouble.tell(self.scope, self.lock().frontier.unreadable());
+            let done = self.take_turn(&mut schedule, &mut tally).await;
+            trouble.unreadable(self.scope, self.lock().frontier.unreadable());
             match done {
                 Ok(()) => {
                     backoff = Backoff::reconnect();
@@ -363,58 +349,72 @@ impl Hub {
         }
     }
 
-    /// One comparison, and its consequences for the connection.
-    async fn compare_round(self: &Arc<Self>, rounds: &mut Rounds, all: bool) -> Result<(), EngineError> {
-        let heard = self.heard.load(Ordering::Relaxed);
-        if !all && rounds.unheard.take() == Some(heard) {
-            telemetry::count(telemetry::DEAF, 1);
-            tracing::warn!("no messages although the logs have grown; reconnecting the subscriber");
-            self.deaf.notify_one();
+    async fn take_turn(self: &Arc<Self>, schedule: &mut ReadSchedule, tally: &mut String) -> Result<(), EngineError> {
+        if self.compare_heads.swap(false, Ordering::AcqRel) {
+            schedule.request();
         }
-        let compared = self.compare(all, &mut rounds.tally).await;
-        rounds.at = Instant::now() + COMPARE_EVERY;
-        match compared {
+        match schedule.next(Instant::now(), self.waiting()) {
+            Turn::Compare { all } => {
+                let compared = self.compare_round(schedule, all, tally).await;
+                if compared.is_err()
+                    && let Turn::Read { later, overdue } = schedule.next_read(Instant::now(), self.waiting())
+                {
+                    // Comparisons may keep failing although logs can be read. A read that fails stays planned.
+                    let _ = self.read(&self.plan(later, overdue)).await;
+                }
+                compared
+            }
+            Turn::Read { later, overdue } => self.read(&self.plan(later, overdue)).await,
+            Turn::Pause(until) => {
+                tokio::time::sleep_until(until).await;
+                Ok(())
+            }
+            Turn::Wait(until) => {
+                let _ = tokio::time::timeout_at(until, self.reader.notified()).await;
+                Ok(())
+            }
+        }
+    }
+
+    fn waiting(&self) -> Waiting {
+        self.lock().frontier.waiting()
+    }
+
+    /// One comparison, and its consequences for the connection.
+    async fn compare_round(
+        self: &Arc<Self>,
+        schedule: &mut ReadSchedule,
+        all: bool,
+        tally: &mut String,
+    ) -> Result<(), EngineError> {
+        let received = self.received.load(Ordering::Relaxed);
+        if schedule.is_silent(all, received) {
+            telemetry::count(telemetry::SILENT_FEED, 1);
+            tracing::warn!("no messages although the logs have grown; reconnecting the subscriber");
+            self.silent_feed.notify_one();
+        }
+        match self.compare(all, tally).await {
             Ok(beyond) => {
-                rounds.overdue_at = Instant::now() + ON_ITS_WAY;
-                rounds.unheard = beyond.then_some(heard);
-                rounds.has_compared = true;
+                schedule.compared(Instant::now(), beyond, received);
                 Ok(())
             }
             Err(error) => {
-                self.compare_heads.fetch_or(all, Ordering::AcqRel);
+                schedule.failed(Instant::now(), all);
                 Err(error)
             }
         }
     }
 
-    /// What to read now, whether some logs are read again later, and when to look again at the latest.
-    fn plan(&self, last_later: &mut Instant, rounds: &Rounds) -> (Vec<Work>, bool, Instant) {
+    /// What to read now, with the postponed reads that are due.
+    fn plan(&self, later: bool, overdue: bool) -> Vec<Work> {
         let frontier = &mut self.lock().frontier;
-        if last_later.elapsed() >= LATER {
+        if later {
             frontier.wake_later();
-            *last_later = Instant::now();
         }
-        if Instant::now() >= rounds.overdue_at {
+        if overdue {
             frontier.read_overdue();
         }
-        let wake_at = if frontier.has_overdue() { rounds.overdue_at } else { rounds.at };
-        (frontier.work(LOGS_AT_ONCE), frontier.has_later(), wake_at)
-    }
-
-    /// Reads the planned logs, or waits until there is a plan or it is time to compare.
-    async fn read_some(self: &Arc<Self>, last_later: &mut Instant, rounds: &Rounds) -> Result<(), EngineError> {
-        let (work, later, wake_at) = self.plan(last_later, rounds);
-        match (work.is_empty(), later) {
-            (false, _) => self.read(&work).await,
-            (true, true) => {
-                tokio::time::sleep(LATER).await;
-                Ok(())
-            }
-            (true, false) => {
-                let _ = tokio::time::timeout_at(wake_at, self.reader.notified()).await;
-                Ok(())
-            }
-        }
+        frontier.work(LOGS_AT_ONCE)
     }
 
     /// The task that sends checkpoints to subscriptions, and reports their lag as metrics.
@@ -531,31 +531,6 @@ impl Hub {
     pub(crate) fn counts(&self) -> (usize, usize) {
         let state = self.lock();
         (state.fanout.subscriptions(), state.fanout.lagging())
-    }
-}
-
-/// When heads are compared, and the state left by the previous comparison.
-struct Rounds {
-    at: Instant,
-    /// The time from which pushes in transit count as late.
-    overdue_at: Instant,
-    tally: String,
-    /// The number of received messages when the last comparison found entries without a push.
-    unheard: Option<u64>,
-    has_compared: bool,
-}
-
-impl Rounds {
-    fn new() -> Self {
-        let at = Instant::now() + COMPARE_EVERY;
-        Self { at, overdue_at: at, tally: String::new(), unheard: None, has_compared: false }
-    }
-
-    /// Whether it is time to compare, and if so, whether all logs. The findings of a comparison are read before the
-    /// next one, however often a comparison is requested.
-    fn next(&mut self, hub: &Hub) -> Option<bool> {
-        let all = !std::mem::take(&mut self.has_compared) && hub.compare_heads.swap(false, Ordering::AcqRel);
-        (all || Instant::now() >= self.at).then_some(all)
     }
 }
 

@@ -94,11 +94,6 @@ impl Frontier {
         beyond
     }
 
-    /// Whether pushes were in transit when the heads were compared.
-    pub(crate) const fn has_overdue(&self) -> bool {
-        !self.overdue.is_empty()
-    }
-
     /// Reads the logs whose pushes were in transit and have not arrived: the server reports each entry only once.
     pub(crate) fn read_overdue(&mut self) {
         for (index, entry, at_ms) in std::mem::take(&mut self.overdue) {

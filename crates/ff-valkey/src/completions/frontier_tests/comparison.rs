@@ -89,10 +89,10 @@ fn a_push_in_flight_during_a_comparison_that_never_arrives_is_read() {
     // Not pushed, but the log had a push since the previous comparison.
     server.append();
     compare_at(&mut frontier, &server, 1, true);
-    assert!(frontier.has_overdue() && frontier.reading() == 0, "it may be in transit");
+    assert!(frontier.waiting().overdue && frontier.reading() == 0, "it may be in transit");
     frontier.read_overdue();
     while work(&mut frontier, &server, &mut out, 10) {}
-    assert_eq!((out.numbers, frontier.has_overdue()), (vec![0, 1], false));
+    assert_eq!((out.numbers, frontier.waiting().overdue), (vec![0, 1], false));
 }
 
 #[test]

@@ -12,7 +12,7 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
-    pub(super) fn tell<'a>(&mut self, scope: Scope, unreadable: impl Iterator<Item = (LogId, &'a str)>) {
+    pub(super) fn unreadable<'a>(&mut self, scope: Scope, unreadable: impl Iterator<Item = (LogId, &'a str)>) {
         let mut unreadable = unreadable.peekable();
         let first = unreadable.peek().copied();
         let before = std::mem::replace(&mut self.unreadable, unreadable.count());
