@@ -23,6 +23,7 @@ use crate::{
     completions::{
         hub::{Hub, Joined},
         lag::ServerLag,
+        queue::Accepts,
         source::ServerLogs,
         stream::{Completions, Frames},
         unpositioned::{self, ServerAttributes},
@@ -337,11 +338,11 @@ impl ValkeyBackend {
         &self,
         scope: Scope,
         options: &Arc<SubscribeOptions>,
-        framed: bool,
+        accepts: Accepts,
         from: Option<Arc<[LogCursor]>>,
     ) -> Result<Joined, EngineError> {
         let running = self.listening(scope).await?;
-        self.inner.router.hub(scope).subscribe(options, framed, from, running)
+        self.inner.router.hub(scope).subscribe(options, accepts, from, running)
     }
 }
 
@@ -396,7 +397,7 @@ impl CompletionBackend for ValkeyBackend {
 
     async fn subscribe_completions_filtered(&self, filter: &ScannerFilter) -> Result<CompletionStream, EngineError> {
         let options = Arc::new(SubscribeOptions::new().filter(filter.clone()));
-        Ok(Box::pin(Completions::new(self.join(Scope::Flows, &options, false, None).await?)))
+        Ok(Box::pin(Completions::new(self.join(Scope::Flows, &options, Accepts::Completions, None).await?)))
     }
 }
 
@@ -416,7 +417,7 @@ impl SubscribeBackend for ValkeyBackend {
                 Start::Earliest => Some(vec![LogCursor::earliest(); usize::from(partitions.get())].into()),
                 _ => None,
             };
-            joined.push((*scope, self.join(*scope, &options, true, from).await?));
+            joined.push((*scope, self.join(*scope, &options, Accepts::Frames, from).await?));
         }
         Ok(Subscription::new(Frames::new(joined, Arc::new(ServerLag::new(self.inner.host.clone())))))
     }

@@ -70,7 +70,6 @@ struct CatchUp {
     hub: Arc<Hub>,
     id: SubscriptionId,
     options: Arc<SubscribeOptions>,
-    framed: bool,
     queue: Arc<Queue>,
     frontier: Vec<LogReader>,
     /// Its frontier when the hub stopped feeding it, and how many forged completions had been taken back by then.
@@ -140,13 +139,12 @@ pub(crate) async fn run(hub: Arc<Hub>, lagged: Lagged) {
 
 impl CatchUp {
     fn new(hub: Arc<Hub>, lagged: Lagged) -> Self {
-        let Lagged { id, options, framed, queue, frontier, taken_back } = lagged;
+        let Lagged { id, options, queue, frontier, taken_back } = lagged;
         Self {
             frontier: readers(hub.scope(), &frontier),
             hub,
             id,
             options,
-            framed,
             queue,
             left_at: frontier,
             taken_back,
@@ -326,7 +324,7 @@ impl CatchUp {
     /// Reports its position from time to time, even when the queue is full: a filtered subscription may receive nothing
     /// else for a long time.
     fn checkpoint(&mut self) {
-        if self.framed && self.checkpoint_at.elapsed() >= CHECKPOINTS {
+        if self.checkpoint_at.elapsed() >= CHECKPOINTS {
             self.checkpoint_at = Instant::now();
             self.queue.push_always(Item::Checkpoint(cursors(&self.frontier)));
         }
@@ -358,9 +356,7 @@ impl CatchUp {
         }
         telemetry::count(telemetry::DELIVERED, recent.len() as u64);
         room.push_all(recent.into_iter().map(Item::Event));
-        if self.framed {
-            self.queue.push_always(Item::Checkpoint(state.frontier.snapshot()));
-        }
+        self.queue.push_always(Item::Checkpoint(state.frontier.snapshot()));
         // Before the next event arrives, which would otherwise find the queue full.
         room.give_back();
         state.fanout.go_live(self.id);
@@ -421,7 +417,7 @@ impl CatchUp {
                         reader.advance(entry);
                     }
                     LogItem::Gap(gap) => {
-                        items.extend(declared(self.framed, &gap));
+                        items.push(declared(&gap));
                         reader.pass(&gap);
                     }
                 }
@@ -495,9 +491,7 @@ impl CatchUp {
 
     /// Reports a gap, even when the queue is full, and moves past it.
     fn pass(&mut self, index: usize, gap: &Gap) {
-        if let Some(item) = declared(self.framed, gap) {
-            self.queue.push_always(item);
-        }
+        self.queue.push_always(declared(gap));
         self.frontier[index].pass(gap);
     }
 }
@@ -509,9 +503,9 @@ fn entries_between(after: Option<EntryId>, up_to: Option<EntryId>) -> usize {
     usize::try_from(unread).unwrap_or(PAGE).clamp(1, PAGE)
 }
 
-/// Reports a gap to operators. Returns the item for the subscription, if it accepts gaps.
-fn declared(framed: bool, gap: &Gap) -> Option<Item> {
+/// Reports a gap to operators. Returns the item for the subscription.
+fn declared(gap: &Gap) -> Item {
     telemetry::count_cause(telemetry::GAPS, gap.cause.as_str(), 1);
     warn_gap(gap);
-    framed.then(|| Item::Gap(Arc::new(*gap)))
+    Item::Gap(Arc::new(*gap))
 }

@@ -47,8 +47,6 @@ pub(crate) struct SubscriptionId(u64);
 pub(crate) struct Lagged {
     pub(crate) id: SubscriptionId,
     pub(crate) options: Arc<SubscribeOptions>,
-    /// Whether it accepts frames other than completions.
-    pub(crate) framed: bool,
     pub(crate) queue: Arc<Queue>,
     /// The position up to which it has everything.
     pub(crate) frontier: Arc<[LogCursor]>,
@@ -59,7 +57,6 @@ pub(crate) struct Lagged {
 #[derive(Debug)]
 struct Subscription {
     options: Arc<SubscribeOptions>,
-    framed: bool,
     queue: Arc<Queue>,
     state: State,
 }
@@ -192,11 +189,10 @@ impl Counts {
     }
 }
 
-/// Where a subscription begins, and what it accepts.
+/// Where a subscription begins, and what it wants.
 #[derive(Debug)]
 pub(crate) struct Joining {
     pub(crate) options: Arc<SubscribeOptions>,
-    pub(crate) framed: bool,
     pub(crate) queue: Arc<Queue>,
     /// The frontier from which it reads the log; the hub's frontier if none.
     pub(crate) from: Option<Arc<[LogCursor]>>,
@@ -205,18 +201,17 @@ pub(crate) struct Joining {
 impl Fanout {
     /// Adds a subscription: it receives what is delivered from now on, or reads from the log what it lacks.
     pub(crate) fn join(&mut self, joining: Joining) -> SubscriptionId {
-        let Joining { options, framed, queue, from } = joining;
+        let Joining { options, queue, from } = joining;
         let id = SubscriptionId(self.next);
         self.next += 1;
         self.options.insert(id, options.clone());
-        let mut subscription = Subscription { options: options.clone(), framed, queue, state: State::Live };
+        let mut subscription = Subscription { options: options.clone(), queue, state: State::Live };
         match from {
             Some(frontier) => {
                 self.newly_lagged.push(subscription.lagged(id, frontier, self.taken_back));
                 self.lagging += 1;
             }
-            None if framed => subscription.queue.push_always(Item::CaughtUp),
-            None => {}
+            None => subscription.queue.push_always(Item::CaughtUp),
         }
         if let Some(only) = &options.only {
             for execution in &**only {
@@ -316,9 +311,7 @@ impl Fanout {
         {
             subscription.state = State::Live;
             subscription.queue.set_catching_up(false);
-            if subscription.framed {
-                subscription.queue.push_always(Item::CaughtUp);
-            }
+            subscription.queue.push_always(Item::CaughtUp);
             self.lagging -= 1;
         }
     }
@@ -421,10 +414,10 @@ impl Fanout {
         lags
     }
 
-    /// Reports the hub's position to all live subscriptions that accept frames.
+    /// Reports the hub's position to all live subscriptions.
     pub(crate) fn checkpoint(&mut self, frontier: &Arc<[LogCursor]>) {
         for (_, member) in self.all() {
-            if member.framed && matches!(member.state, State::Live) {
+            if matches!(member.state, State::Live) {
                 // A subscription with a full queue gets the next checkpoint.
                 member.queue.push(Item::Checkpoint(frontier.clone()));
             }
@@ -437,14 +430,7 @@ impl Subscription {
     fn lagged(&mut self, id: SubscriptionId, frontier: Arc<[LogCursor]>, taken_back: u64) -> Lagged {
         self.state = State::CatchingUp(None);
         self.queue.set_catching_up(true);
-        Lagged {
-            id,
-            options: self.options.clone(),
-            framed: self.framed,
-            queue: self.queue.clone(),
-            frontier,
-            taken_back,
-        }
+        Lagged { id, options: self.options.clone(), queue: self.queue.clone(), frontier, taken_back }
     }
 }
 
@@ -510,7 +496,7 @@ impl Deliver for Fanout {
         self.ring.forget(usize::from(gap.log.partition.number()));
         let shared = Arc::new(*gap);
         let mut offering = Offering::new(before, self.taken_back);
-        let concerned = |member: &Subscription| member.framed && member.options.concerns(gap.log.partition);
+        let concerned = |member: &Subscription| member.options.concerns(gap.log.partition);
         for (id, member) in self.all().filter(|(_, member)| concerned(member)) {
             offering.offer(*id, member, || Item::Gap(shared.clone()));
         }

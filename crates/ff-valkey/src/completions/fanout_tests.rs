@@ -4,7 +4,7 @@ use ff_core::{Outcome, Partition, Scope};
 use uuid::Uuid;
 
 use super::*;
-use crate::completions::simulated;
+use crate::completions::{queue::Accepts, simulated};
 
 fn log() -> LogId {
     LogId { partition: Partition::new(0), scope: Scope::Flows }
@@ -24,17 +24,21 @@ fn at(seq: u64) -> [LogReader; 1] {
 }
 
 fn channel(capacity: usize) -> (Arc<Queue>, Arc<Queue>) {
-    let queue = Queue::new(capacity);
+    queue(capacity, Accepts::Completions)
+}
+
+fn queue(capacity: usize, accepts: Accepts) -> (Arc<Queue>, Arc<Queue>) {
+    let queue = Queue::new(capacity, accepts);
     (queue.clone(), queue)
 }
 
 /// The start of a subscription with these options, with `queue`.
-fn joining(options: SubscribeOptions, framed: bool, queue: Arc<Queue>) -> Joining {
-    Joining { options: Arc::new(options), framed, queue, from: None }
+fn joining(options: SubscribeOptions, queue: Arc<Queue>) -> Joining {
+    Joining { options: Arc::new(options), queue, from: None }
 }
 
 fn join(fanout: &mut Fanout, filter: &ScannerFilter, queue: Arc<Queue>) -> SubscriptionId {
-    fanout.join(joining(SubscribeOptions::new().filter(filter.clone()), false, queue))
+    fanout.join(joining(SubscribeOptions::new().filter(filter.clone()), queue))
 }
 
 fn items(queue: &Queue) -> Vec<Item> {
@@ -79,7 +83,7 @@ fn a_subscription_to_certain_executions_also_applies_its_filter() {
     let mut fanout = Fanout::default();
     let ids = [1, 2, 3].map(|number| event(number).execution_id);
     let (queue, events) = channel(8);
-    let id = fanout.join(joining(SubscribeOptions::new().only(ids).filter(of("a")), false, queue));
+    let id = fanout.join(joining(SubscribeOptions::new().only(ids).filter(of("a")), queue));
     for number in 0..6 {
         fanout.deliver(&event(number), &at(number));
     }
@@ -92,9 +96,9 @@ fn a_subscription_to_certain_executions_also_applies_its_filter() {
 fn subscriptions_with_frames_get_gaps_and_checkpoints_regardless_of_their_filter() {
     let mut fanout = Fanout::default();
     let (plain, plain_events) = channel(8);
-    let (framed, framed_events) = channel(8);
+    let (framed, framed_events) = queue(8, Accepts::Frames);
     join(&mut fanout, &ScannerFilter::NOOP, plain);
-    fanout.join(joining(SubscribeOptions::new().filter(of("nobody")), true, framed));
+    fanout.join(joining(SubscribeOptions::new().filter(of("nobody")), framed));
     let through = EntryId { epoch: 1, seq: 4 };
     let gap = Gap::new(log(), None, through, GapCause::Trimmed);
     fanout.deliver(&event(3), &at(2));
@@ -112,8 +116,8 @@ fn a_full_queue_drops_its_oldest_or_ends_as_configured() {
     let of_policy = |overflow| SubscribeOptions::new().overflow(overflow);
     let (dropping, dropped) = channel(2);
     let (closing, closed) = channel(2);
-    fanout.join(joining(of_policy(Overflow::DropOldest), false, dropping));
-    fanout.join(joining(of_policy(Overflow::Close), false, closing));
+    fanout.join(joining(of_policy(Overflow::DropOldest), dropping));
+    fanout.join(joining(of_policy(Overflow::Close), closing));
     for number in 0..5 {
         fanout.deliver(&event(number), &at(number));
     }
@@ -177,8 +181,8 @@ fn an_unpositioned_event_goes_only_to_subscriptions_that_existed_then() {
 #[test]
 fn a_subscription_to_certain_executions_gets_the_gaps_of_their_partitions_only() {
     let mut fanout = Fanout::default();
-    let (queue, receiver) = channel(8);
-    fanout.join(joining(SubscribeOptions::new().only([event(1).execution_id]), true, queue));
+    let (sender, receiver) = queue(8, Accepts::Frames);
+    fanout.join(joining(SubscribeOptions::new().only([event(1).execution_id]), sender));
     let through = EntryId { epoch: 1, seq: 4 };
     let gap_in = |partition| {
         let log = LogId { partition: Partition::new(partition), ..log() };

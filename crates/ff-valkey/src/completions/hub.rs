@@ -84,7 +84,7 @@ use crate::{
         catchup,
         fanout::{Fanout, Joining, SubscriptionId},
         frontier::{Comparison, Frontier, LogEntry, Waiting, Work},
-        queue::Queue,
+        queue::{Accepts, Queue},
         source::{LogSource, OfEach, PageRead},
         unpositioned::UnpositionedEvents,
     },
@@ -494,17 +494,17 @@ impl Hub {
     pub(crate) fn subscribe(
         self: &Arc<Self>,
         options: &Arc<SubscribeOptions>,
-        framed: bool,
+        accepts: Accepts,
         from: Option<Arc<[LogCursor]>>,
         keep: Arc<dyn Send + Sync>,
     ) -> Result<Joined, EngineError> {
         self.tasks.check("subscribing")?;
-        let queue = Queue::new(options.capacity.map_or(self.capacity, NonZeroUsize::get));
+        let queue = Queue::new(options.capacity.map_or(self.capacity, NonZeroUsize::get), accepts);
         let joined = self.with_state(|State { fanout, frontier }| {
             let room = fanout.subscriptions() < self.max_subscriptions;
             room.then(|| {
                 let start = from.clone().unwrap_or_else(|| frontier.snapshot());
-                let id = fanout.join(Joining { options: options.clone(), framed, queue: queue.clone(), from });
+                let id = fanout.join(Joining { options: options.clone(), queue: queue.clone(), from });
                 (id, start, fanout.subscriptions())
             })
         });

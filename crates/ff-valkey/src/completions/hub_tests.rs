@@ -172,7 +172,7 @@ impl Reader {
     fn open(hub: &Arc<Hub>, logs: &Logs, filter: &ScannerFilter, wanted: fn(u64) -> bool, pace: Duration) -> Self {
         let since = (0..usize::from(PARTITIONS)).map(|log| logs.on(log, |server| server.next())).collect();
         let options = Arc::new(SubscribeOptions::new().filter(filter.clone()));
-        let mut stream = Completions::new(hub.subscribe(&options, false, None, Arc::new(())).unwrap());
+        let mut stream = Completions::new(hub.subscribe(&options, Accepts::Completions, None, Arc::new(())).unwrap());
         let seen = Arc::new(Mutex::new(Vec::new()));
         let noted = seen.clone();
         let task = crate::net::connection::Task::spawn(async move {
@@ -256,7 +256,7 @@ impl LagProbe for NoLag {
 
 fn subscribe(hub: &Arc<Hub>, from: Option<Arc<[LogCursor]>>) -> Subscription {
     let options = Arc::new(SubscribeOptions::new());
-    let joined = hub.subscribe(&options, true, from, Arc::new(())).unwrap();
+    let joined = hub.subscribe(&options, Accepts::Frames, from, Arc::new(())).unwrap();
     Subscription::new(Frames::new(vec![(Scope::Flows, joined)], Arc::new(NoLag)))
 }
 

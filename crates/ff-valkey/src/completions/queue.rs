@@ -41,9 +41,24 @@ impl Item {
     }
 }
 
+/// The items that a queue's reader takes; the queue drops all others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Accepts {
+    Completions,
+    /// Gaps, checkpoints and the notice of having caught up too.
+    Frames,
+}
+
+impl Accepts {
+    const fn takes(self, item: &Item) -> bool {
+        matches!((self, item), (Self::Frames, _) | (_, Item::Event(_) | Item::Dropped(..)))
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Queue {
     capacity: usize,
+    accepts: Accepts,
     inner: Mutex<Inner>,
     reader: AtomicWaker,
     room: Notify,
@@ -114,9 +129,10 @@ pub(crate) struct QueueCounts {
 }
 
 impl Queue {
-    pub(crate) fn new(capacity: usize) -> Arc<Self> {
+    pub(crate) fn new(capacity: usize, accepts: Accepts) -> Arc<Self> {
         Arc::new(Self {
             capacity: capacity.max(1),
+            accepts,
             inner: Mutex::default(),
             reader: AtomicWaker::new(),
             room: Notify::new(),
@@ -160,6 +176,9 @@ impl Queue {
 
     /// Puts an item in; `false` if the queue is full.
     pub(crate) fn push(&self, item: Item) -> bool {
+        if !self.accepts.takes(&item) {
+            return true;
+        }
         let inner = self.lock();
         if inner.taken() >= self.capacity {
             return false;
@@ -170,11 +189,16 @@ impl Queue {
 
     /// Puts an item in, even if the queue is full: for the few that must not be lost.
     pub(crate) fn push_always(&self, item: Item) {
-        self.put(self.lock(), item);
+        if self.accepts.takes(&item) {
+            self.put(self.lock(), item);
+        }
     }
 
     /// Puts an item in; replaces the oldest if the queue is full.
     pub(crate) fn push_dropping(&self, item: Item) {
+        if !self.accepts.takes(&item) {
+            return;
+        }
         let mut inner = self.lock();
         while inner.taken() >= self.capacity && inner.drop_oldest() {}
         self.put(inner, item);
@@ -276,7 +300,7 @@ impl Room {
     pub(crate) fn push_all(&mut self, items: impl IntoIterator<Item = Item>) -> usize {
         let before = self.left;
         let mut inner = self.queue.lock();
-        for item in items {
+        for item in items.into_iter().filter(|item| self.queue.accepts.takes(item)) {
             if matches!(item, Item::Event(_)) {
                 let Some(left) = self.left.checked_sub(1) else { continue };
                 self.left = left;

@@ -31,7 +31,7 @@ fn numbers(queue: &Queue) -> Vec<u64> {
 
 #[test]
 fn a_full_queue_accepts_nothing_and_yields_its_items_in_order() {
-    let queue = Queue::new(2);
+    let queue = Queue::new(2, Accepts::Frames);
     assert_eq!([0, 1, 2].map(|number| queue.push(event(number))), [true, true, false]);
     assert_eq!(numbers(&queue), [0, 1]);
     assert!(queue.push(event(3)));
@@ -40,7 +40,7 @@ fn a_full_queue_accepts_nothing_and_yields_its_items_in_order() {
 
 #[test]
 fn reserved_capacity_is_exclusive_and_is_released() {
-    let queue = Queue::new(3);
+    let queue = Queue::new(3, Accepts::Frames);
     let mut room = queue.reserve(2).now_or_never().expect("there is capacity");
     assert_eq!([queue.push(event(0)), queue.push(event(1))], [true, false]);
     assert!(queue.try_reserve(1).is_none());
@@ -56,7 +56,7 @@ fn reserved_capacity_is_exclusive_and_is_released() {
 
 #[test]
 fn items_that_must_not_be_lost_need_no_capacity() {
-    let queue = Queue::new(1);
+    let queue = Queue::new(1, Accepts::Frames);
     let mut room = queue.try_reserve(1).expect("there is capacity");
     assert_eq!(room.push_all([event(0), Item::CaughtUp, event(1)]), 1);
     assert!(matches!(poll(&queue), Poll::Ready(Some(Item::Event(_)))));
@@ -64,9 +64,23 @@ fn items_that_must_not_be_lost_need_no_capacity() {
     assert!(poll(&queue).is_pending());
 }
 
+#[test]
+fn a_queue_of_completions_drops_what_its_reader_does_not_take() {
+    let queue = Queue::new(1, Accepts::Completions);
+    let gap = || Item::Gap(Arc::new(Gap::new(LOG, None, entry(0), GapCause::Trimmed)));
+    queue.push_always(Item::CaughtUp);
+    assert!(queue.push(event(0)));
+    assert!(queue.push(gap()), "it needs no capacity");
+    queue.push_dropping(gap());
+    assert_eq!(numbers(&queue), [0]);
+    let mut room = queue.try_reserve(1).expect("nothing is left in it");
+    assert_eq!(room.push_all([gap(), event(1), Item::Checkpoint(Arc::default())]), 1);
+    assert_eq!((numbers(&queue), queue.counts().queued, queue.counts().dropped), (vec![1], 0, 0));
+}
+
 #[tokio::test]
 async fn a_wait_for_capacity_ends_when_enough_was_taken() {
-    let queue = Queue::new(2);
+    let queue = Queue::new(2, Accepts::Frames);
     assert!(queue.push(event(0)) && queue.push(event(1)));
     let mut waiting = Box::pin(queue.reserve(2));
     assert!(futures::poll!(&mut waiting).is_pending());
@@ -78,7 +92,7 @@ async fn a_wait_for_capacity_ends_when_enough_was_taken() {
 
 #[test]
 fn a_gap_of_dropped_items_comes_after_the_earlier_gap() {
-    let queue = Queue::new(2);
+    let queue = Queue::new(2, Accepts::Frames);
     let gap = Gap::new(LOG, Some(entry(0)), entry(1), GapCause::HistoryRewritten);
     assert!(queue.push(event(1)) && queue.push(Item::Gap(Arc::new(gap))));
     for number in 2..5 {
@@ -93,7 +107,7 @@ fn a_gap_of_dropped_items_comes_after_the_earlier_gap() {
 
 #[test]
 fn gaps_are_merged_if_nothing_else_is_left_to_drop() {
-    let queue = Queue::new(2);
+    let queue = Queue::new(2, Accepts::Frames);
     for number in 0..5 {
         let gap = Gap::new(LOG, None, entry(number), GapCause::Unreadable);
         queue.push_dropping(Item::Gap(Arc::new(gap)));
@@ -105,7 +119,7 @@ fn gaps_are_merged_if_nothing_else_is_left_to_drop() {
 
 #[test]
 fn the_caught_up_frame_is_not_dropped_for_events() {
-    let queue = Queue::new(2);
+    let queue = Queue::new(2, Accepts::Frames);
     queue.push_always(Item::CaughtUp);
     for number in 0..3 {
         queue.push_dropping(event(number));
@@ -117,7 +131,7 @@ fn the_caught_up_frame_is_not_dropped_for_events() {
 
 #[test]
 fn a_closed_queue_yields_its_items_and_then_ends() {
-    let queue = Queue::new(2);
+    let queue = Queue::new(2, Accepts::Frames);
     queue.push(event(0));
     queue.close();
     assert_eq!(numbers(&queue), [0]);
@@ -126,7 +140,7 @@ fn a_closed_queue_yields_its_items_and_then_ends() {
 
 #[tokio::test]
 async fn a_poll_is_woken_by_new_items() {
-    let queue = Queue::new(2);
+    let queue = Queue::new(2, Accepts::Frames);
     let polled = queue.clone();
     let taken = tokio::spawn(async move { std::future::poll_fn(|context| polled.poll(context)).await });
     tokio::task::yield_now().await;
@@ -254,7 +268,7 @@ proptest! {
     fn the_frames_of_a_dropping_queue_and_its_gaps_make_those_of_an_unbounded_one(
         events in happenings(), capacity in 1..5usize,
     ) {
-        let (all, bounded) = (Queue::new(usize::MAX), Queue::new(capacity));
+        let (all, bounded) = (Queue::new(usize::MAX, Accepts::Frames), Queue::new(capacity, Accepts::Frames));
         let mut histories = [History::of(0), History::of(1)];
         let mut places = [0, 1].map(|_| Place(vec![LogCursor::default(); 2].into()));
         let mut frames = [Vec::new(), Vec::new()];
