@@ -15,6 +15,9 @@ use clap::{Parser, Subcommand};
 
 use crate::run::Cargo;
 
+/// The workspace that compares FlowFabric with its peers. Its dependencies are not the product's.
+const PEERS: &str = "benches/peers/Cargo.toml";
+
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "Developer commands of FlowFabric", disable_help_subcommand = true)]
 struct Cli {
@@ -94,7 +97,10 @@ enum Command {
         /// With --guard: record the counts in benches/instructions.txt
         #[arg(long, requires = "guard")]
         record: bool,
-        /// Arguments for `cargo bench`
+        /// Instead, compare FlowFabric with other libraries; prints a table of ratios
+        #[arg(long, conflicts_with = "guard")]
+        peers: bool,
+        /// Arguments for `cargo bench`, or for the comparison, such as `--only ours,raw --work cycle`
         #[arg(last = true)]
         args: Vec<String>,
     },
@@ -138,6 +144,11 @@ fn run(command: Command) -> Result<()> {
             .envs(provision::process()?.env())
             .run(),
         Command::Bench { guard: true, record, .. } => guard(record),
+        Command::Bench { peers: true, args, .. } => Cargo::new("run")
+            .args(["--quiet", "--release", "--locked", "--manifest-path", PEERS, "-p", "peers-runner", "--"])
+            .args(args)
+            .envs(provision::process()?.env())
+            .run(),
         Command::Bench { args, .. } => {
             let chosen = provision::provide()?;
             Cargo::new("bench").args(["-p", "ff-benches"]).args(args).envs(chosen.env()).run()
@@ -160,6 +171,7 @@ fn guard(record: bool) -> Result<()> {
 
 fn lint() -> Result<()> {
     Cargo::new("fmt").args(["--all", "--check"]).run()?;
+    Cargo::new("fmt").args(["--all", "--check", "--manifest-path", PEERS]).run()?;
     Cargo::new("clippy").args(["--workspace", "--all-targets", "--", "-D", "warnings"]).run()?;
     tidy::tidy()?;
     spelling::spelling()?;
@@ -193,6 +205,13 @@ mod tests {
         assert_eq!(test_scope(&strings(&["--", "-p"])), ["--workspace"]);
         assert!(test_scope(&strings(&["-p", "ff-core"])).is_empty());
         assert!(test_scope(&strings(&["--package=ff-core"])).is_empty());
+    }
+
+    #[test]
+    fn the_comparison_takes_its_own_arguments() {
+        let cli = Cli::parse_from(["xtask", "bench", "--peers", "--", "--only", "ours,raw"]);
+        let Command::Bench { peers: true, args, .. } = cli.command else { panic!("not the comparison: {cli:?}") };
+        assert_eq!(args, ["--only", "ours,raw"]);
     }
 
     #[test]
