@@ -195,7 +195,7 @@ mod tests {
     use super::*;
     use crate::{
         counting::Counters,
-        testing::{Call, Scripted, protocol, transport},
+        testing::{Call, Scripted, errors, protocol, transport},
     };
 
     fn completion(partition: u16, dependents_pending: bool) -> CompletionPayload {
@@ -275,6 +275,30 @@ mod tests {
         backend.until(|calls| calls.contains(&Call::Resolve(2))).await;
         assert!(backend.resolved().len() < 7, "partition 2 did not wait for the retries of 1");
         backend.until(|calls| calls.iter().filter(|call| **call == Call::Resolve(1)).count() == 8).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_dispatcher_repeats_a_call_only_after_an_error_that_a_retry_can_repair() {
+        for (error, is_repeated) in errors() {
+            let backend = Scripted::new(4);
+            backend.script(|script| script.errors.push_back(("resolve_dependents 1", error.clone())));
+            let _task = dispatching(&backend).await;
+            backend.push(completion(1, true));
+            backend.settle().await;
+            assert_eq!(backend.resolved(), vec![1; 1 + usize::from(is_repeated)], "{error:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subscription_is_repeated_only_after_an_error_that_a_retry_can_repair() {
+        for (error, is_repeated) in errors() {
+            let backend = Scripted::new(4);
+            backend.script(|script| script.errors.push_back(("subscribe_completions", error.clone())));
+            let task = tokio::spawn(Dispatcher::new(Arc::clone(&backend)).run(CancellationToken::new()));
+            backend.settle().await;
+            assert_eq!(backend.calls().len(), 1 + usize::from(is_repeated), "{error:?}");
+            assert_eq!(task.is_finished(), !is_repeated, "{error:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use ff_core::{
     CancelOutcome, ClaimId, ClaimedExecution, CompletionBackend, CompletionPayload, CompletionStream, ControlBackend,
     EngineError, EngineId, ExecutionId, ExecutionSnapshot, ExecutionSubmission, Failure, FlowCancellation, FlowId,
-    FlowSnapshot, FlowSubmission, LaneId, Lease, Namespace, Partition, PartitionCount, SubmitBackend,
+    FlowSnapshot, FlowSubmission, LaneId, Lease, Namespace, Partition, PartitionCount, StateConflict, SubmitBackend,
     SubmittedExecution, SubmittedFlow, SubscribeBackend, SweepPolicy,
     backend::{
         Claim, ClaimRequest, FailOutcome, MaintenanceBackend, ReconcileCursor, ReconcileReport, ReleaseOutcome,
@@ -201,6 +201,29 @@ pub(crate) fn transport() -> EngineError {
 
 pub(crate) fn protocol() -> EngineError {
     EngineError::protocol("scripted", "the reply is too short")
+}
+
+/// An error of each variant, and whether a retry can help.
+pub(crate) fn errors() -> Vec<(EngineError, bool)> {
+    let text = || "text".to_owned();
+    let conflict = StateConflict::AlreadyTerminal;
+    let errors = vec![
+        EngineError::Unavailable { op: "scripted" },
+        EngineError::NotFound { what: text() },
+        EngineError::invalid("id `x`", "malformed"),
+        EngineError::PermissionDenied { op: text(), reason: text() },
+        EngineError::Conflict { what: text(), reason: text() },
+        EngineError::State { what: text(), conflict },
+        EngineError::ResourceExhausted { resource: "memory", reason: text() },
+        EngineError::ended("the subscription"),
+        protocol(),
+    ];
+    let passing = [
+        EngineError::Contention { op: text(), reason: text() },
+        EngineError::Timeout { op: text(), after: Duration::from_secs(1) },
+        transport(),
+    ];
+    errors.into_iter().map(|error| (error, false)).chain(passing.map(|error| (error, true))).collect()
 }
 
 pub(crate) fn cursor(number: u128) -> ReconcileCursor {

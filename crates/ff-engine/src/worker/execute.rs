@@ -7,7 +7,7 @@
 use std::{any::Any, future::pending, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use ff_core::{ClaimedExecution, Failure, Lease, backend::WorkBackend, limits};
+use ff_core::{ClaimedExecution, Failure, Lease, backend::WorkBackend};
 use futures::FutureExt;
 use tokio::{task::JoinError, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
@@ -16,19 +16,12 @@ use tracing::Instrument;
 use super::{
     WorkContext,
     renew::renew,
-    report::{release, report},
+    report::{Report, release, report},
     shared::{Held, Shared},
 };
 use crate::{meters, retry::Delays};
 
 pub(super) type HandlerResult = Result<Bytes, Failure>;
-
-/// The report of an attempt.
-#[derive(Debug)]
-pub(super) enum Report {
-    Complete(Bytes),
-    Fail(Failure),
-}
 
 /// What to do after an attempt has ended here.
 #[derive(Debug)]
@@ -205,20 +198,6 @@ impl Stop {
     }
 }
 
-impl Report {
-    fn of(result: HandlerResult) -> Self {
-        match result {
-            Ok(result) if result.len() > limits::PAYLOAD_BYTES => Self::Fail(Failure::permanent(format!(
-                "its result has {} bytes, at most {} are allowed; store it elsewhere and return a reference",
-                result.len(),
-                limits::PAYLOAD_BYTES
-            ))),
-            Ok(result) => Self::Complete(result),
-            Err(failure) => Self::Fail(failure),
-        }
-    }
-}
-
 fn result_of(joined: Result<HandlerResult, JoinError>) -> HandlerResult {
     joined.unwrap_or_else(|error| {
         Err(Failure::retryable(match error.try_into_panic() {
@@ -235,6 +214,8 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use ff_core::limits;
+
     use super::*;
 
     #[test]

@@ -1,14 +1,37 @@
 //! Reports the outcome of an attempt to the backend, until the backend answers or the lease has certainly run out.
 
 use backon::Retryable;
+use bytes::Bytes;
 use ff_core::{
     EngineError, Failure, Lease,
     backend::{FailOutcome, ReleaseOutcome, WorkBackend},
+    limits,
 };
 use tokio::time::Instant;
 
-use super::{execute::Report, shared::Shared};
+use super::shared::Shared;
 use crate::{meters, retry};
+
+/// The report of an attempt.
+#[derive(Debug)]
+pub(super) enum Report {
+    Complete(Bytes),
+    Fail(Failure),
+}
+
+impl Report {
+    pub(super) fn of(result: Result<Bytes, Failure>) -> Self {
+        match result {
+            Ok(result) if result.len() > limits::PAYLOAD_BYTES => Self::Fail(Failure::permanent(format!(
+                "its result has {} bytes, at most {} are allowed; store it elsewhere and return a reference",
+                result.len(),
+                limits::PAYLOAD_BYTES
+            ))),
+            Ok(result) => Self::Complete(result),
+            Err(failure) => Self::Fail(failure),
+        }
+    }
+}
 
 /// Reports the outcome. Repeating is safe, because the owner of a lease gets the same answer again.
 pub(super) async fn report<B: WorkBackend + ?Sized>(shared: &Shared<B>, lease: &Lease, report: Report) {
