@@ -132,6 +132,8 @@ macro_rules! all_cases {
                 a_repeated_claim_gets_the_same_executions
                 a_released_execution_goes_to_another_worker_at_once_and_nothing_is_counted
                 a_release_signals_a_waiting_process
+                a_signal_is_passed_on_while_the_lane_has_work_and_the_work_stays_claimable
+                a_process_that_passes_a_signal_on_from_an_empty_lane_is_signalled_again
                 a_reported_failure_resets_the_count_of_expired_leases
                 the_holder_of_a_lease_is_notified_when_another_caller_ends_its_execution
             }
@@ -179,6 +181,7 @@ macro_rules! all_cases {
                 a_refused_submission_writes_nothing
                 an_id_of_another_deployment_is_refused
                 a_result_beyond_the_limit_is_refused_and_the_lease_stays_valid
+                a_claim_of_no_or_too_many_executions_is_refused
             }
         }
     };

@@ -1,6 +1,10 @@
 //! Waits until executions and flows have ended.
 
-use std::{collections::BTreeSet, num::NonZeroUsize, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroUsize,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
@@ -99,8 +103,8 @@ pub trait WaitExt: SubscribeBackend + ControlBackend {
     ) -> Result<Vec<ExecutionSnapshot>, EngineError> {
         let distinct: BTreeSet<ExecutionId> = ids.iter().copied().collect();
         let ended = limited(&named(ids)?, options, wait(self, ids, distinct.len(), options)).await?;
-        let of = |id: &ExecutionId| ended.iter().find(|snapshot| snapshot.execution_id == *id).cloned();
-        Ok(ids.iter().filter_map(of).collect())
+        let ended: BTreeMap<_, _> = ended.into_iter().map(|snapshot| (snapshot.execution_id, snapshot)).collect();
+        Ok(ids.iter().filter_map(|id| ended.get(id).cloned()).collect())
     }
 
     /// Waits until a flow has ended.

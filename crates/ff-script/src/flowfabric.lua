@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '21', digest = '16a904fa3c3f618c6f2382ec69d4dc38' }
+local ff = { version = '22', digest = 'c173f440773d1b652667b38d7b0e0fdb' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, and replies; used by everything else.
@@ -721,9 +721,10 @@ do -- lib/execution.lua
 ff.execution = {}
 
 -- Two ranges of the fields suffice for the most frequent calls, which read no more: those to end an execution, and
--- those to promote a dependent. Each range begins with a field that every execution has.
+-- those to promote a dependent. Each range begins with a field that every execution has. The tags, which may be long,
+-- are read to end an execution only.
 local FIELDS = {
-  'execution_id', 'namespace', 'tags_json', 'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation',
+  'tags_json', 'execution_id', 'namespace', 'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation',
   'lease_epoch', 'ready_member', 'dependents_done', 'log_pos', 'log_expected', 'failure_reason', 'ended_by',
   'has_payload', 'public_state', 'lifecycle_phase', 'flow_id', 'index', 'lane_id', 'deadline_at', 'priority',
   'unmet_needs', 'eligible_at', 'times_from', 'failed_epoch', 'lease_expires_at', 'timeout_at', 'max_attempts',
@@ -732,8 +733,9 @@ local FIELDS = {
 }
 local ALL = #FIELDS
 
--- The most bytes of results that a call reads to complete interrupted ends; the last result may exceed it.
-local RESUMED_BYTES = 65536
+-- The most bytes of tags, and of results of interrupted ends, that a call reads to end executions; the last one may
+-- exceed it.
+local BYTES_OF_ENDS = 65536
 
 local PHASES = { blocked = 'submitted', delayed = 'submitted', waiting = 'runnable', active = 'active' }
 
@@ -742,14 +744,14 @@ local PHASES = { blocked = 'submitted', delayed = 'submitted', waiting = 'runnab
 local function with_all(uuid, core, values)
   return {
     uuid = uuid, core = core,
- execution_id = values[2], namespace = values[3], tags_json = values[4], terminal_outcome = values[5], completed_at = values[6], current_attempt_index = values[7], generation = values[8], lease_epoch = values[9], ready_member = values[10], dependents_done = values[11], log_pos = values[12], log_expected = values[13], failure_reason = values[14], ended_by = values[15], has_payload = values[16], public_state = values[17], lifecycle_phase = values[18], flow_id = values[19], index = values[20], lane_id = values[21], deadline_at = values[22], priority = values[23], unmet_needs = values[24], eligible_at = values[25], times_from = values[26], failed_epoch = values[27], lease_expires_at = values[28], timeout_at = values[29], max_attempts = values[30], failures = values[31], max_lease_expiries = values[32], lease_expiries = values[33], backoff_ms = values[34], backoff_max_ms = values[35], lease_listener = values[36], lease_seen = values[37], lease_unseen = values[38], lease_ms = values[39],
+ execution_id = values[2], namespace = values[3], terminal_outcome = values[4], completed_at = values[5], current_attempt_index = values[6], generation = values[7], lease_epoch = values[8], ready_member = values[9], dependents_done = values[10], log_pos = values[11], log_expected = values[12], failure_reason = values[13], ended_by = values[14], has_payload = values[15], public_state = values[16], lifecycle_phase = values[17], flow_id = values[18], index = values[19], lane_id = values[20], deadline_at = values[21], priority = values[22], unmet_needs = values[23], eligible_at = values[24], times_from = values[25], failed_epoch = values[26], lease_expires_at = values[27], timeout_at = values[28], max_attempts = values[29], failures = values[30], max_lease_expiries = values[31], lease_expiries = values[32], backoff_ms = values[33], backoff_max_ms = values[34], lease_listener = values[35], lease_seen = values[36], lease_unseen = values[37], lease_ms = values[38],
   }
 end
 
 local function to_end(uuid, core, values)
   return {
     uuid = uuid, core = core,
- execution_id = values[2], namespace = values[3], tags_json = values[4], terminal_outcome = values[5], completed_at = values[6], current_attempt_index = values[7], generation = values[8], lease_epoch = values[9], ready_member = values[10], dependents_done = values[11], log_pos = values[12], log_expected = values[13], failure_reason = values[14], ended_by = values[15], has_payload = values[16], public_state = values[17], lifecycle_phase = values[18], flow_id = values[19], index = values[20], lane_id = values[21], deadline_at = values[22],
+ tags_json = values[2], execution_id = values[3], namespace = values[4], terminal_outcome = values[5], completed_at = values[6], current_attempt_index = values[7], generation = values[8], lease_epoch = values[9], ready_member = values[10], dependents_done = values[11], log_pos = values[12], log_expected = values[13], failure_reason = values[14], ended_by = values[15], has_payload = values[16], public_state = values[17], lifecycle_phase = values[18], flow_id = values[19], index = values[20], lane_id = values[21], deadline_at = values[22],
   }
 end
 
@@ -761,19 +763,19 @@ local function to_promote(uuid, core, values)
 end
 
 local ranges = {
-  all = { 1, ALL, with_all }, to_end = { 1, 21, to_end }, to_promote = { 16, 25, to_promote },
+  all = { 2, ALL, with_all }, to_end = { 1, 21, to_end }, to_promote = { 16, 25, to_promote },
 }
 
 -- Reads the fields that `to_promote` has left out.
 local function complete_record(call, execution)
-  local values = redis.pcall('HMGET', execution.core, unpack(FIELDS))
+  local values = redis.pcall('HMGET', execution.core, unpack(FIELDS, 2))
   if values.err then
     return nil, values.err
   end
-  for index = 1, ALL do
+  for index = 2, ALL do
     local name = FIELDS[index]
     if execution[name] == nil then
-      execution[name] = values[index]
+      execution[name] = values[index - 1]
     end
   end
   execution.is_partial = nil
@@ -782,7 +784,7 @@ end
 
 -- Reads an execution, once per call: a table of its fields, or nil if it is not found, or nil and an error.
 -- `extra` names one more field to read; its value is the third result. `range` names the fields to read: 'all' if it is
--- nil.
+-- nil, which leaves out the tags.
 function ff.execution.load(call, uuid, extra, range)
   local known = call.loaded[uuid]
   if known then
@@ -878,6 +880,22 @@ function ff.execution.owned(call, uuid, epoch, attempt, outcome)
   return nil, { 'lease_lost' }
 end
 
+-- A call plans no further ends once it has read BYTES_OF_ENDS.
+local function charge(call, bytes)
+  call.bytes_of_ends = (call.bytes_of_ends or 0) + bytes
+  if call.bytes_of_ends >= BYTES_OF_ENDS then
+    call.ends_left = 0
+  end
+end
+
+-- Reads the tags for the event.
+local function read_tags(call, execution)
+  if not execution.tags_json then
+    execution.tags_json = redis.call('HGET', execution.core, 'tags_json') or '{}'
+    charge(call, #execution.tags_json)
+  end
+end
+
 -- Plans the end of an execution and its effects. `fields` are further fields to write.
 function ff.execution.finish(call, execution, outcome, reason, fields)
   execution.ending = true
@@ -889,6 +907,7 @@ function ff.execution.finish(call, execution, outcome, reason, fields)
   execution.fields = fields or { nil, nil, nil, nil, nil, nil }
   call.ends[#call.ends + 1] = execution
   call.ends_left = call.ends_left - 1
+  read_tags(call, execution)
   ff.flow.member_ended(call, execution)
   ff.dependents.plan(call, execution)
 end
@@ -923,7 +942,7 @@ function ff.execution.cancelled_with_flow(call, execution, fields)
 end
 
 -- Reads what a completion needs of an ended execution's result: its length, and the result itself only if it may be
--- part of the event. A call plans no further ends once it has read RESUMED_BYTES of results.
+-- part of the event.
 local function read_result(call, execution)
   local len = redis.call('HSTRLEN', execution.core, 'result')
   execution.result_len = len
@@ -932,15 +951,13 @@ local function read_result(call, execution)
   end
   local stored = redis.call('HMGET', execution.core, 'result', 'result_text')
   execution.result, execution.result_text = stored[1] or nil, stored[2] or nil
-  call.resumed_bytes = (call.resumed_bytes or 0) + len
-  if call.resumed_bytes >= RESUMED_BYTES then
-    call.ends_left = 0
-  end
+  charge(call, len)
 end
 
 -- Plans to complete an interrupted end.
 function ff.execution.resume_end(call, execution)
   call.ends_left = call.ends_left - 1
+  read_tags(call, execution)
   read_result(call, execution)
   execution.ending = true
   execution.resumed = true
@@ -1559,6 +1576,9 @@ local tenures = {}
 local KEPT_EPOCHS = 64
 local MAX_EPOCHS = 1024
 
+-- The most entries that a call reads to trim them by age; fewer if it has read this many bytes.
+local TRIMMED_ENTRIES, TRIMMED_BYTES = 100, 65536
+
 -- The step of this load of the library, computed when the first epoch begins.
 local step
 -- A prime below 2^32, and a factor that keeps products below 2^53.
@@ -1567,6 +1587,12 @@ local STEPS, FACTOR = 4294967291, 1000003
 local function parts(id)
   local epoch, seq = string.match(id, '^(%d+)-(%d+)$')
   return tonumber(epoch), tonumber(seq)
+end
+
+-- The smallest id after another one.
+local function after(id)
+  local epoch, seq = parts(id)
+  return ff.base.int(epoch) .. '-' .. ff.base.int(seq + 1)
 end
 
 local function xadd(log, max_len, id, fields)
@@ -1707,22 +1733,24 @@ function ff.log.append(log, epochs_key, keep, now, fields, length, record_expect
   return id, prev
 end
 
--- Trims entries that were committed before `cutoff` (ms), at most 100 per call. Returns whether none is left.
+-- Trims entries that were committed before `cutoff` (ms), at most TRIMMED_ENTRIES per call. Returns whether none is
+-- left. Reads one entry at a time, since nothing tells in advance how long an entry is.
 function ff.log.trim_before(log, cutoff)
-  local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
-  if not first or ff.completion.committed_at(first) >= cutoff then
-    return true
-  end
-  local last
-  for _, entry in ipairs(redis.call('XRANGE', log, '-', '+', 'COUNT', 100)) do
-    if ff.completion.committed_at(entry) >= cutoff then
-      redis.call('XTRIM', log, 'MINID', entry[1])
+  local last, bytes, count = nil, 0, 0
+  while count < TRIMMED_ENTRIES and bytes < TRIMMED_BYTES do
+    local entry = redis.call('XRANGE', log, last and '(' .. last or '-', '+', 'COUNT', 1)[1]
+    if not entry or ff.completion.committed_at(entry) >= cutoff then
+      if last then
+        redis.call('XTRIM', log, 'MINID', entry and entry[1] or after(last))
+      end
       return true
     end
-    last = entry[1]
+    last, count = entry[1], count + 1
+    for _, text in ipairs(entry[2]) do
+      bytes = bytes + #text
+    end
   end
-  local epoch, seq = parts(last)
-  redis.call('XTRIM', log, 'MINID', ff.base.int(epoch) .. '-' .. ff.base.int(seq + 1))
+  redis.call('XTRIM', log, 'MINID', after(last))
   return redis.call('XLEN', log) == 0
 end
 end
@@ -1864,6 +1892,10 @@ function ff.queue.remind(partition, now)
     if not member then
       reminded[partition.tag] = nil
       break
+    end
+    if not found and redis.call('EXISTS', partition.waiters) == 0 then
+      -- A process that comes later finds the work itself.
+      return nil
     end
     found = true
     local lane, time = string.match(member, '^([^\n]*)\n%d%d%d(%d+)')
@@ -2375,7 +2407,7 @@ local FIELDS = {
 }
 -- The most executions that a call leases, and the queue members that it reads at once when it has met a stale one.
 local LEASED_AT_ONCE, MORE_AT_ONCE = 40, 16
--- The most payload bytes in one reply, unless the first execution has more.
+-- The most bytes of payloads and tags in one reply, unless the first execution has more.
 local BYTES_AT_ONCE = 262144
 
 -- The fields that a lease needs; nil if the execution cannot be read now. Nil and true if it is not found or was
@@ -2394,9 +2426,9 @@ local function read_execution(call, uuid)
   }
 end
 
-local function payload_bytes(execution)
+local function bytes_of(execution)
   local len = execution.large_payload_len
-  return len and tonumber(len) or execution.payload and #execution.payload or 0
+  return #execution.tags_json + (len and tonumber(len) or execution.payload and #execution.payload or 0)
 end
 
 local function take_next(candidate)
@@ -2449,9 +2481,9 @@ local function choose_from(call, members, wanted, choice)
     local candidate = read_candidate(call, members[index])
     if candidate and is_stale(call, candidate) then
       stale[#stale + 1] = members[index]
-    elseif candidate and (#chosen == 0 or payload_bytes(candidate) <= choice.bytes_left) then
+    elseif candidate and (#chosen == 0 or bytes_of(candidate) <= choice.bytes_left) then
       chosen[#chosen + 1] = candidate
-      choice.bytes_left = choice.bytes_left - payload_bytes(candidate)
+      choice.bytes_left = choice.bytes_left - bytes_of(candidate)
     elseif candidate then
       return true, true
     end

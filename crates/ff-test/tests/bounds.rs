@@ -12,7 +12,7 @@ use ff_core::{
     EngineBackend, EngineId, ExecutionSpec, ExecutionSubmission, Failure, FlowSubmission, Frame, Lease, LogId,
     Namespace, Partition, PartitionCount, Scope, Start, SubmittedFlow, SubscribeOptions, SweepPolicy, Tags, limits,
 };
-use ff_script::keys;
+use ff_script::{keys, operations::LogPolicy};
 use ff_testserver::{Reply, TestServer};
 use ff_valkey::{ValkeyBackend, ValkeyConfig};
 use futures::StreamExt;
@@ -187,6 +187,50 @@ async fn large_payloads(stage: &mut Stage) {
     stage.clear().await;
 }
 
+/// Tags of the largest size, whose quotation marks are longer in JSON.
+fn longest_tags() -> Tags {
+    Tags::new((0..32).map(|n| (format!("{n:0>128}"), "\"".repeat(256)))).unwrap()
+}
+
+async fn long_tags(stage: &mut Stage) {
+    let soon = Duration::from_millis(1);
+    let spec = |n: usize| stage.spec(n.to_string()).tags(longest_tags());
+    let expiring = (200..300).map(|n| spec(n).delay(LEASE).deadline(soon));
+    let flow = stage.submit((0..200).map(spec).chain(expiring)).await;
+    stage.note("submit the longest tags").await;
+    let leases: Vec<_> = stage.claim_all().await.iter().map(|claimed| claimed.lease).collect();
+    assert_eq!(leases.len(), 200);
+    stage.note("claim the longest tags").await;
+    stage.backend().renew(&leases, LEASE).await.unwrap();
+    stage.note("renew leases with the longest tags").await;
+    stage.sweep_all(limits::DURATION).await;
+    stage.note("sweep deadlines with the longest tags").await;
+    stage.reconcile_all().await;
+    stage.backend().release(&leases).await.unwrap();
+    stage.note("release and reconcile the longest tags").await;
+    stage.backend().cancel_flow(flow.flow_id, "enough").await.unwrap();
+    stage.note("cancel the longest tags").await;
+    stage.sweep_all(Duration::ZERO).await;
+    stage.note("delete the longest tags").await;
+    stage.clear().await;
+}
+
+async fn long_events(stage: &mut Stage) {
+    let policy = LogPolicy { inline_result_bytes: limits::INLINE_RESULT_BYTES as u64, ..LogPolicy::default() };
+    let config = ValkeyConfig::from_url(stage.server.url()).unwrap().partition_count(PartitionCount::new(1).unwrap());
+    let backend: Arc<dyn EngineBackend> =
+        Arc::new(ValkeyBackend::connect_with(config.log_policy(policy)).await.unwrap());
+    stage.submit((0..100).map(|n| stage.spec(n.to_string()))).await;
+    for claimed in stage.claim_all().await {
+        let result = big().slice(..limits::INLINE_RESULT_BYTES);
+        backend.complete(&claimed.lease, result).await.unwrap();
+    }
+    stage.note("complete with the longest result in the event").await;
+    stage.sweep_all(Duration::ZERO).await;
+    stage.note("delete events with the longest results").await;
+    stage.clear().await;
+}
+
 async fn interrupted_ends(stage: &mut Stage) {
     // The longest result that is part of its event, and the longest possible one.
     for (scenario, bytes) in [
@@ -303,6 +347,8 @@ async fn every_scenario() -> Table {
     let mut stage = Stage::start().await;
     many_members(&mut stage).await;
     large_payloads(&mut stage).await;
+    long_tags(&mut stage).await;
+    long_events(&mut stage).await;
     interrupted_ends(&mut stage).await;
     fan_out(&mut stage).await;
     joins(&mut stage).await;
@@ -310,6 +356,32 @@ async fn every_scenario() -> Table {
     repairs(&mut stage).await;
     small_calls(&mut stage).await;
     stage.longest
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_counts_the_bytes_of_tags() {
+    let stage = Stage::start().await;
+    stage.submit((0..40).map(|n| stage.spec(n.to_string()).tags(longest_tags()))).await;
+    let claimed = stage.fixture.claim_some(P0, 40, LEASE).await.len();
+    assert!((8..16).contains(&claimed), "{claimed} executions with 20 KiB of tags each");
+    assert_eq!(claimed + stage.claim_all().await.len(), 40);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_reads_few_long_events() {
+    let stage = Stage::start().await;
+    stage.submit((0..40).map(|n| stage.spec(n.to_string()).tags(longest_tags()))).await;
+    for claimed in stage.claim_all().await {
+        stage.backend().complete(&claimed.lease, Bytes::new()).await.unwrap();
+    }
+    // Zero retention does not include entries of the current millisecond.
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    stage.backend().sweep(&[P0], &SweepPolicy::retention(Duration::ZERO)).await.remove(0).unwrap();
+    let log = keys::completion_log(LogId { partition: P0, scope: Scope::Flows });
+    let left = stage.command(&["XLEN", &log]).await.int().unwrap();
+    assert!((30..40).contains(&left), "{left} entries are left");
+    stage.sweep_all(Duration::ZERO).await;
+    assert_eq!(stage.command(&["XLEN", &log]).await.int(), Some(0));
 }
 
 fn slow(table: &Table) -> Vec<(&(String, &'static str), &Duration)> {

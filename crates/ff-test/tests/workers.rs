@@ -134,6 +134,42 @@ async fn a_signal_without_a_taker_is_passed_on_by_the_sweep() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_that_is_passed_on_reaches_the_next_waiting_process() {
+    let stand = Stand::start().await;
+    let fixture = Fixture::new(stand.backend.clone());
+    let flow = fixture.flow(&[("a", &[])]).idempotency_key("work");
+    let partition = flow.flow_id().partition(stand.backend.partition_count());
+    let mut waiting: Vec<(Arc<dyn EngineBackend>, WorkSignals)> = Vec::new();
+    for _ in 0..2 {
+        let backend = process(&stand).await;
+        let signals = backend.work_signals(&fixture.lane).await.unwrap();
+        backend.await_work(&fixture.lane, &[partition]).await.unwrap();
+        waiting.push((backend, signals));
+    }
+    fixture.submit(&flow).await;
+    let [(first, first_signals), (second, second_signals)] = &mut waiting[..] else { panic!("there are two") };
+    let is_ready =
+        async |signals: &mut WorkSignals| while signals.next().await != Some(WorkSignal::Ready(partition)) {};
+    let (signalled, other) = tokio::select! {
+        () = is_ready(first_signals) => (first, second_signals),
+        () = is_ready(second_signals) => (second, first_signals),
+    };
+    assert!(signalled.pass_on(&fixture.lane, partition).await.unwrap());
+    assert!(tokio::time::timeout(PATIENCE, is_ready(other)).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_that_no_process_waits_for_causes_no_sweeps() {
+    let stand = Stand::start().await;
+    let fixture = Fixture::new(stand.backend.clone());
+    let partition = fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id.partition();
+    assert_eq!(fixture.sweep(partition).await.next_due, None);
+    let other = Fixture::new(stand.backend.clone());
+    stand.backend.await_work(&other.lane, &[partition]).await.unwrap();
+    assert!(fixture.sweep(partition).await.next_due.is_some(), "a signal may have to be repeated");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancellation_reaches_the_handler_by_push() {
     let stand = Stand::start().await;
     let fixture = Fixture::new(stand.backend.clone());

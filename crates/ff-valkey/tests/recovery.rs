@@ -13,8 +13,8 @@ use bytes::Bytes;
 use common::{Writer, calls, event, eventually, flow_in, gap, namespace, next, number, numbers, partitions, submit};
 use ff_core::{
     ControlBackend, Cursor, EngineError, EntryId, ExecutionSpec, FlowId, FlowSubmission, Frame, Gap, GapCause, LaneId,
-    LogId, Partition, PartitionCount, Scope, Start, SubmitBackend, SubscribeBackend, SubscribeOptions, Subscription,
-    Tags, WorkerId,
+    LogId, Outcome, Partition, PartitionCount, Scope, Start, SubmitBackend, SubscribeBackend, SubscribeOptions,
+    Subscription, Tags, WorkerId,
     backend::{ClaimRequest, WorkBackend},
 };
 use ff_script::permissions::Role;
@@ -434,6 +434,23 @@ async fn a_forged_completion_at_the_next_position_is_retracted_and_the_true_one_
     // Both true completions arrive, whether the second one was delivered before or not.
     let rest = numbers(&mut subscription, 2).await;
     assert_eq!(rest, [2, 3]);
+}
+
+#[tokio::test]
+async fn a_forged_outcome_of_the_execution_that_ends_next_is_retracted() {
+    let mut stage = Stage::open().await;
+    let mut subscription = stage.subscribe(SubscribeOptions::new()).await;
+    stage.end(2).await;
+    numbers(&mut subscription, 2).await;
+    let forged = event(stage.flow, 2, "a", &Tags::default()).replace("success", "failed");
+    let forged = format!("{},\"pos\":\"1000-2\"}}", &forged[..forged.len() - 1]);
+    stage.writer.command(&["PUBLISH", "ff:dag:completions", &forged]).await;
+    assert_eq!(numbers(&mut subscription, 1).await, [2]);
+    stage.end(1).await;
+    let taken_back = gap(&mut subscription).await;
+    assert_eq!(taken_back, Gap::new(LOG, Some(entry(1000, 1)), entry(1000, 2), GapCause::Forged));
+    let Frame::Completion(ended) = subscription.next().await.unwrap() else { panic!("a completion follows") };
+    assert_eq!((number(&ended), ended.outcome), (2, Outcome::Success));
 }
 
 #[tokio::test]

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use ff_core::{EngineError, ExecutionId, FlowId, Partition, PartitionCount, limits};
+use ff_core::{EngineError, ExecutionId, FlowId, Partition, PartitionCount, WorkerId, backend::ClaimRequest, limits};
 use uuid::Uuid;
 
 use super::Backend;
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, name};
 
 pub async fn a_refused_submission_writes_nothing(backend: Backend) {
     let fixture = Fixture::new(backend);
@@ -46,4 +46,16 @@ pub async fn a_result_beyond_the_limit_is_refused_and_the_lease_stays_valid(back
     let error = fixture.backend.complete(&claimed.lease, large.into()).await.expect_err("it is refused");
     assert!(error.to_string().contains("1048577"), "{error}");
     fixture.backend.complete(&claimed.lease, "small".into()).await.expect("the lease still holds");
+}
+
+pub async fn a_claim_of_no_or_too_many_executions_is_refused(backend: Backend) {
+    let fixture = Fixture::new(backend);
+    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id;
+    let most = u32::try_from(limits::CLAIM_BATCH).expect("it is small");
+    for max in [0, most + 1] {
+        let request = ClaimRequest::new(name::<WorkerId>("worker"), fixture.lane.clone(), id.partition());
+        let error = fixture.backend.claim(&request.max(max)).await.expect_err("it is refused");
+        assert!(matches!(error, EngineError::InvalidInput { .. }), "{error}");
+    }
+    assert_eq!(fixture.claim_some(id.partition(), most, Duration::from_secs(60)).await.len(), 1);
 }

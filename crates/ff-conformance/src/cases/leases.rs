@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ff_core::{
-    ClaimId, ExecutionId, Failure, Outcome, PublicState,
-    backend::{ReleaseOutcome, RenewOutcome, WorkSignal},
+    ClaimId, ExecutionId, Failure, Outcome, Partition, PublicState,
+    backend::{ReleaseOutcome, RenewOutcome, WorkSignal, WorkSignals},
 };
 use futures::StreamExt;
 
@@ -151,8 +151,39 @@ pub async fn a_release_signals_a_waiting_process(backend: Backend) {
     let mut signals = fixture.backend.work_signals(&fixture.lane).await.expect("subscribed");
     fixture.backend.await_work(&fixture.lane, &[id.partition()]).await.expect("answered");
     fixture.backend.release(&[claimed.lease]).await.expect("answered");
-    let wait = async { while signals.next().await.expect("signals never end") != WorkSignal::Ready(id.partition()) {} };
+    signalled(&mut signals, id.partition()).await;
+}
+
+/// Waits until this process is signalled that a partition has work.
+async fn signalled(signals: &mut WorkSignals, partition: Partition) {
+    let wait = async { while signals.next().await.expect("signals never end") != WorkSignal::Ready(partition) {} };
     within("the signal", wait).await;
+}
+
+pub async fn a_signal_is_passed_on_while_the_lane_has_work_and_the_work_stays_claimable(backend: Backend) {
+    let fixture = Fixture::new(backend);
+    let id = fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id;
+    for _ in 0..2 {
+        let passed_on = fixture.backend.pass_on(&fixture.lane, id.partition()).await.expect("answered");
+        assert!(passed_on, "the lane has work");
+    }
+    assert_eq!(fixture.state(id).await, PublicState::Waiting);
+    fixture.complete(id).await;
+    let passed_on = fixture.backend.pass_on(&fixture.lane, id.partition()).await.expect("answered");
+    assert!(!passed_on, "the lane has no work left");
+}
+
+pub async fn a_process_that_passes_a_signal_on_from_an_empty_lane_is_signalled_again(backend: Backend) {
+    let fixture = Fixture::new(backend);
+    let flow = fixture.flow(&[("a", &[])]).idempotency_key("work");
+    let partition = flow.flow_id().partition(fixture.backend.partition_count());
+    let mut signals = fixture.backend.work_signals(&fixture.lane).await.expect("subscribed");
+    for _ in 0..2 {
+        let passed_on = fixture.backend.pass_on(&fixture.lane, partition).await.expect("answered");
+        assert!(!passed_on, "the lane has no work");
+    }
+    fixture.submit(&flow).await;
+    signalled(&mut signals, partition).await;
 }
 
 pub async fn a_reported_failure_resets_the_count_of_expired_leases(backend: Backend) {
@@ -172,7 +203,7 @@ pub async fn a_reported_failure_resets_the_count_of_expired_leases(backend: Back
 }
 
 /// Waits until this process is notified that it has lost the lease of an execution.
-async fn notified_of_loss(signals: &mut ff_core::backend::WorkSignals, id: ExecutionId) {
+async fn notified_of_loss(signals: &mut WorkSignals, id: ExecutionId) {
     let wait = async {
         loop {
             let signal = signals.next().await.expect("signals never end");

@@ -10,6 +10,8 @@ pub const MEMBERS: usize = 1_000;
 pub const DEPENDENCIES: usize = 50_000;
 /// Bytes of one execution's payload, and of its result.
 pub const PAYLOAD_BYTES: usize = 1024 * 1024;
+/// Bytes of the largest result that can be part of its event.
+pub const INLINE_RESULT_BYTES: usize = 64 * 1024;
 /// Bytes of all payloads of one submission.
 pub const SUBMISSION_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes of an execution's name within its flow, and of an idempotency key.

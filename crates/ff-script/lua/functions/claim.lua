@@ -13,7 +13,7 @@ local FIELDS = {
 }
 -- The most executions that a call leases, and the queue members that it reads at once when it has met a stale one.
 local LEASED_AT_ONCE, MORE_AT_ONCE = 40, 16
--- The most payload bytes in one reply, unless the first execution has more.
+-- The most bytes of payloads and tags in one reply, unless the first execution has more.
 local BYTES_AT_ONCE = 262144
 
 -- The fields that a lease needs; nil if the execution cannot be read now. Nil and true if it is not found or was
@@ -32,9 +32,9 @@ local function read_execution(call, uuid)
   }
 end
 
-local function payload_bytes(execution)
+local function bytes_of(execution)
   local len = execution.large_payload_len
-  return len and tonumber(len) or execution.payload and #execution.payload or 0
+  return #execution.tags_json + (len and tonumber(len) or execution.payload and #execution.payload or 0)
 end
 
 local function take_next(candidate)
@@ -87,9 +87,9 @@ local function choose_from(call, members, wanted, choice)
     local candidate = read_candidate(call, members[index])
     if candidate and is_stale(call, candidate) then
       stale[#stale + 1] = members[index]
-    elseif candidate and (#chosen == 0 or payload_bytes(candidate) <= choice.bytes_left) then
+    elseif candidate and (#chosen == 0 or bytes_of(candidate) <= choice.bytes_left) then
       chosen[#chosen + 1] = candidate
-      choice.bytes_left = choice.bytes_left - payload_bytes(candidate)
+      choice.bytes_left = choice.bytes_left - bytes_of(candidate)
     elseif candidate then
       return true, true
     end

@@ -7,9 +7,10 @@
 ff.execution = {}
 
 -- Two ranges of the fields suffice for the most frequent calls, which read no more: those to end an execution, and
--- those to promote a dependent. Each range begins with a field that every execution has.
+-- those to promote a dependent. Each range begins with a field that every execution has. The tags, which may be long,
+-- are read to end an execution only.
 local FIELDS = {
-  'execution_id', 'namespace', 'tags_json', 'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation',
+  'tags_json', 'execution_id', 'namespace', 'terminal_outcome', 'completed_at', 'current_attempt_index', 'generation',
   'lease_epoch', 'ready_member', 'dependents_done', 'log_pos', 'log_expected', 'failure_reason', 'ended_by',
   'has_payload', 'public_state', 'lifecycle_phase', 'flow_id', 'index', 'lane_id', 'deadline_at', 'priority',
   'unmet_needs', 'eligible_at', 'times_from', 'failed_epoch', 'lease_expires_at', 'timeout_at', 'max_attempts',
@@ -18,8 +19,9 @@ local FIELDS = {
 }
 local ALL = #FIELDS
 
--- The most bytes of results that a call reads to complete interrupted ends; the last result may exceed it.
-local RESUMED_BYTES = 65536
+-- The most bytes of tags, and of results of interrupted ends, that a call reads to end executions; the last one may
+-- exceed it.
+local BYTES_OF_ENDS = 65536
 
 local PHASES = { blocked = 'submitted', delayed = 'submitted', waiting = 'runnable', active = 'active' }
 
@@ -28,7 +30,7 @@ local PHASES = { blocked = 'submitted', delayed = 'submitted', waiting = 'runnab
 local function with_all(uuid, core, values)
   return {
     uuid = uuid, core = core,
-    --@ FIELDS 1..38 values +1
+    --@ FIELDS 2..38 values +0
   }
 end
 
@@ -47,19 +49,19 @@ local function to_promote(uuid, core, values)
 end
 
 local ranges = {
-  all = { 1, ALL, with_all }, to_end = { 1, 21, to_end }, to_promote = { 16, 25, to_promote },
+  all = { 2, ALL, with_all }, to_end = { 1, 21, to_end }, to_promote = { 16, 25, to_promote },
 }
 
 -- Reads the fields that `to_promote` has left out.
 local function complete_record(call, execution)
-  local values = redis.pcall('HMGET', execution.core, unpack(FIELDS))
+  local values = redis.pcall('HMGET', execution.core, unpack(FIELDS, 2))
   if values.err then
     return nil, values.err
   end
-  for index = 1, ALL do
+  for index = 2, ALL do
     local name = FIELDS[index]
     if execution[name] == nil then
-      execution[name] = values[index]
+      execution[name] = values[index - 1]
     end
   end
   execution.is_partial = nil
@@ -68,7 +70,7 @@ end
 
 -- Reads an execution, once per call: a table of its fields, or nil if it is not found, or nil and an error.
 -- `extra` names one more field to read; its value is the third result. `range` names the fields to read: 'all' if it is
--- nil.
+-- nil, which leaves out the tags.
 function ff.execution.load(call, uuid, extra, range)
   local known = call.loaded[uuid]
   if known then
@@ -164,6 +166,22 @@ function ff.execution.owned(call, uuid, epoch, attempt, outcome)
   return nil, { 'lease_lost' }
 end
 
+-- A call plans no further ends once it has read BYTES_OF_ENDS.
+local function charge(call, bytes)
+  call.bytes_of_ends = (call.bytes_of_ends or 0) + bytes
+  if call.bytes_of_ends >= BYTES_OF_ENDS then
+    call.ends_left = 0
+  end
+end
+
+-- Reads the tags for the event.
+local function read_tags(call, execution)
+  if not execution.tags_json then
+    execution.tags_json = redis.call('HGET', execution.core, 'tags_json') or '{}'
+    charge(call, #execution.tags_json)
+  end
+end
+
 -- Plans the end of an execution and its effects. `fields` are further fields to write.
 function ff.execution.finish(call, execution, outcome, reason, fields)
   execution.ending = true
@@ -175,6 +193,7 @@ function ff.execution.finish(call, execution, outcome, reason, fields)
   execution.fields = fields or { nil, nil, nil, nil, nil, nil }
   call.ends[#call.ends + 1] = execution
   call.ends_left = call.ends_left - 1
+  read_tags(call, execution)
   ff.flow.member_ended(call, execution)
   ff.dependents.plan(call, execution)
 end
@@ -209,7 +228,7 @@ function ff.execution.cancelled_with_flow(call, execution, fields)
 end
 
 -- Reads what a completion needs of an ended execution's result: its length, and the result itself only if it may be
--- part of the event. A call plans no further ends once it has read RESUMED_BYTES of results.
+-- part of the event.
 local function read_result(call, execution)
   local len = redis.call('HSTRLEN', execution.core, 'result')
   execution.result_len = len
@@ -218,15 +237,13 @@ local function read_result(call, execution)
   end
   local stored = redis.call('HMGET', execution.core, 'result', 'result_text')
   execution.result, execution.result_text = stored[1] or nil, stored[2] or nil
-  call.resumed_bytes = (call.resumed_bytes or 0) + len
-  if call.resumed_bytes >= RESUMED_BYTES then
-    call.ends_left = 0
-  end
+  charge(call, len)
 end
 
 -- Plans to complete an interrupted end.
 function ff.execution.resume_end(call, execution)
   call.ends_left = call.ends_left - 1
+  read_tags(call, execution)
   read_result(call, execution)
   execution.ending = true
   execution.resumed = true

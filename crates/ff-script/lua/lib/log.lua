@@ -22,6 +22,9 @@ local tenures = {}
 local KEPT_EPOCHS = 64
 local MAX_EPOCHS = 1024
 
+-- The most entries that a call reads to trim them by age; fewer if it has read this many bytes.
+local TRIMMED_ENTRIES, TRIMMED_BYTES = 100, 65536
+
 -- The step of this load of the library, computed when the first epoch begins.
 local step
 -- A prime below 2^32, and a factor that keeps products below 2^53.
@@ -30,6 +33,12 @@ local STEPS, FACTOR = 4294967291, 1000003
 local function parts(id)
   local epoch, seq = string.match(id, '^(%d+)-(%d+)$')
   return tonumber(epoch), tonumber(seq)
+end
+
+-- The smallest id after another one.
+local function after(id)
+  local epoch, seq = parts(id)
+  return ff.base.int(epoch) .. '-' .. ff.base.int(seq + 1)
 end
 
 local function xadd(log, max_len, id, fields)
@@ -170,21 +179,23 @@ function ff.log.append(log, epochs_key, keep, now, fields, length, record_expect
   return id, prev
 end
 
--- Trims entries that were committed before `cutoff` (ms), at most 100 per call. Returns whether none is left.
+-- Trims entries that were committed before `cutoff` (ms), at most TRIMMED_ENTRIES per call. Returns whether none is
+-- left. Reads one entry at a time, since nothing tells in advance how long an entry is.
 function ff.log.trim_before(log, cutoff)
-  local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
-  if not first or ff.completion.committed_at(first) >= cutoff then
-    return true
-  end
-  local last
-  for _, entry in ipairs(redis.call('XRANGE', log, '-', '+', 'COUNT', 100)) do
-    if ff.completion.committed_at(entry) >= cutoff then
-      redis.call('XTRIM', log, 'MINID', entry[1])
+  local last, bytes, count = nil, 0, 0
+  while count < TRIMMED_ENTRIES and bytes < TRIMMED_BYTES do
+    local entry = redis.call('XRANGE', log, last and '(' .. last or '-', '+', 'COUNT', 1)[1]
+    if not entry or ff.completion.committed_at(entry) >= cutoff then
+      if last then
+        redis.call('XTRIM', log, 'MINID', entry and entry[1] or after(last))
+      end
       return true
     end
-    last = entry[1]
+    last, count = entry[1], count + 1
+    for _, text in ipairs(entry[2]) do
+      bytes = bytes + #text
+    end
   end
-  local epoch, seq = parts(last)
-  redis.call('XTRIM', log, 'MINID', ff.base.int(epoch) .. '-' .. ff.base.int(seq + 1))
+  redis.call('XTRIM', log, 'MINID', after(last))
   return redis.call('XLEN', log) == 0
 end

@@ -135,6 +135,10 @@ function ff.queue.remind(partition, now)
       reminded[partition.tag] = nil
       break
     end
+    if not found and redis.call('EXISTS', partition.waiters) == 0 then
+      -- A process that comes later finds the work itself.
+      return nil
+    end
     found = true
     local lane, time = string.match(member, '^([^\n]*)\n%d%d%d(%d+)')
     local since = time and tonumber(string.sub(time, 1, TIME_DIGITS))

@@ -20,7 +20,7 @@ pub struct LogPolicy {
     pub flow_entries: u64,
     /// Entries kept per log of solo executions.
     pub solo_entries: u64,
-    /// The largest result, in bytes, that is part of its event.
+    /// The largest result, in bytes, that is part of its event: at most [`limits::INLINE_RESULT_BYTES`].
     pub inline_result_bytes: u64,
     /// Bytes kept per log of flows.
     pub flow_bytes: u64,
@@ -89,7 +89,7 @@ impl LogPolicy {
         limits::check_number("log entries of solo executions", self.solo_entries, 1..=10_000_000)?;
         limits::check_number("log bytes of flows", self.flow_bytes, BYTES)?;
         limits::check_number("log bytes of solo executions", self.solo_bytes, BYTES)?;
-        limits::check_number("inline result bytes", self.inline_result_bytes, 0..=limits::PAYLOAD_BYTES as u64)
+        limits::check_number("inline result bytes", self.inline_result_bytes, 0..=limits::INLINE_RESULT_BYTES as u64)
     }
 
     pub(super) fn argument(self) -> Bytes {

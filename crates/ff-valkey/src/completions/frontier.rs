@@ -21,9 +21,9 @@
 //!
 //! Any client with the right to publish can announce a completion at exactly the next position. It is delivered,
 //! because nothing distinguishes it from a true one. So for the latest pushes of each log the execution that each named
-//! is remembered. If another push, the newest entry of the log, or a page names another execution at that position, the
-//! log is read again from before it. If the log confirms the suspicion, everything from there on is taken back,
-//! [`GapCause::Forged`], and the log's own entries are delivered.
+//! is remembered, with outcome and time. If another push or a page reports another end at that position, or the newest
+//! entry of the log another execution, the log is read again from before it. If the log confirms the suspicion,
+//! everything from there on is taken back, [`GapCause::Forged`], and the log's own entries are delivered.
 //!
 //! # A log that cannot be read
 //!
@@ -38,7 +38,7 @@ use std::{
 };
 
 use ff_core::{
-    CompletionPayload, EntryId, Gap, GapCause, LogId, Partition, PartitionCount, Scope,
+    CompletionPayload, EntryId, Gap, GapCause, LogId, Outcome, Partition, PartitionCount, Scope,
     reader::{self, EpochEnds, LogCursor, LogItem, LogReader, Verdict},
 };
 use ff_script::operations::{Head, Newest};
@@ -120,6 +120,16 @@ struct Pushed {
     /// The entry before it.
     before: Option<EntryId>,
     execution: Uuid,
+    outcome: Outcome,
+    produced_at_ms: Option<u64>,
+}
+
+impl Pushed {
+    /// Whether an event at the same position reports another end.
+    fn differs(&self, event: &CompletionPayload) -> bool {
+        let own = (self.execution, &self.outcome, self.produced_at_ms);
+        own != (event.execution_id.uuid(), &event.outcome, event.produced_at_ms)
+    }
 }
 
 /// Sightings that wait for the end of a reading.
@@ -368,7 +378,8 @@ impl Frontier {
             if pushed.len() == REMEMBERED_PUSHES {
                 pushed.pop_front();
             }
-            pushed.push_back(Pushed { entry: shown.entry, before, execution });
+            let (outcome, produced_at_ms) = (event.outcome, event.produced_at_ms);
+            pushed.push_back(Pushed { entry: shown.entry, before, execution, outcome, produced_at_ms });
         }
         // It follows, so it is read.
         self.readers[index].read(shown).into_iter().flatten().for_each(|item| self.hand_out(index, item, out));

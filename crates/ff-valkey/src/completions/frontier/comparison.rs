@@ -152,11 +152,11 @@ impl Frontier {
         }
     }
 
-    /// The push that named another execution at the position of `shown`.
+    /// The push that reported another end at the position of `shown`.
     pub(super) fn contradicted(&self, index: usize, shown: &LogEntry) -> Option<Pushed> {
-        let execution = shown.event.as_ref()?.execution_id.uuid();
+        let event = shown.event.as_ref()?;
         let pushed = self.pushed[index].iter().rfind(|pushed| pushed.entry == shown.entry)?;
-        (pushed.execution != execution).then_some(*pushed)
+        pushed.differs(event).then_some(*pushed)
     }
 
     /// Reads a log from before a push that may not be in the log.
