@@ -15,7 +15,7 @@ use bullmq::worker::WorkerEvent;
 use bullmq::{
     BulkJob, FlowJob, FlowProducer, Job as BullJob, Queue, QueueEvent, QueueEvents, QueueEventsOptions, Worker,
 };
-use peers_kit::{Contender, Filter, How, Job, Role, SLOTS, Shape, Work};
+use peers_kit::{Contender, Filter, Job, Role, SLOTS, Shape, Work};
 use serde_json::Value;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;

@@ -208,7 +208,7 @@ impl Contender for Raw {
         let client = builder.build()?;
         client.init().await?;
         let messages = client.message_rx();
-        client.subscribe::<()>(FLOWS).await?;
+        let () = client.subscribe(FLOWS).await?;
         Ok((client, messages))
     }
 
