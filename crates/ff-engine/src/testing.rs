@@ -33,6 +33,7 @@ pub(crate) enum Call {
     Renew(Vec<Lease>),
     Release(Vec<Lease>),
     Complete(Lease, Bytes),
+    CompleteMany(Vec<Lease>),
     Fail(Lease, String, bool),
     Sweep(Vec<u16>),
     Resolve(u16),
@@ -59,6 +60,7 @@ pub(crate) struct Script {
     pub(crate) claim_takes: Duration,
     pub(crate) renew_takes: Duration,
     pub(crate) await_takes: Duration,
+    pub(crate) complete_takes: Duration,
     /// Whether timers are announced.
     pub(crate) announces: bool,
     /// The engines at work, if account is kept of them.
@@ -317,7 +319,24 @@ impl WorkBackend for Scripted {
     }
 
     async fn complete(&self, lease: &Lease, result: Bytes) -> Result<(), EngineError> {
-        self.called(Call::Complete(*lease, result), "complete", None).map(drop)
+        let takes = self.state().script.complete_takes;
+        let answer = self.called(Call::Complete(*lease, result), "complete", None).map(drop);
+        sleep(takes).await;
+        answer
+    }
+
+    async fn complete_many(&self, ended: &[(Lease, Bytes)]) -> Vec<Result<(), EngineError>> {
+        let takes = self.state().script.complete_takes;
+        let leases: Vec<_> = ended.iter().map(|(lease, _)| *lease).collect();
+        let answer = self.called(Call::CompleteMany(leases), "complete", None).map(drop);
+        sleep(takes).await;
+        let lost = &self.state().script.lost;
+        let outcome = |(lease, _): &(Lease, Bytes)| {
+            let what = format!("execution {}", lease.execution_id);
+            let lost = lost.contains(lease).then_some(EngineError::State { what, conflict: StateConflict::LeaseLost });
+            lost.map_or_else(|| answer.clone(), Err)
+        };
+        ended.iter().map(outcome).collect()
     }
 
     async fn fail(&self, lease: &Lease, failure: &Failure) -> Result<FailOutcome, EngineError> {

@@ -30,6 +30,7 @@
 //! expiry.
 
 mod builder;
+mod completer;
 mod context;
 mod error;
 mod execute;

@@ -38,6 +38,10 @@ macro_rules! backend_by_script {
                 async fn work_signals(&self, lane: &LaneId) -> Result<WorkSignals, EngineError> {
                     self.$signals(lane).await
                 }
+
+                async fn complete_many(&self, ended: &[(Lease, Bytes)]) -> Vec<Result<(), EngineError>> {
+                    self.$operations().complete_many(ended).await
+                }
             });
             $crate::backend_by_script!(@impl $backend, $operations, MaintenanceBackend {
                 resolve_dependents(partition: Partition) -> ResolveReport;

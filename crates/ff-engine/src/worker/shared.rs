@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Worker,
     builder::Config,
+    completer::Completer,
     handler::Handlers,
     lease::{Fate, LeaseTable, Timing},
 };
@@ -29,6 +30,7 @@ pub(super) struct Shared<B: ?Sized> {
     /// A lease was added that may end before the next tick.
     pub(super) expire_now: Notify,
     leases: Mutex<LeaseTable>,
+    pub(super) completer: Arc<Completer>,
     pub(super) backend: Arc<B>,
 }
 
@@ -47,6 +49,7 @@ impl<B: ?Sized> Shared<B> {
             renew_now: Notify::new(),
             expire_now: Notify::new(),
             leases: Mutex::new(LeaseTable::new(timing)),
+            completer: Arc::default(),
             backend: worker.backend,
         }
     }

@@ -1,5 +1,6 @@
 //! The worker against a scripted backend, in virtual time.
 
+mod completing;
 mod draining;
 mod ending;
 mod finding;
@@ -76,7 +77,12 @@ fn count(calls: &[Call], wanted: impl Fn(&Call) -> bool) -> usize {
 }
 
 fn reports(calls: &[Call]) -> usize {
-    count(calls, |call| matches!(call, Call::Complete(..) | Call::Fail(..)))
+    let reported = |call: &Call| match call {
+        Call::Complete(..) | Call::Fail(..) => 1,
+        Call::CompleteMany(leases) => leases.len(),
+        _ => 0,
+    };
+    calls.iter().map(reported).sum()
 }
 
 fn released(calls: &[Call]) -> Vec<Lease> {

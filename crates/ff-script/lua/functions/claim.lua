@@ -77,17 +77,18 @@ local function window(call, lane, wanted, last)
 end
 
 -- Chooses from a window of the queue. Returns whether the choice is complete, and then whether there may be more to
--- lease. Records that are not leased are not read: a payload may be long.
+-- lease. The record behind the last one that is wanted is not read: its payload may be long. A call that wants none
+-- reads it, because its caller relies on the answer.
 local function choose_from(call, members, wanted, choice)
   local chosen, stale = choice.chosen, choice.stale
   for index = 1, #members do
-    if #chosen == wanted then
+    if wanted > 0 and #chosen == wanted then
       return true, true
     end
     local candidate = read_candidate(call, members[index])
     if candidate and is_stale(call, candidate) then
       stale[#stale + 1] = members[index]
-    elseif candidate and (#chosen == 0 or bytes_of(candidate) <= choice.bytes_left) then
+    elseif candidate and wanted > 0 and (#chosen == 0 or bytes_of(candidate) <= choice.bytes_left) then
       chosen[#chosen + 1] = candidate
       choice.bytes_left = choice.bytes_left - bytes_of(candidate)
     elseif candidate then

@@ -20,6 +20,9 @@ use crate::{
 const RENEWED_AT_ONCE: usize = 48;
 /// The most leases that one call gives back.
 const RELEASED_AT_ONCE: usize = 24;
+/// The most executions that one call completes, and the most bytes of their results unless the first has more.
+const COMPLETED_AT_ONCE: usize = 16;
+const COMPLETED_BYTES: usize = 64 << 10;
 
 impl<H: ScriptHost> Operations<H> {
     /// See [`ff_core::backend::WorkBackend::await_work`].
@@ -132,12 +135,7 @@ impl<H: ScriptHost> Operations<H> {
     /// # Errors
     /// As there.
     pub async fn complete(&self, lease: &Lease, result: Bytes) -> Result<(), EngineError> {
-        if result.len() > limits::PAYLOAD_BYTES {
-            return Err(EngineError::invalid(
-                format!("a result of {} bytes", result.len()),
-                format!("at most {} are kept; store it elsewhere and return a reference", limits::PAYLOAD_BYTES),
-            ));
-        }
+        self.check_result(lease, &result)?;
         let is_text = std::str::from_utf8(&result).is_ok();
         let reply = self.end("ff1_complete", lease, [result, flag(is_text)]).await?;
         let mut reader = ReplyReader::new("complete", &reply);
@@ -145,6 +143,61 @@ impl<H: ScriptHost> Operations<H> {
             "ok" => warn_if_publish_refused(&mut reader),
             word => Err(refusal(word, lease, &reader)),
         }
+    }
+
+    /// See [`ff_core::backend::WorkBackend::complete_many`].
+    pub async fn complete_many(&self, ended: &[(Lease, Bytes)]) -> Vec<Result<(), EngineError>> {
+        let mut outcomes: Vec<_> = ended.iter().map(|(lease, result)| self.check_result(lease, result)).collect();
+        let mut left: Vec<usize> = (0..ended.len()).filter(|index| outcomes[*index].is_ok()).collect();
+        while !left.is_empty() {
+            let parts = completion_parts(ended, &left);
+            let calls = parts.iter().map(|part| self.completing(part.iter().map(|index| &ended[*index]))).collect();
+            left.clear();
+            for (part, reply) in parts.iter().zip(self.host.fcall_many(calls).await) {
+                let answers =
+                    reply.and_then(|reply| read_completions(&reply, part.iter().map(|index| &ended[*index].0)));
+                match answers {
+                    Ok(answers) => {
+                        for (index, answer) in part.iter().zip(answers) {
+                            match answer {
+                                Some(answer) => outcomes[*index] = answer,
+                                None => left.push(*index),
+                            }
+                        }
+                    }
+                    Err(error) => part.iter().for_each(|index| outcomes[*index] = Err(error.clone())),
+                }
+            }
+        }
+        outcomes
+    }
+
+    fn completing<'a>(&self, ended: impl Iterator<Item = &'a (Lease, Bytes)> + Clone) -> Call {
+        let partition = ended.clone().next().map_or(Partition::new(0), |(lease, _)| lease.execution_id.partition());
+        let keys = ended.clone().flat_map(|(lease, _)| cores(lease));
+        let mut args = vec![self.policy.argument()];
+        for (lease, result) in ended {
+            let is_text = flag(std::str::from_utf8(result).is_ok());
+            args.extend([
+                arg(lease.execution_id.uuid()),
+                arg(lease.epoch),
+                arg(lease.attempt),
+                result.clone(),
+                is_text,
+            ]);
+        }
+        call("ff1_complete_many", block_and(partition, keys), args)
+    }
+
+    /// Refuses a result that is too long, and an id of another deployment.
+    fn check_result(&self, lease: &Lease, result: &Bytes) -> Result<(), EngineError> {
+        if result.len() > limits::PAYLOAD_BYTES {
+            return Err(EngineError::invalid(
+                format!("a result of {} bytes", result.len()),
+                format!("at most {} are kept; store it elsewhere and return a reference", limits::PAYLOAD_BYTES),
+            ));
+        }
+        self.check(lease.execution_id)
     }
 
     /// See [`ff_core::backend::WorkBackend::fail`].
@@ -164,12 +217,61 @@ impl<H: ScriptHost> Operations<H> {
     async fn end(&self, function: &'static str, lease: &Lease, rest: [Bytes; 2]) -> Result<Vec<Bytes>, EngineError> {
         let id = lease.execution_id;
         self.check(id)?;
-        let flow = lease.flow_id.map(|flow| keys::flow_core(id.partition(), flow));
-        let keys = block_and(id.partition(), std::iter::once(keys::execution_core(id)).chain(flow));
+        let keys = block_and(id.partition(), cores(lease));
         let mut args = vec![self.policy.argument(), arg(id.uuid()), arg(lease.epoch), arg(lease.attempt)];
         args.extend(rest);
         self.run(call(function, keys, args)).await
     }
+}
+
+/// The core of an execution, and of its flow if it has one.
+fn cores(lease: &Lease) -> impl Iterator<Item = String> + use<> {
+    let id = lease.execution_id;
+    let flow = lease.flow_id.map(|flow| keys::flow_core(id.partition(), flow));
+    std::iter::once(keys::execution_core(id)).chain(flow)
+}
+
+/// The executions (of the indices `left`) that each call completes.
+fn completion_parts(ended: &[(Lease, Bytes)], left: &[usize]) -> Vec<Vec<usize>> {
+    let mut by_partition: BTreeMap<Partition, Vec<usize>> = BTreeMap::new();
+    for index in left {
+        by_partition.entry(ended[*index].0.execution_id.partition()).or_default().push(*index);
+    }
+    let mut parts = Vec::new();
+    for indices in by_partition.into_values() {
+        let (mut part, mut bytes) = (Vec::new(), 0);
+        for index in indices {
+            let length = ended[index].1.len();
+            if part.len() == COMPLETED_AT_ONCE || !part.is_empty() && bytes + length > COMPLETED_BYTES {
+                parts.push(std::mem::take(&mut part));
+                bytes = 0;
+            }
+            part.push(index);
+            bytes += length;
+        }
+        parts.push(part);
+    }
+    parts
+}
+
+/// The outcome of each completion of a call; `None` for those that need another call.
+fn read_completions<'a>(
+    reply: &Reply,
+    leases: impl Iterator<Item = &'a Lease>,
+) -> Result<Vec<Option<Result<(), EngineError>>>, EngineError> {
+    let mut reader = ReplyReader::new("complete", reply);
+    warn_if_publish_refused(&mut reader)?;
+    let mut answers = Vec::new();
+    for lease in leases {
+        let (word, detail) = (reader.text()?, reader.text()?);
+        answers.push(match word {
+            "ok" => Some(Ok(())),
+            "later" => None,
+            "?" => Some(Err(EngineError::protocol("complete", detail))),
+            word => Some(Err(refusal(word, lease, &reader))),
+        });
+    }
+    Ok(answers)
 }
 
 /// The completion is in the log; only its announcement was refused, so subscribers see it late.
