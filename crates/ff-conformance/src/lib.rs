@@ -134,6 +134,8 @@ macro_rules! all_cases {
                 a_release_signals_a_waiting_process
                 a_signal_is_passed_on_while_the_lane_has_work_and_the_work_stays_claimable
                 a_process_that_passes_a_signal_on_from_an_empty_lane_is_signalled_again
+                completions_that_are_sent_together_have_their_own_outcomes
+                members_that_end_together_promote_what_needs_all_of_them
                 a_reported_failure_resets_the_count_of_expired_leases
                 the_holder_of_a_lease_is_notified_when_another_caller_ends_its_execution
             }

@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '23', digest = '14904f5f3e4474d9eedd3e863ce5719d' }
+local ff = { version = '24', digest = 'b69e634d154bc3a864834bb480e5ddba' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, and replies; used by everything else.
@@ -2673,7 +2673,12 @@ local FIRST, ARGUMENTS = 2, 5
 
 -- Plans the end of one execution. Returns its part of the reply.
 local function end_one(call, uuid, epoch, attempt, result, is_text)
-  if call.ends_left <= 0 or call.dependents_left <= 0 then
+  local known = call.loaded[uuid]
+  if known and known.ending then
+    -- The call names this execution twice, perhaps under an earlier lease.
+    local same_lease = known.lease_epoch == epoch and known.current_attempt_index == attempt
+    return same_lease and 'ok' or 'ended', same_lease and '' or known.terminal_outcome
+  elseif call.ends_left <= 0 or call.dependents_left <= 0 then
     return 'later', ''
   end
   local execution, answer = ff.execution.owned(call, uuid, epoch, attempt, 'success')
@@ -2685,7 +2690,7 @@ local function end_one(call, uuid, epoch, attempt, result, is_text)
     return '?', flow_problem
   elseif execution.lifecycle_phase == 'terminal' then
     ff.execution.resume_end(call, execution)
-  elseif not execution.ending then
+  else
     execution.by_holder = true
     execution.result, execution.result_text = result, is_text
     ff.execution.finish(call, execution, 'success')

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ff_core::{
-    ClaimId, ExecutionId, Failure, Outcome, Partition, PublicState,
+    ClaimId, EngineError, ExecutionId, Failure, Lease, Outcome, Partition, PublicState,
     backend::{ReleaseOutcome, RenewOutcome, WorkSignal, WorkSignals},
+    limits,
 };
 use futures::StreamExt;
 
@@ -184,6 +185,50 @@ pub async fn a_process_that_passes_a_signal_on_from_an_empty_lane_is_signalled_a
     }
     fixture.submit(&flow).await;
     signalled(&mut signals, partition).await;
+}
+
+pub async fn completions_that_are_sent_together_have_their_own_outcomes(backend: Backend) {
+    let fixture = Fixture::new(backend);
+    let flow = fixture.submit_members(&[("a", &[]), ("b", &[]), ("c", &[])]).await;
+    let ids: Vec<_> = flow.ids().collect();
+    let partition = ids[0].partition();
+    let mut held: Vec<_> = fixture.claim_some(partition, 3, LONG).await.iter().map(|claimed| claimed.lease).collect();
+    held.sort_by_key(|lease| ids.iter().position(|id| *id == lease.execution_id));
+    fixture.backend.release(&[held[1]]).await.expect("answered");
+    fixture.backend.complete(&held[2], Bytes::from_static(b"c")).await.expect("completed");
+    let unknown = Lease { execution_id: ExecutionId::from_parts(partition, uuid::Uuid::new_v4()), ..held[0] };
+    let too_long = Bytes::from(vec![0; limits::PAYLOAD_BYTES + 1]);
+    let result = Bytes::from_static(b"done");
+    let ended = [held[0], held[0], held[1], held[2], unknown].map(|lease| (lease, result.clone()));
+    let outcomes = fixture.backend.complete_many(&[ended.as_slice(), &[(held[0], too_long)]].concat()).await;
+    let words = outcomes.iter().map(|outcome| match outcome {
+        Ok(()) => "ok",
+        Err(error) if error.is_lease_lost() => "lost",
+        Err(EngineError::NotFound { .. }) => "not found",
+        Err(EngineError::InvalidInput { .. }) => "refused",
+        Err(error) => panic!("{error}"),
+    });
+    assert_eq!(words.collect::<Vec<_>>(), ["ok", "ok", "lost", "ok", "not found", "refused"]);
+    assert_eq!(fixture.describe(ids[0]).await.result.as_deref(), Some(&b"done"[..]));
+    assert_eq!(fixture.describe(ids[2]).await.result.as_deref(), Some(&b"c"[..]), "the first result counts");
+}
+
+pub async fn members_that_end_together_promote_what_needs_all_of_them(backend: Backend) {
+    let fixture = Fixture::new(backend);
+    let names: Vec<_> = (0..40).map(|index| format!("n{index}")).collect();
+    let needs: Vec<_> = names.iter().map(String::as_str).collect();
+    let mut members: Vec<(&str, &[&str])> = needs.iter().map(|name| (*name, &[][..])).collect();
+    members.push(("last", &needs));
+    let flow = fixture.submit_members(&members).await;
+    let partition = flow.executions[0].execution_id.partition();
+    let held = fixture.claim_some(partition, 40, LONG).await;
+    let ended: Vec<_> = held.iter().map(|claimed| (claimed.lease, Bytes::new())).collect();
+    assert_eq!(ended.len(), 40);
+    let outcomes = fixture.backend.complete_many(&ended).await;
+    assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    fixture.resolve_all(partition).await;
+    let last = flow.execution("last").expect("a member");
+    assert_eq!(fixture.claim(last).await.name, "last");
 }
 
 pub async fn a_reported_failure_resets_the_count_of_expired_leases(backend: Backend) {

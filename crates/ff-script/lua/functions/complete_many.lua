@@ -10,7 +10,12 @@ local FIRST, ARGUMENTS = 2, 5
 
 -- Plans the end of one execution. Returns its part of the reply.
 local function end_one(call, uuid, epoch, attempt, result, is_text)
-  if call.ends_left <= 0 or call.dependents_left <= 0 then
+  local known = call.loaded[uuid]
+  if known and known.ending then
+    -- The call names this execution twice, perhaps under an earlier lease.
+    local same_lease = known.lease_epoch == epoch and known.current_attempt_index == attempt
+    return same_lease and 'ok' or 'ended', same_lease and '' or known.terminal_outcome
+  elseif call.ends_left <= 0 or call.dependents_left <= 0 then
     return 'later', ''
   end
   local execution, answer = ff.execution.owned(call, uuid, epoch, attempt, 'success')
@@ -22,7 +27,7 @@ local function end_one(call, uuid, epoch, attempt, result, is_text)
     return '?', flow_problem
   elseif execution.lifecycle_phase == 'terminal' then
     ff.execution.resume_end(call, execution)
-  elseif not execution.ending then
+  else
     execution.by_holder = true
     execution.result, execution.result_text = result, is_text
     ff.execution.finish(call, execution, 'success')

@@ -47,6 +47,10 @@ pub enum Op {
     Complete {
         lease: u32,
     },
+    CompleteMany {
+        lease: u32,
+        count: u32,
+    },
     Fail {
         lease: u32,
         retryable: bool,
@@ -173,7 +177,8 @@ impl Generator {
             6..10 => Op::SubmitSolo(self.member(0)),
             10..31 => Op::Claim { max: rng.u32(1..5), lease: rng.u64(1..200) },
             31..35 => Op::RepeatClaim,
-            35..48 => Op::Complete { lease: pick },
+            35..45 => Op::Complete { lease: pick },
+            45..48 => Op::CompleteMany { lease: pick, count: rng.u32(2..6) },
             48..56 => Op::Fail { lease: pick, retryable: rng.bool() },
             56..65 => Op::Renew { lease: pick, length: rng.u64(1..300) },
             65..69 => Op::Release { lease: pick },

@@ -356,6 +356,7 @@ impl<'a, S: Stage> Run<'a, S> {
                 let real = world.stage.wait(world.stage.backend().complete(lease, Bytes::new())).map(|()| None);
                 (answer(real), model.complete(id, lease.attempt))
             }),
+            Op::CompleteMany { lease, count } => self.complete_many(*lease, *count),
             Op::Fail { lease, retryable } => self.as_owner(*lease, |world, model, id, lease| {
                 let failure = if *retryable { Failure::retryable("it broke") } else { Failure::permanent("it broke") };
                 let real = world.stage.wait(world.stage.backend().fail(lease, &failure)).map(|outcome| match outcome {
@@ -488,6 +489,24 @@ impl<'a, S: Stage> Run<'a, S> {
             }
             Err(error) => Ok(Err(error)),
         }
+    }
+
+    /// Completes leases in one call, also old ones and several of one execution.
+    fn complete_many(&mut self, pick: u32, count: u32) -> Result<Result<(), EngineError>, Disagreement> {
+        let held = self.leases.len();
+        let chosen = (0..held.min(count as usize)).map(|index| self.leases[(pick as usize + index) % held]);
+        let chosen: Vec<_> = chosen.collect();
+        let ended: Vec<_> = chosen.iter().map(|(_, lease)| (*lease, Bytes::new())).collect();
+        let outcomes = self.world.stage.wait(self.world.stage.backend().complete_many(&ended));
+        let mut failure = Ok(());
+        for ((id, lease), outcome) in chosen.iter().zip(outcomes) {
+            let expected = self.model.complete(*id, lease.attempt);
+            match answer(outcome.map(|()| None)) {
+                Ok(found) => ensure!(found == expected, "{id}: it answered {found:?}, expected {expected:?}"),
+                Err(error) => failure = Err(error),
+            }
+        }
+        Ok(failure)
     }
 
     fn cancel_execution(&mut self, pick: u32) -> Result<Result<(), EngineError>, Disagreement> {
