@@ -58,6 +58,7 @@ const WORKING: &[&str] = &[
     "fcall|ff1_await_work",
     "fcall|ff1_claim",
     "fcall|ff1_complete",
+    "fcall|ff1_complete_many",
     "fcall|ff1_deployment",
     "fcall|ff1_engine",
     "fcall|ff1_fail",

@@ -100,10 +100,32 @@ async fn work_off(backend: &ValkeyBackend) -> usize {
         if claimed.is_empty() {
             return done;
         }
-        for execution in claimed {
-            backend.complete(&execution.lease, Bytes::from_static(b"r")).await.unwrap();
+        let ended: Vec<_> = claimed.iter().map(|claimed| (claimed.lease, Bytes::from_static(b"r"))).collect();
+        for outcome in backend.complete_many(&ended).await {
+            outcome.unwrap();
             done += 1;
         }
+    }
+}
+
+#[tokio::test]
+async fn a_worker_with_the_rights_of_an_earlier_version_completes_one_by_one() {
+    let (server, owner) = prepared().await;
+    for key in ["a", "b"] {
+        owner.submit_execution(&solo().idempotency_key(key)).await.unwrap();
+    }
+    let worker = grant(&server, Role::Worker).await;
+    let earlier = Role::Worker.acl_rules().into_iter().filter(|rule| rule != "+fcall|ff1_complete_many");
+    let mut command: Vec<_> =
+        ["ACL", "SETUSER", Role::Worker.name(), "resetkeys", "resetchannels", "-@all"].map(str::to_owned).into();
+    command.extend(earlier);
+    server.command(&command).await.unwrap();
+    let worker = ValkeyBackend::connect_with(worker).await.unwrap();
+    let claimed = claim(&worker).await.unwrap();
+    assert_eq!(claimed.len(), 2);
+    let ended: Vec<_> = claimed.iter().map(|claimed| (claimed.lease, Bytes::new())).collect();
+    for outcome in worker.complete_many(&ended).await {
+        outcome.unwrap();
     }
 }
 

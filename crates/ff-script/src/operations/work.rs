@@ -165,6 +165,13 @@ impl<H: ScriptHost> Operations<H> {
                             }
                         }
                     }
+                    // A user of an earlier version has no right to the function.
+                    Err(EngineError::PermissionDenied { .. }) => {
+                        for index in part {
+                            let (lease, result) = &ended[*index];
+                            outcomes[*index] = self.complete(lease, result.clone()).await;
+                        }
+                    }
                     Err(error) => part.iter().for_each(|index| outcomes[*index] = Err(error.clone())),
                 }
             }
