@@ -1,8 +1,8 @@
 //! Completes executions of one partition together while another call for that partition is under way.
 //!
 //! A completion that finds no call under way is sent at once, on its own. Those that arrive meanwhile wait; when the
-//! call ends, the first of them sends them all in one call. Batches thus grow with the load, and no completion waits for
-//! a timer.
+//! call ends, the first of them sends them all in one call. Batches thus grow with the load, and no completion waits
+//! for a timer.
 //!
 //! There is no task that could be lost: each call is driven by the future of one of its completions. If that future is
 //! dropped or panics, the other completions of its call start again, which is safe, because completing twice under one
