@@ -314,8 +314,19 @@ impl<'a, S: Stage> Run<'a, S> {
         Ok(())
     }
 
-    /// The other possible effects of an interrupted call: none, or the first few claims.
+    /// The other possible effects of an interrupted call: none, or the first few claims or ends.
     fn partly(&self, op: &Op) -> Vec<Model> {
+        if let Op::CompleteMany { lease, count } = op {
+            let chosen = self.chosen(*lease, *count);
+            let first = |count: usize| {
+                let mut model = self.model.clone();
+                for (id, lease) in &chosen[..count] {
+                    model.complete(*id, lease.attempt);
+                }
+                model
+            };
+            return (0..chosen.len().max(1)).map(first).collect();
+        }
         let (Op::Claim { .. } | Op::RepeatClaim, Some(last)) = (op, &self.last_claim) else {
             return vec![self.model.clone()];
         };
@@ -491,11 +502,15 @@ impl<'a, S: Stage> Run<'a, S> {
         }
     }
 
-    /// Completes leases in one call, also old ones and several of one execution.
-    fn complete_many(&mut self, pick: u32, count: u32) -> Result<Result<(), EngineError>, Disagreement> {
+    /// Leases that follow one another, also old ones and several of one execution.
+    fn chosen(&self, pick: u32, count: u32) -> Vec<(usize, Lease)> {
         let held = self.leases.len();
-        let chosen = (0..held.min(count as usize)).map(|index| self.leases[(pick as usize + index) % held]);
-        let chosen: Vec<_> = chosen.collect();
+        (0..held.min(count as usize)).map(|index| self.leases[(pick as usize + index) % held]).collect()
+    }
+
+    /// Completes leases in one call.
+    fn complete_many(&mut self, pick: u32, count: u32) -> Result<Result<(), EngineError>, Disagreement> {
+        let chosen = self.chosen(pick, count);
         let ended: Vec<_> = chosen.iter().map(|(_, lease)| (*lease, Bytes::new())).collect();
         let outcomes = self.world.stage.wait(self.world.stage.backend().complete_many(&ended));
         let mut failure = Ok(());
