@@ -35,6 +35,11 @@ impl PartitionQueue {
         }
     }
 
+    /// The partition that has waited longest.
+    pub(crate) fn first(&self) -> Option<Partition> {
+        self.waiting.front().copied()
+    }
+
     /// Begins the turn of the partition that has waited longest.
     pub(crate) fn begin(&mut self) -> Option<Partition> {
         let partition = self.waiting.pop_front()?;

@@ -10,6 +10,9 @@ use crate::partition_queue::PartitionQueue;
 const CLAIM_BATCH: usize = 128;
 /// Concurrent claims; more would not be faster, only less fair.
 const CLAIMS_AT_ONCE: usize = 8;
+/// Concurrent claims of partitions with a backlog. While these are answered, further slots become free, and the next
+/// claim fills them together: one call for many executions, which then also end together.
+const BACKLOG_CLAIMS_AT_ONCE: usize = 2;
 
 /// One claim to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,13 +35,25 @@ pub(super) struct ClaimPlan {
     hot: PartitionQueue,
     /// Hot partitions for which this worker was woken and has not claimed since.
     woken: BTreeSet<Partition>,
+    /// Partitions whose last claim left work behind.
+    backlog: BTreeSet<Partition>,
+    /// Claims of such partitions that are in progress.
+    backlog_claims: BTreeSet<Partition>,
     closed: bool,
 }
 
 impl ClaimPlan {
     pub(super) fn new(slots: usize) -> Self {
-        let (hot, woken) = (PartitionQueue::default(), BTreeSet::new());
-        Self { slots, reserved: 0, taken: 0, hot, woken, closed: false }
+        Self {
+            slots,
+            reserved: 0,
+            taken: 0,
+            hot: PartitionQueue::default(),
+            woken: BTreeSet::new(),
+            backlog: BTreeSet::new(),
+            backlog_claims: BTreeSet::new(),
+            closed: false,
+        }
     }
 
     /// This worker was woken for the partition.
@@ -60,11 +75,18 @@ impl ClaimPlan {
         if self.is_full() {
             return self.pass_on();
         }
-        let max = self.share();
+        let has_backlog = self.hot.first().is_some_and(|first| self.backlog.contains(&first));
+        if has_backlog && self.backlog_claims.len() >= BACKLOG_CLAIMS_AT_ONCE {
+            return None;
+        }
+        let max = if has_backlog { self.free().min(CLAIM_BATCH) } else { self.share() };
         if max == 0 {
             return None;
         }
         let partition = self.hot.begin()?;
+        if has_backlog {
+            self.backlog_claims.insert(partition);
+        }
         self.woken.remove(&partition);
         self.reserved += max;
         Some(Order { partition, max })
@@ -76,11 +98,14 @@ impl ClaimPlan {
         Some(Order { partition, max: 0 })
     }
 
+    fn free(&self) -> usize {
+        self.slots.saturating_sub(self.taken + self.reserved)
+    }
+
     /// The free slots are divided among the partitions that can be asked concurrently.
     fn share(&self) -> usize {
-        let free = self.slots.saturating_sub(self.taken + self.reserved);
         let turns = self.hot.waiting().clamp(1, CLAIMS_AT_ONCE - self.hot.served());
-        free.div_ceil(turns).min(CLAIM_BATCH)
+        self.free().div_ceil(turns).min(CLAIM_BATCH)
     }
 
     /// A claim returned `claimed` executions; each of them takes a slot. If there is more work, the backend has woken
@@ -88,6 +113,12 @@ impl ClaimPlan {
     pub(super) fn answered(&mut self, order: Order, claimed: usize, more: bool) {
         self.reserved -= order.max;
         self.taken += claimed;
+        self.backlog_claims.remove(&order.partition);
+        if more {
+            self.backlog.insert(order.partition);
+        } else {
+            self.backlog.remove(&order.partition);
+        }
         if self.hot.end(order.partition, more) {
             self.woken.insert(order.partition);
         }
@@ -96,6 +127,7 @@ impl ClaimPlan {
     /// A claim failed. Repeating it returns the executions that it may have claimed.
     pub(super) fn failed(&mut self, order: Order) {
         self.reserved -= order.max;
+        self.backlog_claims.remove(&order.partition);
         self.hot.end(order.partition, true);
         self.woken.insert(order.partition);
     }
@@ -139,6 +171,16 @@ mod tests {
         Order { partition: p(partition), max }
     }
 
+    /// A plan whose partitions have a backlog.
+    fn with_backlog(slots: usize, partitions: &[u16]) -> ClaimPlan {
+        let mut plan = ClaimPlan::new(slots);
+        partitions.iter().for_each(|number| plan.found(p(*number)));
+        let orders: Vec<_> = std::iter::from_fn(|| plan.next()).collect();
+        assert_eq!(orders.len(), partitions.len());
+        orders.into_iter().for_each(|order| plan.answered(order, 0, true));
+        plan
+    }
+
     #[test]
     fn one_hot_partition_is_offered_all_free_slots_up_to_a_batch() {
         let mut plan = ClaimPlan::new(10);
@@ -173,6 +215,37 @@ mod tests {
             plan.answered(next, 1, true);
             plan.slot_freed();
         }
+    }
+
+    #[test]
+    fn partitions_with_a_backlog_are_offered_all_free_slots_two_at_a_time() {
+        let mut plan = with_backlog(8, &[1, 2, 3]);
+        let first = plan.next().unwrap();
+        assert_eq!((first, plan.next()), (order(1, 8), None));
+        plan.answered(first, 8, true);
+        plan.slot_freed();
+        assert_eq!(plan.next(), Some(order(2, 1)));
+        plan.slot_freed();
+        assert_eq!(plan.next(), Some(order(3, 1)));
+        plan.slot_freed();
+        plan.slot_freed();
+        assert_eq!(plan.next(), None, "the next claim fills the slots that become free meanwhile");
+        plan.answered(order(2, 1), 1, true);
+        assert_eq!(plan.next(), Some(order(1, 2)));
+    }
+
+    #[test]
+    fn a_partition_without_a_backlog_does_not_wait_for_claims_of_others() {
+        let mut plan = with_backlog(8, &[1, 2]);
+        let first = plan.next().unwrap();
+        plan.answered(first, 7, true);
+        assert_eq!(plan.next(), Some(order(2, 1)));
+        plan.slot_freed();
+        plan.slot_freed();
+        assert_eq!(plan.next(), Some(order(1, 2)));
+        plan.signalled(p(5));
+        plan.slot_freed();
+        assert_eq!(plan.next(), Some(order(5, 1)));
     }
 
     #[test]

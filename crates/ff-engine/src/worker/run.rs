@@ -33,6 +33,8 @@ use crate::{
 
 /// How long reports of handlers that were cancelled at the end of the drain may take.
 const REPORT_GRACE: Duration = Duration::from_secs(5);
+/// The most events that are handled before claims are made.
+const EVENTS_AT_ONCE: usize = 64;
 
 /// The identity of a claim for the backend, kept until the claim is answered.
 #[derive(Debug, Clone, Copy)]
@@ -139,6 +141,11 @@ impl<B: WorkBackend + MaintenanceBackend + ?Sized> Runner<B> {
                 biased;
                 () = shutdown.cancelled() => break,
                 event = self.next_event() => self.handle(event),
+            }
+            // Slots that become free together are filled by one claim.
+            for _ in 1..EVENTS_AT_ONCE {
+                let Some(event) = self.next_event().now_or_never() else { break };
+                self.handle(event);
             }
         }
         self.drain().await;
