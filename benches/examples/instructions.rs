@@ -211,7 +211,7 @@ impl Stage {
 
     async fn claim_one(&self, partition: Partition) -> Lease {
         let claim = self.operations.claim(&self.request(partition, 1)).await.expect("the server is up");
-        claim.executions.first().expect("the partition has work").lease.clone()
+        claim.executions.first().expect("the partition has work").lease
     }
 
     async fn claim_each(&self, ids: &[ExecutionId]) -> Vec<Lease> {

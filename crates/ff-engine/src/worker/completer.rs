@@ -1,8 +1,8 @@
 //! Completes executions of one partition together while another call for that partition is under way.
 //!
-//! A completion that finds no call under way is sent at once, on its own. Those that arrive meanwhile wait; when the
-//! call ends, the first of them sends them all in one call. Batches thus grow with the load, and no completion waits
-//! for a timer.
+//! A completion that finds no call under way is sent at once, with those that end at the same moment. Those that arrive
+//! meanwhile wait; when the call ends, the first of them sends them all in one call. Batches thus grow with the load,
+//! and no completion waits for a timer.
 //!
 //! There is no task that could be lost: each call is driven by the future of one of its completions. If that future is
 //! dropped or panics, the other completions of its call start again, which is safe, because completing twice under one
@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use ff_core::{EngineError, Lease, Partition, backend::WorkBackend};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::yield_now};
 
 #[derive(Debug, Default)]
 pub(super) struct Completer {
@@ -52,7 +52,7 @@ impl Completer {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends an execution with success.
+    /// Ends an execution with success. If it `waits`, completions that the runtime has ready now go in the same call.
     ///
     /// # Errors
     /// As [`WorkBackend::complete`].
@@ -64,10 +64,17 @@ impl Completer {
         backend: &B,
         lease: &Lease,
         result: &Bytes,
+        waits: bool,
     ) -> Result<(), EngineError> {
         loop {
             let (lead, others) = match self.enter(lease, result) {
-                Ok(lead) => (lead, Vec::new()),
+                Ok(lead) => {
+                    if waits {
+                        yield_now().await;
+                    }
+                    let others = lead.take_waiting();
+                    (lead, others)
+                }
                 Err(turn) => match turn.await {
                     Ok(Turn::Answered(answer)) => return answer,
                     Ok(Turn::Lead(lead, others)) => (lead, others),
@@ -92,6 +99,12 @@ impl Completer {
         let (turn, receiver) = oneshot::channel();
         waiting.push(Waiting { lease: *lease, result: result.clone(), turn });
         Err(receiver)
+    }
+}
+
+impl Lead {
+    fn take_waiting(&self) -> Vec<Waiting> {
+        self.completer.waiting().get_mut(&self.partition).map(mem::take).unwrap_or_default()
     }
 }
 

@@ -150,6 +150,12 @@ impl LeaseTable {
         self.entries.values().filter(|entry| entry.is_held()).map(end).min()
     }
 
+    /// Whether another lease of the partition is held.
+    pub(super) fn has_others_in_partition_of(&self, lease: &Lease) -> bool {
+        let partition = lease.execution_id.partition();
+        self.entries.keys().any(|other| other != lease && other.execution_id.partition() == partition)
+    }
+
     /// When this lease runs out, or ran out.
     pub(super) fn expires_at(&self, lease: &Lease) -> Option<Instant> {
         self.entries.get(lease).map(|entry| entry.expires_at)

@@ -37,7 +37,9 @@ impl Report {
 pub(super) async fn report<B: WorkBackend + ?Sized>(shared: &Shared<B>, lease: &Lease, report: Report) {
     let answer = match report {
         Report::Complete(result) => {
-            let complete = || async { shared.completer.complete(&*shared.backend, lease, &result).await };
+            // Executions that were claimed together often end together.
+            let waits = shared.leases().has_others_in_partition_of(lease);
+            let complete = || async { shared.completer.complete(&*shared.backend, lease, &result, waits).await };
             match until_answered(shared, lease, "complete", complete).await {
                 // The content is refused: no retry would change that, so the attempt must not hang.
                 Err(refused @ EngineError::InvalidInput { .. }) => {

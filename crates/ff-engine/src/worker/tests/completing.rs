@@ -24,12 +24,28 @@ fn completions(calls: &[Call]) -> Vec<usize> {
     calls.iter().filter_map(size).collect()
 }
 
+/// Ends `one` at once and the others a little later.
+async fn ends_in_turn(context: WorkContext) -> Result<Bytes, Failure> {
+    if context.name() != "one" {
+        sleep(Duration::from_millis(500)).await;
+    }
+    done(context).await
+}
+
 #[tokio::test(start_paused = true)]
 async fn completions_that_arrive_during_a_call_go_together_in_the_next() {
     let backend = three_executions();
-    let _worker = start(&backend, Worker::builder().concurrency(3).handler(done)).await;
+    let _worker = start(&backend, Worker::builder().concurrency(3).handler(ends_in_turn)).await;
     backend.until(|calls| reports(calls) == 3).await;
     assert_eq!(completions(&backend.calls()), [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn executions_that_end_at_the_same_moment_are_completed_in_one_call() {
+    let backend = three_executions();
+    let _worker = start(&backend, Worker::builder().concurrency(3).handler(done)).await;
+    backend.until(|calls| reports(calls) == 3).await;
+    assert_eq!(completions(&backend.calls()), [3]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -51,7 +67,7 @@ async fn a_lost_lease_among_them_is_the_only_one_that_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn an_unanswered_call_is_repeated_for_each_of_its_completions() {
     let backend = three_executions();
-    let _worker = start(&backend, Worker::builder().concurrency(3).handler(done)).await;
+    let _worker = start(&backend, Worker::builder().concurrency(3).handler(ends_in_turn)).await;
     backend.until(|calls| reports(calls) == 1).await;
     backend.script(|script| script.errors.push_back(("complete", transport())));
     backend.until(|calls| reports(calls) == 5).await;
@@ -65,8 +81,8 @@ async fn completions_of_other_partitions_do_not_wait() {
     backend.script(|script| script.complete_takes = HOUR);
     let completer = Arc::new(Completer::default());
     let (one, other, result) = (lease_in(0, 1), lease_in(1, 2), Bytes::new());
-    let first = completer.complete(&*backend, &one, &result);
-    let second = completer.complete(&*backend, &other, &result);
+    let first = completer.complete(&*backend, &one, &result, false);
+    let second = completer.complete(&*backend, &other, &result, false);
     pin_mut!(first, second);
     assert!(first.as_mut().now_or_never().is_none());
     assert!(second.as_mut().now_or_never().is_none());
@@ -80,9 +96,9 @@ async fn a_dropped_call_leaves_no_completion_waiting() {
     let completer = Arc::new(Completer::default());
     let leases = [1, 2, 3].map(lease);
     let result = Bytes::new();
-    let mut first = Box::pin(completer.complete(&*backend, &leases[0], &result));
-    let mut second = Box::pin(completer.complete(&*backend, &leases[1], &result));
-    let mut third = Box::pin(completer.complete(&*backend, &leases[2], &result));
+    let mut first = Box::pin(completer.complete(&*backend, &leases[0], &result, false));
+    let mut second = Box::pin(completer.complete(&*backend, &leases[1], &result, false));
+    let mut third = Box::pin(completer.complete(&*backend, &leases[2], &result, false));
     assert!(first.as_mut().now_or_never().is_none());
     assert!(second.as_mut().now_or_never().is_none());
     assert!(third.as_mut().now_or_never().is_none());
