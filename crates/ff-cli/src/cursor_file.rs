@@ -1,5 +1,5 @@
-//! A cursor in a file: read at the start and replaced atomically, so that a killed program leaves the old or the new
-//! one.
+//! A cursor in a file. The program reads it at the start and replaces it atomically. If the program is killed, the file
+//! holds the old cursor or the new one.
 
 use std::{
     fs::{self, File},
@@ -34,10 +34,10 @@ impl CursorFile {
         if text.trim().is_empty() {
             return Err(refused(format!("it is empty, so this program did not write it; {FIX}")));
         }
-        text.trim().parse().map(Some).map_err(|error| refused(format!("{error}, as if it were cut short; {FIX}")))
+        text.trim().parse().map(Some).map_err(|error| refused(format!("{error}; the file may be cut short; {FIX}")))
     }
 
-    /// Replaces the cursor. After a crash of the machine the file holds this one or the one before it.
+    /// Replaces the cursor. After a crash of the machine the file holds this cursor or the previous one.
     pub(crate) fn write(&self, cursor: &Cursor) -> Result<(), CliError> {
         // The file behind a link is replaced, not the link.
         let path = fs::canonicalize(&self.0).unwrap_or_else(|_| self.0.clone());
@@ -55,7 +55,7 @@ impl CursorFile {
 fn replace(path: &Path, beside: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = File::create(beside)?;
     file.write_all(content)?;
-    // Sync before the rename: a crash must not leave a name without its content.
+    // Sync before the rename. Otherwise a crash could leave the new name with missing content.
     file.sync_all()?;
     fs::rename(beside, path)?;
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -4,8 +4,8 @@
 //! A backend runs the whole suite with one line, [`conformance_suite!`]; the suite owns the list of cases, so none can
 //! be left out. `examples/own-backend` shows it for a backend outside this repository.
 //!
-//! A case panics, with the observed values, when the backend does not behave. Cases share nothing: each gets its own
-//! backend and uses names that no other case uses.
+//! A case panics, with the observed values, when the backend does not behave as required. Cases share nothing: each
+//! gets its own backend and uses names that no other case uses.
 #![forbid(unsafe_code)]
 
 pub mod cases;
@@ -29,8 +29,8 @@ pub use fixture::Fixture;
 /// ff_conformance::conformance_suite!(start);
 /// ```
 ///
-/// A backend that does not offer everything declares the concerns that it lacks. Their cases remain as tests that pass
-/// and print `skipped: <concern>::<case> (declared)`:
+/// A backend that does not offer everything declares the concerns that it lacks. The cases of these concerns are not
+/// run: their tests pass and print `skipped: <concern>::<case> (declared)`:
 ///
 /// ```
 /// # async fn start() -> (std::sync::Arc<dyn ff_core::EngineBackend>, ()) {
@@ -39,8 +39,8 @@ pub use fixture::Fixture;
 /// ff_conformance::conformance_suite!(start, without: [leases, retries]);
 /// ```
 ///
-/// Every concern of [`CASES`] except `delivery` and `filter` can be declared: no user could rely on a backend that
-/// loses or repeats completions, or that shows one tenant the completions of another.
+/// Every concern of [`CASES`] can be declared, except `delivery` and `filter`. Every backend must have these two:
+/// without them it may lose or repeat completions, or show one tenant the completions of another.
 ///
 /// ```compile_fail
 /// # async fn start() -> (std::sync::Arc<dyn ff_core::EngineBackend>, ()) {
@@ -189,7 +189,7 @@ macro_rules! all_cases {
     };
 }
 
-/// Turns the list into a constant.
+/// Turns the list of all cases into the value of [`CASES`].
 #[doc(hidden)]
 #[macro_export]
 macro_rules! names_of_cases {
@@ -201,7 +201,7 @@ macro_rules! names_of_cases {
 /// The concerns, and the cases of each.
 pub const CASES: &[(&str, &[&str])] = all_cases!(names_of_cases);
 
-/// Stops the compilation if a concern is required or unknown.
+/// Stops the compilation if the suite requires this concern, or does not know it.
 #[doc(hidden)]
 pub const fn may_lack(concern: &str) {
     assert!(!is(concern, "delivery"), "`delivery` cannot be left out: every backend must deliver completions");
@@ -213,7 +213,7 @@ pub const fn may_lack(concern: &str) {
         }
         index += 1;
     }
-    panic!("an unknown concern is left out; the concerns are the names in `ff_conformance::CASES`");
+    panic!("`without` names an unknown concern; the concerns are the names in `ff_conformance::CASES`");
 }
 
 const fn is(text: &str, other: &str) -> bool {

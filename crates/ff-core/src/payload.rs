@@ -22,7 +22,7 @@ pub struct CompletionPayload {
     /// The execution's result, if it is UTF-8 and small enough to be part of the event (4 KiB by default).
     #[serde(serialize_with = "as_text", skip_serializing_if = "Option::is_none")]
     pub payload_bytes: Option<Bytes>,
-    /// The length in bytes of a result that is not part of the event; fetch the result with `describe_execution`.
+    /// If the result is not part of the event, its length in bytes. `describe_execution` returns the result itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result_len: Option<u64>,
     /// The server's clock at the commit, milliseconds since 1970-01-01 UTC.
@@ -41,10 +41,11 @@ pub struct CompletionPayload {
     /// Its tags at the commit.
     #[serde(skip_serializing_if = "Tags::is_empty")]
     pub tags: Tags,
-    /// Whether dependents were left for the dispatcher: the terminal call itself promotes only a bounded number.
+    /// Whether some dependents are not resolved yet. The call that ends an execution resolves only a bounded number of
+    /// them; the dispatcher resolves the rest.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dependents_pending: bool,
-    /// Its position in the completion log; absent if it came from another publisher.
+    /// Its position in the completion log; `None` if another publisher sent the completion.
     pub position: Option<Position>,
 }
 

@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use crate::{ExecutionId, FlowId, Namespace, Tags, limits};
 
-/// The right to end one attempt of one execution. Fenced: it becomes void when another attempt starts.
+/// The right to end one attempt of one execution. It becomes void when another attempt starts; calls with a void lease
+/// are refused (fencing).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(clippy::exhaustive_structs, reason = "complete by definition")]
 pub struct Lease {
@@ -34,13 +35,13 @@ pub struct ClaimedExecution {
     pub tags: Tags,
     /// The payload that was submitted.
     pub payload: Bytes,
-    /// The number of failed attempts that ends it.
+    /// The execution ends as failed after this many failed attempts.
     pub max_attempts: u32,
     /// The timeout of this attempt, from its claim.
     pub timeout: Option<Duration>,
-    /// The number of leases of this execution that ran out without confirmation that they reached a worker. If it is
-    /// not 0, the worker renews its lease once before it starts, so that an execution that crashes its worker is
-    /// counted.
+    /// How many leases of this execution expired before a renewal confirmed that a worker had them. If it is not 0, the
+    /// worker renews the lease once before it starts the handler. The lease is then confirmed, so its expiry counts if
+    /// the execution crashes the worker.
     pub unconfirmed_leases: u32,
 }
 
@@ -65,7 +66,7 @@ impl ClaimedExecution {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Failure {
-    /// For people; cut at [`limits::REASON_BYTES`] when it is reported.
+    /// A text for people. It is cut at [`limits::REASON_BYTES`] when it is reported.
     pub reason: String,
     /// Whether a retry can help. If not, the execution ends as failed now.
     pub retryable: bool,

@@ -1,4 +1,4 @@
-//! Counters for unit tests that look at what was counted.
+//! A metrics recorder for unit tests that check the values of counters.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use std::{
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 
-/// A recorder that keeps counters by name, whatever their labels, and nothing else.
+/// Keeps counters only. Counters with the same name and different labels are one counter here.
 #[derive(Debug, Default)]
 pub(crate) struct Counters(Mutex<HashMap<String, Arc<AtomicU64>>>);
 

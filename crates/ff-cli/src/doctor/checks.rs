@@ -1,4 +1,4 @@
-//! From facts to findings. Pure.
+//! Derives findings from facts, by pure functions.
 
 use std::collections::BTreeSet;
 
@@ -16,12 +16,12 @@ use super::{
 };
 use crate::text;
 
-/// With a smaller hard limit, an ordinary burst disconnects a subscriber.
+/// If the hard limit is smaller than this, an ordinary burst disconnects a subscriber.
 const SMALL_BUFFER: u64 = 8 * 1024 * 1024;
-/// The size of an entry if there is none to measure.
+/// The assumed size of an entry if the logs are empty.
 const USUAL_ENTRY_BYTES: u64 = 350;
 const GRANT_CONFIG: &str = "grant it temporarily (+config|get), or ask the server's operator";
-/// Clocks that are synchronised by NTP differ by less.
+/// Clocks that NTP synchronises differ by less than this.
 const CLOCKS_DIFFER_MS: u64 = 2_000;
 const RETENTION: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
@@ -45,8 +45,8 @@ fn partitions(facts: &ServerFacts) -> Finding {
     match (&facts.partitions, facts.wanted_partitions) {
         (Ok(Some(count)), Some(wanted)) if *count != wanted => Finding::bad(
             TOPIC,
-            format!("{} recorded: a program that asks for {} cannot connect", count.get(), wanted.get()),
-            format!("--partitions {} (FF_PARTITIONS), or leave it out; the count cannot be changed", count.get()),
+            format!("{} recorded: a program that requests {} cannot connect", count.get(), wanted.get()),
+            format!("set --partitions {} (FF_PARTITIONS) or omit it; the count cannot be changed", count.get()),
         ),
         (Ok(Some(count)), _) => Finding::ok(TOPIC, format!("{} recorded", count.get())),
         (Ok(None), _) => Finding::ok(TOPIC, "none recorded yet; the first program that connects fixes their number"),
@@ -54,8 +54,8 @@ fn partitions(facts: &ServerFacts) -> Finding {
     }
 }
 
-/// Without an engine no delay, retry, deadline or lost lease takes effect. Whether one should be running is not known
-/// here.
+/// Without an engine no delay, retry, deadline or lost lease takes effect. But the absence of engines is not a problem
+/// by itself: this program does not know whether one should be running.
 fn engines(engines: &Fact<Vec<String>>) -> Finding {
     const SHOWN: usize = 10;
     match engines {
@@ -124,7 +124,8 @@ fn role(facts: &ServerFacts) -> Finding {
     }
 }
 
-/// Versions that were observed to truncate a torn append-only file within a transaction.
+/// Warns of server versions that truncate an append-only file in the middle of a transaction, if a crash has torn it
+/// there. This was observed in these versions.
 fn torn_file(facts: &ServerFacts) -> Option<Finding> {
     let version = facts.version.as_ref().ok()?;
     let (major, minor, _) = version.version;
@@ -211,7 +212,7 @@ fn max_memory(facts: &ServerFacts) -> Option<u64> {
     (limit > 0).then_some(limit)
 }
 
-/// The share of the limit, in percent, from which memory is short.
+/// If more than this share of the limit is used, in percent, memory is short.
 const SHORT: u64 = 90;
 
 fn memory(facts: &ServerFacts) -> Finding {
@@ -231,7 +232,7 @@ fn memory(facts: &ServerFacts) -> Finding {
         return if used > limit {
             Finding::bad(TOPIC, format!("{says}: submissions and completions are refused"), FREE)
         } else {
-            Finding::warn(TOPIC, format!("{says}: beyond it submissions and completions are refused"), FREE)
+            Finding::warn(TOPIC, format!("{says}: above the limit, submissions and completions are refused"), FREE)
         };
     }
     match (policy, limit) {
@@ -272,7 +273,7 @@ fn output_buffers(settings: &ServerSettings) -> Finding {
     }
 }
 
-/// One line per role that the user has or lacks, and one for permissions that no role needs.
+/// One finding per role, which says whether the user can act in it, and one for permissions that no role needs.
 fn permissions(permissions: &Fact<Permissions>) -> Vec<Finding> {
     const TOPIC: &str = "permissions";
     let Permissions { user, missing, excessive } = match permissions {
@@ -297,7 +298,7 @@ fn permissions(permissions: &Fact<Permissions>) -> Vec<Finding> {
     let mut findings: Vec<Finding> = missing.iter().map(role).collect();
     if !excessive.is_empty() {
         let says = format!("user `{user}` has more than any role needs: {}", excessive.join(", "));
-        let fix = "one user per program, with the rules that `ff script acl ROLE` prints; see PERMISSIONS.md";
+        let fix = "use one user per program, with the rules that `ff script acl ROLE` prints; see PERMISSIONS.md";
         findings.push(Finding::warn(TOPIC, says, fix));
     }
     findings
@@ -326,7 +327,7 @@ fn logs(logs: &Fact<Logs>, partitions: u16, limit: Option<u64>) -> Vec<Finding> 
     findings
 }
 
-/// Names the first few of these logs, with the reason of the first.
+/// The number of these logs, the names of the first few, and the reason of the first.
 fn named(what: &str, logs: &[&(LogId, String)]) -> String {
     const SHOWN: usize = 5;
     let names = logs.iter().take(SHOWN).map(|(log, _)| keys::completion_log(*log)).collect::<Vec<_>>().join(", ");
@@ -335,15 +336,15 @@ fn named(what: &str, logs: &[&(LogId, String)]) -> String {
     format!("{} {what}: {names}{more} ({why})", text::count(logs.len(), "log"))
 }
 
-/// The memory that all logs use now and may use at most, compared with the server's limit.
+/// The memory that all logs use now, and the most that they may use, compared with the server's limit.
 fn all_logs(logs: &Logs, partitions: u16, limit: Option<u64>) -> Finding {
     let both = [&logs.flows, &logs.solo];
     let now = both.iter().map(|totals| totals.bytes).sum();
     let full: u64 = both.iter().map(|totals| totals.full_bytes(partitions)).sum();
     let most = both.iter().map(|totals| totals.most_memory.saturating_mul(partitions.into())).sum();
     let says = format!(
-        "{} now, {} when all are full of entries like these; at most {} by this program's policy ({} for flows and \
-         {} for solo executions in each of {} partitions)",
+        "{} now; {} when all logs are full, if the size of entries stays the same; at most {} by this program's policy \
+         ({} for flows and {} for solo executions in each of {} partitions)",
         text::bytes(now),
         text::bytes(full),
         text::bytes(most),
@@ -366,7 +367,7 @@ impl LogTotals {
         self.bytes.checked_div(self.entries).filter(|bytes| *bytes > 0).unwrap_or(USUAL_ENTRY_BYTES)
     }
 
-    /// How many entries like these one log keeps.
+    /// How many entries one log keeps if they have the present average size.
     fn kept_entries(&self) -> u64 {
         self.capacity.min(self.capacity_bytes / self.entry_bytes())
     }
@@ -390,9 +391,9 @@ fn log(topic: &'static str, totals: &LogTotals, partitions: u16) -> Finding {
     // The busiest log is the first to drop entries that a subscriber may still need.
     let reach = (totals.kept_entries() as f64 / totals.busiest_rate).min(RETENTION.as_secs_f64());
     let reach_text = text::span(std::time::Duration::from_secs_f64(reach));
-    let says = format!("{now}; {:.1}/s now, at this rate the busiest log reaches back {reach_text}", totals.rate);
+    let says = format!("{now}; {:.1}/s now; at this rate the busiest log keeps the last {reach_text}", totals.rate);
     if reach < 600.0 {
-        return Finding::warn(topic, says, "keep longer logs; a subscriber that is away longer receives a gap");
+        return Finding::warn(topic, says, "keep longer logs: a subscriber that is away for longer receives a gap");
     }
     Finding::ok(topic, says)
 }

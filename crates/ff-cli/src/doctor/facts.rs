@@ -21,7 +21,7 @@ pub(super) struct ServerFacts {
     /// The primary's address, if sentinels named it.
     pub(super) named: Option<String>,
     pub(super) version: Fact<ServerVersion>,
-    /// By how many milliseconds the server's clock is ahead of this machine's.
+    /// How many milliseconds the server's clock is ahead of this machine's; negative if it is behind.
     pub(super) clock_ahead_ms: Fact<i64>,
     pub(super) library: Fact<LibraryState>,
     pub(super) replication: Fact<BTreeMap<String, String>>,
@@ -30,9 +30,9 @@ pub(super) struct ServerFacts {
     pub(super) memory: Fact<BTreeMap<String, String>>,
     pub(super) settings: ServerSettings,
     pub(super) permissions: Fact<Permissions>,
-    /// As recorded on the server.
+    /// The count of partitions that is recorded on the server.
     pub(super) partitions: Fact<Option<PartitionCount>>,
-    /// As given by the user.
+    /// The count of partitions that the user requests.
     pub(super) wanted_partitions: Option<PartitionCount>,
     pub(super) logs: Fact<Logs>,
     /// The names of the running engines.
@@ -54,18 +54,18 @@ pub(super) struct ServerSettings {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Permissions {
     pub(super) user: String,
-    /// The rules that the user lacks for each role.
+    /// For each role, the ACL rules that the user lacks.
     pub(super) missing: Vec<(Role, BTreeSet<String>)>,
     /// Permissions of the user that no role needs.
     pub(super) excessive: Vec<&'static str>,
 }
 
-/// What the completion logs hold, added up per scope.
+/// The contents of the completion logs, summed per scope.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Logs {
     pub(super) flows: LogTotals,
     pub(super) solo: LogTotals,
-    /// Those that cannot be read, and why.
+    /// The logs that cannot be read, each with the reason.
     pub(super) unreadable: Vec<(LogId, String)>,
 }
 
@@ -73,16 +73,16 @@ pub(super) struct Logs {
 pub(super) struct LogTotals {
     pub(super) entries: u64,
     pub(super) bytes: u64,
-    /// Logs that hold anything.
+    /// How many logs are not empty.
     pub(super) logs: u64,
-    /// Appended per second during the sample.
+    /// Entries appended per second, to all logs together, during the sample.
     pub(super) rate: f64,
     /// Capacity of one log, in entries and in bytes.
     pub(super) capacity: u64,
     pub(super) capacity_bytes: u64,
     /// The most memory of the server that one log may use.
     pub(super) most_memory: u64,
-    /// Appended per second to the busiest log.
+    /// Entries appended per second to the busiest log.
     pub(super) busiest_rate: f64,
 }
 
@@ -120,7 +120,7 @@ fn fact<T>(answer: Result<T, EngineError>) -> Fact<T> {
     answer.map_err(|error| error.to_string())
 }
 
-/// Compares the server's clock with the midpoint of the round trip.
+/// Compares the server's time with this machine's time at the middle of the round trip.
 async fn clock_ahead(host: &ValkeyHost) -> Fact<i64> {
     let own = || UNIX_EPOCH.elapsed().map_or(0, |elapsed| i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX));
     let asked = own();
@@ -131,7 +131,7 @@ async fn clock_ahead(host: &ValkeyHost) -> Fact<i64> {
     Ok(micros / 1_000 - (asked + (answered - asked) / 2))
 }
 
-/// Tests by dry runs the commands that each role needs, and commands that no role needs.
+/// Finds by dry runs which commands the user may run: those that each role needs, and some that no role needs.
 async fn permissions(host: &ValkeyHost) -> Result<Permissions, EngineError> {
     let mut permissions = Permissions { user: host.whoami().await?, ..Permissions::default() };
     for role in Role::ALL {

@@ -1,5 +1,5 @@
-//! Shows a run on a terminal: a line per execution, or per running execution if they do not all fit, and a progress
-//! bar.
+//! Shows a run on a terminal: a progress bar, and above it one line per execution. If the executions do not all fit,
+//! the lines show running executions only.
 
 use std::time::Duration;
 
@@ -15,13 +15,14 @@ use crate::{log, text, watch::coloured};
 
 /// Lines kept free: the bar, the prompt above, and an empty one.
 const RESERVED_ROWS: usize = 4;
-/// Longer names are cut.
+/// The maximum width of a name; longer names are cut.
 const NAME_WIDTH: usize = 40;
 /// The maximum width of the bar.
 const BAR_WIDTH: usize = 40;
 const SPINNER: [&str; 10] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
 
-/// How wide the parts of a line are. State and bar stay visible, however narrow the terminal is.
+/// The widths of the name of an execution and of the bar. They are chosen so that state and bar stay visible in a
+/// narrow terminal.
 #[derive(Debug, PartialEq, Eq)]
 struct Widths {
     name: usize,
@@ -30,9 +31,9 @@ struct Widths {
 
 impl Widths {
     fn of(columns: usize, longest_name: usize, members: usize) -> Self {
-        // Two spaces and the longest word for a state.
+        // Beside the name: two spaces and the longest word for a state.
         let beside_name = 2 + 9;
-        // The count, two spaces, and the longest time.
+        // Beside the bar: a space, the count (`12/34`), two spaces and the longest time.
         let beside_bar = 1 + 2 * members.to_string().len() + 1 + 2 + 6;
         Self {
             name: longest_name.min(NAME_WIDTH).min(columns.saturating_sub(beside_name).max(1)),
@@ -47,7 +48,7 @@ pub(super) struct Live {
     bar: ProgressBar,
     longest_name: usize,
     name_width: usize,
-    /// Rows and columns of the terminal that the lines were made for.
+    /// The size of the terminal, rows and columns, at the last call of `fit`.
     size: (u16, u16),
 }
 
@@ -165,8 +166,9 @@ impl Live {
     }
 }
 
-/// The text without characters that change how the sign before them is shown. Terminals disagree on the width of the
-/// result, and a line that is wider than expected tears the display.
+/// The text without characters that change how the character before them is shown, such as joiners and skin tones.
+/// Terminals disagree on the width of the combined character, and a line that is wider than expected breaks the
+/// display.
 fn without_joiners(text: &str) -> String {
     let joins = |c: &char| matches!(c, '\u{200d}' | '\u{fe0e}' | '\u{fe0f}' | '\u{1f3fb}'..='\u{1f3ff}');
     text.chars().filter(|c| !joins(c)).collect()

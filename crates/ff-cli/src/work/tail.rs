@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::{failure::one_line, text::for_terminal};
 
-/// The most lines that are shown of a failed attempt, and the most bytes in them.
+/// The most lines of a failed attempt's output that are shown, and the most bytes of these lines together.
 const LINES: usize = 20;
 const LINES_BYTES: usize = 4096;
 
@@ -23,7 +23,8 @@ impl Tail {
 
     pub(super) fn push(&mut self, more: &[u8]) {
         self.bytes.extend_from_slice(more);
-        // Trimmed only at twice the limit, so that each byte is moved once on average.
+        // Trimming moves the kept bytes to the front. It waits until there are twice as many as the limit, so that each
+        // byte is moved once on average.
         if self.bytes.len() > 2 * self.limit {
             self.trim();
         }
@@ -36,7 +37,7 @@ impl Tail {
         }
     }
 
-    /// The kept bytes, without a character that was cut in two at the front.
+    /// The kept bytes. If trimming cut the first character in two, the rest of this character is left out.
     pub(super) fn into_bytes(mut self) -> Bytes {
         self.trim();
         if self.cut {
@@ -46,7 +47,7 @@ impl Tail {
         self.bytes.into()
     }
 
-    /// The last line that is not blank, for a failure's reason.
+    /// The last line that is not blank. It is used as the reason of a failure.
     pub(super) fn last_line(&self) -> Option<String> {
         let lines = self.last_lines();
         lines.iter().rev().map(|line| one_line(line)).find(|line| !line.is_empty())

@@ -1,4 +1,4 @@
-//! The limits of submissions, settings and calls.
+//! The limits of submissions, settings and calls. Each number is the most that is allowed, unless it says otherwise.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -18,9 +18,10 @@ pub const SUBMISSION_BYTES: usize = 16 * 1024 * 1024;
 pub const NAME_BYTES: usize = 256;
 /// The longest delay, timeout, deadline or backoff.
 pub const DURATION: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
-/// How far ahead a backend announces timers. Engines sweep more often than this and so find later timers in time.
+/// A backend announces a timer only if it is due within this time. Engines sweep at shorter intervals, so they find
+/// all later timers in time.
 pub const TIMER_HORIZON: Duration = Duration::from_secs(10);
-/// The longest time that an engine counts as active without registering again.
+/// The longest time for which one registration of an engine can be valid. It must register again before that.
 pub const ENGINE_STAY: Duration = Duration::from_secs(60);
 /// The highest priority; 0 is the lowest and the default.
 pub const PRIORITY: u16 = 999;
@@ -28,10 +29,10 @@ pub const PRIORITY: u16 = 999;
 pub const QUEUE: usize = 1_000_000;
 /// Executions that one claim requests. A backend may return fewer and report that there are more.
 pub const CLAIM_BATCH: usize = 128;
-/// Bytes of a failure's or cancellation's reason; a longer one is cut at a character.
+/// Bytes of a failure's or cancellation's reason; a longer one is cut at the end of a character.
 pub const REASON_BYTES: usize = 1_024;
 
-/// Checks a configured duration: `least` to [`DURATION`], beyond which clocks overflow.
+/// Checks that a configured duration lies between `least` and [`DURATION`]. Longer durations can overflow clocks.
 ///
 /// # Errors
 /// [`EngineError::InvalidInput`] with the setting, its value and its range.
