@@ -1,7 +1,8 @@
 //! The permissions that a user of the server needs in each role, as ACL rules and as commands to test.
 //!
 //! A function runs with its caller's permissions: the caller needs every command that the function runs, on the keys
-//! and channels that it uses. A role is therefore granted its functions by name, and the commands that they run.
+//! and channels that it uses. The rules of a role therefore grant its functions by name, and the commands that these
+//! run.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -79,7 +80,7 @@ const WORKING: &[&str] = &[
     "zrangebyscore",
 ];
 
-/// Commands of all functions that end executions or make them ready.
+/// Commands that functions run to end executions or to make them ready.
 const CHANGING: &[&str] = &[
     "exists",
     "hdel",
@@ -223,7 +224,7 @@ impl Need {
             "config|get" => vec!["save"],
             "function|load" => vec!["-"],
             "subscribe" => subscribed,
-            // The command takes one channel only, and a role has all channels or none.
+            // PUBLISH takes one channel. One is enough for the test: a role has all channels or none.
             "publish" => vec![keys::FLOW_CHANNEL, "-"],
             "pubsub|numsub" => vec![keys::FLOW_CHANNEL],
             "info" | "ping" | "time" | "acl|whoami" | "client|id" | "fcall_ro|ff1_version" => Vec::new(),
@@ -245,7 +246,7 @@ impl Need {
         words.chain(count).chain(rest).map(str::to_owned).collect()
     }
 
-    /// The rules that a user lacks, by the text of the server's refusal of the sample.
+    /// The rules that a user lacks. `refusal` is the text with which the server refused the sample.
     #[must_use]
     pub fn missing(&self, refusal: &str) -> Vec<String> {
         if refusal.contains(" command") {
@@ -255,7 +256,7 @@ impl Need {
     }
 }
 
-/// Commands that no role needs: a description, and a call for ACL DRYRUN.
+/// Commands that no role needs, each with a description and a call for ACL DRYRUN.
 pub const EXCESSIVE: &[(&str, &[&str])] = &[
     ("read keys of others", &["HGET", "another:key", "f"]),
     ("write keys of others", &["HSET", "another:key", "f", "v"]),

@@ -22,7 +22,7 @@ use crate::tls::TlsFiles;
 const READY: Duration = Duration::from_secs(20);
 /// The time limit for loading its data.
 const LOADED: Duration = Duration::from_secs(180);
-/// The time limit for one PING within that.
+/// The time limit for each PING while the server starts.
 const PING: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(3);
 
@@ -47,7 +47,7 @@ pub struct TestServer {
     _ports: Vec<Port>,
 }
 
-/// The connection settings of this crate itself: plain TCP, also beside a TLS port.
+/// The settings of this crate's own connections. They use plain TCP, even if the server has a TLS port too.
 #[derive(Debug, Clone)]
 struct Control {
     host: String,
@@ -72,7 +72,7 @@ impl TestServer {
         Self::builder().build().await
     }
 
-    /// Options for a server.
+    /// The builder of a server, for setting options.
     pub fn builder() -> Builder {
         Builder::default()
     }
@@ -119,7 +119,7 @@ impl TestServer {
         Ok(server)
     }
 
-    /// A sentinel; its address is added to `settings`.
+    /// Starts a sentinel. Port and address are added to `settings`.
     pub(crate) async fn sentinel(program: &Path, password: Option<String>, settings: &str) -> Result<Self> {
         let port = Port::lease()?;
         let number = port.number();
@@ -235,9 +235,9 @@ impl TestServer {
         self.running.lock().await.resume().await
     }
 
-    /// Sets the wall clock of a server with [`Builder::clock_at`], in milliseconds since 1970-01-01 UTC, also
-    /// backwards. The server has the new time when this returns, after about a millisecond. The clock is constant to
-    /// the millisecond: some servers count the microseconds within it.
+    /// Sets the wall clock of a server with [`Builder::clock_at`], in milliseconds since 1970-01-01 UTC. The clock may
+    /// be set back. The function returns after about a millisecond, when the server has the new time. The clock then
+    /// stands at this millisecond; some servers still count the microseconds within it.
     ///
     /// # Errors
     /// If the server uses the machine's clock.
@@ -292,7 +292,7 @@ impl TestServer {
         let mut client = self.client().await?;
         let started = Instant::now();
         let info = client.command(&["INFO", "replication"]).await?.text();
-        // Not the later offset: the query below is itself replicated.
+        // The offset is read once: the WAIT below adds to the replication stream and so increases the offset.
         let offset = replication_offset(&info).ok_or(Error::Protocol(info))?;
         loop {
             // Makes the replicas report their offsets, which they otherwise do only once a second.
@@ -479,7 +479,7 @@ fn url_of(options: &Options, port: u16) -> String {
     format!("{scheme}://{credentials}127.0.0.1:{port}")
 }
 
-/// Escapes a password as a URL needs it.
+/// Escapes a password for use in a URL.
 fn escape(password: &str) -> String {
     let mut url = Url::parse("redis://host").expect("a constant URL");
     // Fails only for URLs without a host.

@@ -91,7 +91,7 @@ impl MessageRouter {
         }
     }
 
-    /// A task that all parts need has ended.
+    /// Ends all streams, because a task that all of them need has ended.
     fn fail(&self) {
         self.flows.fail();
         self.solo.fail();
@@ -112,14 +112,14 @@ struct SubscriberSession {
     subscribed: Arc<AtomicBool>,
     connection: Connection,
     subscriber: SubscriberHandle,
-    /// Solo executions are subscribed to with the first subscription that wants them.
+    /// The channel of solo executions is subscribed to with the first subscription that needs it.
     solo: OnceCell<[Task; 3]>,
-    /// Timers are subscribed to when the first engine asks for them.
+    /// The channel of timers is subscribed to when the first engine asks for timers.
     timers: OnceCell<()>,
     _tasks: Vec<Task>,
 }
 
-/// The tasks that run a hub, once it was started. Without one of them its subscriptions would wait without result.
+/// The tasks that run a started hub. If one of them ended unnoticed, the hub's subscriptions would wait forever.
 fn hub_tasks(tasks: &Tasks, hub: &Arc<Hub>, subscriber: &SubscriberHandle) -> [Task; 3] {
     let (listening, subscriber) = (hub.clone(), subscriber.clone());
     let renew = async move {
@@ -190,15 +190,15 @@ impl ValkeyBackend {
     /// # Errors
     /// [`EngineError::InvalidInput`] for an invalid configuration, or for a server that is too old or evicts keys when
     /// its memory is full; [`EngineError::PermissionDenied`] for wrong credentials, for a user that lacks a permission
-    /// that every role has, or for a user that finds an unprepared deployment and may not prepare it;
+    /// that every role has, or if the deployment is not prepared and the user may not prepare it;
     /// [`EngineError::Transport`] or [`EngineError::Timeout`] when no server answers; [`EngineError::Conflict`] when
-    /// the deployment has another partition count, or the server has another text of this version of the library.
+    /// the deployment has another partition count, or the server's library has this version and another text.
     pub async fn connect_with(config: ValkeyConfig) -> Result<Self, EngineError> {
         let host = Arc::new(ValkeyHost::connect(config).await?);
         loader::ensure_loaded(&*host).await?;
         host.refuse_eviction().await?;
         let wanted = host.config().partition_count;
-        // Reading comes first: a user with read permission only can join a prepared deployment.
+        // The record is read first, so that a user with read permission only can join a prepared deployment.
         let partitions = match host.deployment().await? {
             Some(recorded) => recorded.join(wanted)?,
             None => Operations::join_deployment(&*host, wanted).await?,
@@ -319,7 +319,7 @@ impl ValkeyBackend {
         }))
     }
 
-    /// Starts the parts that subscriptions to this scope need, with the first of them.
+    /// Starts the tasks that subscriptions to this scope need, when the first of them is opened.
     async fn listening(&self, scope: Scope) -> Result<Arc<SubscriberSession>, EngineError> {
         let running = self.running().await?;
         if scope == Scope::Solo {

@@ -20,8 +20,9 @@ pub const UNKNOWN: &str = "ff_completion_unknown_total";
 pub const MALFORMED: &str = "ff_completion_malformed_total";
 /// Subscriptions that are catching up from the log because their queue was full.
 pub const LAGGING: &str = "ff_subscription_lagging";
-/// Completions that wait for the subscriptions of a name: in their queues, and in the logs while they catch up; labels
-/// `scope` (`flows` or `solo`) and `subscription` (empty for all subscriptions without a name). Updated once a second.
+/// Completions that the subscriptions of one name have not received yet: those in their queues, and those in the logs
+/// while the subscriptions catch up. Labels: `scope` (`flows` or `solo`) and `subscription` (empty for all
+/// subscriptions without a name). Updated once a second.
 pub const LAG: &str = "ff_subscription_lag_events";
 /// The server's time, in seconds since 1970-01-01 UTC, up to which every completion was put into the queues; label
 /// `scope`. An alert on its age detects any fault between the server and the subscriptions.
@@ -71,7 +72,7 @@ pub(crate) fn count_cause(name: &'static str, cause: &'static str, by: u64) {
 }
 
 pub(crate) fn level(name: &'static str, value: usize) {
-    // Far below 2^52.
+    // The value is far below 2^52, so the cast is exact.
     #[allow(clippy::cast_precision_loss)]
     gauge!(name).set(value as f64);
 }
@@ -83,14 +84,14 @@ const fn scope_label(scope: Scope) -> &'static str {
     }
 }
 
-// Far below 2^52.
+// The value is far below 2^52, so the cast is exact.
 #[allow(clippy::cast_precision_loss)]
 pub(crate) fn lag(scope: Scope, name: Option<&Arc<str>>, lag: u64) {
     let name = name.map_or_else(String::new, |name| name.to_string());
     gauge!(LAG, "scope" => scope_label(scope), "subscription" => name).set(lag as f64);
 }
 
-// Far below 2^52.
+// The value is far below 2^52, so the cast is exact.
 #[allow(clippy::cast_precision_loss)]
 pub(crate) fn complete_as_of(scope: Scope, at_ms: Option<u64>) {
     if let Some(at_ms) = at_ms {
@@ -98,7 +99,7 @@ pub(crate) fn complete_as_of(scope: Scope, at_ms: Option<u64>) {
     }
 }
 
-// Far below 2^52.
+// The value is far below 2^52, so the cast is exact.
 #[allow(clippy::cast_precision_loss)]
 pub(crate) fn unreadable(scope: Scope, logs: usize) {
     gauge!(UNREADABLE_LOGS, "scope" => scope_label(scope)).set(logs as f64);

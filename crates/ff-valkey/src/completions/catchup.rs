@@ -1,26 +1,27 @@
 //! A subscription that is behind reads the log on its own, at the pace of its consumer, and then goes live.
 //!
-//! It starts from a cursor, or from the hub's frontier as it stood before the event that found the queue full. It reads
-//! up to the hub's frontier, never beyond: so it cannot overtake the hub, and once its frontier equals the hub's it has
-//! everything. Queue capacity is reserved before a request is sent, so pages go straight into the queue. No page waits
+//! It starts from a cursor, or from the hub's frontier before the event for which the queue had no capacity. It reads
+//! up to the hub's frontier, never beyond. So it cannot overtake the hub, and it has everything once the two frontiers
+//! are equal. Queue capacity is reserved before a request is sent, so pages go straight into the queue. No page waits
 //! in memory for a consumer that does not poll, and nothing is read for such a consumer.
 //!
-//! While one round's pages are decoded the server prepares the next: they are requested in advance, one round ahead at
-//! most, and only if the queue has capacity for them immediately. A page that was requested after an entry other than
-//! the one the reading has reached is discarded and read again.
+//! While the pages of one round are decoded, the server prepares the next round. Its pages are requested in advance,
+//! one round ahead at most, and only if the queue has capacity for them immediately. If the reading then continues
+//! after another entry than the request assumed, the page is discarded and read again.
 //!
-//! By reading alone the subscription would not reach the live end until the log is quiet. So when half of the queue is
-//! free and the ring of recent events holds everything that is missing, these events are put into the queue under the
-//! hub's lock and the subscription is live. Half a queue of free capacity keeps it from falling back at the next event.
+//! By reading alone, the subscription would not reach the live end until the log is quiet. So it goes live when half of
+//! the queue is free and the ring of recent events holds everything that is missing: these events are put into the
+//! queue under the hub's lock. Half of the queue must be free, so that the subscription does not fall behind again at
+//! the next event.
 //!
 //! # Where it and the hub differ in one log
 //!
 //! | the subscription | the log | what it does |
 //! | --- | --- | --- |
-//! | is behind | holds what lies between | takes it |
-//! | is behind | no longer holds what lies between | a gap, trimmed, up to the hub |
+//! | is behind | holds the entries between the two positions | takes them |
+//! | is behind | no longer holds these entries | a gap, trimmed, up to the hub |
 //! | is behind | has lost what the subscription has | a gap, rewritten; it goes back and reads on |
-//! | is behind | does not know the hub's position | waits: the hub finds that out on its own |
+//! | is behind | does not know the hub's position | waits: the hub detects that on its own |
 //! | is ahead of the hub's position | has lost what the subscription has | a gap, rewritten; it goes back |
 //! | is ahead of the hub's position | has that entry | waits: the hub has not reached it yet |
 //! | is behind | cannot be read | reads all other logs, and retries |
@@ -59,11 +60,12 @@ use crate::{
 const LOGS_AT_ONCE: usize = 16;
 const PAGE: usize = 256;
 const ENTRIES_AT_ONCE: usize = 2048;
-/// Fewer entries than this are not requested in advance. The property tests use small queues and must cover it too.
+/// Fewer entries than this are not requested in advance. The limit is 1 in tests: the property tests use small queues
+/// and must cover requests in advance too.
 const LEAST_AHEAD: usize = if cfg!(test) { 1 } else { 64 };
 /// After how long a log that could not be read is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
-/// How often it reports its position.
+/// How often the subscription reports its position.
 const CHECKPOINTS: Duration = Duration::from_secs(1);
 
 struct CatchUp {
@@ -72,8 +74,9 @@ struct CatchUp {
     options: Arc<SubscribeOptions>,
     queue: Arc<Queue>,
     frontier: Vec<LogReader>,
-    /// Its frontier when the hub stopped feeding it, and how many forged completions had been taken back by then.
+    /// Its frontier when the hub stopped feeding it.
     left_at: Arc<[LogCursor]>,
+    /// The number of forged completions that the subscription has taken into account, see [`CatchUp::take_back`].
     taken_back: u64,
     /// Logs that could not be read, and when to try again.
     unreadable: HashMap<usize, Instant>,
@@ -81,7 +84,7 @@ struct CatchUp {
     turn: usize,
     /// Pages that were requested in advance and not taken yet.
     asked: Option<Asked>,
-    /// In the last round every log that was read came near the hub: the ring may hold what is missing.
+    /// Whether the last round came near the hub's position in every log that it read: the ring may hold the rest.
     near: bool,
     waiting: Backoff,
     checkpoint_at: Instant,
@@ -216,7 +219,8 @@ impl CatchUp {
         Ok(false)
     }
 
-    /// For how many entries capacity is reserved before any is read: with half of the queue free it may go live.
+    /// The number of entries for which capacity is reserved before a read. It is half of the queue, because the
+    /// subscription may go live when that much is free.
     fn wanted(&self) -> usize {
         (self.queue.capacity() / 2).clamp(1, ENTRIES_AT_ONCE)
     }
@@ -251,7 +255,8 @@ impl CatchUp {
         }
     }
 
-    /// Goes back to before completions that it received from the hub and that were found to be forged since.
+    /// Some completions that it received from the hub may have been found to be forged since. It goes back to the
+    /// position before them.
     fn take_back(&mut self, state: &State) {
         let (forged, count) = state.fanout.taken_back(self.taken_back);
         for gap in forged {
@@ -267,16 +272,16 @@ impl CatchUp {
         self.taken_back = count;
     }
 
-    /// Requests what follows these pages before they are decoded, if it is long enough and the queue has capacity for
-    /// it now.
+    /// Requests the entries that follow these pages, before the pages are decoded. Does so only if there are enough
+    /// entries and the queue has capacity for them now.
     fn ask_ahead(&mut self, targets: &[Target], pages: &[Page]) {
         let count = (self.queue.capacity() / 4).min(ENTRIES_AT_ONCE);
         if count < LEAST_AHEAD {
             return;
         }
         let Some(room) = self.queue.try_reserve(count) else { return };
-        // The number of entries read of these logs once the pages are taken. A log that turned out shorter has its next
-        // turn later.
+        // The entry up to which each of these logs is read, once the pages are taken. A log that turned out shorter has
+        // its next turn later.
         let read = |(target, page): (&Target, &Page)| {
             let is_full = page.len() == target.read.limit;
             (target.index, if is_full { page.end() } else { target.read.up_to })
@@ -285,7 +290,7 @@ impl CatchUp {
         let (hub, turn) = (self.hub.clone(), self.turn);
         let mut targets = hub.with_state(|state| self.plan(state, count, &read));
         targets.retain(|target| !self.is_ahead(target));
-        // A subscription that has nearly everything should go live instead of following the hub by reading.
+        // A subscription that misses only a few entries should go live, and not follow the hub by reading.
         if targets.iter().map(|target| target.read.limit).sum::<usize>() < count {
             self.turn = turn;
             return;
@@ -357,7 +362,7 @@ impl CatchUp {
         telemetry::count(telemetry::DELIVERED, recent.len() as u64);
         room.push_all(recent.into_iter().map(Item::Event));
         self.queue.push_always(Item::Checkpoint(state.frontier.snapshot()));
-        // Before the next event arrives, which would otherwise find the queue full.
+        // The rest is released before the next event arrives. Otherwise that event would find the queue full.
         room.give_back();
         state.fanout.go_live(self.id);
         true
@@ -397,7 +402,7 @@ impl CatchUp {
 
     /// Takes a page of one log.
     fn take(&mut self, target: &Target, page: Page, room: &mut Room) -> PageOutcome {
-        // The page was requested before it was known that the reading continues elsewhere.
+        // Since the page was requested, the reading has moved to another position.
         let reader = &mut self.frontier[target.index];
         if reader.after() != target.read.after {
             return PageOutcome::More;
@@ -437,18 +442,19 @@ impl CatchUp {
         if len == target.read.limit { PageOutcome::More } else { PageOutcome::Nothing }
     }
 
-    /// Declares a gap for entries that were trimmed up to the hub's position, in logs that returned an empty page and
-    /// whose epochs were looked up afterwards; `true` if there was any. The empty page and the epochs together prove
-    /// nothing: the two reads are not atomic, and the log may have lost or regained the entries in between. So one more
-    /// atomic read must show that the log is empty and which entry was its last. An epoch has one writer, so if the
-    /// epochs contain both positions, the history that led to that entry never changes. Where the log is not empty,
-    /// only the hub can continue.
+    /// Declares a gap for entries that were trimmed up to the hub's position. `empty` are logs that returned an empty
+    /// page and whose epochs were looked up afterwards. Returns whether there was a gap.
+    ///
+    /// The empty page and the epochs together prove nothing: the two reads are not atomic, and the log may have lost or
+    /// regained the entries in between. So one more atomic read must show that the log is empty, and which entry was
+    /// its last. An epoch has one writer. So if the epochs contain both positions, the history up to the last entry
+    /// never changes. If the log is not empty, only the hub can continue.
     async fn pass_trimmed(&mut self, empty: &[&Target]) -> Result<bool, EngineError> {
         let mut delivered = Vec::new();
         for target in empty {
             let reader = &mut self.frontier[target.index];
             let looked_up = reader.clone();
-            // What the epochs showed holds for this round only.
+            // The epochs that were looked up are valid for this round only.
             reader.restart();
             let hub = target.hub.last().filter(|hub| looked_up.log_had(*hub) && reader.cursor().last() < Some(*hub));
             delivered.extend(hub.map(|hub| (*target, looked_up, hub)));
@@ -496,7 +502,8 @@ impl CatchUp {
     }
 }
 
-/// How many entries to request: the distance between the two ids as far as their numbers show, and at most one page.
+/// The number of entries to request: the distance between the two ids, as far as their numbers show it, and at most one
+/// page.
 fn entries_between(after: Option<EntryId>, up_to: Option<EntryId>) -> usize {
     let Some(up_to) = up_to else { return PAGE };
     let unread = LogCursor::after(after).unread(&[up_to]);

@@ -32,7 +32,7 @@ fn queue(capacity: usize, accepts: Accepts) -> (Arc<Queue>, Arc<Queue>) {
     (queue.clone(), queue)
 }
 
-/// The start of a subscription with these options, with `queue`.
+/// A subscription that joins with these options and this queue.
 fn joining(options: SubscribeOptions, queue: Arc<Queue>) -> Joining {
     Joining { options: Arc::new(options), queue, from: None }
 }
@@ -128,7 +128,7 @@ fn a_full_queue_drops_its_oldest_or_ends_as_configured() {
 }
 
 #[test]
-fn a_full_queue_freezes_the_vector_before_the_event_and_spares_the_others() {
+fn a_full_queue_freezes_its_frontier_before_the_event_and_spares_the_others() {
     let mut fanout = Fanout::default();
     let (small, small_events) = channel(1);
     let (large, large_events) = channel(8);
@@ -211,6 +211,6 @@ fn twenty_thousand_distinct_filters_are_found_by_the_names_in_them() {
     }
     assert_eq!(numbers(&events), [1]);
     ids.into_iter().for_each(|id| fanout.leave(id));
-    // A linear search for each takes minutes.
+    // With a linear search for each subscription this would take minutes.
     assert!(begin.elapsed() < std::time::Duration::from_secs(5), "{:?}", begin.elapsed());
 }

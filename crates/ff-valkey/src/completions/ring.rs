@@ -1,4 +1,5 @@
-//! The most recent deliveries of this process: what a subscription that was behind needs to meet the live end. Pure.
+//! The most recent deliveries of this process. A subscription that was behind takes them when it rejoins the live feed.
+//! Pure.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -7,7 +8,7 @@ use std::{
 
 use ff_core::{CompletionPayload, EntryId, reader::LogReader};
 
-/// At most this many events, and about this many bytes of them with all that they hold, are kept.
+/// The limits of the ring: the number of its events, and roughly the bytes of these events with their contents.
 const EVENTS: usize = 4096;
 const BYTES: usize = 8 << 20;
 
@@ -50,7 +51,7 @@ impl Ring {
         }
     }
 
-    /// Forgets the events of one log: a reader that is behind the next event has to read the log.
+    /// Removes the events of one log. A reader that is behind the next event must then read the log.
     pub(crate) fn forget(&mut self, index: usize) {
         self.recent.retain(|recent| recent.index != index);
         self.bytes = self.recent.iter().map(|recent| recent.bytes).sum();
@@ -60,8 +61,8 @@ impl Ring {
         *self = Self::default();
     }
 
-    /// All deliveries of the logs `behind` after the positions in `frontier`, in order; `None` if some are no longer
-    /// here, or if they include an entry that was rolled back for the reader.
+    /// All deliveries of the logs `behind` after the positions in `frontier`, in order. `None` if the ring no longer
+    /// holds some of them, or if one of them is an entry that was rolled back for the reader.
     pub(crate) fn after(&self, behind: &[usize], frontier: &[LogReader]) -> Option<Vec<&Arc<CompletionPayload>>> {
         let mut found: HashMap<usize, bool> = behind.iter().map(|index| (*index, false)).collect();
         let mut missing = Vec::new();

@@ -54,8 +54,8 @@ impl ValkeyHost {
     /// One setting of the server; `None` if the server does not have it.
     ///
     /// # Errors
-    /// [`EngineError::PermissionDenied`] if the user lacks the permission; transport errors, also if the server has no
-    /// CONFIG, as with some providers.
+    /// [`EngineError::PermissionDenied`] if the user lacks the permission; transport errors, which also report that
+    /// the server has no CONFIG (some providers remove it).
     pub async fn setting(&self, name: &str) -> Result<Option<String>, EngineError> {
         let answer = self.ask_self("CONFIG", &["GET", name]).await?;
         let pairs = value::pairs(answer).unwrap_or_default();
@@ -85,7 +85,8 @@ impl ValkeyHost {
         Ok(String::from_utf8_lossy(&name).into_owned())
     }
 
-    /// Whether `user` may run this command, by a dry run that executes nothing: the server's refusal, or `None`.
+    /// Checks by ACL DRYRUN, which executes nothing, whether `user` may run this command. Returns the text of the
+    /// server's refusal, or `None` if the user may run it.
     ///
     /// # Errors
     /// [`EngineError::PermissionDenied`] if the user lacks the permission; transport errors.
@@ -96,10 +97,10 @@ impl ValkeyHost {
         Ok((&*text != b"OK").then(|| String::from_utf8_lossy(&text).into_owned()))
     }
 
-    /// The partition count that the deployment has recorded, if it has.
+    /// The partition count in the deployment's record; `None` if there is no record.
     ///
     /// # Errors
-    /// [`EngineError::Protocol`] for a record that names no possible count; transport errors.
+    /// [`EngineError::Protocol`] if the recorded count is not a valid partition count; transport errors.
     pub async fn recorded_partitions(&self) -> Result<Option<PartitionCount>, EngineError> {
         const OP: &str = "reading the deployment";
         let answer = self.ask_record("HGET", &["partition_count"]).await?;
@@ -121,7 +122,7 @@ impl ValkeyHost {
         let number = |at: usize| time.get(at).and_then(|text| std::str::from_utf8(text).ok()?.parse::<u64>().ok());
         let now = number(0).unwrap_or(0) * 1_000 + number(1).unwrap_or(0) / 1_000;
         let args = vec![keys::ENGINES.into(), now.to_string().into(), "+inf".into(), "BYSCORE".into()];
-        let answers = Together::new(self, "reading the engines at work").ask_all(vec![("ZRANGE", args)]).await?;
+        let answers = Together::new(self, "reading the active engines").ask_all(vec![("ZRANGE", args)]).await?;
         let names = answers.into_iter().next().and_then(value::strings).unwrap_or_default();
         Ok(names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect())
     }
@@ -134,7 +135,7 @@ impl ValkeyHost {
         text(0).zip(text(1)).map(|(partitions, abi)| Deployment::recorded(&partitions, &abi)).transpose()
     }
 
-    /// The sizes of all completion logs. A log that cannot be read does not hide the others.
+    /// The sizes of all completion logs. If a log cannot be read, the sizes of the others are still returned.
     ///
     /// # Errors
     /// Transport errors, and refusals of the server that concern all logs.
@@ -193,7 +194,7 @@ fn log_size<'a>(
         Err(error) => return Err(error),
     };
     let field = |name| number_in(info, name).unwrap_or(0);
-    // Without permission for MEMORY the entries still count.
+    // A user without permission for MEMORY still gets the number of entries.
     let bytes = bytes.as_ref().ok().and_then(number).unwrap_or(0);
     Ok(Some(LogSize { log, entries: field("length"), appended: field("entries-added"), bytes }))
 }

@@ -1,13 +1,14 @@
 //! Finds the server that the connections of a process lead to, and checks that it is a primary.
 //!
-//! Logs are read from a primary only: a replica may have been a primary a moment ago, and entries that it has beyond
-//! the new primary are about to be rolled back. So a server is asked for its role before it is used, in every round
-//! trip that reads a log, and twice a second on every connection.
+//! Logs are read from a primary only. A replica may have been a primary a moment ago. Entries that it has and the new
+//! primary lacks are about to be rolled back. So a server is asked for its role before it is used, in every round trip
+//! that reads a log, and twice a second on every connection.
 //!
-//! With a plain address, a server that is a replica is asked again on a new connection until a primary answers: the
-//! address may lead to another server by then. With sentinels, one address serves all connections. It is found when the
-//! first connection needs it, and requested again when a connection must be re-established and every [`ASK_EVERY`]: a
-//! primary that was replaced can keep its connections, and report the primary role, for many seconds.
+//! With a plain address, the client may find a replica there. It then connects again and asks again, until a primary
+//! answers: the address may lead to another server by then. With sentinels, one address serves all connections. It is
+//! found when the first connection needs it. The sentinels are asked again when a connection must be re-established,
+//! and every [`ASK_EVERY`]: a primary that was replaced can keep its connections, and report the primary role, for many
+//! seconds.
 
 use std::{
     net::SocketAddr,
@@ -46,8 +47,8 @@ use crate::{
 /// How often the sentinels are asked for the current primary.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
-/// The time limit for checking a server that sentinels name: all connections wait for it, and the sentinels may have
-/// named another server meanwhile.
+/// The time limit for checking a server that sentinels name. It is short, because all connections wait for the check,
+/// and the sentinels may have named another server meanwhile.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
 /// The role that a server reports.
@@ -110,7 +111,7 @@ impl Role {
     }
 }
 
-/// The host that a connection leads to; the server's certificate must be for it if sentinels name the server.
+/// The host that a connection leads to. If sentinels name the server, its certificate must be for this host.
 #[derive(Debug, Default)]
 pub(crate) struct ResolvedAddress(Mutex<Option<Address>>);
 
@@ -131,7 +132,7 @@ pub(crate) struct Primary {
     tasks: Tasks,
     /// `None` with a plain address.
     sentinels: Option<Sentinels>,
-    /// One search at a time, shared by all callers: when it ended, and its result.
+    /// The end and the result of the last search. The lock allows one search at a time, whose result all callers share.
     search: AsyncMutex<Option<(Instant, Address)>>,
     named: watch::Sender<Option<Address>>,
 }
@@ -171,7 +172,7 @@ impl Primary {
         self.named.subscribe()
     }
 
-    /// Whether sentinels name the server.
+    /// Whether the server is found by sentinels.
     pub(crate) const fn is_named(&self) -> bool {
         self.sentinels.is_some()
     }
@@ -279,7 +280,7 @@ fn at(address: &Address, error: EngineError) -> EngineError {
     }
 }
 
-/// Resolves the address of one connection, each time that it is made.
+/// Resolves the address of one connection, each time that the connection is established.
 pub(crate) struct SentinelResolver {
     pub(crate) primary: Arc<Primary>,
     pub(crate) leads_to: Arc<ResolvedAddress>,

@@ -1,10 +1,11 @@
-//! Problems with reading logs, for operators: one line when a problem begins, and one when it is over.
+//! Reports problems with reading logs to operators.
 
 use ff_core::{EngineError, LogId, Scope};
 
 use crate::{net::quiet::Quiet, telemetry};
 
-/// The problems with reading, logged once when they begin and once when they are over.
+/// The problems with reading. Unreadable logs cause one line when the first appears and one when all can be read again;
+/// a failed read causes one line until a read succeeds.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
     has_failed: bool,
@@ -30,7 +31,7 @@ impl Trouble {
     }
 
     pub(super) fn failed(&mut self, error: &EngineError) {
-        // While a server restarts repeatedly, one of several reads may succeed.
+        // While a server restarts repeatedly, some reads succeed in between. Each would permit another line.
         static LINES: Quiet = Quiet::new();
         if std::mem::replace(&mut self.has_failed, true) {
             return;
