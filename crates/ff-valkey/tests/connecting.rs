@@ -198,6 +198,25 @@ async fn a_tls_server_that_closes_a_plain_connection_without_an_answer_is_recogn
 }
 
 #[tokio::test]
+async fn a_server_of_another_protocol_is_named_as_such() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tokio::spawn(async move {
+        loop {
+            let (mut peer, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                while peer.read_u8().await.is_ok() {
+                    peer.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap_or_default();
+                }
+            });
+        }
+    });
+    let error = refusal(config(&format!("redis://127.0.0.1:{port}"))).await.to_string();
+    assert!(error.contains("does not speak the protocol of Valkey and Redis; check the port"), "{error}");
+    server.abort();
+}
+
+#[tokio::test]
 async fn tls_to_a_port_without_it_is_named_at_once() {
     let server = TestServer::start().await.unwrap();
     // Far more than needed: within the time limit only a probe of the server can find the reason.

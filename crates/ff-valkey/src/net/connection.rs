@@ -289,7 +289,7 @@ pub(crate) async fn drive(client: &Client, limit: Duration) -> Option<Result<Con
     }
 }
 
-/// The error, or that the server unexpectedly speaks TLS, or does not, if the connection was lost for that reason.
+/// The error, or its reason: the server unexpectedly speaks TLS, or does not, or speaks another protocol.
 async fn explained(error: Error, config: &Config, deadline: Instant) -> Error {
     let may_be_a_mismatch = match error.kind() {
         ErrorKind::Protocol | ErrorKind::Tls | ErrorKind::Parse | ErrorKind::Canceled => true,
@@ -299,7 +299,15 @@ async fn explained(error: Error, config: &Config, deadline: Instant) -> Error {
     if !may_be_a_mismatch {
         return error;
     }
-    mismatch::found(config, deadline).await.unwrap_or(error)
+    match mismatch::found(config, deadline).await {
+        Some(found) => found,
+        // The client library's text for bytes that begin no reply.
+        None if error.details().contains("frame_type") => Error::new(
+            error.kind().clone(),
+            "the server does not speak the protocol of Valkey and Redis; check the port",
+        ),
+        None => error,
+    }
 }
 
 async fn connect(client: &Client, op: &str, config: &ValkeyConfig) -> Result<ConnectionDriver, EngineError> {
