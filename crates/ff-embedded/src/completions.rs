@@ -349,7 +349,7 @@ impl Reader {
             for found in page {
                 self.take(found);
             }
-            self.tell_dropped();
+            self.report_dropped();
         }
     }
 
@@ -455,7 +455,7 @@ impl Reader {
     }
 
     /// Declares the dropped range as a gap.
-    fn tell_dropped(&mut self) {
+    fn report_dropped(&mut self) {
         if let Some((log, gap)) = self.dropped.take() {
             self.pass(log, &gap);
         }
@@ -472,7 +472,7 @@ impl Reader {
         match &mut self.dropped {
             Some((of, gap)) if *of == log => gap.through = id,
             _ => {
-                self.tell_dropped();
+                self.report_dropped();
                 let gap = Gap::new(self.logs.names[log].0, after, id, GapCause::Overflow);
                 self.dropped = Some((log, gap));
             }
@@ -481,7 +481,7 @@ impl Reader {
 
     /// Declares a gap in a log.
     fn pass(&mut self, log: usize, gap: &Gap) {
-        self.tell_dropped();
+        self.report_dropped();
         telemetry::count_gap(gap.cause);
         tracing::warn!(log = %gap.log, cause = %gap.cause, through = %gap.through, "completions are missing");
         let Some(place) = self.places.get_mut(&log) else { return };
@@ -570,7 +570,7 @@ impl Reader {
             Event::PassOver => None,
             Event::Yield(payload) => Some(payload),
         };
-        self.tell_dropped();
+        self.report_dropped();
         telemetry::count(telemetry::FILTERED, u64::from(payload.is_none()));
         let Some(place) = self.places.get_mut(&number) else { return };
         place.reader.advance(id);

@@ -128,7 +128,7 @@ impl<'a> Signals<'a> {
         Self::Subscribing(subscribe.boxed())
     }
 
-    const fn are_heard(&self) -> bool {
+    const fn are_received(&self) -> bool {
         matches!(self, Self::Subscribed(_))
     }
 }
@@ -212,7 +212,7 @@ impl<B: MaintenanceBackend + ?Sized> Sweeping<'_, B> {
 
     fn interval(&self) -> Duration {
         let interval = self.sweeper.interval;
-        if self.signals.are_heard() { interval } else { interval.min(BLIND_INTERVAL) }
+        if self.signals.are_received() { interval } else { interval.min(BLIND_INTERVAL) }
     }
 
     async fn sweep(&mut self) {

@@ -134,7 +134,7 @@ fn hub_tasks(tasks: &Tasks, hub: &Arc<Hub>, subscriber: &SubscriberHandle) -> [T
     };
     [
         tasks.spawn_or("log reader", hub.clone().read_logs(), fail()),
-        tasks.spawn_or("checkpoints", hub.clone().tell_checkpoints(), fail()),
+        tasks.spawn_or("checkpoints", hub.clone().send_checkpoints(), fail()),
         tasks.spawn_or("renewal of silent connections", renew, fail()),
     ]
 }

@@ -71,11 +71,11 @@ impl WakeUps {
             Some(WakeMessage::Probe) => None,
             Some(WakeMessage::Lost { execution_id, epoch }) => {
                 // Only the workers know which of them holds the lease.
-                self.tell_all(WorkSignal::Lost { execution_id, epoch });
+                self.notify_all(WorkSignal::Lost { execution_id, epoch });
                 None
             }
             Some(WakeMessage::Ready(lane, partition)) => {
-                (!self.tell(&lane, WorkSignal::Ready(partition))).then_some((lane, partition))
+                (!self.notify(&lane, WorkSignal::Ready(partition))).then_some((lane, partition))
             }
             None => {
                 static LINES: Quiet = Quiet::new();
@@ -94,11 +94,11 @@ impl WakeUps {
 
     /// Signals may have been missed.
     pub(crate) fn rescan(&self) {
-        self.tell_all(WorkSignal::Rescan);
+        self.notify_all(WorkSignal::Rescan);
     }
 
     /// Returns whether a worker listens on the lane.
-    fn tell(&self, lane: &LaneId, signal: WorkSignal) -> bool {
+    fn notify(&self, lane: &LaneId, signal: WorkSignal) -> bool {
         let mut listeners = self.lock();
         let Some(of_lane) = listeners.get_mut(lane) else { return false };
         of_lane.retain(|listener| listener.signal(signal));
@@ -109,7 +109,7 @@ impl WakeUps {
         true
     }
 
-    fn tell_all(&self, signal: WorkSignal) {
+    fn notify_all(&self, signal: WorkSignal) {
         self.lock().retain(|_, of_lane| {
             of_lane.retain(|listener| listener.signal(signal));
             !of_lane.is_empty()

@@ -195,9 +195,9 @@ impl CatchUp {
         let mut empty = Vec::new();
         for ((target, taken), ends) in look_up.into_iter().zip(&mut ends) {
             let Some(ends) = self.readable(target.index, ends) else { continue };
-            let undone = self.resolve(target, &ends);
-            progress |= undone || taken == PageOutcome::LookUp;
-            if !undone && taken == PageOutcome::Nothing {
+            let rolled_back = self.resolve(target, &ends);
+            progress |= rolled_back || taken == PageOutcome::LookUp;
+            if !rolled_back && taken == PageOutcome::Nothing {
                 empty.push(target);
             }
         }

@@ -78,7 +78,7 @@ fn answered(asked: &Comparison, server: &Server) -> OfEach<Head> {
 }
 
 /// Compares as if the server reported to which logs it has appended.
-fn compare_told(frontier: &mut Frontier, server: &Server, appended: bool) -> bool {
+fn compare_reported(frontier: &mut Frontier, server: &Server, appended: bool) -> bool {
     let mut asked = frontier.compare(false);
     let appended = server.newest().filter(|_| appended).map(|newest| (the_log(), newest));
     frontier.narrow(&mut asked, appended.into_iter().collect());
@@ -232,8 +232,8 @@ fn a_lost_tail_is_declared_although_nothing_was_appended_to_the_log_since() {
     server.lose(2);
     settle(&mut frontier, &server, &mut out, 10);
     let cause = GapCause::HistoryRewritten;
-    let undone = Gap::new(the_log(), server.last(), through, cause);
-    assert!(matches!(&out.delivered[5..], [Delivered::Gap(gap)] if *gap == undone), "{out:?}");
+    let rolled_back = Gap::new(the_log(), server.last(), through, cause);
+    assert!(matches!(&out.delivered[5..], [Delivered::Gap(gap)] if *gap == rolled_back), "{out:?}");
     assert_eq!(frontier.readers()[0].cursor().last(), server.last());
 }
 
@@ -321,7 +321,7 @@ fn a_forged_push_is_retracted_when_the_newest_entry_contradicts_it() {
     for delivered in [true, false] {
         let (mut frontier, server, mut out, shown) = with_a_forged_push();
         if delivered {
-            compare_told(&mut frontier, &server, true)
+            compare_reported(&mut frontier, &server, true)
         } else {
             compare(&mut frontier, &server)
         };
@@ -348,14 +348,14 @@ fn a_push_beyond_the_end_of_the_log_is_declared_as_rolled_back() {
     start(&mut frontier, &server, &mut out);
     let shown = server.append();
     frontier.push(the_log(), shown.clone(), &mut out);
-    compare_told(&mut frontier, &server, true);
+    compare_reported(&mut frontier, &server, true);
     let beyond = EntryId { seq: shown.entry.seq + 1, ..shown.entry };
     frontier.push(the_log(), forged(&LogEntry { entry: beyond, ..shown.clone() }, 77), &mut out);
     // The server has appended nothing, but a push arrived.
-    compare_told(&mut frontier, &server, false);
+    compare_reported(&mut frontier, &server, false);
     while work(&mut frontier, &server, &mut out, 10) {}
-    let undone = Gap::new(the_log(), Some(shown.entry), beyond, GapCause::HistoryRewritten);
-    assert!(matches!(&out.delivered[2..], [Delivered::Gap(gap)] if *gap == undone), "{out:?}");
+    let rolled_back = Gap::new(the_log(), Some(shown.entry), beyond, GapCause::HistoryRewritten);
+    assert!(matches!(&out.delivered[2..], [Delivered::Gap(gap)] if *gap == rolled_back), "{out:?}");
 }
 
 #[test]
@@ -509,7 +509,7 @@ fn play(events: Vec<Event>, before: usize, limit: usize) -> (Server, Out, u64, R
             Event::Save => server.save(),
             Event::Restore => server.restore(),
         }
-        judged = judged.and_then(|()| tell(&mut account, &mut out, &server));
+        judged = judged.and_then(|()| report(&mut account, &mut out, &server));
     }
     settle(&mut frontier, &server, &mut out, limit);
     if server.head().is_none() {
@@ -517,13 +517,13 @@ fn play(events: Vec<Event>, before: usize, limit: usize) -> (Server, Out, u64, R
         server.append();
         settle(&mut frontier, &server, &mut out, limit);
     }
-    let judged = judged.and_then(|()| tell(&mut account, &mut out, &server)).and_then(|()| account.settle(&server));
+    let judged = judged.and_then(|()| report(&mut account, &mut out, &server)).and_then(|()| account.settle(&server));
     assert_eq!((frontier.held, frontier.reading()), (0, 0));
     (server, out, before as u64, judged)
 }
 
 /// Passes the deliveries since the previous call to the account.
-fn tell(account: &mut Account, out: &mut Out, server: &Server) -> Result<(), String> {
+fn report(account: &mut Account, out: &mut Out, server: &Server) -> Result<(), String> {
     for delivered in out.delivered.drain(..) {
         match delivered {
             Delivered::Entry(entry) => account.delivered(entry)?,

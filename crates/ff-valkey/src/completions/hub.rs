@@ -418,7 +418,7 @@ impl Hub {
     }
 
     /// The task that sends checkpoints to subscriptions, and reports their lag as metrics.
-    pub(crate) async fn tell_checkpoints(self: Arc<Self>) {
+    pub(crate) async fn send_checkpoints(self: Arc<Self>) {
         let mut announced: Option<Arc<[LogCursor]>> = None;
         let mut named = BTreeSet::new();
         loop {

@@ -217,7 +217,7 @@ impl Reader {
             let came = by_log.entry(log).or_default();
             if let Some(at) = came.iter().position(|it| it == n) {
                 // An entry that was rolled back and restored is delivered again.
-                let again = logs.on(usize::try_from(log).unwrap(), |server| server.undid(*n));
+                let again = logs.on(usize::try_from(log).unwrap(), |server| server.was_rolled_back(*n));
                 prop_assert!(again, "{} was delivered twice in {:?}", n, seen);
                 came.remove(at);
             }

@@ -209,8 +209,8 @@ impl History {
             }
             Event::Rewrite(_, count) => {
                 self.epoch += 1;
-                let undone = self.entries.split_off(self.entries.len().saturating_sub(count));
-                let through = *undone.last()?;
+                let rolled_back = self.entries.split_off(self.entries.len().saturating_sub(count));
+                let through = *rolled_back.last()?;
                 let after = self.entries.last().copied();
                 let gap = Gap::new(self.log, after, through, GapCause::HistoryRewritten);
                 self.cursor.pass(&gap);
@@ -244,8 +244,8 @@ fn check(all: &[Frame], bounded: &[Frame], log: LogId) -> Result<(), TestCaseErr
         prop_assert_eq!(overflow.after, at, "it begins at the subscription's position: {}", overflow);
         while at != Some(overflow.through) {
             let filled = all.next();
-            let undone = matches!(filled, Some(Frame::Gap(gap)) if gap.cause.is_undone());
-            prop_assert!(filled.is_some() && !undone, "{} spans {:?}", overflow, filled);
+            let rolled_back = matches!(filled, Some(Frame::Gap(gap)) if gap.cause.is_undone());
+            prop_assert!(filled.is_some() && !rolled_back, "{} spans {:?}", overflow, filled);
             at = filled.and_then(|frame| stands(frame, at));
         }
     }

@@ -31,7 +31,7 @@ pub(crate) struct Server {
     /// Every entry that ever existed, with the entry before it.
     before: HashMap<EntryId, Option<EntryId>>,
     /// Every entry that was ever rolled back, with its number, and every entry that retention removed.
-    undone: HashMap<EntryId, u64>,
+    rolled_back: HashMap<EntryId, u64>,
     removed: HashSet<EntryId>,
     /// A copy of the history and the epochs, as an old file or a disconnected replica has it.
     copy: (Vec<Entry>, Vec<(u64, Predecessor)>),
@@ -51,7 +51,7 @@ impl Server {
     /// Numbers its events from `first` in steps of `step`.
     pub(crate) fn numbered(log: LogId, first: u64, step: u64) -> Self {
         let (history, epochs, used, before) = Default::default();
-        let (undone, removed, copy) = Default::default();
+        let (rolled_back, removed, copy) = Default::default();
         let (trimmed, deserted, next) = (0, false, first);
         let (process, appended) = (0, 0);
         Self {
@@ -64,7 +64,7 @@ impl Server {
             next,
             step,
             before,
-            undone,
+            rolled_back,
             removed,
             copy,
             process,
@@ -150,7 +150,7 @@ impl Server {
         self.deserted = true;
         self.process += 1;
         let lost = self.history.split_off(self.history.len().saturating_sub(lost));
-        self.undone.extend(lost.iter().map(|(id, _, number)| (*id, *number)));
+        self.rolled_back.extend(lost.iter().map(|(id, _, number)| (*id, *number)));
         self.trimmed = self.trimmed.min(self.history.len());
         let last = self.history.last().map(|(id, ..)| *id);
         self.epochs.retain(|(epoch, _)| last.is_some_and(|last| *epoch <= last.epoch));
@@ -169,8 +169,8 @@ impl Server {
     }
 
     /// Whether this number was ever rolled back.
-    pub(crate) fn undid(&self, number: u64) -> bool {
-        self.undone.values().any(|undone| *undone == number)
+    pub(crate) fn was_rolled_back(&self, number: u64) -> bool {
+        self.rolled_back.values().any(|rolled_back| *rolled_back == number)
     }
 
     /// The position of a reader that has everything.
@@ -234,7 +234,7 @@ impl Account {
             }
             while self.last() != gap.after {
                 match self.chain.pop() {
-                    Some((entry, _)) if server.undone.contains_key(&entry) => {
+                    Some((entry, _)) if server.rolled_back.contains_key(&entry) => {
                         self.delivered.remove(&entry);
                     }
                     Some((entry, false)) if server.tells_of(entry) => {}

@@ -30,9 +30,9 @@ impl Frontier {
     /// in turn, the logs whose pushes the server does not know of, and the logs that cannot be read.
     pub(crate) fn narrow(&mut self, comparison: &mut Comparison, appended: Vec<(LogId, Newest)>) {
         let count = self.readers.len();
-        let mut is_told = vec![false; count];
+        let mut is_reported = vec![false; count];
         for index in appended.iter().filter_map(|(log, _)| self.index(*log)) {
-            is_told[index] = true;
+            is_reported[index] = true;
         }
         let turn = count.div_ceil(ROUND);
         let mut has_turn = comparison.confirmed.clone();
@@ -40,7 +40,8 @@ impl Frontier {
             has_turn[(self.turn + offset) % count] = true;
         }
         self.turn = (self.turn + turn) % count;
-        let is_asked = |index: &usize| (has_turn[*index] && !is_told[*index]) || self.unreadable.contains_key(index);
+        let is_asked =
+            |index: &usize| (has_turn[*index] && !is_reported[*index]) || self.unreadable.contains_key(index);
         let asked: Vec<usize> = (0..count).filter(is_asked).collect();
         comparison.logs = asked.into_iter().map(|index| self.known(index)).collect();
         comparison.appended = Some(appended);
@@ -59,10 +60,10 @@ impl Frontier {
     /// of them lies beyond all received pushes.
     pub(crate) fn heads(&mut self, asked: &Comparison, at_ms: u64, heads: OfEach<Head>) -> bool {
         let mut beyond = false;
-        let mut is_told = vec![false; self.readers.len()];
+        let mut is_reported = vec![false; self.readers.len()];
         for (log, newest) in asked.appended.iter().flatten() {
             let Some(index) = self.index(*log) else { continue };
-            is_told[index] = true;
+            is_reported[index] = true;
             if !asked.confirmed[index] {
                 beyond |= self.head(index, asked, Head::At(*newest), at_ms);
                 continue;
@@ -77,7 +78,7 @@ impl Frontier {
         }
         for ((log, _), head) in asked.logs.iter().zip(heads) {
             let Some(index) = self.index(*log) else { continue };
-            is_told[index] = true;
+            is_reported[index] = true;
             match head {
                 Ok(head) => {
                     if matches!(self.modes[index], Mode::Live) {
@@ -89,7 +90,9 @@ impl Frontier {
             }
         }
         if asked.appended.is_some() {
-            (0..is_told.len()).filter(|index| !is_told[*index]).for_each(|index| self.complete_up_to(index, at_ms));
+            (0..is_reported.len())
+                .filter(|index| !is_reported[*index])
+                .for_each(|index| self.complete_up_to(index, at_ms));
         }
         beyond
     }
