@@ -314,18 +314,27 @@ impl<'a, S: Stage> Run<'a, S> {
         Ok(())
     }
 
+    /// The effects of an interrupted call that completes these leases: the first few ends, or all but one whose record
+    /// could not be read.
+    fn partly_completed(&self, chosen: &[(usize, Lease)]) -> Vec<Model> {
+        let with = |ended: &dyn Fn(usize) -> bool| {
+            let mut model = self.model.clone();
+            for (index, (id, lease)) in chosen.iter().enumerate() {
+                if ended(index) {
+                    model.complete(*id, lease.attempt);
+                }
+            }
+            model
+        };
+        let first = (0..chosen.len().max(1)).map(|count| with(&|index| index < count));
+        let all_but = (0..chosen.len()).map(|unread| with(&|index| index != unread));
+        first.chain(all_but).collect()
+    }
+
     /// The other possible effects of an interrupted call: none, or the first few claims or ends.
     fn partly(&self, op: &Op) -> Vec<Model> {
         if let Op::CompleteMany { lease, count } = op {
-            let chosen = self.chosen(*lease, *count);
-            let first = |count: usize| {
-                let mut model = self.model.clone();
-                for (id, lease) in &chosen[..count] {
-                    model.complete(*id, lease.attempt);
-                }
-                model
-            };
-            return (0..chosen.len().max(1)).map(first).collect();
+            return self.partly_completed(&self.chosen(*lease, *count));
         }
         let (Op::Claim { .. } | Op::RepeatClaim, Some(last)) = (op, &self.last_claim) else {
             return vec![self.model.clone()];
