@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '24', digest = 'b69e634d154bc3a864834bb480e5ddba' }
+local ff = { version = '25', digest = 'f3b5fc25eccd924013e0b7507c0c4610' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, and replies; used by everything else.
@@ -2534,6 +2534,9 @@ end
 -- leased execution. It is never replaced by a repetition, not even by one that is interrupted.
 local function taken_before(call, key, claim_id, chosen, lease_ms)
   local stored = redis.pcall('GET', key)
+  if type(stored) == 'table' and not ff.base.is_overwritten(stored.err) then
+    error(stored)
+  end
   -- A key of another type, which another program wrote in its place, is replaced.
   if type(stored) ~= 'string' or string.sub(stored, 1, #claim_id + 1) ~= claim_id .. ' ' then
     if #chosen > 0 then

@@ -251,6 +251,18 @@ async fn interrupted_ends(stage: &mut Stage) {
     }
 }
 
+async fn ends_together(stage: &mut Stage) {
+    stage.submit((0..limits::MEMBERS).map(|n| stage.spec(n.to_string()))).await;
+    let claimed = stage.claim_all().await;
+    let ended: Vec<_> = claimed.iter().map(|claimed| (claimed.lease, big().slice(..4096))).collect();
+    stage.command(&["SLOWLOG", "RESET"]).await;
+    for outcome in stage.backend().complete_many(&ended).await {
+        outcome.unwrap();
+    }
+    stage.note("complete 1,000 together").await;
+    stage.clear().await;
+}
+
 async fn fan_out(stage: &mut Stage) {
     stage.submit_fan(|spec| spec).await;
     let root = stage.claim_all().await.remove(0);
@@ -350,6 +362,7 @@ async fn every_scenario() -> Table {
     long_tags(&mut stage).await;
     long_events(&mut stage).await;
     interrupted_ends(&mut stage).await;
+    ends_together(&mut stage).await;
     fan_out(&mut stage).await;
     joins(&mut stage).await;
     timers(&mut stage).await;

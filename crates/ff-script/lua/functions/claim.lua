@@ -140,6 +140,9 @@ end
 -- leased execution. It is never replaced by a repetition, not even by one that is interrupted.
 local function taken_before(call, key, claim_id, chosen, lease_ms)
   local stored = redis.pcall('GET', key)
+  if type(stored) == 'table' and not ff.base.is_overwritten(stored.err) then
+    error(stored)
+  end
   -- A key of another type, which another program wrote in its place, is replaced.
   if type(stored) ~= 'string' or string.sub(stored, 1, #claim_id + 1) ~= claim_id .. ' ' then
     if #chosen > 0 then
