@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '25', digest = 'f3b5fc25eccd924013e0b7507c0c4610' }
+local ff = { version = '26', digest = '680ac46aab71b3588d5bb816c299dc60' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, and replies; used by everything else.
@@ -750,14 +750,14 @@ end
 
 local function to_end(uuid, core, values)
   return {
-    uuid = uuid, core = core,
+    uuid = uuid, core = core, range = 'to_end',
  tags_json = values[2], execution_id = values[3], namespace = values[4], terminal_outcome = values[5], completed_at = values[6], current_attempt_index = values[7], generation = values[8], lease_epoch = values[9], ready_member = values[10], dependents_done = values[11], log_pos = values[12], log_expected = values[13], failure_reason = values[14], ended_by = values[15], has_payload = values[16], public_state = values[17], lifecycle_phase = values[18], flow_id = values[19], index = values[20], lane_id = values[21], deadline_at = values[22],
   }
 end
 
 local function to_promote(uuid, core, values)
   return {
-    uuid = uuid, core = core, is_partial = true,
+    uuid = uuid, core = core, range = 'to_promote',
  public_state = values[2], lifecycle_phase = values[3], flow_id = values[4], index = values[5], lane_id = values[6], deadline_at = values[7], priority = values[8], unmet_needs = values[9], eligible_at = values[10], times_from = values[11],
   }
 end
@@ -766,11 +766,11 @@ local ranges = {
   all = { 2, ALL, with_all }, to_end = { 1, 21, to_end }, to_promote = { 16, 25, to_promote },
 }
 
--- Reads the fields that `to_promote` has left out.
-local function complete_record(call, execution)
+-- Reads the fields that a range has left out. Returns an error if they cannot be read.
+local function read_the_rest(execution)
   local values = redis.pcall('HMGET', execution.core, unpack(FIELDS, 2))
   if values.err then
-    return nil, values.err
+    return values.err
   end
   for index = 2, ALL do
     local name = FIELDS[index]
@@ -778,8 +778,7 @@ local function complete_record(call, execution)
       execution[name] = values[index - 1]
     end
   end
-  execution.is_partial = nil
-  return execution
+  execution.range = nil
 end
 
 -- Reads an execution, once per call: a table of its fields, or nil if it is not found, or nil and an error.
@@ -788,11 +787,9 @@ end
 function ff.execution.load(call, uuid, extra, range)
   local known = call.loaded[uuid]
   if known then
-    if known.is_partial and range ~= 'to_promote' then
-      local _, problem = complete_record(call, known)
-      if problem then
-        return nil, problem
-      end
+    local problem = known.range and known.range ~= range and read_the_rest(known)
+    if problem then
+      return nil, problem
     end
     local value = extra and redis.pcall('HGET', known.core, extra)
     if type(value) == 'table' then
@@ -853,7 +850,8 @@ end
 -- The execution that the holder of a lease wants to end as `outcome`: to be ended, or to be resumed if an earlier call
 -- was interrupted. Otherwise nil and the reply: the one that an identical call got, or why the call is refused.
 function ff.execution.owned(call, uuid, epoch, attempt, outcome)
-  local execution, problem, dependents = ff.execution.load(call, uuid, 'dependents', outcome == 'success' and 'to_end' or 'all')
+  local range = outcome == 'success' and 'to_end' or 'all'
+  local execution, problem, dependents = ff.execution.load(call, uuid, 'dependents', range)
   if problem then
     return nil, redis.error_reply(problem)
   elseif not execution then
@@ -888,12 +886,10 @@ local function charge(call, bytes)
   end
 end
 
--- Reads the tags for the event.
+-- Reads the tags for the event, unless they were read with the execution.
 local function read_tags(call, execution)
-  if not execution.tags_json then
-    execution.tags_json = redis.call('HGET', execution.core, 'tags_json') or '{}'
-    charge(call, #execution.tags_json)
-  end
+  execution.tags_json = execution.tags_json or redis.call('HGET', execution.core, 'tags_json') or '{}'
+  charge(call, #execution.tags_json)
 end
 
 -- Plans the end of an execution and its effects. `fields` are further fields to write.
@@ -964,6 +960,17 @@ function ff.execution.resume_end(call, execution)
   call.ends[#call.ends + 1] = execution
   ff.flow.member_ended(call, execution)
   ff.dependents.plan(call, execution)
+end
+
+-- Plans the success of an execution that `ff.execution.owned` has returned, or to complete its interrupted end.
+function ff.execution.complete(call, execution, result, is_text)
+  if execution.lifecycle_phase == 'terminal' then
+    ff.execution.resume_end(call, execution)
+    return
+  end
+  execution.by_holder = true
+  execution.result, execution.result_text = result, is_text
+  ff.execution.finish(call, execution, 'success')
 end
 
 -- Plans a change to a state that is not terminal: to 'waiting', or to 'delayed' until `due` (ms).
@@ -2405,7 +2412,8 @@ local FIELDS = {
   'public_state', 'ready_member', 'flow_id', 'name', 'namespace', 'tags_json', 'payload', 'current_attempt_index',
   'lease_epoch', 'max_attempts', 'timeout_ms', 'lease_unseen', 'large_payload_len',
 }
--- The most executions that a call leases, and the queue members that it reads at once when it has met a stale one.
+-- The most executions that a call leases, and the queue members that it reads beyond the first ones if it cannot lease
+-- some of these.
 local LEASED_AT_ONCE, MORE_AT_ONCE = 40, 16
 -- The most bytes of payloads and tags in one reply, unless the first execution has more.
 local BYTES_AT_ONCE = 262144
@@ -2461,16 +2469,7 @@ local function is_stale(call, candidate)
   return cancelled[flow_id]
 end
 
--- The members of a lane's queue that a claim needs to look at: one more than wanted, to know whether there is more, and
--- those after the last of a window that held stale members.
-local function window(call, lane, wanted, last)
-  if not last then
-    return ff.queue.peek(call.partition, lane, wanted + 1)
-  end
-  return ff.queue.peek(call.partition, lane, MORE_AT_ONCE, last)
-end
-
--- Chooses from a window of the queue. Returns whether the choice is complete, and then whether there may be more to
+-- Chooses from some members of the queue. Returns whether the choice is complete, and then whether there may be more to
 -- lease. The record behind the last one that is wanted is not read: its payload may be long. A call that wants none
 -- reads it, because its caller relies on the answer.
 local function choose_from(call, members, wanted, choice)
@@ -2495,12 +2494,12 @@ end
 -- The executions to lease, the members to remove from the queue, and whether there may be more to lease.
 local function choose(call, lane, wanted)
   local choice = { chosen = {}, stale = {}, bytes_left = BYTES_AT_ONCE }
-  local members = window(call, lane, wanted)
+  -- One more than wanted, to know whether there is more.
+  local members = ff.queue.peek(call.partition, lane, wanted + 1)
   local complete, more = choose_from(call, members, wanted, choice)
-  local is_full = #members == wanted + 1
-  if not complete and is_full then
-    -- Stale members filled the window; there may be work behind it.
-    members = window(call, lane, wanted, members[#members])
+  if not complete and #members == wanted + 1 then
+    -- Some members were stale or could not be read; there may be work behind them.
+    members = ff.queue.peek(call.partition, lane, MORE_AT_ONCE, members[#members])
     complete, more = choose_from(call, members, wanted, choice)
     more = more or not complete and #choice.stale > 0 and #members == MORE_AT_ONCE
   end
@@ -2650,13 +2649,7 @@ local function complete(KEYS, ARGV)
   if not execution then
     return answer
   end
-  if execution.lifecycle_phase == 'terminal' then
-    ff.execution.resume_end(call, execution)
-  else
-    execution.by_holder = true
-    execution.result, execution.result_text = result, is_text
-    ff.execution.finish(call, execution, 'success')
-  end
+  ff.execution.complete(call, execution, result, is_text)
   return { 'ok', ff.call.commit(call) }
 end
 
@@ -2668,8 +2661,8 @@ do -- functions/complete_many.lua
 -- KEYS   1..12 partition block, then per execution its core and, if it has one, its flow's core
 -- ARGV   1 policy, then per execution: uuid, lease epoch, attempt, result, '1' if the result is UTF-8
 -- reply  '1' if an announcement was refused, else '0'; then per execution two texts: 'ok', '' | 'not_found', '' |
---        'lease_lost', '' | 'ended', outcome | '?', why it or its flow cannot be read | 'later', '' (the call had reached
---        its bounds, and nothing of this execution has changed)
+--        'lease_lost', '' | 'ended', outcome | '?', why it, its flow or its log cannot be read, and the lease is
+--        unchanged | 'later', '' (the call had reached its bounds, and nothing of this execution has changed)
 -- errors WRONGTYPE
 -- flags  allow-oom
 local FIRST, ARGUMENTS = 2, 5
@@ -2688,16 +2681,12 @@ local function end_one(call, uuid, epoch, attempt, result, is_text)
   if not execution then
     return answer.err and '?' or answer[1], answer.err or answer[1] == 'ended' and answer[2] or ''
   end
-  local _, flow_problem = ff.flow.try(call, execution)
-  if flow_problem then
-    return '?', flow_problem
-  elseif execution.lifecycle_phase == 'terminal' then
-    ff.execution.resume_end(call, execution)
-  else
-    execution.by_holder = true
-    execution.result, execution.result_text = result, is_text
-    ff.execution.finish(call, execution, 'success')
+  local _, problem = ff.flow.try(call, execution)
+  problem = problem or ff.completion.problem(call, execution)
+  if problem then
+    return '?', problem
   end
+  ff.execution.complete(call, execution, result, is_text)
   return 'ok', ''
 end
 

@@ -381,6 +381,20 @@ async fn a_claim_counts_the_bytes_of_tags() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn completions_together_count_the_bytes_of_tags() {
+    let stage = Stage::start().await;
+    stage.submit((0..40).map(|n| stage.spec(n.to_string()).tags(longest_tags()))).await;
+    let ended: Vec<_> = stage.claim_all().await.iter().map(|claimed| (claimed.lease, Bytes::new())).collect();
+    stage.command(&["CONFIG", "RESETSTAT"]).await;
+    for outcome in stage.backend().complete_many(&ended).await {
+        outcome.unwrap();
+    }
+    let stats = stage.command(&["INFO", "commandstats"]).await.text();
+    let calls = stats.split_once("cmdstat_fcall:calls=").unwrap().1.split_once(',').unwrap().0;
+    assert!(calls.parse::<u32>().unwrap() >= 10, "{calls} calls for 40 executions with 20 KiB of tags each");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sweep_reads_few_long_events() {
     let stage = Stage::start().await;
     stage.submit((0..40).map(|n| stage.spec(n.to_string()).tags(longest_tags()))).await;

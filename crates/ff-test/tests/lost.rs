@@ -281,6 +281,23 @@ async fn an_overwritten_log_delays_no_timer_of_the_other_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_overwritten_log_refuses_only_its_own_ones_of_several_completions() {
+    let (stand, fixture) = start().await;
+    let member = fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id;
+    let log = LogId { partition: member.partition(), scope: Scope::Solo };
+    let solo = solos(&fixture, log.partition, 1).await[0];
+    let held = [fixture.claim(solo).await.lease, fixture.claim(member).await.lease];
+    overwrite(&stand, &keys::completion_log(log)).await;
+    let outcomes = fixture.backend.complete_many(&held.map(|lease| (lease, Bytes::new()))).await;
+    assert!(outcomes[0].is_err() && outcomes[1].is_ok(), "{outcomes:?}");
+    assert_eq!(fixture.state(member).await, PublicState::Success);
+    assert_eq!(fixture.state(solo).await, PublicState::Active);
+    stand.command(&["DEL", &keys::completion_log(log)]).await;
+    fixture.backend.complete(&held[0], Bytes::new()).await.unwrap();
+    assert_eq!(stand.log_length(solo, Scope::Solo).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_overwritten_log_delays_no_repair_of_the_other_log() {
     let (stand, fixture) = start().await;
     let member = fixture.submit_members(&[("a", &[])]).await.executions[0].execution_id;

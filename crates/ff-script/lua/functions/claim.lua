@@ -11,7 +11,8 @@ local FIELDS = {
   'public_state', 'ready_member', 'flow_id', 'name', 'namespace', 'tags_json', 'payload', 'current_attempt_index',
   'lease_epoch', 'max_attempts', 'timeout_ms', 'lease_unseen', 'large_payload_len',
 }
--- The most executions that a call leases, and the queue members that it reads at once when it has met a stale one.
+-- The most executions that a call leases, and the queue members that it reads beyond the first ones if it cannot lease
+-- some of these.
 local LEASED_AT_ONCE, MORE_AT_ONCE = 40, 16
 -- The most bytes of payloads and tags in one reply, unless the first execution has more.
 local BYTES_AT_ONCE = 262144
@@ -67,16 +68,7 @@ local function is_stale(call, candidate)
   return cancelled[flow_id]
 end
 
--- The members of a lane's queue that a claim needs to look at: one more than wanted, to know whether there is more, and
--- those after the last of a window that held stale members.
-local function window(call, lane, wanted, last)
-  if not last then
-    return ff.queue.peek(call.partition, lane, wanted + 1)
-  end
-  return ff.queue.peek(call.partition, lane, MORE_AT_ONCE, last)
-end
-
--- Chooses from a window of the queue. Returns whether the choice is complete, and then whether there may be more to
+-- Chooses from some members of the queue. Returns whether the choice is complete, and then whether there may be more to
 -- lease. The record behind the last one that is wanted is not read: its payload may be long. A call that wants none
 -- reads it, because its caller relies on the answer.
 local function choose_from(call, members, wanted, choice)
@@ -101,12 +93,12 @@ end
 -- The executions to lease, the members to remove from the queue, and whether there may be more to lease.
 local function choose(call, lane, wanted)
   local choice = { chosen = {}, stale = {}, bytes_left = BYTES_AT_ONCE }
-  local members = window(call, lane, wanted)
+  -- One more than wanted, to know whether there is more.
+  local members = ff.queue.peek(call.partition, lane, wanted + 1)
   local complete, more = choose_from(call, members, wanted, choice)
-  local is_full = #members == wanted + 1
-  if not complete and is_full then
-    -- Stale members filled the window; there may be work behind it.
-    members = window(call, lane, wanted, members[#members])
+  if not complete and #members == wanted + 1 then
+    -- Some members were stale or could not be read; there may be work behind them.
+    members = ff.queue.peek(call.partition, lane, MORE_AT_ONCE, members[#members])
     complete, more = choose_from(call, members, wanted, choice)
     more = more or not complete and #choice.stale > 0 and #members == MORE_AT_ONCE
   end

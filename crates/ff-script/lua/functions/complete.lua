@@ -11,13 +11,7 @@ local function complete(KEYS, ARGV)
   if not execution then
     return answer
   end
-  if execution.lifecycle_phase == 'terminal' then
-    ff.execution.resume_end(call, execution)
-  else
-    execution.by_holder = true
-    execution.result, execution.result_text = result, is_text
-    ff.execution.finish(call, execution, 'success')
-  end
+  ff.execution.complete(call, execution, result, is_text)
   return { 'ok', ff.call.commit(call) }
 end
 

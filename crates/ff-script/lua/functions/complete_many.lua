@@ -2,8 +2,8 @@
 -- KEYS   1..12 partition block, then per execution its core and, if it has one, its flow's core
 -- ARGV   1 policy, then per execution: uuid, lease epoch, attempt, result, '1' if the result is UTF-8
 -- reply  '1' if an announcement was refused, else '0'; then per execution two texts: 'ok', '' | 'not_found', '' |
---        'lease_lost', '' | 'ended', outcome | '?', why it or its flow cannot be read | 'later', '' (the call had reached
---        its bounds, and nothing of this execution has changed)
+--        'lease_lost', '' | 'ended', outcome | '?', why it, its flow or its log cannot be read, and the lease is
+--        unchanged | 'later', '' (the call had reached its bounds, and nothing of this execution has changed)
 -- errors WRONGTYPE
 -- flags  allow-oom
 local FIRST, ARGUMENTS = 2, 5
@@ -22,16 +22,12 @@ local function end_one(call, uuid, epoch, attempt, result, is_text)
   if not execution then
     return answer.err and '?' or answer[1], answer.err or answer[1] == 'ended' and answer[2] or ''
   end
-  local _, flow_problem = ff.flow.try(call, execution)
-  if flow_problem then
-    return '?', flow_problem
-  elseif execution.lifecycle_phase == 'terminal' then
-    ff.execution.resume_end(call, execution)
-  else
-    execution.by_holder = true
-    execution.result, execution.result_text = result, is_text
-    ff.execution.finish(call, execution, 'success')
+  local _, problem = ff.flow.try(call, execution)
+  problem = problem or ff.completion.problem(call, execution)
+  if problem then
+    return '?', problem
   end
+  ff.execution.complete(call, execution, result, is_text)
   return 'ok', ''
 end
 

@@ -36,14 +36,14 @@ end
 
 local function to_end(uuid, core, values)
   return {
-    uuid = uuid, core = core,
+    uuid = uuid, core = core, range = 'to_end',
     --@ FIELDS 1..21 values +1
   }
 end
 
 local function to_promote(uuid, core, values)
   return {
-    uuid = uuid, core = core, is_partial = true,
+    uuid = uuid, core = core, range = 'to_promote',
     --@ FIELDS 16..25 values -14
   }
 end
@@ -52,11 +52,11 @@ local ranges = {
   all = { 2, ALL, with_all }, to_end = { 1, 21, to_end }, to_promote = { 16, 25, to_promote },
 }
 
--- Reads the fields that `to_promote` has left out.
-local function complete_record(call, execution)
+-- Reads the fields that a range has left out. Returns an error if they cannot be read.
+local function read_the_rest(execution)
   local values = redis.pcall('HMGET', execution.core, unpack(FIELDS, 2))
   if values.err then
-    return nil, values.err
+    return values.err
   end
   for index = 2, ALL do
     local name = FIELDS[index]
@@ -64,8 +64,7 @@ local function complete_record(call, execution)
       execution[name] = values[index - 1]
     end
   end
-  execution.is_partial = nil
-  return execution
+  execution.range = nil
 end
 
 -- Reads an execution, once per call: a table of its fields, or nil if it is not found, or nil and an error.
@@ -74,11 +73,9 @@ end
 function ff.execution.load(call, uuid, extra, range)
   local known = call.loaded[uuid]
   if known then
-    if known.is_partial and range ~= 'to_promote' then
-      local _, problem = complete_record(call, known)
-      if problem then
-        return nil, problem
-      end
+    local problem = known.range and known.range ~= range and read_the_rest(known)
+    if problem then
+      return nil, problem
     end
     local value = extra and redis.pcall('HGET', known.core, extra)
     if type(value) == 'table' then
@@ -139,7 +136,8 @@ end
 -- The execution that the holder of a lease wants to end as `outcome`: to be ended, or to be resumed if an earlier call
 -- was interrupted. Otherwise nil and the reply: the one that an identical call got, or why the call is refused.
 function ff.execution.owned(call, uuid, epoch, attempt, outcome)
-  local execution, problem, dependents = ff.execution.load(call, uuid, 'dependents', outcome == 'success' and 'to_end' or 'all')
+  local range = outcome == 'success' and 'to_end' or 'all'
+  local execution, problem, dependents = ff.execution.load(call, uuid, 'dependents', range)
   if problem then
     return nil, redis.error_reply(problem)
   elseif not execution then
@@ -174,12 +172,10 @@ local function charge(call, bytes)
   end
 end
 
--- Reads the tags for the event.
+-- Reads the tags for the event, unless they were read with the execution.
 local function read_tags(call, execution)
-  if not execution.tags_json then
-    execution.tags_json = redis.call('HGET', execution.core, 'tags_json') or '{}'
-    charge(call, #execution.tags_json)
-  end
+  execution.tags_json = execution.tags_json or redis.call('HGET', execution.core, 'tags_json') or '{}'
+  charge(call, #execution.tags_json)
 end
 
 -- Plans the end of an execution and its effects. `fields` are further fields to write.
@@ -250,6 +246,17 @@ function ff.execution.resume_end(call, execution)
   call.ends[#call.ends + 1] = execution
   ff.flow.member_ended(call, execution)
   ff.dependents.plan(call, execution)
+end
+
+-- Plans the success of an execution that `ff.execution.owned` has returned, or to complete its interrupted end.
+function ff.execution.complete(call, execution, result, is_text)
+  if execution.lifecycle_phase == 'terminal' then
+    ff.execution.resume_end(call, execution)
+    return
+  end
+  execution.by_holder = true
+  execution.result, execution.result_text = result, is_text
+  ff.execution.finish(call, execution, 'success')
 end
 
 -- Plans a change to a state that is not terminal: to 'waiting', or to 'delayed' until `due` (ms).

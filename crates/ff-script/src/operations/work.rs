@@ -167,10 +167,12 @@ impl<H: ScriptHost> Operations<H> {
                     }
                     // A user of an earlier version has no right to the function.
                     Err(EngineError::PermissionDenied { .. }) => {
-                        for index in part {
+                        let singly = part.iter().map(|index| {
                             let (lease, result) = &ended[*index];
-                            outcomes[*index] = self.complete(lease, result.clone()).await;
-                        }
+                            self.complete(lease, result.clone())
+                        });
+                        let answers = futures::future::join_all(singly).await;
+                        part.iter().zip(answers).for_each(|(index, answer)| outcomes[*index] = answer);
                     }
                     Err(error) => part.iter().for_each(|index| outcomes[*index] = Err(error.clone())),
                 }
