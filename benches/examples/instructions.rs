@@ -1,5 +1,5 @@
 //! Instructions that the server executes per call of each function of the hot path, counted by callgrind. The counts
-//! repeat to about a percent whatever else the machine does, so a change that makes a call dearer shows.
+//! repeat to about a percent whatever else the machine does, so they show a change that makes a call more expensive.
 //!
 //! `cargo xtask bench --guard` compares them with `benches/instructions.txt` and fails if one has grown by more than
 //! [`TOLERANCE`]; `cargo xtask bench --guard --record` writes that file.

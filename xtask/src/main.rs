@@ -91,7 +91,7 @@ enum Command {
     },
     /// The benchmarks, against a server that is found or fetched first
     Bench {
-        /// Instead, count the server's instructions per call with valgrind, and fail if a call has become dearer
+        /// Instead, count the server's instructions per call with valgrind, and fail if a call needs more than 5 % more
         #[arg(long)]
         guard: bool,
         /// With --guard: record the counts in benches/instructions.txt

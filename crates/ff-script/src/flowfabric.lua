@@ -1,6 +1,6 @@
 #!lua name=flowfabric1
 -- Assembled from crates/ff-script/lua by `cargo xtask script`; edit those files, not this one.
-local ff = { version = '26', digest = '680ac46aab71b3588d5bb816c299dc60' }
+local ff = { version = '27', digest = '40013dc2bc20b3e3a9d6d9a2ef399164' }
 
 do -- lib/base.lua
 -- The clock, numbers as text, and replies; used by everything else.
@@ -263,6 +263,7 @@ function ff.call.begin(KEYS, policy, declared)
     lanes = {},       -- lanes that got work
     losses = {},      -- executions whose lease this call ends, to notify their holders
     resolved = 0,     -- dependents promoted or skipped
+    bytes_of_ends = 0, -- bytes of tags and results that were read to end executions
     log_types = {},   -- log -> type of its key, once it was checked
   }
 end
@@ -880,7 +881,7 @@ end
 
 -- A call plans no further ends once it has read BYTES_OF_ENDS.
 local function charge(call, bytes)
-  call.bytes_of_ends = (call.bytes_of_ends or 0) + bytes
+  call.bytes_of_ends = call.bytes_of_ends + bytes
   if call.bytes_of_ends >= BYTES_OF_ENDS then
     call.ends_left = 0
   end
@@ -1741,7 +1742,7 @@ function ff.log.append(log, epochs_key, keep, now, fields, length, record_expect
 end
 
 -- Trims entries that were committed before `cutoff` (ms), at most TRIMMED_ENTRIES per call. Returns whether none is
--- left. Reads one entry at a time, since nothing tells in advance how long an entry is.
+-- left. Reads one entry at a time, because the length of an entry is not known in advance.
 function ff.log.trim_before(log, cutoff)
   local last, bytes, count = nil, 0, 0
   while count < TRIMMED_ENTRIES and bytes < TRIMMED_BYTES do

@@ -53,6 +53,7 @@ function ff.call.begin(KEYS, policy, declared)
     lanes = {},       -- lanes that got work
     losses = {},      -- executions whose lease this call ends, to notify their holders
     resolved = 0,     -- dependents promoted or skipped
+    bytes_of_ends = 0, -- bytes of tags and results that were read to end executions
     log_types = {},   -- log -> type of its key, once it was checked
   }
 end

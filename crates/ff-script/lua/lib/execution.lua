@@ -166,7 +166,7 @@ end
 
 -- A call plans no further ends once it has read BYTES_OF_ENDS.
 local function charge(call, bytes)
-  call.bytes_of_ends = (call.bytes_of_ends or 0) + bytes
+  call.bytes_of_ends = call.bytes_of_ends + bytes
   if call.bytes_of_ends >= BYTES_OF_ENDS then
     call.ends_left = 0
   end

@@ -180,7 +180,7 @@ function ff.log.append(log, epochs_key, keep, now, fields, length, record_expect
 end
 
 -- Trims entries that were committed before `cutoff` (ms), at most TRIMMED_ENTRIES per call. Returns whether none is
--- left. Reads one entry at a time, since nothing tells in advance how long an entry is.
+-- left. Reads one entry at a time, because the length of an entry is not known in advance.
 function ff.log.trim_before(log, cutoff)
   local last, bytes, count = nil, 0, 0
   while count < TRIMMED_ENTRIES and bytes < TRIMMED_BYTES do
